@@ -1,0 +1,274 @@
+"""Devices, precision, processes, run folders, checkpoints, resuming, progress and logs. Nothing else knows of them.
+
+A run folder explains itself:
+
+    config.json       the settings          environment.json   commit, command, versions, machine
+    metrics.jsonl     one line a log        checkpoint.pt      while it runs
+    *.safetensors     weights, priors       result.json        written last: the run is finished
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import zlib
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .errors import InputError
+
+console = Console(stderr=True, highlight=False)
+LOG_EVERY = 50  # steps between two lines of metrics.jsonl; checkpoints fall on these steps
+CHECKPOINT_SECONDS = float(os.environ.get("CMKG_CHECKPOINT_SECONDS", 20))
+
+
+# ---- hardware ---------------------------------------------------------------------------------------------------
+def launch(precision="auto", accelerator="auto", devices=1, nodes=1):
+    """A Fabric for this process. precision "auto": bf16 autocast where the machine computes it natively, else float32."""
+    from lightning_fabric import Fabric  # here: half of the program's start, and rendering processes do without
+
+    if precision == "auto":
+        native = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
+        precision = "bf16-mixed" if native else "32-true"
+    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision)
+    fabric.launch()
+    return fabric
+
+
+def averaged(fabric):
+    """A function that averages a list of gradients over all processes, in one flat bucket."""
+    if fabric.world_size == 1:
+        return lambda gradients: gradients
+
+    def average(gradients):
+        flat = torch.cat([g.flatten() for g in gradients])
+        flat = fabric.all_reduce(flat, reduce_op="mean")
+        return [part.view_as(g) for part, g in zip(flat.split([g.numel() for g in gradients]), gradients)]
+
+    return average
+
+
+# ---- random streams ---------------------------------------------------------------------------------------------
+def generator(*key, device="cpu"):
+    """A torch.Generator for a key of names and numbers: other keys do not move it, so nothing needs saving."""
+    return torch.Generator(device).manual_seed(zlib.crc32(repr(key).encode()) * 2654435761 % (1 << 63))
+
+
+def batch_indices(seed, step, count, batch, rank=0, world=1):
+    """The sample numbers of one step: each epoch a new permutation; this process's share of the global batch."""
+    batch = min(batch, count)
+    epoch, place = divmod(step, count // batch)
+    order = _permutation(seed, epoch, count)
+    return order[place * batch : (place + 1) * batch][rank::world]
+
+
+_last = {}
+
+
+def _permutation(seed, epoch, count):
+    key = (seed, epoch, count)
+    if key not in _last:
+        _last.clear()
+        _last[key] = torch.randperm(count, generator=generator("order", *key))
+    return _last[key]
+
+
+# ---- files ------------------------------------------------------------------------------------------------------
+def write_atomically(path, write):
+    """Calls write(temporary path), then renames: `path` is either whole or as it was before."""
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path, value):
+    write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=1) + "\n"))
+
+
+def read_json(path):
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a file of a finished run, found none; run the stage that writes it first") from None
+    except ValueError as error:
+        raise InputError(f"{path}: expected JSON, could not read it ({error}); remove the folder and run its stage again") from None
+
+
+def save_weights(path, model, **metadata):
+    from safetensors.torch import save_file
+
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    write_atomically(path, lambda p: save_file(tensors, p, metadata={k: str(v) for k, v in metadata.items()}))
+
+
+def load_weights(path, model):
+    """Loads a safetensors file into the model. InputError naming the file when it is missing, broken or of another network."""
+    from safetensors.torch import load_file
+
+    try:
+        model.load_state_dict(load_file(path))
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected weights, found no such file; run the stage that writes them first") from None
+    except Exception as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"{path}: expected weights of {type(model).__name__}, could not load them: {reason}") from error
+    return model
+
+
+# ---- run folders ------------------------------------------------------------------------------------------------
+def environment():
+    git = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True,
+                         cwd=Path(__file__).parent)  # fmt: skip
+    packages = ("cmkg", "torch", "lightning-fabric", "transformers", "warp-lang", "numpy", "opencv-python-headless")
+    return {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": git.stdout.strip() or "not a git checkout",
+        "python": platform.python_version(),
+        "versions": {p: version(p) for p in packages},
+        "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "threads": torch.get_num_threads(),
+                    "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
+    }  # fmt: skip
+
+
+def _processor():
+    try:
+        return next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+class Run:
+    """One stage's folder: refuses other settings, knows whether it is finished, resumes where it was killed."""
+
+    def __init__(self, folder, config):
+        self.folder = Path(folder)
+        self.name = type(config).__name__.lower()
+        settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+        settings.pop("out", None)
+        if (self.folder / "config.json").exists():
+            self._refuse_other_settings(read_json(self.folder / "config.json"), settings)
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "environment.json", environment())
+            write_json(self.folder / "config.json", settings)
+
+    def _refuse_other_settings(self, old, new):
+        for key in [*new, *old]:
+            if old.get(key) != new.get(key):
+                raise InputError(f"{self.folder}/config.json: this folder holds a run with {key} = {old.get(key)!r}, "
+                                 f"the command asks for {new.get(key)!r}; give another --out or remove the folder")  # fmt: skip
+
+    @property
+    def result(self):
+        path = self.folder / "result.json"
+        return read_json(path) if path.exists() else None
+
+    def finish(self, result):
+        write_json(self.folder / "result.json", result)
+        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        return result
+
+    def steps(self, total, state, images_per_step=1):
+        """Yields the step numbers that are left, and `log` for each: resumes, saves, logs, shows progress.
+
+        state: {name: object with state_dict / load_state_dict, or dict of tensors that are updated in place}.
+        Yields (step, log); log(losses) keeps their means for metrics.jsonl.
+        """
+        first = self._resume(state)
+        sums, saved, began = {}, time.monotonic(), time.monotonic()
+
+        def log(losses):
+            for k, v in losses.items():
+                sums[k] = sums.get(k, 0.0) + v
+
+        with progress(self.name, total, first, images_per_step, "images") as advance:
+            for step in range(first, total):
+                yield step, log
+                advance(sums, step + 1 - step // LOG_EVERY * LOG_EVERY)
+                if (step + 1) % LOG_EVERY == 0 or step + 1 == total:
+                    count = step + 1 - step // LOG_EVERY * LOG_EVERY
+                    rate = images_per_step * (step + 1 - first) / (time.monotonic() - began)
+                    self.log(step=step + 1, **{k: v / count for k, v in sums.items()}, images_per_s=round(rate, 1))
+                    sums.clear()
+                    if time.monotonic() - saved > CHECKPOINT_SECONDS and step + 1 < total:
+                        self._save(step + 1, state)
+                        saved = time.monotonic()
+
+    def log(self, **line):
+        with open(self.folder / "metrics.jsonl", "a") as f:
+            f.write(json.dumps(line) + "\n")
+
+    def _save(self, step, state):
+        values = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in state.items()}
+        write_atomically(self.folder / "checkpoint.pt", lambda p: torch.save({"step": step, **values}, p))
+
+    def _resume(self, state):
+        path, log = self.folder / "checkpoint.pt", self.folder / "metrics.jsonl"
+        first = 0
+        if path.exists():
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            first = saved["step"]
+            for name, holder in state.items():
+                if hasattr(holder, "load_state_dict"):
+                    holder.load_state_dict(saved[name])
+                else:
+                    for key, tensor in holder.items():
+                        tensor.copy_(saved[name][key])
+            console.print(f"{self.name}: resumes at step {first}")
+        if log.exists():  # lines that the killed run wrote after its last checkpoint come again
+            kept = [line for line in log.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= first]
+            write_atomically(log, lambda p: p.write_text("".join(line + "\n" for line in kept)))
+        return first
+
+
+def progress(name, total, first=0, per_step=1, unit="images", stream=console):
+    """A context that gives advance(sums, count): a live bar on a terminal, a line every ten seconds elsewhere."""
+    return _Bar(name, total, first, per_step, unit, stream)
+
+
+class _Bar:
+    def __init__(self, name, total, first, per_step, unit, stream):
+        self.name, self.total, self.first, self.done, self.per_step, self.unit = name, total, first, first, per_step, unit
+        self.stream, self.began, self.shown = stream, time.monotonic(), time.monotonic()
+        self.bar = None
+        if stream.is_terminal:
+            self.bar = Progress(TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+                                TimeRemainingColumn(), console=stream, transient=False)  # fmt: skip
+
+    def __enter__(self):
+        if self.bar:
+            self.bar.start()
+            self.task = self.bar.add_task(self.name, total=self.total, completed=self.first, rate="")
+        return self.advance
+
+    def advance(self, _sums=None, _count=1, steps=1):
+        self.done += steps
+        now = time.monotonic()
+        rate = (self.done - self.first) * self.per_step / max(now - self.began, 1e-9)
+        if self.bar:
+            self.bar.update(self.task, completed=self.done, rate=f"{rate:.0f} {self.unit}/s")
+        elif now - self.shown > 10 or (self.done == self.total and now - self.began > 10):
+            self.shown = now
+            left = (self.total - self.done) * self.per_step / max(rate, 1e-9)
+            self.stream.print(f"{self.name:<10} {self.done}/{self.total}  {rate:.0f} {self.unit}/s  {duration(left)} left")
+
+    def __exit__(self, *_):
+        if self.bar:
+            self.bar.stop()
+
+
+def duration(seconds):
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"

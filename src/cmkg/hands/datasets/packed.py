@@ -1,0 +1,182 @@
+"""The packed format that training reads: a folder of memory-mapped arrays and a meta.json.
+
+    rgb.npy (N, px, px, 3) uint8        depth.npy (N, px, px) uint16 mm, when there is depth
+    joints_mm.npy (N, 21, 3) float32    K.npy, rotation.npy (N, 3, 3) float32    mirrored.npy (N,) bool
+    meta.json: format, what it holds, px, margin, mean bone lengths, checksums
+
+Written under a temporary name by several processes, chunk by chunk, and renamed when whole: a killed pack goes on
+where it was, a pack that exists is complete.
+"""
+
+import json
+import multiprocessing
+import os
+import zlib
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from ...engine import progress, read_json, write_json
+from ...errors import InputError
+from ..skeleton import BONES, bone_scale
+
+FORMAT = "cmkg-packed/1"
+CHUNK = 32
+
+
+class Packed:
+    """A packed set. rgb, depth (or None), joints_mm, K, rotation, mirrored: arrays, memory-mapped. meta: its meta.json."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        meta = self.folder / "meta.json"
+        if not meta.exists():
+            raise InputError(f"{self.folder}: expected a packed set (meta.json and arrays), found none; write it with `cmkg render`")
+        self.meta = read_json(meta)
+        if self.meta.get("format") != FORMAT:
+            raise InputError(f"{meta}: field 'format' is {self.meta.get('format')!r}, expected {FORMAT!r}; pack the set again")
+        for name, (shape, dtype) in self.meta["arrays"].items():
+            setattr(self, name, self._array(name, shape, dtype))
+        self.depth = getattr(self, "depth", None)
+
+    def _array(self, name, shape, dtype):
+        path = self.folder / f"{name}.npy"
+        try:
+            array = np.load(path, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: expected {tuple(shape)} {dtype}, could not read it ({error}); pack the set again") from None
+        if array.shape != tuple(shape) or str(array.dtype) != dtype:
+            raise InputError(f"{path}: holds {array.shape} {array.dtype}, meta.json says {tuple(shape)} {dtype}; pack the set again")
+        return array
+
+    def __len__(self):
+        return len(self.rgb)
+
+
+def pack(dataset, folder, workers=None):
+    """Writes `dataset` to `folder` in parallel; goes on where a killed pack stopped. Returns Packed.
+
+    A finished pack of the same dataset is reused; of another one is refused (InputError).
+    """
+    folder = Path(folder)
+    description = dataset.describe()
+    if (folder / "meta.json").exists():
+        held = read_json(folder / "meta.json")["holds"]
+        for key in description | held:
+            if held.get(key) != description.get(key):
+                raise InputError(f"{folder}/meta.json: this set has {key} = {held.get(key)!r}, asked for is {description.get(key)!r}; "
+                                 "choose another folder or remove this one")  # fmt: skip
+        return Packed(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder}: is not empty and holds no packed set; choose another folder")
+    partial = folder.with_name(folder.name + ".partial")
+    arrays = _prepare(dataset, partial, description)
+    _fill(dataset, partial, arrays, workers or len(os.sched_getaffinity(0)))
+    write_json(partial / "meta.json", _meta(partial, arrays, description))
+    (partial / "chunks.npy").unlink()
+    (partial / "holds.json").unlink()
+    os.replace(partial, folder)
+    return Packed(folder)
+
+
+def _prepare(dataset, partial, description):
+    """Creates the empty arrays, or takes up those of a killed pack of the same dataset."""
+    first, count = dataset.samples([0])[0], len(dataset)
+    arrays = {"rgb": ((count, *first.rgb.shape), "uint8"), "joints_mm": ((count, 21, 3), "float32"), "K": ((count, 3, 3), "float32"),
+              "rotation": ((count, 3, 3), "float32"), "mirrored": ((count,), "bool")}  # fmt: skip
+    if first.depth is not None:
+        arrays["depth"] = ((count, *first.depth.shape), "uint16")
+    held = partial / "holds.json"
+    if held.exists() and read_json(held) == description:
+        return arrays
+    partial.mkdir(parents=True, exist_ok=True)
+    for name, (shape, dtype) in {**arrays, "chunks": ((-(-count // CHUNK),), "bool")}.items():
+        open_memmap(partial / f"{name}.npy", "w+", dtype, shape).flush()
+        with open(partial / f"{name}.npy", "r+b") as f:  # take the space now: a full disk must fail here, not by SIGBUS
+            os.posix_fallocate(f.fileno(), 0, os.path.getsize(partial / f"{name}.npy"))
+    write_json(held, description)
+    return arrays
+
+
+def _fill(dataset, partial, arrays, workers):
+    chunks = np.load(partial / "chunks.npy")
+    todo = np.flatnonzero(~chunks)
+    with progress(f"pack {partial.stem}", len(chunks), int(chunks.sum()), CHUNK, "images") as advance:
+        if workers == 1 or len(todo) <= 2:
+            for c in todo:
+                _write_chunk(dataset, partial, list(arrays), int(c))
+                advance()
+            return
+        context = multiprocessing.get_context("spawn")  # a forked child would inherit locked thread pools
+        with _single_threaded_children(), ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+            for future in [pool.submit(_write_chunk, dataset, partial, list(arrays), int(c)) for c in todo]:
+                future.result()
+                advance()
+
+
+@contextmanager
+def _single_threaded_children():
+    """Processes that start inside run their BLAS on one thread: threads of several processes would spin for the cores."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {n: os.environ.get(n) for n in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for n, value in before.items():
+            os.environ.pop(n) if value is None else os.environ.__setitem__(n, value)
+
+
+def _one_thread():
+    import cv2
+    import torch
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def _write_chunk(dataset, partial, names, chunk):
+    first, last = chunk * CHUNK, min((chunk + 1) * CHUNK, len(dataset))
+    samples = dataset.samples(range(first, last))
+    for name in names:
+        array = open_memmap(partial / f"{name}.npy", "r+")
+        array[first:last] = np.stack([getattr(s, name) for s in samples])
+    done = open_memmap(partial / "chunks.npy", "r+")
+    done[chunk] = True
+
+
+def _meta(partial, arrays, description):
+    joints = np.load(partial / "joints_mm.npy").astype(np.float64)
+    a, b = np.array(BONES).T
+    scale = bone_scale(joints)
+    lengths = np.linalg.norm(joints[:, a] - joints[:, b], axis=2)
+    return {
+        "format": FORMAT,
+        "holds": description,
+        "arrays": {n: [list(shape), dtype] for n, (shape, dtype) in arrays.items()},
+        "margin": description["margin"],
+        "bone_mm": float(scale.mean()),
+        "bone_lengths": (lengths / scale[:, None]).mean(0).tolist(),
+        "bone_lengths_unit": "|middle MCP - middle PIP|, order of skeleton.BONES",
+        "crc32": {n: _crc(partial / f"{n}.npy") for n in arrays},
+    }
+
+
+def _crc(path):
+    value = 0
+    with open(path, "rb") as f:
+        while block := f.read(1 << 24):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def verify(folder):
+    """Raises InputError naming the array whose bytes are not those that were packed."""
+    packed = Packed(folder)
+    for name, expected in packed.meta["crc32"].items():
+        if _crc(packed.folder / f"{name}.npy") != expected:
+            raise InputError(f"{packed.folder / name}.npy: its checksum is not the one in meta.json; pack the set again")
+    return json.dumps(packed.meta["holds"])

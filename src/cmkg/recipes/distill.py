@@ -1,0 +1,91 @@
+"""`cmkg distill`: the second half of the student's training, on G = L_REG + L_DIST (Eqs. 4 and 8), while the prior
+phi is meta-learned (Algorithm 3). theta's path does not depend on phi, so p = 1 and p = 2 are learned side by side."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from .. import engine
+from ..features import FeatureTap
+from ..hands.augment import Augmentation
+from ..hands.datasets.packed import Packed
+from ..hands.model import pose_net
+from ..prior import Prior, fingerprint
+from ..steps import distil_step, meta_step
+from .common import channels_last, loss_mm, positive, predict, save_predictions, score, set_lr, training_batches
+
+
+@dataclass(frozen=True)
+class Distill:
+    data: str = "data/source"
+    test: str = "data/source-test"
+    student: str = "runs/student"
+    """Folder of a finished student run."""
+    teacher: str = "runs/teacher"
+    """Folder of a finished teacher run."""
+    out: str = "runs/distill"
+    epochs: int = 100
+    batch: int = 32
+    lr: float = 2.5e-4
+    schedule: str = "constant"
+    """constant (the paper) or cosine."""
+    attention_weight: float = 1e3
+    """lambda of Eq. 4."""
+    exponents: tuple[int, ...] = (1, 2)
+    """p of the priors to learn; empty = distillation alone."""
+    beta: float = 1e-3
+    """phi's step; the inner step's alpha is the student's rate, lr. The loss is in mm^2."""
+    phi_parameters: str = "weights"
+    """Which parameters carry phi: weights or all."""
+    seed: int = 0
+    precision: str = "auto"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self):
+        positive(self, "epochs", "batch", "lr", "attention_weight", "beta")
+
+
+def build(folder, in_channels, name):
+    """The network of a finished teacher or student run, with its weights, and its settings."""
+    settings = engine.read_json(f"{folder}/config.json")
+    model = pose_net(settings["backbone"], settings["width"], in_channels)
+    return engine.load_weights(f"{folder}/{name}.safetensors", model), settings
+
+
+def new_priors(model, config, theta_0):
+    """phi_0 = 0 for each exponent; the manifest says how it is learned."""
+    facts = {"alpha": config.lr, "beta": config.beta, "loss_units": "mm^2 of the source's mean hand", "source": config.data,
+             "architecture": type(model).__name__, "teacher": config.teacher, "attention_weight": config.attention_weight,
+             "fingerprint": fingerprint(theta_0)}  # fmt: skip
+    return [Prior.constant(model, 0.0, p, config.phi_parameters, **facts) for p in config.exponents]
+
+
+def run(config: Distill):
+    run = engine.Run(config.out, config)
+    if run.result:
+        return run.result
+    fabric, packed, test = engine.launch(config.precision), Packed(config.data), Packed(config.test)
+    student, settings = build(config.student, 3, "student")
+    theta_0, _ = build(config.student, 3, "theta_0")
+    teacher = build(config.teacher, 1, "teacher")[0].to(fabric.device).requires_grad_(False)
+    student, px = student.to(fabric.device), settings["px"]
+    tap, teacher_tap = FeatureTap(student, student.feature_layers), FeatureTap(teacher, teacher.feature_layers)
+    optimizer = torch.optim.Adam(student.parameters(), config.lr)
+    priors = new_priors(student, config, theta_0)
+    state = {"model": student, "optimizer": optimizer} | {f"phi_{q.p}": q.phi for q in priors}
+    shared = {"loss": loss_mm(packed), "attention_weight": config.attention_weight, "context": fabric.autocast,
+              "average": engine.averaged(fabric)}  # fmt: skip
+    for step, total, batch, log in training_batches(run, config, packed, state, fabric, px=px):
+        set_lr(optimizer, config, step, total)
+        inputs = channels_last(batch["rgb"]), channels_last(batch["depth"]), batch["joints"]
+        if priors:
+            log(meta_step(student, tap, teacher, teacher_tap, optimizer, priors, *inputs, alpha=config.lr, beta=config.beta, **shared))
+        else:
+            log(distil_step(student, tap, teacher, teacher_tap, optimizer, *inputs, **shared))
+    for prior in priors:
+        prior.save(run.folder / f"prior_p{prior.p}.safetensors", iterations=total)
+        engine.write_json(run.folder / f"prior_p{prior.p}.json", prior.quantiles())
+    engine.save_weights(run.folder / "distilled.safetensors", student)
+    predicted = predict(student, test, px, fabric)
+    save_predictions(run.folder / "predictions.npz", *predicted)
+    return run.finish(score(*predicted))

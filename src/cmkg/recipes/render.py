@@ -1,0 +1,45 @@
+"""`cmkg render`: draws a packed set of hands."""
+
+from dataclasses import dataclass
+
+from ..errors import InputError
+from ..hands.datasets.packed import pack
+from ..hands.datasets.rendered import Rendered
+from ..hands.scenes import SceneConfig
+from .common import positive
+
+
+@dataclass(frozen=True)
+class Render:
+    out: str = "data/source"
+    """Folder of the packed set."""
+    count: int = 20_000
+    first: int = 0
+    """Number of the first scene."""
+    px: int = 80
+    """Stored pixels; networks read px / margin of them."""
+    margin: float = 1.25
+    seed: int = 0
+    views_deg: float = 180.0
+    """Largest angle between palm and camera; 180 shows both faces of the hand."""
+    sequences: int = 0
+    """0: independent hands with depth. Else STB-like RGB: one person, one camera, this many smooth sequences."""
+    sequence_offset: int = 0
+    frames: int = 500
+    """Frames in a sequence."""
+    noisy_depth: bool = True
+    backgrounds: str = ""
+    """Folder of photographs; empty = those inside installed libraries, and generated clutter."""
+    workers: int = 0
+    """Processes; 0 = one a core."""
+
+    def __post_init__(self):
+        positive(self, "count", "px", "margin", "frames")
+        if self.px > 1024 or self.px % 2:
+            raise InputError(f"--px: expected an even number up to 1024, got {self.px}")
+
+
+def run(config: Render):
+    names = ("seed", "px", "margin", "views_deg", "sequences", "sequence_offset", "frames", "noisy_depth", "backgrounds")
+    scenes = SceneConfig(**{n: getattr(config, n) for n in names})
+    return pack(Rendered(scenes, config.count, config.first, with_depth=not config.sequences), config.out, config.workers or None)

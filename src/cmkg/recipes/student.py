@@ -1,0 +1,57 @@
+"""`cmkg student`: f(x; theta) on the source's RGB, with L_REG (Eq. 1). Keeps theta_0, where every target row starts."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from .. import engine
+from ..hands.augment import Augmentation
+from ..hands.datasets.packed import Packed
+from ..hands.model import pose_net
+from ..steps import supervised_step
+from .common import channels_last, loss_mm, positive, predict, save_predictions, score, set_lr, training_batches
+
+
+@dataclass(frozen=True)
+class Student:
+    data: str = "data/source"
+    test: str = "data/source-test"
+    out: str = "runs/student"
+    start: str = ""
+    """Weights to start from; empty = random ones from the seed, kept as theta_0.safetensors."""
+    backbone: str = "resnet18"
+    width: float = 1.0
+    px: int = 256
+    epochs: int = 100
+    batch: int = 32
+    lr: float = 2.5e-4
+    schedule: str = "constant"
+    """constant (the paper) or cosine."""
+    seed: int = 0
+    precision: str = "auto"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self):
+        positive(self, "epochs", "batch", "lr", "width", "px")
+
+
+def run(config: Student):
+    run = engine.Run(config.out, config)
+    if run.result:
+        return run.result
+    fabric, packed, test = engine.launch(config.precision), Packed(config.data), Packed(config.test)
+    model = pose_net(config.backbone, config.width, seed=config.seed)
+    if config.start:
+        engine.load_weights(config.start, model)
+    engine.save_weights(run.folder / "theta_0.safetensors", model)
+    model = model.to(fabric.device)
+    optimizer = torch.optim.Adam(model.parameters(), config.lr)
+    loss = loss_mm(packed)
+    for step, total, batch, log in training_batches(run, config, packed, {"model": model, "optimizer": optimizer}, fabric):
+        set_lr(optimizer, config, step, total)
+        log(supervised_step(model, optimizer, channels_last(batch["rgb"]), batch["joints"], loss,
+                            context=fabric.autocast, average=engine.averaged(fabric)))  # fmt: skip
+    engine.save_weights(run.folder / "student.safetensors", model)
+    predicted = predict(model, test, config.px, fabric)
+    save_predictions(run.folder / "predictions.npz", *predicted)
+    return run.finish(score(*predicted))

@@ -1,0 +1,124 @@
+"""`cmkg target`: the student on a target without depth, on F = L_REG + R(theta; phi) (Eq. 9, Algorithm 2)."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from .. import engine
+from ..errors import InputError
+from ..hands.augment import Augmentation
+from ..hands.datasets.packed import Packed
+from ..hands.skeleton import retarget_matrix
+from ..prior import Prior, fingerprint
+from ..steps import supervised_step
+from .common import channels_last, loss_mm, positive, predict, save_predictions, score, set_lr, training_batches
+from .distill import build
+
+
+@dataclass(frozen=True)
+class Target:
+    data: str = "data/target"
+    test: str = "data/target-test"
+    out: str = "runs/target"
+    student: str = "runs/student"
+    """Folder of the source student: its architecture and theta_0."""
+    source: str = "data/source"
+    """The source's packed set: its bone convention, for weights that were trained there."""
+    start: str = ""
+    """Weights to start from; empty = theta_0."""
+    prior: str = ""
+    """A prior's file; empty = phi_i = sigma for all weights (plain l1, l2; with centre L2-SP)."""
+    sigma: float = 0.0
+    """With a prior: phi is scaled to this root mean square (its strength). Without: the constant. 0 = no regulariser."""
+    exponent: int = 2
+    """p, for the constant; a prior's file has its own."""
+    centre: str = ""
+    """Weights theta* around which R is centred; empty = zero, as in the paper."""
+    permuted: bool = False
+    """Control: phi permuted within each layer."""
+    coupled: bool = True
+    """True: R's gradient goes through Adam (the paper's F). False: decoupled decay (Eq. 16)."""
+    frames: tuple[int, int] | None = None
+    """Train on these frames [first, last) of `data`; None = all."""
+    validation: tuple[int, int] | None = None
+    """Score on these frames of `data` instead of `test`."""
+    epochs: int = 100
+    batch: int = 32
+    lr: float = 2.5e-4
+    schedule: str = "constant"
+    """constant (the paper) or cosine."""
+    seed: int = 0
+    precision: str = "auto"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self):
+        positive(self, "epochs", "batch", "lr")
+        if self.exponent not in (1, 2):
+            raise InputError(f"--exponent: expected 1 or 2, got {self.exponent}")
+
+
+def load_start(weights, student, source, packed):
+    """The network with `weights` (empty: theta_0); trained weights speak the target's bone convention.
+
+    The convention is a linear map on joints, so it is folded into the last layer: nothing else of the network moves.
+    """
+    model, settings = build(student, 3, "theta_0")
+    if weights:
+        engine.load_weights(weights, model)
+        matrix = retarget_matrix(Packed(source).meta["bone_lengths"], packed.meta["bone_lengths"])
+        fold_into_head(model, torch.from_numpy(matrix).float())
+    return model, settings
+
+
+@torch.no_grad()
+def fold_into_head(model, matrix):
+    for tensor in (model.head.weight, model.head.bias):
+        tensor.copy_(torch.einsum("ij,jk->ik", matrix, tensor.view(21, -1)).reshape(tensor.shape))
+
+
+def regulariser(config, model, packed):
+    """The prior of this row, or None."""
+    if config.sigma == 0:
+        return None
+    if not config.prior:
+        centre = dict(load_start(config.centre, config.student, config.source, packed)[0].named_parameters()) if config.centre else None
+        return Prior.constant(model, config.sigma, config.exponent, centre=centre)
+    prior = Prior.load(config.prior)
+    prior.bind(model)
+    if not config.start:
+        prior.check_start(model)
+    if config.permuted:
+        prior = prior.permuted(seed=config.seed)
+    if config.centre:  # around given weights a negative phi would push away from them without bound
+        around = load_start(config.centre, config.student, config.source, packed)[0]
+        prior = prior.floored(0.0).centred(dict(around.named_parameters()))
+    return prior.scaled(config.sigma / prior.rms())
+
+
+def run(config: Target):
+    run = engine.Run(config.out, config)
+    if run.result:
+        return run.result
+    fabric, packed = engine.launch(config.precision), Packed(config.data)
+    model, settings = load_start(config.start, config.student, config.source, packed)
+    prior = regulariser(config, model, packed)
+    model, px = model.to(fabric.device), settings["px"]
+    optimizer = torch.optim.Adam(model.parameters(), config.lr)
+    began, loss = fingerprint(model), loss_mm(packed)
+    state = {"model": model, "optimizer": optimizer}
+    for step, total, batch, log in training_batches(run, config, packed, state, fabric, px, config.frames):
+        set_lr(optimizer, config, step, total)
+        log(supervised_step(model, optimizer, channels_last(batch["rgb"]), batch["joints"], loss, prior, config.coupled,
+                            fabric.autocast, engine.averaged(fabric)))  # fmt: skip
+    engine.save_weights(run.folder / "target.safetensors", model, theta_start=began)
+    predicted = predict(model, packed if config.validation else Packed(config.test), px, fabric, frames=config.validation)
+    save_predictions(run.folder / "predictions.npz", *predicted)
+    return run.finish(score(*predicted) | {"weights": histogram(model)})
+
+
+def histogram(model, edges=np.linspace(-0.3, 0.3, 121)):
+    """Counts of all convolution and linear weights (Fig. 5)."""
+    weights = torch.cat([t.detach().flatten().cpu() for t in model.parameters() if t.dim() >= 2]).numpy()
+    return {"edges": edges.round(4).tolist(), "counts": np.histogram(weights, edges)[0].tolist(),
+            "near_zero": float((np.abs(weights) < 1e-3).mean()), "rms": float(np.sqrt((weights**2).mean()))}  # fmt: skip

@@ -1,0 +1,130 @@
+"""One optimisation step each: supervised (with or without a prior), distil, meta. Plain functions, any network.
+
+A batch is what the caller passes: `x` for the student, `x_superior` for the teacher, `y` the target. Feature maps
+come from FeatureTaps on the student and the teacher. `context` enters around every forward pass (autocast);
+`average` is applied to every list of gradients before use (several processes). Each step returns floats.
+"""
+
+from contextlib import nullcontext
+
+import torch
+
+from .errors import InputError
+from .losses import ATTENTION_WEIGHT, distillation_loss, regression_loss
+from .meta import closed_form_gradient, inner_step_, weights_lent
+
+
+def _keep(gradients):
+    return gradients
+
+
+def _finite(losses, where):
+    values = {k: float(v.detach()) for k, v in losses.items()}
+    bad = [k for k, v in values.items() if not v - v == 0]
+    if bad:
+        raise InputError(f"the {bad[0]} loss is {values[bad[0]]} {where}: expected a finite number; lower the learning rate "
+                         "or the prior's strength, or check the data with a smaller run")  # fmt: skip
+    return values
+
+
+def trained(model):
+    return [t for t in model.parameters() if t.requires_grad]
+
+
+def _gradients(loss, parameters, average, retain_graph=False):
+    found = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
+    return average([torch.zeros_like(t) if g is None else g for g, t in zip(found, parameters, strict=True)])
+
+
+def _apply(optimizer, parameters, gradients):
+    for t, g in zip(parameters, gradients, strict=True):
+        t.grad = g
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def supervised_step(model, optimizer, x, y, loss=regression_loss, prior=None, coupled=True, context=nullcontext, average=_keep):
+    """One step on L_REG (Eq. 1), or with a prior on F = L_REG + R(theta; phi) (Eq. 9).
+
+    coupled: the prior's gradient goes through the optimiser (the paper); else it shrinks the weights directly (Eq. 16).
+    Returns {"regression"}.
+    """
+    parameters = trained(model)
+    with context():
+        value = loss(model(x).float(), y)
+    losses = _finite({"regression": value}, "in this step")
+    for t, g in zip(parameters, _gradients(value, parameters, average), strict=True):
+        t.grad = g
+    if prior is not None:
+        held = prior.bind(model)
+        prior.add_to_gradients(held) if coupled else prior.decay_(held, optimizer.param_groups[0]["lr"])
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return losses
+
+
+@torch.no_grad()
+def teacher_maps(teacher, teacher_tap, x_superior, context=nullcontext):
+    """The teacher's feature maps: frozen, in eval mode, without gradients - always."""
+    teacher.eval()
+    with context():
+        teacher(x_superior)
+    return [m.detach() for m in teacher_tap.maps]
+
+
+def _losses_at(student, tap, x, y, maps, loss, attention_weight, context):
+    with context():
+        prediction = student(x)
+    return {"regression": loss(prediction.float(), y)} | distillation_loss(tap.maps, maps, attention_weight)
+
+
+def distil_step(student, tap, teacher, teacher_tap, optimizer, x, x_superior, y, loss=regression_loss,
+                attention_weight=ATTENTION_WEIGHT, context=nullcontext, average=_keep):  # fmt: skip
+    """One step on G = L_REG + L_DIST (Eqs. 4 and 8). Returns {"regression", "activation", "attention"}, weighted."""
+    maps = teacher_maps(teacher, teacher_tap, x_superior, context)
+    parts = _losses_at(student, tap, x, y, maps, loss, attention_weight, context)
+    losses = _finite(parts, "in this step")
+    parameters = trained(student)
+    _apply(optimizer, parameters, _gradients(sum(parts.values()), parameters, average))
+    return losses
+
+
+def meta_step(student, tap, teacher, teacher_tap, optimizer, priors, x, x_superior, y, alpha, beta, loss=regression_loss,
+              attention_weight=ATTENTION_WEIGHT, outer=None, context=nullcontext, average=_keep):  # fmt: skip
+    """One iteration of Algorithm 3 (l = 1): learns each prior's phi on one source batch, then moves theta on G.
+
+    Shared: one forward pass at theta gives L_REG and L_DIST; grad L_REG feeds both the inner step and theta's update;
+    the teacher's maps serve theta and theta''. theta'' is written into the student's own parameters and taken back.
+    outer: another batch (x, x_superior, y) for G(theta''); None is the paper's same batch.
+    teacher None: G = L_REG, the no-teacher control.
+    Returns the losses at theta and, per prior, G(theta'').
+    """
+    maps = teacher_maps(teacher, teacher_tap, x_superior, context) if teacher else None
+    parameters = trained(student)
+    at = lambda b, m: ({"regression": loss(_forward(student, b[0], context), b[2])} if m is None  # noqa: E731
+                       else _losses_at(student, tap, b[0], b[2], m, loss, attention_weight, context))  # fmt: skip
+    parts = at((x, x_superior, y), maps)
+    losses = _finite(parts, "in this step")
+    inner = _gradients(parts["regression"], parameters, average, retain_graph=maps is not None)
+    total = inner
+    if maps is not None:
+        distilled = _gradients(parts["activation"] + parts["attention"], parameters, average)
+        total = torch._foreach_add(inner, distilled)
+    batch, outer_maps = (x, x_superior, y), maps
+    if outer is not None:
+        batch, outer_maps = outer, teacher_maps(teacher, teacher_tap, outer[1], context) if teacher else None
+    for i, prior in enumerate(priors):
+        held = prior.bind(student)
+        with weights_lent(student, parameters):
+            slope = inner_step_(held, parameters, inner, prior, alpha)
+            ahead = at(batch, outer_maps)
+            losses[f"outer_{i}"] = sum(_finite(ahead, "after the inner step").values())
+            gradients = dict(zip(map(id, parameters), _gradients(sum(ahead.values()), parameters, average), strict=True))
+        prior.learn_(closed_form_gradient(slope, [gradients[id(t)] for t in held], alpha), beta)
+    _apply(optimizer, parameters, total)
+    return losses
+
+
+def _forward(model, x, context):
+    with context():
+        return model(x).float()
