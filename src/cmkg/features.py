@@ -16,7 +16,9 @@ class FeatureTap:
         known = dict(module.named_modules())
         for name in names:
             if name not in known:
-                raise ValueError(f"{type(module).__name__} has no submodule {name!r}; it has: {', '.join(filter(None, known))}")
+                raise ValueError(
+                    f"{type(module).__name__} has no submodule {name!r}; it has: {', '.join(filter(None, known))}"
+                )
         self.names, self._kept = list(names), {}
         self._hooks = [known[n].register_forward_hook(self._keep(n)) for n in names]
 

@@ -3,8 +3,6 @@
 Every loss sums over coordinates, channels and places, as the paper writes it, and takes the mean over the batch.
 """
 
-import torch
-
 ATTENTION_WEIGHT = 1e3  # lambda of Eq. 4
 
 
@@ -24,9 +22,14 @@ def activation_loss(student_map, teacher_map):
     return (student_map - teacher_map).square().flatten(1).sum(1).mean()
 
 
+def widened(t):
+    """Half precisions as float32, others as they are: sums of squares overflow or drown in 8 bits of mantissa."""
+    return t.float() if t.element_size() < 4 else t
+
+
 def attention_map(features, eps=1e-12):
     """A = sum over channels of Q^2, flattened over H x W, with unit length: (B, C, H, W) -> (B, H*W)."""
-    squares = features.float().square().sum(1).flatten(1)
+    squares = widened(features).square().sum(1).flatten(1)
     return squares / squares.norm(dim=1, keepdim=True).clamp_min(eps)
 
 
@@ -36,7 +39,9 @@ def attention_loss(student_maps, teacher_maps):
     Lists of (B, C_j, H_j, W_j); channels may differ between student and teacher, H_j and W_j may not.
     """
     if len(student_maps) != len(teacher_maps):
-        raise ValueError(f"attention needs paired layers: {len(student_maps)} of the student, {len(teacher_maps)} of the teacher")
+        raise ValueError(
+            f"attention needs paired layers: {len(student_maps)} of the student, {len(teacher_maps)} of the teacher"
+        )
     pairs = [(attention_map(s), attention_map(t)) for s, t in zip(student_maps, teacher_maps, strict=True)]
     for s, t in pairs:
         _same_shape("the student's attention map", s, "the teacher's", t)
@@ -46,7 +51,7 @@ def attention_loss(student_maps, teacher_maps):
 def distillation_loss(student_maps, teacher_maps, attention_weight=ATTENTION_WEIGHT):
     """Eq. 4: L_ACT on the last pair + lambda * L_ATT over all pairs. Returns {"activation", "attention"}, weighted."""
     return {
-        "activation": activation_loss(student_maps[-1].float(), teacher_maps[-1].float()),
+        "activation": activation_loss(widened(student_maps[-1]), widened(teacher_maps[-1])),
         "attention": attention_weight * attention_loss(student_maps, teacher_maps),
     }
 

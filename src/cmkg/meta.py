@@ -46,7 +46,7 @@ def inner_step_(parameters, all_parameters, gradients, prior, alpha):
 @torch.no_grad()
 def closed_form_gradient(slope, outer_gradients, alpha):
     """Alg. 3: dG/dphi = -alpha * slope * grad G(theta''); for p = 2 this is -2 alpha theta * grad G. Lists of tensors."""
-    return torch._foreach_mul(torch._foreach_mul(slope, [g.float() for g in outer_gradients]), -alpha)
+    return torch._foreach_mul(torch._foreach_mul(slope, list(outer_gradients)), -alpha)
 
 
 def unrolled_gradient(model, prior, inner_loss, outer_loss, alpha, steps=1):

@@ -5,14 +5,15 @@ Eq. 10: R(theta; phi) = sum_i phi_i |theta_i - theta*_i|^p with p = 1 or 2; the 
 
 import hashlib
 import json
-import os
 import platform
 import warnings
-from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+from .engine import write_atomically
+from .errors import InputError
 
 FORMAT = "cmkg-prior/1"
 
@@ -57,7 +58,7 @@ class Prior:
     def permuted(self, seed):
         """The control: phi shuffled within each layer. Keeps every layer's statistics, loses which weight is which."""
         generator = torch.Generator().manual_seed(seed)
-        shuffle = lambda t: t.flatten()[torch.randperm(t.numel(), generator=generator).to(t.device)].view_as(t)  # noqa: E731
+        shuffle = lambda t: t.flatten()[torch.randperm(t.numel(), generator=generator).to(t.device)].view_as(t)
         return self._like({n: shuffle(t) for n, t in self.phi.items()}, permuted=seed)
 
     def scaled(self, strength):
@@ -81,13 +82,15 @@ class Prior:
 
     # ---- using one ----------------------------------------------------------------------------------------------
     def bind(self, model):
-        """The model's parameters in phi's order. Raises ValueError by name where the architecture differs."""
+        """The model's parameters in phi's order. Raises InputError by name where the architecture differs."""
         parameters = dict(model.named_parameters())
         for name, phi in self.phi.items():
             if name not in parameters:
-                raise ValueError(f"this prior belongs to another network: it has {name!r}, {type(model).__name__} has not")
+                raise InputError(
+                    f"this prior belongs to another network: it has {name!r}, {type(model).__name__} has not"
+                )
             if parameters[name].shape != phi.shape:
-                raise ValueError(f"this prior belongs to another network: {name!r} is {tuple(phi.shape)} in the prior, "
+                raise InputError(f"this prior belongs to another network: {name!r} is {tuple(phi.shape)} in the prior, "
                                  f"{tuple(parameters[name].shape)} in {type(model).__name__}")  # fmt: skip
         return [parameters[n] for n in self.phi]
 
@@ -136,7 +139,10 @@ class Prior:
         q = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0], dtype=torch.float64)
         names = ("min", "q10", "median", "q90", "max")
         every = max(1, max(t.numel() for t in self.phi.values()) // 100_000)
-        return {n: dict(zip(names, torch.quantile(t.flatten()[::every].double().cpu(), q).tolist(), strict=True)) for n, t in self.phi.items()}
+        return {
+            n: dict(zip(names, torch.quantile(t.flatten()[::every].double().cpu(), q).tolist(), strict=True))
+            for n, t in self.phi.items()
+        }
 
     # ---- keeping one --------------------------------------------------------------------------------------------
     def save(self, path, **manifest):
@@ -148,23 +154,20 @@ class Prior:
         versions = {"cmkg": __version__, "torch": torch.__version__, "python": platform.python_version()}
         record = {"format": FORMAT, "p": self.p, "versions": versions} | self.manifest | manifest
         record["shapes"] = {n: list(t.shape) for n, t in self.phi.items()}
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial, metadata={"manifest": json.dumps(record)})
-        os.replace(partial, path)
+        write_atomically(path, lambda partial: save_file(tensors, partial, metadata={"manifest": json.dumps(record)}))
 
     @classmethod
     def load(cls, path, device="cpu"):
-        """Reads what `save` wrote. Raises ValueError naming the file when it is not a prior."""
+        """Reads what `save` wrote. Raises InputError naming the file when it is not a prior."""
         try:
             with safe_open(path, framework="pt", device=str(device)) as f:
                 manifest = json.loads((f.metadata() or {}).get("manifest", "{}"))
                 tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
         except Exception as error:
-            raise ValueError(f"{path}: expected a prior (safetensors), could not read it: {error}") from error
+            raise InputError(f"{path}: expected a prior (safetensors), could not read it: {error}") from error
         if manifest.get("format") != FORMAT:
-            raise ValueError(f"{path}: expected a prior of format {FORMAT}, the file says {manifest.get('format')!r}")
-        part = lambda prefix: {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}  # noqa: E731
+            raise InputError(f"{path}: expected a prior of format {FORMAT}, the file says {manifest.get('format')!r}")
+        part = lambda prefix: {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
         return cls(part("phi/"), manifest["p"], part("centre/") or None, manifest)
 
 

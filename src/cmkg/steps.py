@@ -5,12 +5,13 @@ come from FeatureTaps on the student and the teacher. `context` enters around ev
 `average` is applied to every list of gradients before use (several processes). Each step returns floats.
 """
 
+import math
 from contextlib import nullcontext
 
 import torch
 
 from .errors import InputError
-from .losses import ATTENTION_WEIGHT, distillation_loss, regression_loss
+from .losses import ATTENTION_WEIGHT, distillation_loss, regression_loss, widened
 from .meta import closed_form_gradient, inner_step_, weights_lent
 
 
@@ -20,7 +21,7 @@ def _keep(gradients):
 
 def _finite(losses, where):
     values = {k: float(v.detach()) for k, v in losses.items()}
-    bad = [k for k, v in values.items() if not v - v == 0]
+    bad = [k for k, v in values.items() if not math.isfinite(v)]
     if bad:
         raise InputError(f"the {bad[0]} loss is {values[bad[0]]} {where}: expected a finite number; lower the learning rate "
                          "or the prior's strength, or check the data with a smaller run")  # fmt: skip
@@ -43,7 +44,9 @@ def _apply(optimizer, parameters, gradients):
     optimizer.zero_grad(set_to_none=True)
 
 
-def supervised_step(model, optimizer, x, y, loss=regression_loss, prior=None, coupled=True, context=nullcontext, average=_keep):
+def supervised_step(
+    model, optimizer, x, y, loss=regression_loss, prior=None, coupled=True, context=nullcontext, average=_keep
+):
     """One step on L_REG (Eq. 1), or with a prior on F = L_REG + R(theta; phi) (Eq. 9).
 
     coupled: the prior's gradient goes through the optimiser (the paper); else it shrinks the weights directly (Eq. 16).
@@ -51,7 +54,7 @@ def supervised_step(model, optimizer, x, y, loss=regression_loss, prior=None, co
     """
     parameters = trained(model)
     with context():
-        value = loss(model(x).float(), y)
+        value = loss(widened(model(x)), y)
     losses = _finite({"regression": value}, "in this step")
     for t, g in zip(parameters, _gradients(value, parameters, average), strict=True):
         t.grad = g
@@ -75,7 +78,7 @@ def teacher_maps(teacher, teacher_tap, x_superior, context=nullcontext):
 def _losses_at(student, tap, x, y, maps, loss, attention_weight, context):
     with context():
         prediction = student(x)
-    return {"regression": loss(prediction.float(), y)} | distillation_loss(tap.maps, maps, attention_weight)
+    return {"regression": loss(widened(prediction), y)} | distillation_loss(tap.maps, maps, attention_weight)
 
 
 def distil_step(student, tap, teacher, teacher_tap, optimizer, x, x_superior, y, loss=regression_loss,
@@ -101,7 +104,7 @@ def meta_step(student, tap, teacher, teacher_tap, optimizer, priors, x, x_superi
     """
     maps = teacher_maps(teacher, teacher_tap, x_superior, context) if teacher else None
     parameters = trained(student)
-    at = lambda b, m: ({"regression": loss(_forward(student, b[0], context), b[2])} if m is None  # noqa: E731
+    at = lambda b, m: ({"regression": loss(_forward(student, b[0], context), b[2])} if m is None
                        else _losses_at(student, tap, b[0], b[2], m, loss, attention_weight, context))  # fmt: skip
     parts = at((x, x_superior, y), maps)
     losses = _finite(parts, "in this step")
@@ -119,7 +122,9 @@ def meta_step(student, tap, teacher, teacher_tap, optimizer, priors, x, x_superi
             slope = inner_step_(held, parameters, inner, prior, alpha)
             ahead = at(batch, outer_maps)
             losses[f"outer_{i}"] = sum(_finite(ahead, "after the inner step").values())
-            gradients = dict(zip(map(id, parameters), _gradients(sum(ahead.values()), parameters, average), strict=True))
+            gradients = dict(
+                zip(map(id, parameters), _gradients(sum(ahead.values()), parameters, average), strict=True)
+            )
         prior.learn_(closed_form_gradient(slope, [gradients[id(t)] for t in held], alpha), beta)
     _apply(optimizer, parameters, total)
     return losses
@@ -127,4 +132,4 @@ def meta_step(student, tap, teacher, teacher_tap, optimizer, priors, x, x_superi
 
 def _forward(model, x, context):
     with context():
-        return model(x).float()
+        return widened(model(x))

@@ -19,12 +19,12 @@ GREY = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 class Augmentation:
     """Half-widths of uniform draws; 0 turns each off."""
 
-    turn_deg: float = 60.0
+    turn_deg: float = 30.0
     shift: float = 0.08  # of the box's side
     zoom: float = 0.15  # as a ratio: 1 / 1.15 .. 1.15
     colour: float = 0.25  # of gain, contrast and channel mixing
-    noise: float = 0.04
-    erase: float = 0.3  # probability that a random box is hidden
+    noise: float = 0.0
+    erase: float = 0.2  # probability that a random box is hidden
 
 
 NONE = Augmentation(0, 0, 0, 0, 0, 0)
@@ -70,22 +70,24 @@ def sampling_grid(K_from, R, K_to, stored_px, px):
     return ((2 * uv + 1) / stored_px - 1).view(len(K_from), px, px, 2)
 
 
-def network_inputs(rgb, depth, joints_mm, K, margin, px, augmentation=NONE, generator=None):
-    """uint8 pictures and labels -> {"rgb" (B, 3, px, px), "depth" (B, 1, px, px) or None, "joints" (B, 21, 3), "scale_mm"}.
+def network_inputs(rgb, depth, joints_mm, K, meta, px, augmentation=NONE, generator=None):
+    """Packed pictures and labels -> what is asked for; rgb or depth may be None. meta: the packed set's.
+    {"rgb" (B, 3, px, px), "depth" (B, 1, px, px) or None, "joints" (B, 21, 3), "scale_mm"}.
 
     joints are wrist-relative in units of the bone |middle MCP - middle PIP|, whose length is scale_mm (B,). Depth is
     relative to the wrist, in units of 120 mm, clipped to [-1, 1]; 1 where nothing was measured.
     """
-    generator = generator or torch.Generator(rgb.device).manual_seed(0)
-    stored_px = rgb.shape[1]
-    R, zoom = camera_turns(len(rgb), augmentation, K[:, 0, 0], stored_px / margin, generator)
+    generator = generator or torch.Generator(K.device).manual_seed(0)
+    stored_px, margin = meta["arrays"]["rgb"][0][1], meta["margin"]
+    R, zoom = camera_turns(len(K), augmentation, K[:, 0, 0], stored_px / margin, generator)
     K_to = network_camera(K, margin, stored_px, px, zoom)
     grid = sampling_grid(K, R, K_to, stored_px, px)
     turned = joints_mm @ R.transpose(1, 2)
-    image = F.grid_sample(rgb.permute(0, 3, 1, 2).float() / 255, grid, align_corners=False)
     scale = bone_scale(turned)
-    joints = (turned - turned[:, WRIST : WRIST + 1]) / scale[:, None, None]
-    inputs = {"rgb": photometric(image, augmentation, generator), "depth": None, "joints": joints, "scale_mm": scale}
+    inputs = {"joints": (turned - turned[:, WRIST : WRIST + 1]) / scale[:, None, None], "scale_mm": scale}
+    if rgb is not None:
+        image = F.grid_sample(rgb.permute(0, 3, 1, 2).float() / 255, grid, align_corners=False)
+        inputs["rgb"] = photometric(image, augmentation, generator)
     if depth is not None:
         inputs["depth"] = relative_depth(depth, grid, rays(K_to, px) @ R, turned[:, WRIST, 2])
     return inputs

@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..errors import InputError
+
 PACKAGED = {
     "skimage": ("data/astronaut.png", "data/chelsea.png", "data/coffee.png", "data/rocket.jpg", "data/brick.png",
                 "data/grass.png", "data/gravel.png", "data/motorcycle_left.png", "data/color.png",
@@ -23,7 +25,7 @@ def photographs(folder=None):
     if folder:
         paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
         if not paths:
-            raise FileNotFoundError(f"{folder}: expected photographs (*.jpg, *.png, *.webp) for backgrounds, found none")
+            raise InputError(f"{folder}: expected photographs (*.jpg, *.png, *.webp) for backgrounds, found none")
     else:
         roots = {name: find_spec(name) for name in PACKAGED}
         paths = [Path(roots[n].origin).parent / f for n, files in PACKAGED.items() if roots[n] for f in files]
@@ -84,10 +86,27 @@ def clutter(rng, image, count):
             box = cv2.boxPoints((at, (2.0 * size[0], 2.0 * size[1]), float(rng.choice([0, rng.uniform(0, 90)]))))
             cv2.fillPoly(image, [box.astype(np.int32)], colour, cv2.LINE_AA)
         elif kind == 2:
-            cv2.line(image, at, tuple(int(c) for c in rng.integers(0, px, 2)), colour, int(rng.integers(1, 1 + max(px // 12, 1))), cv2.LINE_AA)
+            cv2.line(
+                image,
+                at,
+                tuple(int(c) for c in rng.integers(0, px, 2)),
+                colour,
+                int(rng.integers(1, 1 + max(px // 12, 1))),
+                cv2.LINE_AA,
+            )
         else:
             for k in range(int(rng.integers(2, 7))):  # a row of like things
-                cv2.ellipse(image, (at[0] + k * 2 * size[0] // 2, at[1]), (size[0] // 3 + 1, size[1] // 2 + 1), 0, 0, 360, colour, -1, cv2.LINE_AA)
+                cv2.ellipse(
+                    image,
+                    (at[0] + k * 2 * size[0] // 2, at[1]),
+                    (size[0] // 3 + 1, size[1] // 2 + 1),
+                    0,
+                    0,
+                    360,
+                    colour,
+                    -1,
+                    cv2.LINE_AA,
+                )
     return image
 
 

@@ -21,8 +21,8 @@ class PoseNet(nn.Module):
         self.feature_layers = feature_layers
 
     def forward(self, x):
-        pooled = self.backbone(x).feature_maps[-1].mean((2, 3))
-        return self.head(pooled.float()).view(-1, 21, 3)
+        pooled = self.backbone(x).feature_maps[-1].float().mean((2, 3))
+        return self.head(pooled).view(-1, 21, 3)
 
 
 def pose_net(name="resnet18", width=1.0, in_channels=3, seed=0):

@@ -97,7 +97,9 @@ def value_noise(p: wp.vec3):
     fx = p[0] - wp.floor(p[0])
     fy = p[1] - wp.floor(p[1])
     fz = p[2] - wp.floor(p[2])
-    a = wp.lerp(wp.lerp(hash01(x, y, z), hash01(x + 1, y, z), fx), wp.lerp(hash01(x, y + 1, z), hash01(x + 1, y + 1, z), fx), fy)
+    a = wp.lerp(
+        wp.lerp(hash01(x, y, z), hash01(x + 1, y, z), fx), wp.lerp(hash01(x, y + 1, z), hash01(x + 1, y + 1, z), fx), fy
+    )
     b = wp.lerp(
         wp.lerp(hash01(x, y, z + 1), hash01(x + 1, y, z + 1), fx),
         wp.lerp(hash01(x, y + 1, z + 1), hash01(x + 1, y + 1, z + 1), fx),
@@ -165,23 +167,24 @@ def shade(
     for lamp in range(2):
         d = wp.vec3(look[image, 3 * lamp], look[image, 3 * lamp + 1], look[image, 3 * lamp + 2])
         colour = wp.vec3(look[image, 6 + 3 * lamp], look[image, 7 + 3 * lamp], look[image, 8 + 3 * lamp])
-        lit = float(1.0)
+        lit = 1.0
         if lamp == 0:
             s = u * light_view[image, f[0]] + v * light_view[image, f[1]] + w * light_view[image, f[2]]
-            blocked = float(0.0)
+            blocked = 0.0
             for dy in range(2):
                 for dx in range(2):
                     sx = wp.clamp(int(s[0]) + dx, 0, light_keys.shape[2] - 1)
                     sy = wp.clamp(int(s[1]) + dy, 0, light_keys.shape[1] - 1)
                     nearest = light_keys[image, sy, sx]
-                    if nearest != FAR:
-                        if s[2] - (float(nearest >> wp.int64(24)) * 1.0e-6 - 10.0) > 0.006:
-                            blocked += 0.25
+                    if nearest != FAR and s[2] - (float(nearest >> wp.int64(24)) * 1.0e-6 - 10.0) > 0.006:
+                        blocked += 0.25
             lit = 1.0 - blocked
         # Light scattered below the skin softens the terminator and reddens it.
         cosine = wp.dot(n, d)
         wrapped = wp.vec3(
-            wp.max((cosine + 0.35) / 1.35, 0.0), wp.max((cosine + 0.18) / 1.18, 0.0), wp.max((cosine + 0.12) / 1.12, 0.0)
+            wp.max((cosine + 0.35) / 1.35, 0.0),
+            wp.max((cosine + 0.18) / 1.18, 0.0),
+            wp.max((cosine + 0.12) / 1.12, 0.0),
         )
         light = light + lit * wp.cw_mul(colour, wrapped)
         h = wp.normalize(d + view)
@@ -215,7 +218,7 @@ class Renderer:
         """
         vertices = np.ascontiguousarray(vertices, np.float32)
         B = len(vertices)
-        to = lambda a, dtype: wp.array(np.ascontiguousarray(a, np.float32), dtype=dtype, device=self.device)  # noqa: E731
+        to = lambda a, dtype: wp.array(np.ascontiguousarray(a, np.float32), dtype=dtype, device=self.device)
         h = np.einsum("bij,bvj->bvi", K, vertices)
         screen = to(np.concatenate([h[..., :2] / np.maximum(h[..., 2:], 1e-6), vertices[..., 2:]], -1), wp.vec3)
         keys = self._keys(screen, 1, B, px)

@@ -44,7 +44,9 @@ def sample_person(rng):
     at = rng.beta(1.0, 1.3) * (len(SKIN_TONES) - 1.001)
     low = int(at)
     tone = SKIN_TONES[low] ** (1 - (at - low)) * SKIN_TONES[low + 1] ** (at - low)
-    tone = tone * np.exp(rng.normal(0, 0.06, 3)) * (1 - rng.random() * np.array([0.0, 0.3, 0.38]))  # blood below the skin
+    tone = (
+        tone * np.exp(rng.normal(0, 0.06, 3)) * (1 - rng.random() * np.array([0.0, 0.3, 0.38]))
+    )  # blood below the skin
     return Person(shape, tone, rng.uniform(0.1, 0.7), rng.normal(size=(6, 6)), rng.uniform(0.1, 0.5),
                   rng.exponential(0.06), rng.uniform(0.05, 0.3))  # fmt: skip
 
@@ -96,7 +98,15 @@ def sample_angles(rng):
     spread = rng.uniform(-8, 14) * np.array([1.0, 0.15, -0.55, -1.15]) * (1 - 0.8 * curl) + rng.normal(0, 3, 4)
     fingers = np.stack([mcp, spread, pip, dip], 1).ravel()
     across = np.clip(rng.beta(0.7, 0.7) + 0.25 * (curl[:2].mean() - 0.5), 0, 1)  # 0 = thumb out, 1 = across the palm
-    thumb = np.array([-15 + 40 * across, -15 + 25 * across, -10 + 55 * across, 55 * across * rng.random(), 80 * rng.beta(1, 1.6) * across])
+    thumb = np.array(
+        [
+            -15 + 40 * across,
+            -15 + 25 * across,
+            -10 + 55 * across,
+            55 * across * rng.random(),
+            80 * rng.beta(1, 1.6) * across,
+        ]
+    )
     thumb += rng.normal(0, [8, 10, 10, 6, 8])
     wrist = rng.normal(0, [22, 10])
     return np.clip(np.concatenate([fingers, thumb, wrist]), *LIMITS_DEG.T)
@@ -139,11 +149,9 @@ def orientation(yaw_deg, pitch_deg, roll_deg):
 
 
 def sample_orientation(rng, views_deg):
-    """Yaw, pitch, roll in degrees; yaw within +-views_deg, half of it near the palm."""
-    yaw = rng.normal(0, 40) if rng.random() < 0.5 else rng.uniform(-180, 180)
-    yaw = (yaw + 180) % 360 - 180
-    return np.array([yaw * views_deg / 180 if abs(yaw) > views_deg else yaw,
-                     np.clip(rng.normal(0, 30), -85, 85), rng.normal(0, 30)])  # fmt: skip
+    """Yaw, pitch, roll in degrees; yaw within +-views_deg of the palm, half of the draws near it."""
+    yaw = rng.normal(0, 40) if rng.random() < 0.5 else rng.uniform(-views_deg, views_deg)
+    return np.array([np.clip(yaw, -views_deg, views_deg), np.clip(rng.normal(0, 30), -85, 85), rng.normal(0, 25)])
 
 
 # ---- light and cloth --------------------------------------------------------------------------------------------
@@ -175,7 +183,7 @@ class Camera:
 
 def sample_camera(rng):
     mix = np.eye(3) + rng.normal(0, 0.02, (3, 3)) + np.diag(rng.normal(0, 0.05, 3))
-    return Camera(2.0 ** rng.uniform(-0.5, 0.7), mix, rng.uniform(0.75, 1.2), rng.uniform(-15, 15),
+    return Camera(2.0 ** rng.uniform(-0.7, 0.4), mix, rng.uniform(0.75, 1.2), rng.uniform(-15, 15),
                   rng.choice([0.0, rng.uniform(0.2, 0.9)]), (rng.exponential(3.0), rng.exponential(2.0)), int(rng.uniform(35, 97)))  # fmt: skip
 
 
@@ -206,7 +214,12 @@ def _motion_blur(rng, image, px):
     length = max(int(px / 80 * rng.uniform(2, 5)), 2)
     kernel = np.zeros((length, length), np.float32)
     end = length / 2 * (1 + np.array([np.cos(a := rng.uniform(0, np.pi)), np.sin(a)]))
-    cv2.line(kernel, tuple(int(length - 1 - min(e, length - 1)) for e in end), tuple(int(min(e, length - 1)) for e in end), 1.0)
+    cv2.line(
+        kernel,
+        tuple(int(length - 1 - min(e, length - 1)) for e in end),
+        tuple(int(min(e, length - 1)) for e in end),
+        1.0,
+    )
     return cv2.filter2D(image, -1, kernel / max(kernel.sum(), 1.0))
 
 
@@ -319,7 +332,9 @@ def sequence_scene(config, index):
     K, turn = _frame(joints, STB_K, config)
     behind = geometry.warp(wall, geometry.homography(STB_K, turn, K), config.px, cv2.BORDER_REFLECT)
     turned = Look(**{**look.__dict__, "lamps": look.lamps @ turn.T})
-    return Scene(vertices @ turn.T, joints @ turn.T, K, turned, behind, camera, stream("noise", config.seed, sequence, frame))
+    return Scene(
+        vertices @ turn.T, joints @ turn.T, K, turned, behind, camera, stream("noise", config.seed, sequence, frame)
+    )
 
 
 def scene(config, index):
@@ -333,7 +348,9 @@ def draw(config, indices, device="cpu"):
     s, px = SUPERSAMPLING, config.px
     enlarge = np.array([[s, 0, (s - 1) / 2], [0, s, (s - 1) / 2], [0, 0, 1.0]])
     fine_K = np.stack([enlarge @ sc.K for sc in scenes])
-    linear, depth = anny_renderer(device).draw(np.stack([sc.vertices for sc in scenes]), fine_K, px * s, [sc.look for sc in scenes])
+    linear, depth = anny_renderer(device).draw(
+        np.stack([sc.vertices for sc in scenes]), fine_K, px * s, [sc.look for sc in scenes]
+    )
     samples = []
     for sc, light, d in zip(scenes, linear, depth, strict=True):
         light = cv2.resize(light, (px, px), interpolation=cv2.INTER_AREA)

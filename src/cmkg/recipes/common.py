@@ -9,6 +9,7 @@ from .. import engine
 from ..errors import InputError
 from ..hands.augment import NONE, network_inputs
 from ..hands.metrics import PoseMetrics, errors_mm
+from ..hands.skeleton import WRIST, bone_scale
 from ..losses import regression_loss
 
 
@@ -19,11 +20,16 @@ def positive(config, *names):
             raise InputError(f"--{name.replace('_', '-')}: expected a positive number, got {getattr(config, name)!r}")
 
 
-def fetch(packed, indices, px, device, augmentation=NONE, generator=None):
+def fetch(packed, indices, px, device, modalities=("rgb",), augmentation=NONE, generator=None):
     """Network inputs (see augment.network_inputs) of the packed samples `indices`, on the device."""
     rows = np.asarray(indices)
-    pick = lambda name: None if getattr(packed, name) is None else torch.from_numpy(getattr(packed, name)[rows]).to(device)  # noqa: E731
-    return network_inputs(pick("rgb"), pick("depth"), pick("joints_mm"), pick("K"), packed.meta["margin"], px, augmentation, generator)
+    pick = lambda name: torch.from_numpy(getattr(packed, name)[rows]).to(device)
+    if missing := [m for m in modalities if getattr(packed, m) is None]:
+        raise InputError(
+            f"{packed.folder}: has no {missing[0]}; this stage needs a packed set with {' and '.join(modalities)}"
+        )
+    pictures = [pick(m) if m in modalities else None for m in ("rgb", "depth")]
+    return network_inputs(*pictures, pick("joints_mm"), pick("K"), packed.meta, px, augmentation, generator)
 
 
 def loss_mm(packed):
@@ -42,16 +48,23 @@ def set_lr(optimizer, config, step, total):
         group["lr"] = lr
 
 
-def training_batches(run, config, packed, state, fabric, px=None, frames=None):
+def training_batches(run, config, packed, state, fabric, modalities=("rgb",), px=None, frames=None):
     """Yields (step, total, batch, log) for all epochs. Sample order and augmentation follow from (seed, step) alone."""
     first, last = frames or (0, len(packed))
     count = last - first
     batch = min(config.batch, count)
     total = config.epochs * (count // batch)
     for step, log in run.steps(total, state, batch):
-        rows = first + engine.batch_indices(config.seed, step, count, batch, fabric.global_rank, fabric.world_size).numpy()
+        rows = (
+            first + engine.batch_indices(config.seed, step, count, batch, fabric.global_rank, fabric.world_size).numpy()
+        )
         draws = engine.generator("augment", config.seed, step, fabric.global_rank, device=fabric.device)
-        yield step, total, fetch(packed, rows, px or config.px, fabric.device, config.augmentation, draws), log
+        yield (
+            step,
+            total,
+            fetch(packed, rows, px or config.px, fabric.device, modalities, config.augmentation, draws),
+            log,
+        )
 
 
 @torch.no_grad()
@@ -61,7 +74,7 @@ def predict(model, packed, px, fabric, modality="rgb", frames=None, batch=128):
     first, last = frames or (0, len(packed))
     out = []
     for at in range(first, last, batch):
-        inputs = fetch(packed, range(at, min(at + batch, last)), px, fabric.device)
+        inputs = fetch(packed, range(at, min(at + batch, last)), px, fabric.device, (modality,))
         with fabric.autocast():
             prediction = model(channels_last(inputs[modality]))
         out.append((prediction.float().cpu(), inputs["joints"].cpu(), inputs["scale_mm"].cpu()))
@@ -89,3 +102,17 @@ def save_predictions(path, prediction, target, scale_mm):
 
 def channels_last(x):
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def mean_pose(train, test, folder):
+    """The score of the mean training pose as every prediction; the floor that any network must beat."""
+
+    def targets(packed):
+        joints = torch.from_numpy(np.array(packed.joints_mm))
+        scale = bone_scale(joints)
+        return (joints - joints[:, WRIST : WRIST + 1]) / scale[:, None, None], scale
+
+    (known, _), (target, scale) = targets(train), targets(test)
+    predicted = known.mean(0).expand_as(target).contiguous()
+    save_predictions(folder / "predictions.npz", predicted, target, scale)
+    return score(predicted, target, scale)

@@ -75,11 +75,24 @@ def run(config: Distill):
     state = {"model": student, "optimizer": optimizer} | {f"phi_{q.p}": q.phi for q in priors}
     shared = {"loss": loss_mm(packed), "attention_weight": config.attention_weight, "context": fabric.autocast,
               "average": engine.averaged(fabric)}  # fmt: skip
-    for step, total, batch, log in training_batches(run, config, packed, state, fabric, px=px):
+    for step, total, batch, log in training_batches(run, config, packed, state, fabric, ("rgb", "depth"), px):
         set_lr(optimizer, config, step, total)
         inputs = channels_last(batch["rgb"]), channels_last(batch["depth"]), batch["joints"]
         if priors:
-            log(meta_step(student, tap, teacher, teacher_tap, optimizer, priors, *inputs, alpha=config.lr, beta=config.beta, **shared))
+            log(
+                meta_step(
+                    student,
+                    tap,
+                    teacher,
+                    teacher_tap,
+                    optimizer,
+                    priors,
+                    *inputs,
+                    alpha=config.lr,
+                    beta=config.beta,
+                    **shared,
+                )
+            )
         else:
             log(distil_step(student, tap, teacher, teacher_tap, optimizer, *inputs, **shared))
     for prior in priors:

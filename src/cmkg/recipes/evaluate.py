@@ -28,7 +28,9 @@ def run(config: Evaluate):
         return run.result
     fabric, packed = engine.launch(config.precision), Packed(config.data)
     convention = Packed(config.convention) if config.convention else packed
-    model, settings = load_start(config.weights, config.student, config.source or config.convention or config.data, convention)
+    model, settings = load_start(
+        config.weights, config.student, config.source or config.convention or config.data, convention
+    )
     predicted = predict(model.to(fabric.device), packed, settings["px"], fabric)
     save_predictions(run.folder / "predictions.npz", *predicted)
     return run.finish(score(*predicted))

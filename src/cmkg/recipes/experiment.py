@@ -1,5 +1,243 @@
-from dataclasses import dataclass
+"""`cmkg run demo|real`: source with depth -> teacher -> student -> distillation with the prior -> students on the
+target -> evaluation -> one report. Finished stages are reused, killed ones go on where they were."""
+
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from .. import engine
+from ..errors import InputError
+from ..hands.augment import Augmentation
+from ..hands.datasets.packed import Packed, pack
+from ..hands.datasets.real_hands import RealHands
+from ..prior import Prior
+from . import distill, evaluate, render, student, target, teacher
+from .common import mean_pose, positive
+
+# In the source each picture is new: little augmentation is needed. A target is small: more.
+SOURCE_AUGMENTATION = Augmentation(turn_deg=20, shift=0.03, zoom=0.05, colour=0.15, noise=0, erase=0)
+TARGET_AUGMENTATION = Augmentation(turn_deg=30, shift=0.04, zoom=0.08, colour=0.25, noise=0.02, erase=0.2)
+
+
 @dataclass(frozen=True)
 class Experiment:
+    """Settings of one run of everything. `demo` and `real` differ in the defaults only."""
+
     out: str = "runs/demo"
-def run(c): pass
+    real_hands: str = ""
+    """Folder with the real photographs (images/, params.mat, pose_gt.mat) for the `real` preset; empty = rendered target."""
+    source_count: int = 5000
+    """Rendered RGB-D hands to train on; a tenth as many, at most 1,000, test."""
+    target_frames: int = 150
+    """Frames in each of the four rendered training sequences; two other sequences are the test."""
+    views_deg: float = 90.0
+    """Largest angle between palm and camera in the source."""
+    backgrounds: str = ""
+    """Folder of photographs for backgrounds; empty = those inside installed libraries, and generated clutter."""
+    backbone: str = "resnet18"
+    width: float = 0.25
+    px: int = 64
+    batch: int = 32
+    teacher_epochs: int = 8
+    student_epochs: int = 12
+    distill_epochs: int = 6
+    target_epochs: int = 8
+    lr: float = 1e-3
+    """Adam, cosine to zero. The paper's 2.5e-4, constant, needs its 200 epochs."""
+    attention_weight: float = 1e3
+    tries: tuple[float, ...] = (0.1, 10.0, 1000.0)
+    """Strengths sigma tried on the validation block, for every tuned family alike; the unit is the loss's, mm^2."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the target's training: order and augmentation. The source is trained once, with the first."""
+    precision: str = "auto"
+    augmentation: Augmentation = field(default_factory=lambda: TARGET_AUGMENTATION)
+    """Of the target's training."""
+
+    def __post_init__(self):
+        positive(self, "source_count", "target_frames", "px", "width", "batch", "teacher_epochs", "student_epochs", "distill_epochs",
+                 "target_epochs", "lr")  # fmt: skip
+        if not self.seeds or not self.tries:
+            raise InputError("--seeds and --tries: expected at least one number each")
+
+
+PRESETS = {
+    "demo": (
+        "Everything rendered: the target is one person before one camera, RGB only. About 10 minutes on two cores.",
+        Experiment(),
+    ),
+    "real": (
+        "The target is real photographs (--real-hands FOLDER). About an hour on two cores.",
+        Experiment(
+            out="runs/real",
+            source_count=24_000,
+            width=0.5,
+            teacher_epochs=5,
+            student_epochs=12,
+            distill_epochs=5,
+            target_epochs=30,
+        ),  # fmt: skip
+    ),
+}
+
+
+def run(config: Experiment):
+    began = time.time()
+    out = Path(config.out)
+    folder = engine.Run(out, config)
+    data, blocks = make_data(config, out / "data")
+    stages = source_stages(config, out)
+    for name, stage in stages.items():
+        say(name)
+        result = STAGE[name].run(stage)
+        say(f"{name}: EPE {result['epe_mm']:.2f} mm on the source")
+    two_checkpoints(out)
+    baselines(config, out)
+    plan = [row | {"name": name} for name, row in rows(config, out).items()]
+    for number, row in enumerate(plan, 1):
+        say(f"target row {number} of {len(plan)}: {row['label']}")
+        run_row(config, out, row, blocks)
+    engine.write_json(
+        out / "rows.json", {"rows": plan, "stages": list(stages), "blocks": blocks, "settings": asdict(config)}
+    )
+    say("report")
+    from ..report import page
+
+    results = page.write(out)
+    folder.log(step=0, seconds=round(time.time() - began, 1))
+    say(f"{out}/report.html and {out}/results.json are written, {engine.duration(time.time() - began)} in this session")
+    return results
+
+
+def say(text):
+    engine.console.print(f"[bold]{text}[/bold]" if engine.console.is_terminal else f"-- {text}")
+
+
+# ---- data -------------------------------------------------------------------------------------------------------
+def make_data(config, data):
+    """Writes the packed sets. Returns the folders, and the blocks of target frames for tuning."""
+    px = -(-config.px * 5 // 4 // 2) * 2  # a margin of 1.25 boxes
+    source = render.Render(px=px, views_deg=config.views_deg, backgrounds=config.backgrounds, seed=config.seeds[0])
+    say("data")
+    render.run(replace(source, out=str(data / "source"), count=config.source_count))
+    render.run(
+        replace(
+            source, out=str(data / "source-test"), count=min(1000, max(config.source_count // 10, 1)), first=10_000_000
+        )
+    )
+    if config.real_hands:
+        for name, block in (("target", "train"), ("target-test", "test")):
+            pack(RealHands(config.real_hands, block, px), data / name, workers=1)
+        return data, {"fit": (0, 300), "validation": (300, 360)}
+    sequence = replace(source, frames=config.target_frames, seed=config.seeds[0] + 1)
+    render.run(replace(sequence, out=str(data / "target"), sequences=4, count=4 * config.target_frames))
+    render.run(
+        replace(sequence, out=str(data / "target-test"), sequences=2, sequence_offset=4, count=2 * config.target_frames)
+    )
+    return data, {
+        "fit": (0, 3 * config.target_frames),
+        "validation": (3 * config.target_frames, 4 * config.target_frames),
+    }
+
+
+# ---- source -----------------------------------------------------------------------------------------------------
+STAGE = {"teacher": teacher, "student": student, "distill": distill}
+
+
+def source_stages(config, out):
+    shared = {"data": str(out / "data/source"), "test": str(out / "data/source-test"), "batch": config.batch, "lr": config.lr,
+              "schedule": "cosine", "seed": config.seeds[0], "precision": config.precision, "augmentation": SOURCE_AUGMENTATION}  # fmt: skip
+    net = {"backbone": config.backbone, "width": config.width, "px": config.px}
+    folder = {name: str(out / name) for name in STAGE}
+    return {
+        "teacher": teacher.Teacher(out=folder["teacher"], epochs=config.teacher_epochs, **net, **shared),
+        "student": student.Student(out=folder["student"], epochs=config.student_epochs, **net, **shared),
+        "distill": distill.Distill(out=folder["distill"], student=folder["student"], teacher=folder["teacher"],
+                                   epochs=config.distill_epochs, attention_weight=config.attention_weight, **shared),
+    }  # fmt: skip
+
+
+def two_checkpoints(out):
+    """The control that costs nothing: a prior from theta before and after distillation."""
+    path = out / "distill" / "prior_two_checkpoints.safetensors"
+    if path.exists():
+        return
+    before, after = (dict(distill.build(out / "student", 3, "student")[0].named_parameters()),
+                     dict(engine.load_weights(out / "distill/distilled.safetensors", distill.build(out / "student", 3, "student")[0]).named_parameters()))  # fmt: skip
+    learned = Prior.load(out / "distill/prior_p2.safetensors").manifest
+    manifest = {k: learned[k] for k in ("fingerprint", "architecture", "source")}
+    Prior.from_checkpoints(before, after, beta=learned["beta"], **manifest).save(path)
+
+
+def baselines(config, out):
+    """Rows without training on the target: the mean training pose, and both source students untouched."""
+    folder = out / "target" / "mean-pose"
+    if not (folder / "result.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        engine.write_json(
+            folder / "result.json", mean_pose(Packed(out / "data/target"), Packed(out / "data/target-test"), folder)
+        )
+    for name, weights in (("untouched-student", "student/student"), ("untouched-distilled", "distill/distilled")):
+        evaluate.run(evaluate.Evaluate(f"{out / weights}.safetensors", str(out / "data/target-test"), str(out / "target" / name),
+                                       str(out / "student"), str(out / "data/source"), str(out / "data/target"), config.precision))  # fmt: skip
+
+
+# ---- target -----------------------------------------------------------------------------------------------------
+def rows(config, out):
+    """The target table: {folder name: label, settings of target.Target, whether sigma is tuned}."""
+    file = lambda path: str(out / f"{path}.safetensors")
+    phi_1, phi_2, two = (file(f"distill/prior_{n}") for n in ("p1", "p2", "two_checkpoints"))
+    distilled = file("distill/distilled")
+    from_distilled = {"start": distilled, "centre": distilled}
+    row = lambda label, tuned=False, **settings: {"label": label, "tuned": tuned, "settings": settings}
+    return {
+        "none": row("no regulariser"),
+        "l2-paper": row("ℓ², σ = 1e-5 (paper)", sigma=1e-5),
+        "l1-paper": row("ℓ¹, σ = 1e-4 (paper)", sigma=1e-4, exponent=1),
+        "l2": row("ℓ², σ tuned", True),
+        "prior-p1": row("prior, p = 1", True, prior=phi_1),
+        "prior-p2": row("prior, p = 2", True, prior=phi_2),
+        "prior-permuted": row("control: φ permuted within layers", True, prior=phi_2, permuted=True),
+        "prior-two-checkpoints": row("control: two-checkpoint φ", True, prior=two),
+        "fine-tune-student": row("fine-tuned source student", start=file("student/student")),
+        "fine-tune-distilled": row("fine-tuned distilled student", start=distilled),
+        "l2-sp": row("distilled student, ℓ² around it (L2-SP)", True, **from_distilled),
+        "prior-centred": row("distilled student, prior around it", True, prior=phi_2, **from_distilled),
+    }
+
+
+def run_row(config, out, row, blocks):
+    """Tunes sigma on the validation block (first seed), then trains on the whole training split with every seed."""
+    stage = target.Target(
+        data=str(out / "data/target"), test=str(out / "data/target-test"), student=str(out / "student"), source=str(out / "data/source"),
+        epochs=config.target_epochs, batch=config.batch, lr=config.lr, schedule="cosine", seed=config.seeds[0],
+        precision=config.precision, augmentation=config.augmentation, **row["settings"])  # fmt: skip
+    home = out / "target" / row["name"]
+    if row["tuned"]:
+        tried = {}
+        for sigma in config.tries:
+            trial = replace(
+                stage,
+                sigma=sigma,
+                frames=blocks["fit"],
+                validation=blocks["validation"],
+                out=str(home / f"try-{sigma:g}"),
+            )
+            tried[sigma] = diverged_is_infinite(trial)
+        best = min(tried, key=tried.get)
+        engine.write_json(
+            home / "tried.json", {"validation_epe_mm": {f"{s:g}": e for s, e in tried.items()}, "chosen": best}
+        )
+        stage = replace(stage, sigma=best)
+    for seed in config.seeds:
+        target.run(replace(stage, seed=seed, out=str(home / f"seed-{seed}")))
+
+
+def diverged_is_infinite(trial):
+    """Validation EPE of one try; a strength at which training diverges loses, it does not end the experiment."""
+    try:
+        return target.run(trial)["epe_mm"]
+    except InputError as error:
+        if "expected a finite number" not in str(error):
+            raise
+        engine.console.print(f"{trial.out}: diverged ({error})")
+        return float("1e9")

@@ -40,6 +40,20 @@ class Render:
 
 
 def run(config: Render):
-    names = ("seed", "px", "margin", "views_deg", "sequences", "sequence_offset", "frames", "noisy_depth", "backgrounds")
+    names = (
+        "seed",
+        "px",
+        "margin",
+        "views_deg",
+        "sequences",
+        "sequence_offset",
+        "frames",
+        "noisy_depth",
+        "backgrounds",
+    )
     scenes = SceneConfig(**{n: getattr(config, n) for n in names})
-    return pack(Rendered(scenes, config.count, config.first, with_depth=not config.sequences), config.out, config.workers or None)
+    return pack(
+        Rendered(scenes, config.count, config.first, with_depth=not config.sequences),
+        config.out,
+        config.workers or None,
+    )

@@ -47,7 +47,9 @@ def run(config: Student):
     model = model.to(fabric.device)
     optimizer = torch.optim.Adam(model.parameters(), config.lr)
     loss = loss_mm(packed)
-    for step, total, batch, log in training_batches(run, config, packed, {"model": model, "optimizer": optimizer}, fabric):
+    for step, total, batch, log in training_batches(
+        run, config, packed, {"model": model, "optimizer": optimizer}, fabric
+    ):
         set_lr(optimizer, config, step, total)
         log(supervised_step(model, optimizer, channels_last(batch["rgb"]), batch["joints"], loss,
                             context=fabric.autocast, average=engine.averaged(fabric)))  # fmt: skip

@@ -82,7 +82,11 @@ def regulariser(config, model, packed):
     if config.sigma == 0:
         return None
     if not config.prior:
-        centre = dict(load_start(config.centre, config.student, config.source, packed)[0].named_parameters()) if config.centre else None
+        centre = (
+            dict(load_start(config.centre, config.student, config.source, packed)[0].named_parameters())
+            if config.centre
+            else None
+        )
         return Prior.constant(model, config.sigma, config.exponent, centre=centre)
     prior = Prior.load(config.prior)
     prior.bind(model)
@@ -107,18 +111,21 @@ def run(config: Target):
     optimizer = torch.optim.Adam(model.parameters(), config.lr)
     began, loss = fingerprint(model), loss_mm(packed)
     state = {"model": model, "optimizer": optimizer}
-    for step, total, batch, log in training_batches(run, config, packed, state, fabric, px, config.frames):
+    for step, total, batch, log in training_batches(run, config, packed, state, fabric, px=px, frames=config.frames):
         set_lr(optimizer, config, step, total)
         log(supervised_step(model, optimizer, channels_last(batch["rgb"]), batch["joints"], loss, prior, config.coupled,
                             fabric.autocast, engine.averaged(fabric)))  # fmt: skip
     engine.save_weights(run.folder / "target.safetensors", model, theta_start=began)
-    predicted = predict(model, packed if config.validation else Packed(config.test), px, fabric, frames=config.validation)
+    predicted = predict(
+        model, packed if config.validation else Packed(config.test), px, fabric, frames=config.validation
+    )
     save_predictions(run.folder / "predictions.npz", *predicted)
     return run.finish(score(*predicted) | {"weights": histogram(model)})
 
 
-def histogram(model, edges=np.linspace(-0.3, 0.3, 121)):
+def histogram(model):
     """Counts of all convolution and linear weights (Fig. 5)."""
+    edges = np.linspace(-0.3, 0.3, 121)
     weights = torch.cat([t.detach().flatten().cpu() for t in model.parameters() if t.dim() >= 2]).numpy()
     return {"edges": edges.round(4).tolist(), "counts": np.histogram(weights, edges)[0].tolist(),
             "near_zero": float((np.abs(weights) < 1e-3).mean()), "rms": float(np.sqrt((weights**2).mean()))}  # fmt: skip

@@ -42,7 +42,9 @@ def run(config: Teacher):
     model = pose_net(config.backbone, config.width, in_channels=1, seed=config.seed + 1000).to(fabric.device)
     optimizer = torch.optim.Adam(model.parameters(), config.lr)
     loss = loss_mm(packed)
-    for step, total, batch, log in training_batches(run, config, packed, {"model": model, "optimizer": optimizer}, fabric):
+    for step, total, batch, log in training_batches(
+        run, config, packed, {"model": model, "optimizer": optimizer}, fabric, ("depth",)
+    ):
         set_lr(optimizer, config, step, total)
         log(supervised_step(model, optimizer, channels_last(batch["depth"]), batch["joints"], loss,
                             context=fabric.autocast, average=engine.averaged(fabric)))  # fmt: skip

@@ -34,10 +34,14 @@ class Packed:
         self.folder = Path(folder)
         meta = self.folder / "meta.json"
         if not meta.exists():
-            raise InputError(f"{self.folder}: expected a packed set (meta.json and arrays), found none; write it with `cmkg render`")
+            raise InputError(
+                f"{self.folder}: expected a packed set (meta.json and arrays), found none; write it with `cmkg render`"
+            )
         self.meta = read_json(meta)
         if self.meta.get("format") != FORMAT:
-            raise InputError(f"{meta}: field 'format' is {self.meta.get('format')!r}, expected {FORMAT!r}; pack the set again")
+            raise InputError(
+                f"{meta}: field 'format' is {self.meta.get('format')!r}, expected {FORMAT!r}; pack the set again"
+            )
         for name, (shape, dtype) in self.meta["arrays"].items():
             setattr(self, name, self._array(name, shape, dtype))
         self.depth = getattr(self, "depth", None)
@@ -47,9 +51,13 @@ class Packed:
         try:
             array = np.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:
-            raise InputError(f"{path}: expected {tuple(shape)} {dtype}, could not read it ({error}); pack the set again") from None
+            raise InputError(
+                f"{path}: expected {tuple(shape)} {dtype}, could not read it ({error}); pack the set again"
+            ) from None
         if array.shape != tuple(shape) or str(array.dtype) != dtype:
-            raise InputError(f"{path}: holds {array.shape} {array.dtype}, meta.json says {tuple(shape)} {dtype}; pack the set again")
+            raise InputError(
+                f"{path}: holds {array.shape} {array.dtype}, meta.json says {tuple(shape)} {dtype}; pack the set again"
+            )
         return array
 
     def __len__(self):
@@ -178,5 +186,7 @@ def verify(folder):
     packed = Packed(folder)
     for name, expected in packed.meta["crc32"].items():
         if _crc(packed.folder / f"{name}.npy") != expected:
-            raise InputError(f"{packed.folder / name}.npy: its checksum is not the one in meta.json; pack the set again")
+            raise InputError(
+                f"{packed.folder / name}.npy: its checksum is not the one in meta.json; pack the set again"
+            )
     return json.dumps(packed.meta["holds"])

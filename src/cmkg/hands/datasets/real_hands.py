@@ -23,7 +23,9 @@ BLOCKS = {"train": (0, 360), "test": (360, 460), "fit": (0, 300), "validation": 
 def _field(folder, file, field, shape):
     path = Path(folder) / file
     if not path.exists():
-        raise InputError(f"{path}: no such file; expected the folder of the real hands: images/, params.mat, pose_gt.mat")
+        raise InputError(
+            f"{path}: no such file; expected the folder of the real hands: images/, params.mat, pose_gt.mat"
+        )
     try:
         value = loadmat(path)[field]
     except KeyError:
@@ -31,9 +33,13 @@ def _field(folder, file, field, shape):
     except Exception as error:
         raise InputError(f"{path}: expected a MATLAB file, could not read it ({error}); copy it again") from None
     if value.ndim != len(shape) or any(s is not None and s != v for s, v in zip(shape, value.shape)):
-        raise InputError(f"{path}: field {field!r} has shape {value.shape}, expected {tuple('N' if s is None else s for s in shape)}")
+        raise InputError(
+            f"{path}: field {field!r} has shape {value.shape}, expected {tuple('N' if s is None else s for s in shape)}"
+        )
     if not np.isfinite(value).all():
-        raise InputError(f"{path}: field {field!r} holds a number that is not finite at frame {np.argwhere(~np.isfinite(value))[0][0]}")
+        raise InputError(
+            f"{path}: field {field!r} holds a number that is not finite at frame {np.argwhere(~np.isfinite(value))[0][0]}"
+        )
     return value.astype(np.float64)
 
 
@@ -56,7 +62,9 @@ class RealHands:
         cameras = _field(self.folder, "params.mat", "cam_param", (count, 4))
         boxes = _field(self.folder, "params.mat", "bbox", (count, 4))
         if count < BLOCKS[self.block][1]:
-            raise InputError(f"{self.folder}/pose_gt.mat: block {self.block!r} ends at frame {BLOCKS[self.block][1]}, the file holds {count}")
+            raise InputError(
+                f"{self.folder}/pose_gt.mat: block {self.block!r} ends at frame {BLOCKS[self.block][1]}, the file holds {count}"
+            )
         return 10.0 * joints, cameras, boxes  # centimetres -> millimetres
 
     def __len__(self):

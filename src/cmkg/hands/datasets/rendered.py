@@ -27,4 +27,10 @@ class Rendered:
         ]
 
     def describe(self):
-        return {"dataset": "rendered", "count": self.count, "first": self.first, "with_depth": self.with_depth, **asdict(self.config)}
+        return {
+            "dataset": "rendered",
+            "count": self.count,
+            "first": self.first,
+            "with_depth": self.with_depth,
+            **asdict(self.config),
+        }

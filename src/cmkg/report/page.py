@@ -1,0 +1,77 @@
+"""The report: results.json and one report.html that needs nothing else and asks nobody."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+import numpy as np
+
+from .. import engine
+from ..hands.datasets.packed import Packed
+from ..hands.skeleton import BONES, FINGER_COLOURS, FINGER_OF_BONE
+from . import plots
+from .collect import collect
+
+PICTURES = 12
+
+
+def write(out):
+    """Writes results.json and report.html into the folder of a `cmkg run`; returns the results."""
+    out = Path(out)
+    results = collect(out)
+    engine.write_json(out / "results.json", results)
+    page = template().render(
+        r=results, rows=results["rows"], best=by_name(results, results["best"]), figures=figures(results), pictures=pictures(out, results),
+        bones=json.dumps(BONES), bone_colours=json.dumps([FINGER_COLOURS[f] for f in FINGER_OF_BONE]), duration=engine.duration,
+        total=sum(results["seconds"].values()))  # fmt: skip
+    engine.write_atomically(out / "report.html", lambda p: p.write_text(page, encoding="utf-8"))
+    return results
+
+
+def template():
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["sd"] = lambda value: "" if value is None else f" ± {value:.2f}"
+    environment.filters["sd3"] = lambda value: "" if value is None else f" ± {value:.3f}"
+    return environment.from_string(files("cmkg.report").joinpath("page.html").read_text(encoding="utf-8"))
+
+
+def by_name(results, name):
+    return next(r for r in results["rows"] if r["name"] == name)
+
+
+def figures(results):
+    curves = ["mean-pose", "untouched-distilled", "none", "l2", "prior-p2", "fine-tune-distilled", "prior-centred"]
+    if results["best"] not in curves:
+        curves.append(results["best"])
+    return {
+        "pck": plots.pck_curves([by_name(results, n) for n in curves]),
+        "weights": plots.weight_histograms([by_name(results, n) for n in ("none", "l2", "prior-p1", "prior-p2")]),
+        "phi": plots.prior_by_layer(results["phi"]),
+    }
+
+
+def pictures(out, results):
+    """Test images, evenly over the set (not chosen by error): true and predicted skeletons, in 2D and for the 3D view."""
+    packed = Packed(out / "data/target-test")
+    seed = results["settings"]["seeds"][0]
+    names = [n for n in ("none", results["best"]) if n]
+    loaded = {n: np.load(out / f"target/{n}/seed-{seed}/predictions.npz") for n in dict.fromkeys(names)}
+    shown = []
+    for i in np.linspace(0, len(packed) - 1, min(PICTURES, len(packed))).round().astype(int):
+        true, K, rgb = np.array(packed.joints_mm[i], float), np.array(packed.K[i], float), np.array(packed.rgb[i])
+        item = {"number": int(i), "true": plots.jpeg_uri(plots.skeleton_picture(rgb, K, true)), "predicted": [],
+                "true_mm": relative(true)}  # fmt: skip
+        for name, arrays in loaded.items():
+            joints = arrays["prediction"][i] * arrays["scale_mm"][i] + true[0]
+            picture = plots.jpeg_uri(plots.skeleton_picture(rgb, K, joints))
+            item["predicted"].append({"label": by_name(results, name)["label"], "error_mm": float(arrays["errors_mm"][i].mean()),
+                                      "picture": picture, "mm": relative(joints)})  # fmt: skip
+        shown.append(item)
+    return shown
+
+
+def relative(joints):
+    return (joints - joints[0]).round(1).tolist()

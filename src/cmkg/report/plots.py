@@ -1,0 +1,89 @@
+"""Numbers -> SVG figures and PNG pictures, as strings to be put into a page."""
+
+import base64
+import io
+
+import cv2
+import matplotlib
+import numpy as np
+
+from ..hands.geometry import project
+from ..hands.metrics import THRESHOLDS_MM
+from ..hands.skeleton import BONES, FINGER_COLOURS, FINGER_OF_BONE
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+STYLE = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
+         "figure.constrained_layout.use": True, "legend.frameon": False, "axes.grid": True, "grid.alpha": 0.25}  # fmt: skip
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
+
+
+def svg(figure):
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def pck_curves(rows):
+    """Share of joints within a distance, one line a row; the band that AUC 20-50 measures is shaded."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6.4, 4.0))
+        axes.axvspan(THRESHOLDS_MM[8], 50, color="#000000", alpha=0.04, lw=0)
+        styles = ("-", "--", ":")
+        for i, row in enumerate(rows):
+            axes.plot(THRESHOLDS_MM, row["pck"], styles[i // len(PALETTE) % 3], color=PALETTE[i % len(PALETTE)], lw=1.8,
+                      label=f"{row['label']}, AUC {row['auc_20_50']['mean']:.3f}")  # fmt: skip
+        axes.set(xlabel="error threshold, mm", ylabel="share of joints (PCK)", xlim=(0, 50), ylim=(0, 1))
+        axes.legend(fontsize=8, loc="upper left")
+        return svg(figure)
+
+
+def weight_histograms(rows):
+    """Fig. 5: weights of the trained target student, on a logarithmic scale."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6.4, 3.4))
+        for i, row in enumerate(rows):
+            edges = np.array(row["weights"]["edges"])
+            axes.stairs(
+                row["weights"]["counts"], edges, color=PALETTE[i % len(PALETTE)], lw=1.5, label=f"{row['label']}"
+            )
+        axes.set(xlabel="weight", ylabel="count", yscale="log")
+        axes.legend(fontsize=8)
+        return svg(figure)
+
+
+def prior_by_layer(phi):
+    """Quantiles of phi per layer: line = median, band = 10-90 %."""
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(len(phi), 1, figsize=(6.4, 2.3 * len(phi)), sharex=True, squeeze=False)
+        for axes, (title, layers) in zip(panels[:, 0], phi.items()):
+            x = np.arange(len(layers))
+            q = {k: np.array([layer[k] for layer in layers.values()]) for k in ("q10", "median", "q90")}
+            axes.fill_between(x, q["q10"], q["q90"], color=PALETTE[0], alpha=0.25, lw=0, step="mid")
+            axes.step(x, q["median"], where="mid", color=PALETTE[0])
+            axes.axhline(0, color="#555555", lw=0.8)
+            axes.set(title=f"prior, {title}", ylabel="φ")
+            axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+        axes.set(xlabel="layer, from the input to the output")
+        return svg(figure)
+
+
+def skeleton_picture(rgb, K, joints_mm, size=240, dashed=False):
+    """The picture (px, px, 3) enlarged to `size`, with the skeleton of joints_mm (21, 3) over it, as RGB."""
+    scale = size / rgb.shape[0]
+    picture = cv2.resize(rgb, (size, size), interpolation=cv2.INTER_CUBIC)
+    uv = (project(joints_mm, K) + 0.5) * scale
+    for (a, b), finger in zip(BONES, FINGER_OF_BONE):
+        colour = tuple(int(FINGER_COLOURS[finger][i : i + 2], 16) for i in (1, 3, 5))
+        ends = [tuple(int(round(float(v) * 16)) for v in np.clip(uv[j], -2 * size, 3 * size)) for j in (a, b)]
+        cv2.line(picture, *ends, (255, 255, 255), 4, cv2.LINE_AA, shift=4)
+        cv2.line(picture, *ends, colour, 2, cv2.LINE_AA, shift=4)
+    return picture
+
+
+def jpeg_uri(rgb, quality=85):
+    data = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode()

@@ -1,0 +1,33 @@
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+import torch
+from torch import nn
+
+
+@pytest.fixture(autouse=True)
+def _two_threads():
+    torch.set_num_threads(2)
+
+
+def small_net(channels=3, seed=0, dtype=torch.float64):
+    """A network with BatchNorm and four named stages, 8 x 8 pictures -> (B, 6)."""
+    torch.manual_seed(seed)
+
+    def block(a, b):
+        return nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.Tanh())
+
+    body = nn.Sequential(block(channels, 4), block(4, 4), nn.AvgPool2d(2), block(4, 5))
+    return nn.Sequential(body, nn.Flatten(), nn.Linear(80, 6)).to(dtype)
+
+
+LAYERS = ["0.0", "0.1", "0.3"]
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(3)
+    draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
+    return draw(5, 3, 8, 8), draw(5, 1, 8, 8), draw(5, 6)

@@ -1,0 +1,247 @@
+"""The whole chain in its smallest form; killed and resumed equals unbroken, bit for bit; the report in a real browser."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cmkg.errors import InputError
+from cmkg.hands.augment import Augmentation
+from cmkg.prior import Prior
+from cmkg.recipes import distill, evaluate, experiment, render, student, target, teacher
+
+SMALL = {"epochs": 1, "batch": 8, "precision": "32-true"}
+NET = {"backbone": "resnet10", "width": 0.125, "px": 32}
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """One `cmkg run` of everything, as small as it goes."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    experiment.run(experiment.Experiment(
+        out=str(out), source_count=48, target_frames=12, backbone="resnet10", width=0.125, px=32, batch=8, teacher_epochs=1,
+        student_epochs=1, distill_epochs=1, target_epochs=1, tries=(0.1, 10.0), seeds=(0, 1), precision="32-true"))  # fmt: skip
+    return out
+
+
+def test_every_row_has_a_result_for_every_seed(whole):
+    results = json.loads((whole / "results.json").read_text())
+    trained = [r for r in results["rows"] if r["trained"]]
+    assert len(trained) == 12 and all(len(r["epe_mm"]["values"]) == 2 for r in trained)
+    for row in trained:
+        for seed, value in enumerate(row["epe_mm"]["values"]):
+            errors = np.load(whole / f"target/{row['name']}/seed-{seed}/predictions.npz")["errors_mm"]
+            assert errors.mean() == pytest.approx(value, rel=1e-5)  # the table is what the predictions say
+    assert {r["name"] for r in results["rows"]} >= {
+        "mean-pose",
+        "untouched-student",
+        "untouched-distilled",
+        "prior-permuted",
+    }
+    tried = {r["name"]: len(r["tried"]["validation_epe_mm"]) for r in trained if r["tried"]}
+    assert set(tried.values()) == {2} and "l2" in tried and "prior-p2" in tried  # the same number of tries for all
+
+
+def test_rows_start_from_the_same_theta_0(whole):
+    theta_0 = load_file(whole / "student/theta_0.safetensors")
+    prior = Prior.load(whole / "distill/prior_p2.safetensors")
+    net = distill.build(whole / "student", 3, "theta_0")[0]
+    for name, t in net.state_dict().items():
+        assert torch.equal(t, theta_0[name])
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prior.check_start(net)
+    assert prior.manifest["loss_units"].startswith("mm^2") and prior.rms() > 0
+    assert Prior.load(whole / "distill/prior_p1.safetensors").p == 1
+
+
+def test_finished_stages_are_reused(whole):
+    config = json.loads((whole / "config.json").read_text())
+    config["augmentation"] = Augmentation(**config["augmentation"])
+    before = {p: p.stat().st_mtime_ns for p in whole.rglob("*.safetensors")}
+    for key in ("seeds", "tries"):
+        config[key] = tuple(config[key])
+    experiment.run(experiment.Experiment(out=str(whole), **config))
+    assert before == {p: p.stat().st_mtime_ns for p in whole.rglob("*.safetensors")}
+
+
+def test_another_setting_in_the_same_folder_is_refused(whole):
+    with pytest.raises(
+        InputError, match=r"config.json: this folder holds a run with epochs = 1, the command asks for 2"
+    ):
+        teacher.run(teacher.Teacher(**common(whole) | NET | SMALL | {"epochs": 2, "out": str(whole / "teacher"), "lr": 1e-3, "schedule": "cosine",
+                                                                     "augmentation": experiment.SOURCE_AUGMENTATION}))  # fmt: skip
+
+
+def common(whole):
+    return {"data": str(whole / "data/source"), "test": str(whole / "data/source-test")}
+
+
+# ---- killed and resumed -----------------------------------------------------------------------------------------
+def stage_commands(whole, out):
+    """The four training stages as commands of some 30 to 60 steps."""
+    data = [
+        "--data",
+        f"{whole}/data/source",
+        "--test",
+        f"{whole}/data/source-test",
+        "--batch",
+        "4",
+        "--precision",
+        "32-true",
+    ]
+    net = ["--backbone", "resnet10", "--width", "0.125", "--px", "32"]
+    prior = ["--prior", f"{whole}/distill/prior_p2.safetensors", "--sigma", "0.1"]
+    return {
+        "teacher": ["teacher", *data, *net, "--epochs", "17", "--out", f"{out}/run"],
+        "student": ["student", *data, *net, "--epochs", "17", "--out", f"{out}/run"],
+        "distill": ["distill", *data, "--student", f"{whole}/student", "--teacher", f"{whole}/teacher", "--epochs", "13", "--out", f"{out}/run"],
+        "target": ["target", "--data", f"{whole}/data/target", "--test", f"{whole}/data/target-test", "--student", f"{whole}/student",
+                   "--source", f"{whole}/data/source", "--batch", "4", "--precision", "32-true", "--epochs", "13", *prior, "--out", f"{out}/run"],
+    }  # fmt: skip
+
+
+def cmkg(arguments, **environment):
+    code = "from cmkg.cli import main; main()"
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=os.environ | {"CMKG_CHECKPOINT_SECONDS": "0", "OMP_NUM_THREADS": "2"} | environment,
+                            stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", ["teacher", "student", "distill", "target"])
+def test_killed_and_resumed_is_bit_for_bit_unbroken(whole, tmp_path, stage):
+    for name in ("unbroken", "killed"):
+        (tmp_path / name).mkdir()
+    unbroken = cmkg(stage_commands(whole, tmp_path / "unbroken")[stage])
+    assert unbroken.wait(300) == 0, unbroken.stderr.read()
+    command = stage_commands(whole, tmp_path / "killed")[stage]
+    killed, checkpoint = cmkg(command), tmp_path / "killed/run/checkpoint.pt"
+    deadline = time.time() + 120
+    while not checkpoint.exists() and killed.poll() is None and time.time() < deadline:
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert checkpoint.exists() and not (tmp_path / "killed/run/result.json").exists()
+    resumed = cmkg(command)
+    assert resumed.wait(300) == 0
+    assert "resumes at step" in resumed.stderr.read()
+    files = sorted(p.name for p in (tmp_path / "unbroken/run").glob("*.safetensors"))
+    assert files
+    for name in files:
+        a, b = (load_file(tmp_path / f"{w}/run/{name}") for w in ("unbroken", "killed"))
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), name
+    lines = [
+        [json.loads(x)["step"] for x in (tmp_path / f"{w}/run/metrics.jsonl").read_text().splitlines()]
+        for w in ("unbroken", "killed")
+    ]
+    assert lines[0] == lines[1]
+
+
+# ---- the user's mistakes ----------------------------------------------------------------------------------------
+def says(arguments, **environment):
+    process = cmkg(arguments, **environment)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and "Traceback" not in err, err
+    return err.strip().splitlines()[-1]
+
+
+def test_mistakes_are_one_sentence_and_exit_code_2(whole, tmp_path):
+    assert "--epochs: expected a positive number, got 0" in says(["teacher", "--epochs", "0"])
+    assert "expected a packed set" in says(["teacher", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "a")])
+    assert "config.json: expected a file of a finished run" in says(
+        ["target", "--data", f"{whole}/data/target", "--student", str(tmp_path), "--out", str(tmp_path / "b")]
+    )
+    assert "pose_gt.mat: no such file" in says(
+        [
+            "run",
+            "real",
+            "--real-hands",
+            str(tmp_path),
+            "--out",
+            str(tmp_path / "c"),
+            "--source-count",
+            "4",
+            "--px",
+            "16",
+        ]
+    )
+    assert "backbone is one of resnet10" in says(
+        [
+            "student",
+            *sum(([f"--{k}", v] for k, v in common(whole).items()), []),
+            "--backbone",
+            "vgg",
+            "--out",
+            str(tmp_path / "d"),
+        ]
+    )
+
+
+def test_a_full_disk_is_one_sentence_and_earlier_results_stay(whole, tmp_path):
+    limit = f"ulimit -f 20; exec {sys.executable} -c 'from cmkg.cli import main; main()' "  # no file over 20 KiB can be written
+    arguments = " ".join(stage_commands(whole, tmp_path)["student"])
+    done = subprocess.run(
+        ["bash", "-c", "trap '' XFSZ; " + limit + arguments], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "free space" in done.stderr.splitlines()[-1], (
+        done.stderr
+    )
+    assert not list((tmp_path / "run").glob("*.partial")) and not list((tmp_path / "run").glob("*.safetensors"))
+
+
+def test_a_loss_that_is_not_finite_ends_in_a_sentence(whole, tmp_path):
+    command = stage_commands(whole, tmp_path)["student"]
+    assert "expected a finite number" in says([*command, "--lr", "1e30"])
+    assert not (tmp_path / "run/student.safetensors").exists()
+
+
+# ---- stages alone -----------------------------------------------------------------------------------------------
+def test_evaluate_gives_the_result_of_the_run_again(whole, tmp_path):
+    again = evaluate.run(evaluate.Evaluate(f"{whole}/target/none/seed-0/target.safetensors", f"{whole}/data/target-test", str(tmp_path / "e"),
+                                           f"{whole}/student", precision="32-true", convention=f"{whole}/data/target"))  # fmt: skip
+    first = json.loads((whole / "target/none/seed-0/result.json").read_text())
+    assert again["epe_mm"] == pytest.approx(first["epe_mm"], rel=1e-6)
+
+
+def test_a_prior_of_another_network_is_refused(whole, tmp_path):
+    wide = student.Student(**common(whole) | SMALL, backbone="resnet10", width=0.25, px=32, out=str(tmp_path / "wide"))
+    student.run(wide)
+    config = target.Target(data=f"{whole}/data/target", test=f"{whole}/data/target-test", student=str(tmp_path / "wide"), out=str(tmp_path / "t"),
+                           prior=f"{whole}/distill/prior_p2.safetensors", sigma=1.0, **SMALL)  # fmt: skip
+    with pytest.raises((InputError, ValueError), match="another network"):
+        target.run(config)
+
+
+def test_render_refuses_another_set(tmp_path):
+    render.run(render.Render(out=str(tmp_path / "s"), count=4, px=16, workers=1))
+    with pytest.raises(InputError, match="count = 4, asked for is 5"):
+        render.run(render.Render(out=str(tmp_path / "s"), count=5, px=16, workers=1))
+
+
+# ---- the report -------------------------------------------------------------------------------------------------
+def test_the_report_asks_nobody_and_draws_in_a_browser(whole, tmp_path):
+    page = (whole / "report.html").read_text()
+    loads = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]+)|url\(([^)]+)\)|@import|fetch\(""", page)
+    assert all((a or b).startswith(("data:", "#")) for a, b in loads), loads  # nothing is loaded from outside
+    browser = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+    if not browser:
+        pytest.skip("no browser here")
+    shot = tmp_path / "page.png"
+    subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--window-size=420,3000",
+                    f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}", f"file://{whole}/report.html"],
+                   check=True, capture_output=True, timeout=120)  # fmt: skip
+    import cv2
+
+    image = cv2.imread(str(shot))
+    assert image.shape[1] == 420 and image.std() > 10
+    assert len(np.unique(image.reshape(-1, 3)[::97], axis=0)) > 50  # drawn, not blank

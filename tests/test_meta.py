@@ -1,0 +1,222 @@
+"""The heart: closed form = unrolled = finite differences in float64; theta and buffers untouched, bit for bit."""
+
+import copy
+
+import pytest
+import torch
+from torch.func import functional_call
+
+from cmkg.features import FeatureTap
+from cmkg.losses import regression_loss
+from cmkg.meta import unrolled_gradient
+from cmkg.prior import Prior
+from cmkg.steps import distil_step, meta_step, supervised_step
+
+from .conftest import LAYERS, small_net
+from .test_prior import random_prior
+
+ALPHA = 0.003
+
+
+def parts(p, centred=False):
+    student, teacher = small_net(), small_net(channels=1, seed=7)
+    centre = dict(small_net(seed=2).named_parameters()) if centred else None
+    prior = random_prior(student, p, centre)
+    return student, FeatureTap(student, LAYERS), teacher, FeatureTap(teacher, LAYERS), prior
+
+
+def closed_form(student, tap, teacher, teacher_tap, prior, batch, **options):
+    """The step's own dG/dphi, read off phi with beta = 1 and a student that does not move."""
+    before = {n: t.clone() for n, t in prior.phi.items()}
+    x, x_superior, y = batch
+    meta_step(student, tap, teacher, teacher_tap, torch.optim.SGD(student.parameters(), 0.0), [prior], x, x_superior, y,
+              alpha=ALPHA, beta=1.0, attention_weight=3.0, **options)  # fmt: skip
+    return {n: before[n] - t for n, t in prior.phi.items()}
+
+
+def losses(student_tap, teacher, teacher_tap, batch):
+    """G and L_REG as functions of a callable net, in float64 throughout."""
+    x, x_superior, y = batch
+    if teacher is None:
+        return (lambda net: regression_loss(net(x), y),) * 2
+    teacher.eval()
+    teacher(x_superior)
+    maps = [m.detach() for m in teacher_tap.maps]
+
+    def unit(q):
+        a = q.square().sum(1).flatten(1)
+        return a / a.norm(dim=1, keepdim=True)
+
+    def G(net):
+        reg = regression_loss(net(x), y)
+        act = (student_tap.maps[-1] - maps[-1]).square().flatten(1).sum(1).mean()
+        att = sum((unit(s) - unit(t)).square().sum(1).mean() for s, t in zip(student_tap.maps, maps))
+        return reg + act + 3.0 * att
+
+    return (lambda net: regression_loss(net(x), y)), G
+
+
+def relative(a, b):
+    a, b = (torch.cat([t.flatten() for t in v.values()]) for v in (a, b))
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("centred", [False, True])
+def test_closed_form_equals_unrolled_without_teacher_to_rounding(p, centred, batch):
+    student, tap, _, _, prior = parts(p, centred)
+    inner, outer = losses(tap, None, None, batch)
+    exact = unrolled_gradient(copy.deepcopy(student), prior, inner, outer, ALPHA)
+    assert relative(closed_form(student, tap, None, None, prior, batch), exact) < 1e-12
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_closed_form_equals_unrolled_with_distillation(p, batch):
+    student, tap, teacher, teacher_tap, prior = parts(p)
+    oracle = copy.deepcopy(student)
+    inner, outer = losses(FeatureTap(oracle, LAYERS), teacher, teacher_tap, batch)
+    exact = unrolled_gradient(oracle, prior, inner, outer, ALPHA)
+    assert relative(closed_form(student, tap, teacher, teacher_tap, prior, batch), exact) < 1e-12
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_unrolled_equals_finite_differences(p, batch):
+    student, tap, teacher, teacher_tap, prior = parts(p)
+    inner, outer = losses(tap, teacher, teacher_tap, batch)
+    exact = unrolled_gradient(student, prior, inner, outer, ALPHA, steps=2)
+    _, _, _, _, fresh = parts(p)
+
+    def G(phi):
+        return value_after(student, phi, prior.p, inner, outer, steps=2)
+
+    for name in ("0.0.0.weight", "2.weight"):
+        index = (0,) * fresh.phi[name].dim()
+        up, down = ({n: t.clone() for n, t in fresh.phi.items()} for _ in range(2))
+        up[name][index] += 1e-3
+        down[name][index] -= 1e-3
+        assert float(exact[name][index]) == pytest.approx((G(up) - G(down)) / 2e-3, rel=1e-5)
+
+
+def value_after(student, phi, p, inner, outer, steps):
+    """G after `steps` plain inner updates, by hand."""
+    theta = {n: t.detach().clone() for n, t in student.named_parameters()}
+    for _ in range(steps):
+        theta = {n: t.requires_grad_() for n, t in theta.items()}
+        run = lambda *x, theta=theta: functional_call(
+            student, (theta, {n: b.clone() for n, b in student.named_buffers()}), x
+        )
+        g = torch.autograd.grad(inner(run), list(theta.values()))
+        moved = {}
+        for (n, t), d in zip(theta.items(), g):
+            pull = phi[n] * (2 * t if p == 2 else t.sign()) if n in phi else 0.0
+            moved[n] = (t - ALPHA * d - ALPHA * pull).detach()
+        theta = moved
+    run = lambda *x: functional_call(student, (theta, {n: b.clone() for n, b in student.named_buffers()}), x)
+    return float(outer(run))
+
+
+def test_the_look_ahead_leaves_weights_and_batchnorm_bit_for_bit(batch):
+    """A meta-step moves theta and the running statistics exactly as a plain distillation step does."""
+    student, tap, teacher, teacher_tap, prior = parts(2)
+    plain = copy.deepcopy(student)
+    plain_tap = FeatureTap(plain, LAYERS)
+    x, x_superior, y = batch
+    teacher_before = copy.deepcopy(teacher.state_dict())
+    for _ in range(3):
+        meta_step(
+            student,
+            tap,
+            teacher,
+            teacher_tap,
+            torch.optim.SGD(student.parameters(), 0.01),
+            [prior],
+            x,
+            x_superior,
+            y,
+            0.5,
+            1e-3,
+        )
+        distil_step(plain, plain_tap, teacher, teacher_tap, torch.optim.SGD(plain.parameters(), 0.01), x, x_superior, y)
+    # The two add the same gradients in another order: theta to rounding; frozen theta bit for bit.
+    for (name, a), b in zip(student.state_dict().items(), plain.state_dict().values()):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=name)
+    still = copy.deepcopy(student.state_dict())
+    meta_step(
+        student,
+        tap,
+        teacher,
+        teacher_tap,
+        torch.optim.SGD(student.parameters(), 0.0),
+        [prior],
+        x,
+        x_superior,
+        y,
+        0.5,
+        1e-3,
+    )
+    for name, t in student.named_parameters():
+        assert torch.equal(t, still[name]), name
+    assert student.state_dict()["0.0.1.num_batches_tracked"] == still["0.0.1.num_batches_tracked"] + 1
+    for name, t in teacher.state_dict().items():
+        assert torch.equal(t, teacher_before[name]), f"the teacher's {name} moved"
+
+
+def test_buffers_after_a_meta_step_are_those_of_its_first_pass_only(batch):
+    student, tap, teacher, teacher_tap, prior = parts(2)
+    once = copy.deepcopy(student)
+    once(batch[0])
+    closed_form(student, tap, teacher, teacher_tap, prior, batch)
+    for (name, a), b in zip(student.named_buffers(), once.buffers()):
+        assert torch.equal(a, b), name
+
+
+def test_several_priors_learn_side_by_side_what_each_learns_alone(batch):
+    student, tap, teacher, teacher_tap, one = parts(1)
+    two = random_prior(student, 2)
+    alone = [copy.deepcopy(q) for q in (one, two)]
+    x, x_superior, y = batch
+    step = lambda priors: meta_step(
+        student,
+        tap,
+        teacher,
+        teacher_tap,
+        torch.optim.SGD(student.parameters(), 0.0),
+        priors,
+        x,
+        x_superior,
+        y,
+        0.01,
+        0.1,
+    )
+    step([one, two])
+    for q in alone:
+        step([q])
+    torch.testing.assert_close([one.phi, two.phi], [alone[0].phi, alone[1].phi])
+
+
+def test_a_loss_that_is_not_finite_is_one_sentence(batch):
+    from cmkg.errors import InputError
+
+    net, (x, _, y) = small_net(), batch
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(InputError, match="the regression loss is nan"):
+        supervised_step(net, torch.optim.SGD(net.parameters(), 0.1), x, y * float("nan"))
+    assert all(torch.equal(t, before[n]) for n, t in net.named_parameters())
+
+
+def test_distillation_moves_the_student_towards_the_teacher(batch):
+    student, tap, teacher, teacher_tap, _ = parts(2)
+    optimizer = torch.optim.Adam(student.parameters(), 0.01)
+    x, x_superior, y = batch
+    first, *_, last = [
+        distil_step(student, tap, teacher, teacher_tap, optimizer, x, x_superior, y, attention_weight=1.0)
+        for _ in range(40)
+    ]
+    assert last["activation"] < 0.5 * first["activation"] and last["attention"] < first["attention"]
+
+
+def test_a_prior_of_zero_changes_nothing(batch):
+    a, b, (x, _, y) = small_net(), small_net(), batch
+    supervised_step(a, torch.optim.Adam(a.parameters(), 0.01), x, y)
+    supervised_step(b, torch.optim.Adam(b.parameters(), 0.01), x, y, prior=Prior.constant(b, 0.0))
+    assert all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values()))
