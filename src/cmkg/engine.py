@@ -10,6 +10,7 @@ A run folder explains itself:
 import dataclasses
 import errno
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -40,6 +41,8 @@ def launch(precision="auto", accelerator="auto", devices=1, nodes=1):
     if precision == "auto":
         native = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
         precision = "bf16-mixed" if native else "32-true"
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision)
     fabric.launch()
     return fabric

@@ -86,7 +86,7 @@ def network_inputs(rgb, depth, joints_mm, K, meta, px, augmentation=NONE, genera
     scale = bone_scale(turned)
     inputs = {"joints": (turned - turned[:, WRIST : WRIST + 1]) / scale[:, None, None], "scale_mm": scale}
     if rgb is not None:
-        image = F.grid_sample(rgb.permute(0, 3, 1, 2).float() / 255, grid, align_corners=False)
+        image = F.grid_sample(rgb.permute(0, 3, 1, 2).float() / 255, grid, padding_mode="border", align_corners=False)
         inputs["rgb"] = photometric(image, augmentation, generator)
     if depth is not None:
         inputs["depth"] = relative_depth(depth, grid, rays(K_to, px) @ R, turned[:, WRIST, 2])

@@ -151,7 +151,7 @@ def orientation(yaw_deg, pitch_deg, roll_deg):
 def sample_orientation(rng, views_deg):
     """Yaw, pitch, roll in degrees; yaw within +-views_deg of the palm, half of the draws near it."""
     yaw = rng.normal(0, 40) if rng.random() < 0.5 else rng.uniform(-views_deg, views_deg)
-    return np.array([np.clip(yaw, -views_deg, views_deg), np.clip(rng.normal(0, 30), -85, 85), rng.normal(0, 25)])
+    return np.array([np.clip(yaw, -views_deg, views_deg), np.clip(rng.normal(0, 35), -85, 85), rng.normal(0, 40)])
 
 
 # ---- light and cloth --------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
     images/%05d.jpg (256 x 256), params.mat (bbox, cam_param), pose_gt.mat (pose_gt: N x 21 x 3, centimetres)
 
-Frames follow each other in time: split in contiguous blocks, never at random.
+Frames follow each other in time: split in contiguous blocks, never at random. Where a box leaves the photograph its
+edge is repeated: black bars would be a thing that no rendered hand has.
 """
 
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class RealHands:
         image, joints, K = geometry.mirror(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), joints, K)
         centre, side = geometry.crop_box(geometry.project(joints, K))
         K_virtual, R = geometry.virtual_camera(K, centre, side, self.px, self.margin)
-        rgb = geometry.warp(image, geometry.homography(K, R, K_virtual), self.px)
+        rgb = geometry.warp(image, geometry.homography(K, R, K_virtual), self.px, cv2.BORDER_REPLICATE)
         return Sample(rgb, joints @ R.T, K_virtual, R, mirrored=True)
 
     def describe(self):
