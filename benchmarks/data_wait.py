@@ -36,9 +36,13 @@ def main():
     for step in range(options.rounds + 3):
         rows = engine.batch_indices(0, step, len(packed), options.batch).numpy()
         t0 = time.perf_counter()
-        raw = [torch.from_numpy(np.asarray(a[rows])).to(fabric.device) for a in (packed.rgb, packed.joints_mm, packed.K)]
+        raw = [
+            torch.from_numpy(np.asarray(a[rows])).to(fabric.device) for a in (packed.rgb, packed.joints_mm, packed.K)
+        ]
         t1 = time.perf_counter()
-        batch = network_inputs(raw[0], None, raw[1], raw[2], packed.meta, options.px, Augmentation(), engine.generator("a", step))
+        batch = network_inputs(
+            raw[0], None, raw[1], raw[2], packed.meta, options.px, Augmentation(), engine.generator("a", step)
+        )
         t2 = time.perf_counter()
         supervised_step(net, optimizer, channels_last(batch["rgb"]), batch["joints"], loss, context=fabric.autocast)
         for name, value in zip(spent, (t1 - t0, t2 - t1, time.perf_counter() - t2)):

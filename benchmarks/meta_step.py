@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -118,11 +119,10 @@ def peak_growth(name, options):
 
 def measure_memory(options):
     step = VARIANTS[options.memory_of](*setting(options))
-    resident = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-    before = resident()
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     for _ in range(3):
         step()
-    peak = int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps((peak - before) / 2**20))
 
 
@@ -153,7 +153,9 @@ def main():
             seconds[name].append(time.perf_counter() - began)
     base = statistics.median(seconds["plain distillation"])
     memory = {name: peak_growth(name, options) for name in steps}
-    print(f"{options.backbone} x {options.width}, {options.px} px, batch {options.batch}, {torch.get_num_threads()} threads")
+    print(
+        f"{options.backbone} x {options.width}, {options.px} px, batch {options.batch}, {torch.get_num_threads()} threads"
+    )
     print(f"{'':26}{'time':>8}{'memory':>9}   (plain distillation = 1)")
     for name, t in seconds.items():
         print(f"{name:26}{statistics.median(t) / base:8.2f}{memory[name] / memory['plain distillation']:9.2f}")

@@ -32,7 +32,9 @@ def main():
     seconds(64, 128, options.workers)  # compiles the kernels, warms the file cache
     for px, bar in ((64, 300), (128, 100)):
         short, long = (seconds(px, n, options.workers) for n in (128, 128 + options.count))
-        print(f"{px:4} px: {options.count / (long - short):6.0f} pictures/s (bar {bar}); processes start in {short:.1f} s")
+        print(
+            f"{px:4} px: {options.count / (long - short):6.0f} pictures/s (bar {bar}); processes start in {short:.1f} s"
+        )
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ class Prior:
         phi = {n: torch.full_like(t, value, dtype=torch.float32) for n, t in chosen.items()}
         if centre is not None:
             centre = {n: centre[n].detach().clone() for n in phi}
-        return cls(phi, p, centre, {"which": which, "fingerprint": fingerprint(model)} | manifest)
+        facts = {"architecture": type(model).__name__, "which": which, "fingerprint": fingerprint(model)}
+        return cls(phi, p, centre, facts | manifest)
 
     @classmethod
     def from_checkpoints(cls, theta_0, theta_k, beta, **manifest):

@@ -147,6 +147,30 @@ def test_killed_and_resumed_is_bit_for_bit_unbroken(whole, tmp_path, stage):
     assert lines[0] == lines[1]
 
 
+@pytest.mark.slow
+def test_the_whole_run_killed_again_and_again_is_the_unbroken_one(whole, tmp_path):
+    settings = json.loads((whole / "config.json").read_text())
+    flags = ["--target-lr", str(settings["target_lr"])]
+    for key in ("source_count", "target_frames", "backbone", "width", "px", "batch", "teacher_epochs", "student_epochs",
+                "distill_epochs", "target_epochs", "precision"):  # fmt: skip
+        flags += [f"--{key.replace('_', '-')}", str(settings[key])]
+    flags += ["--tries", *map(str, settings["tries"]), "--seeds", *map(str, settings["seeds"])]
+    rng, kills = np.random.default_rng(0), 0
+    while kills < 40:
+        process = cmkg(["run", "demo", "--out", str(tmp_path / "run"), *flags])
+        try:
+            assert process.wait(rng.uniform(4, 14)) == 0, process.stderr.read()
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert kills >= 2
+    for path in sorted(whole.rglob("*.safetensors")):
+        a, b = load_file(path), load_file(tmp_path / "run" / path.relative_to(whole))
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), path
+
+
 # ---- the user's mistakes ----------------------------------------------------------------------------------------
 def says(arguments, **environment):
     process = cmkg(arguments, **environment)

@@ -12,7 +12,7 @@ from ..errors import InputError
 PACKAGED = {
     "skimage": ("data/astronaut.png", "data/chelsea.png", "data/coffee.png", "data/rocket.jpg", "data/brick.png",
                 "data/grass.png", "data/gravel.png", "data/motorcycle_left.png", "data/color.png",
-                "data/hubble_deep_field.jpg", "data/page.png", "data/ihc.png"),
+                "data/hubble_deep_field.jpg", "data/clock_motion.png", "data/ihc.png"),
     "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
     "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
 }  # fmt: skip

@@ -7,6 +7,8 @@ above and below, a skin texture that sticks to the hand, a sleeve.
 """
 
 import logging
+import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -192,6 +194,19 @@ def shade(
     rgb[image, y, x] = wp.cw_mul(skin, light) + shine
 
 
+@contextmanager
+def stderr_closed():
+    """Discards what native code writes to standard error inside the block."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 class Renderer:
     """Draws one mesh topology. Holds what does not change from image to image.
 
@@ -199,8 +214,10 @@ class Renderer:
     """
 
     def __init__(self, rest, faces, along_arm, device="cpu", shadow_px=96):
-        wp.init()
         from scipy.sparse import csr_matrix
+
+        with stderr_closed():  # Warp's native part reports a missing CUDA driver past every log level
+            wp.init()
 
         if len(faces) >= 1 << 24:
             raise ValueError(f"the rasteriser's key holds 2^24 faces, got {len(faces)}")

@@ -55,7 +55,7 @@ def build(folder, in_channels, name):
 def new_priors(model, config, theta_0):
     """phi_0 = 0 for each exponent; the manifest says how it is learned."""
     facts = {"alpha": config.lr, "beta": config.beta, "loss_units": "mm^2 of the source's mean hand", "source": config.data,
-             "architecture": type(model).__name__, "teacher": config.teacher, "attention_weight": config.attention_weight,
+             "teacher": config.teacher, "attention_weight": config.attention_weight,
              "fingerprint": fingerprint(theta_0)}  # fmt: skip
     return [Prior.constant(model, 0.0, p, config.phi_parameters, **facts) for p in config.exponents]
 

@@ -68,8 +68,15 @@ PRESETS = {
     ),
     "real": (
         "The target is real photographs (--real-hands FOLDER). About an hour on two cores.",
-        Experiment(out="runs/real", source_count=24_000, width=0.5, teacher_epochs=3, student_epochs=8, distill_epochs=3,
-                   target_epochs=30),  # fmt: skip
+        Experiment(
+            out="runs/real",
+            source_count=24_000,
+            width=0.5,
+            teacher_epochs=3,
+            student_epochs=8,
+            distill_epochs=3,
+            target_epochs=30,
+        ),  # fmt: skip
     ),
 }
 

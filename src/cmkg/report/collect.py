@@ -44,7 +44,12 @@ def collect(out):
     trained = [r for r in rows if r["trained"]]
     best = min(trained, key=lambda r: r["epe_mm"]["mean"])
     sources = {s: read_json(out / s / "result.json") for s in plan["stages"]}
-    names = {"teacher": "depth (teacher)", "student": "RGB, first half", "continued": "RGB, both halves", "distill": "RGB, second half distilled"}
+    names = {
+        "teacher": "depth (teacher)",
+        "student": "RGB, first half",
+        "continued": "RGB, both halves",
+        "distill": "RGB, second half distilled",
+    }
     return {
         "target": "real photographs"
         if plan["settings"]["real_hands"]

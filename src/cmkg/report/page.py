@@ -17,16 +17,46 @@ PICTURES = 12
 
 
 def write(out):
-    """Writes results.json and report.html into the folder of a `cmkg run`; returns the results."""
+    """Writes results.json, report.html, table.md and hands.png into the folder of a `cmkg run`; returns the results."""
     out = Path(out)
     results = collect(out)
     engine.write_json(out / "results.json", results)
+    engine.write_atomically(out / "table.md", lambda p: p.write_text(markdown(results), encoding="utf-8"))
     page = template().render(
-        r=results, rows=results["rows"], best=by_name(results, results["best"]), figures=figures(results), pictures=pictures(out, results),
-        bones=json.dumps(BONES), bone_colours=json.dumps([FINGER_COLOURS[f] for f in FINGER_OF_BONE]), duration=engine.duration,
-        total=sum(results["seconds"].values()))  # fmt: skip
+        r=results, rows=results["rows"], best=by_name(results, results["best"]), figures=figures(results),
+        pictures=pictures(out, results), bones=json.dumps(BONES), duration=engine.duration,
+        bone_colours=json.dumps([FINGER_COLOURS[f] for f in FINGER_OF_BONE]))  # fmt: skip
     engine.write_atomically(out / "report.html", lambda p: p.write_text(page, encoding="utf-8"))
+    sheet = hands_sheet(out, results)
+    engine.write_atomically(out / "hands.png", lambda p: p.write_bytes(sheet))
     return results
+
+
+def markdown(results):
+    """Both tables as Markdown, for a README."""
+    spread = lambda s, digits: f"{s['mean']:.{digits}f}" + (f" ± {s['sd']:.{digits}f}" if s["sd"] is not None else "")
+    lines = ["| target row | EPE, mm | AUC 20–50 | σ |", "| :-- | --: | --: | --: |"]
+    for row in results["rows"]:
+        label = f"**{row['label']}**" if row["name"] == results["best"] else row["label"]
+        sigma = f"{row['tried']['chosen']:g}" if row["tried"] else ""
+        lines.append(f"| {label} | {spread(row['epe_mm'], 2)} | {spread(row['auc_20_50'], 3)} | {sigma} |")
+    lines += ["", "| source | EPE, mm | AUC 20–50 |", "| :-- | --: | --: |"]
+    lines += [f"| {s['label']} | {s['epe_mm']:.2f} | {s['auc_20_50']:.3f} |" for s in results["source"]]
+    return "\n".join(lines) + "\n"
+
+
+def hands_sheet(out, results, count=8):
+    """True and predicted skeletons, evenly over the test set. Licensed photographs stay out of it: white instead."""
+    packed, seed = Packed(out / "data/target-test"), results["settings"]["seeds"][0]
+    names = list(dict.fromkeys(["none", results["best"]]))
+    loaded = [np.load(out / f"target/{n}/seed-{seed}/predictions.npz") for n in names]
+    columns = []
+    for i in np.linspace(0, len(packed) - 1, min(count, len(packed))).round().astype(int):
+        rgb, K, true = np.array(packed.rgb[i]), np.array(packed.K[i], float), np.array(packed.joints_mm[i], float)
+        rgb = np.full_like(rgb, 255) if results["settings"]["real_hands"] else rgb
+        joints = [true] + [a["prediction"][i] * a["scale_mm"][i] + true[0] for a in loaded]
+        columns.append([plots.skeleton_picture(rgb, K, j) for j in joints])
+    return plots.contact_sheet(columns, ["true", *(by_name(results, n)["label"].replace(", ", ",\n") for n in names)])
 
 
 def template():

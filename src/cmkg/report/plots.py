@@ -87,3 +87,21 @@ def skeleton_picture(rgb, K, joints_mm, size=240, dashed=False):
 def jpeg_uri(rgb, quality=85):
     data = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+
+
+def contact_sheet(columns, labels, size=150):
+    """Rows of pictures under each other with a label at the left of each row: PNG bytes. columns: lists of RGB pictures."""
+    with plt.rc_context(STYLE | {"axes.grid": False}):
+        rows, count = len(labels), len(columns)
+        figure, axes = plt.subplots(rows, count, figsize=(1.35 * count + 1.1, 1.4 * rows), dpi=size, squeeze=False)
+        for i, column in enumerate(columns):
+            for j, picture in enumerate(column):
+                axes[j, i].imshow(picture)
+                axes[j, i].set(xticks=[], yticks=[])
+                axes[j, i].spines[:].set_visible(False)
+        for j, label in enumerate(labels):
+            axes[j, 0].set_ylabel(label, fontsize=9)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        plt.close(figure)
+    return buffer.getvalue()

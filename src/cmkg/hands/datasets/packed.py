@@ -84,9 +84,9 @@ def pack(dataset, folder, workers=None):
     arrays = _prepare(dataset, partial, description)
     _fill(dataset, partial, arrays, workers or len(os.sched_getaffinity(0)))
     write_json(partial / "meta.json", _meta(partial, arrays, description))
-    (partial / "chunks.npy").unlink()
-    (partial / "holds.json").unlink()
     os.replace(partial, folder)
+    for scaffold in ("chunks.npy", "holds.json"):  # after the rename: killed between the two, the set is still whole
+        (folder / scaffold).unlink()
     return Packed(folder)
 
 

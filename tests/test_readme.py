@@ -1,0 +1,33 @@
+"""The README's code runs as it stands."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from .conftest import LAYERS, small_net
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_loop_in_the_readme(tmp_path, monkeypatch, batch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    student, teacher, target_student = small_net(), small_net(channels=1, seed=7), small_net()
+    x, x_depth, y = batch
+    names = {
+        "student": student, "teacher": teacher, "layers": LAYERS, "teacher_layers": LAYERS, "source": [(x, x_depth, y)] * 3,
+        "target": [(x, y)] * 3, "target_student": target_student, "strength": 10.0,
+        "optimizer": torch.optim.Adam(student.parameters(), 1e-3),
+        "target_optimizer": torch.optim.Adam(target_student.parameters(), 1e-3)}  # fmt: skip
+    before = target_student[2].weight.detach().clone()
+    exec(code, names)
+    assert names["prior"].rms() > 0 and not torch.equal(before, target_student[2].weight)
+
+
+def test_the_tree_names_files_that_exist():
+    text = README.read_text()
+    tree = text[text.index("src/cmkg/\n") : text.index("tests/            ")]
+    source = README.parent / "src/cmkg"
+    for name in re.findall(r"\b(\w+\.py)\b", tree):
+        assert list(source.rglob(name)), name
