@@ -17,9 +17,12 @@ def main():
     text = readme.read_text()
     for path in sorted((ROOT / "docs/results").glob("*.json")):
         results = json.loads(path.read_text())
-        e, machine = results["environment"], results["environment"]["machine"]
+        sessions, machine = results["sessions"], results["sessions"][-1]["machine"]
+        commits = ", ".join(dict.fromkeys(s["commit"] for s in sessions))
         minutes = sum(results["seconds"].values()) / 60
-        facts = f"`{e['command']}`, commit {e['commit']}, {machine['cores']} cores, {minutes:.0f} min of training."
+        facts = (
+            f"`{sessions[-1]['command']}`, commit {commits}, {machine['cores']} cores, {minutes:.0f} min of training."
+        )
         block = f"<!-- {path.stem} -->\n{facts}\n\n{markdown(results)}<!-- /{path.stem} -->"
         text, found = re.subn(
             f"<!-- {path.stem} -->.*?<!-- /{path.stem} -->", lambda _, b=block: b, text, flags=re.DOTALL

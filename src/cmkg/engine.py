@@ -2,7 +2,7 @@
 
 A run folder explains itself:
 
-    config.json       the settings          environment.json   commit, command, versions, machine
+    config.json       the settings          environment.json   of each session: commit, command, versions, machine
     metrics.jsonl     one line a log        checkpoint.pt      while it runs
     *.safetensors     weights, priors       result.json        written last: the run is finished
 """
@@ -18,6 +18,7 @@ import sys
 import time
 import zlib
 from datetime import datetime
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -75,15 +76,9 @@ def batch_indices(seed, step, count, batch, rank=0, world=1):
     return order[place * batch : (place + 1) * batch][rank::world]
 
 
-_last = {}
-
-
+@lru_cache(maxsize=4)
 def _permutation(seed, epoch, count):
-    key = (seed, epoch, count)
-    if key not in _last:
-        _last.clear()
-        _last[key] = torch.randperm(count, generator=generator("order", *key))
-    return _last[key]
+    return torch.randperm(count, generator=generator("order", seed, epoch, count))
 
 
 # ---- files ------------------------------------------------------------------------------------------------------
@@ -165,6 +160,13 @@ def _processor():
         return platform.processor() or platform.machine()
 
 
+def plain(config):
+    """A stage's settings as JSON would give them back, without `out`: a folder may be moved."""
+    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    settings.pop("out", None)
+    return settings
+
+
 class Run:
     """One stage's folder: refuses other settings, knows whether it is finished, resumes where it was killed."""
 
@@ -172,17 +174,20 @@ class Run:
         self.folder = Path(folder)
         self.name = type(config).__name__.lower()
         self.began, self.seconds_before = time.monotonic(), 0.0
-        settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-        settings.pop("out", None)
+        settings, defaults = plain(config), {f.name: f.default for f in dataclasses.fields(config)}
+        log = self.folder / "environment.json"
         if (self.folder / "config.json").exists():
-            self._refuse_other_settings(read_json(self.folder / "config.json"), settings)
+            held = read_json(self.folder / "config.json")
+            self._refuse_other_settings({k: held.get(k, defaults.get(k)) for k in settings} | held, settings)
+            if self.result is None:
+                write_json(log, {"sessions": [*read_json(log)["sessions"], environment()]})
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / "environment.json", environment())
+            write_json(log, {"sessions": [environment()]})
             write_json(self.folder / "config.json", settings)
 
     def _refuse_other_settings(self, old, new):
-        for key in [*new, *old]:
+        for key in [*new, *old]:  # a setting that an older version did not write has its default
             if old.get(key) != new.get(key):
                 raise InputError(f"{self.folder}/config.json: this folder holds a run with {key} = {old.get(key)!r}, "
                                  f"the command asks for {new.get(key)!r}; give another --out or remove the folder")  # fmt: skip

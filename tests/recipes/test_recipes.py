@@ -36,7 +36,7 @@ def whole(tmp_path_factory):
 def test_every_row_has_a_result_for_every_seed(whole):
     results = json.loads((whole / "results.json").read_text())
     trained = [r for r in results["rows"] if r["trained"]]
-    assert len(trained) == 12 and all(len(r["epe_mm"]["values"]) == 2 for r in trained)
+    assert len(trained) == 13 and all(len(r["epe_mm"]["values"]) == 2 for r in trained)
     for row in trained:
         for seed, value in enumerate(row["epe_mm"]["values"]):
             errors = np.load(whole / f"target/{row['name']}/seed-{seed}/predictions.npz")["errors_mm"]

@@ -206,6 +206,7 @@ def rows(config, out):
         "prior-two-checkpoints": row("control: two-checkpoint φ", True, prior=two),
         "fine-tune-student": row("fine-tuned source student", start=file("continued/student")),
         "fine-tune-distilled": row("fine-tuned distilled student", start=distilled),
+        "fine-tune-replay": row("fine-tuned distilled student, source alongside", start=distilled, replay=True),
         "l2-sp": row("distilled student, ℓ² around it (L2-SP)", True, **from_distilled),
         "prior-centred": row("distilled student, prior around it", True, prior=phi_2, **from_distilled),
     }

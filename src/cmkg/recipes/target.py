@@ -12,7 +12,7 @@ from ..hands.datasets.packed import Packed
 from ..hands.skeleton import retarget_matrix
 from ..prior import Prior, fingerprint
 from ..steps import supervised_step
-from .common import channels_last, loss_mm, positive, predict, save_predictions, score, set_lr, training_batches
+from .common import channels_last, fetch, loss_mm, positive, predict, save_predictions, score, set_lr, training_batches
 from .distill import build
 
 
@@ -37,6 +37,8 @@ class Target:
     """Weights theta* around which R is centred; empty = zero, as in the paper."""
     permuted: bool = False
     """Control: phi permuted within each layer."""
+    replay: bool = False
+    """Each batch is joined by as many samples of `source`, their labels in the target's bone convention."""
     coupled: bool = True
     """True: R's gradient goes through Adam (the paper's F). False: decoupled decay (Eq. 16)."""
     frames: tuple[int, int] | None = None
@@ -66,9 +68,25 @@ def load_start(weights, student, source, packed):
     model, settings = build(student, 3, "theta_0")
     if weights:
         engine.load_weights(weights, model)
-        matrix = retarget_matrix(Packed(source).meta["bone_lengths"], packed.meta["bone_lengths"])
-        fold_into_head(model, torch.from_numpy(matrix).float())
+        fold_into_head(model, conversion(Packed(source), packed))
     return model, settings
+
+
+def conversion(source, packed):
+    """Joints of the source's annotators to those of the target's: (21, 21), see skeleton.retarget_matrix."""
+    return torch.from_numpy(retarget_matrix(source.meta["bone_lengths"], packed.meta["bone_lengths"])).float()
+
+
+def joined_by_source(batch, config, source, matrix, step, px, fabric):
+    """The batch, followed by as many source samples with converted labels."""
+    count = len(batch["joints"])
+    rows = engine.batch_indices(
+        ("source", config.seed), step, len(source), count, fabric.global_rank, fabric.world_size
+    )
+    draws = engine.generator("source", config.seed, step, fabric.global_rank, device=fabric.device)
+    more = fetch(source, rows.numpy(), px, fabric.device, ("rgb",), config.augmentation, draws)
+    more["joints"] = torch.einsum("ij,bjk->bik", matrix, more["joints"])
+    return {k: torch.cat([batch[k], more[k]]) for k in ("rgb", "joints")}
 
 
 @torch.no_grad()
@@ -111,8 +129,12 @@ def run(config: Target):
     optimizer = torch.optim.Adam(model.parameters(), config.lr)
     began, loss = fingerprint(model), loss_mm(packed)
     state = {"model": model, "optimizer": optimizer}
+    source = Packed(config.source) if config.replay else None
+    matrix = conversion(source, packed).to(fabric.device) if source else None
     for step, total, batch, log in training_batches(run, config, packed, state, fabric, px=px, frames=config.frames):
         set_lr(optimizer, config, step, total)
+        if source:
+            batch = joined_by_source(batch, config, source, matrix, step, px, fabric)
         log(supervised_step(model, optimizer, channels_last(batch["rgb"]), batch["joints"], loss, prior, config.coupled,
                             fabric.autocast, engine.averaged(fabric)))  # fmt: skip
     engine.save_weights(run.folder / "target.safetensors", model, theta_start=began)

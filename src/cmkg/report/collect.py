@@ -63,7 +63,7 @@ def collect(out):
         "phi": {f"p = {p}": read_json(out / f"distill/prior_p{p}.json") for p in (1, 2)},
         "blocks": plan["blocks"],
         "settings": plan["settings"],
-        "environment": read_json(out / "environment.json"),
+        "sessions": read_json(out / "environment.json")["sessions"],
         "seconds": {s: r["seconds"] for s, r in sources.items()} | {"target rows": sum(r["seconds"] for r in trained)},
         "counts": {
             n: read_json(out / f"data/{n}/meta.json")["holds"]["count"]

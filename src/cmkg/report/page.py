@@ -73,7 +73,16 @@ def by_name(results, name):
 
 
 def figures(results):
-    curves = ["mean-pose", "untouched-distilled", "none", "l2", "prior-p2", "fine-tune-distilled", "prior-centred"]
+    curves = [
+        "mean-pose",
+        "untouched-distilled",
+        "none",
+        "l2",
+        "prior-p2",
+        "fine-tune-distilled",
+        "fine-tune-replay",
+        "prior-centred",
+    ]
     if results["best"] not in curves:
         curves.append(results["best"])
     return {
