@@ -20,7 +20,7 @@ from cmkg.hands.datasets.packed import pack
 from cmkg.hands.datasets.rendered import Rendered
 from cmkg.hands.model import pose_net
 from cmkg.hands.scenes import SceneConfig
-from cmkg.recipes.common import channels_last, loss_mm
+from cmkg.recipes.common import channels_last, loss_cm
 
 
 def main():
@@ -31,7 +31,7 @@ def main():
     folder = Path(tempfile.mkdtemp()) / "set"
     packed = pack(Rendered(SceneConfig(px=options.px * 5 // 4), 512), folder)
     fabric, net = engine.launch(), pose_net("resnet18", options.width)
-    net, optimizer, loss = net.to(fabric.device), torch.optim.Adam(net.parameters()), loss_mm(packed)
+    net, optimizer, loss = net.to(fabric.device), torch.optim.Adam(net.parameters()), loss_cm(packed)
     spent = {"reading": [], "augmentation": [], "step": []}
     for step in range(options.rounds + 3):
         rows = engine.batch_indices(0, step, len(packed), options.batch).numpy()

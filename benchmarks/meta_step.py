@@ -48,18 +48,21 @@ def penalty(parameters, phi):
     return sum((phi[n] * t.square()).sum() for n, t in parameters if n in phi)
 
 
-def G(prediction, maps, teacher, teacher_tap, depth, y):
+def maps_of(teacher, tap, depth):
     with torch.no_grad():
         teacher.eval()
         teacher(depth)
-    return regression_loss(prediction, y) + sum(distillation_loss(maps, teacher_tap.maps).values())
+    return tap.maps
 
 
-def finish(student, taps, teacher, optimizer, x, depth, y, phi, gradients):
-    """phi's update from the unrolled gradient, then theta's plain step: what every implementation owes."""
+def apply(optimizer, parameters, gradients, phi, phi_gradients):
+    """phi's update and theta's, as the meta-step makes them: the same work, shared in the same way."""
     with torch.no_grad():
-        torch._foreach_add_(list(phi.values()), gradients, alpha=-BETA)
-    distil_step(student, taps[0], teacher, taps[1], optimizer, x, depth, y)
+        torch._foreach_add_(list(phi.values()), phi_gradients, alpha=-BETA)
+    for t, g in zip(parameters, gradients):
+        t.grad = g
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def with_higher(student, taps, teacher, optimizer, x, depth, y):
@@ -67,15 +70,19 @@ def with_higher(student, taps, teacher, optimizer, x, depth, y):
 
     phi = {n: torch.zeros_like(t).requires_grad_() for n, t in student.named_parameters() if t.dim() >= 2}
     inner = torch.optim.SGD(student.parameters(), ALPHA)
+    names = [n for n, _ in student.named_parameters()]
 
     def step():
-        with higher.innerloop_ctx(student, inner, copy_initial_weights=True) as (ahead, optimizer_ahead):
-            tap = FeatureTap(ahead, ahead.feature_layers)
-            named = zip((n for n, _ in student.named_parameters()), ahead.parameters())
-            optimizer_ahead.step(regression_loss(ahead(x), y) + penalty(named, phi))
-            outer = G(ahead(x), tap.maps, teacher, taps[1], depth, y)
+        maps = maps_of(teacher, taps[1], depth)
+        with higher.innerloop_ctx(student, inner, copy_initial_weights=False) as (ahead, optimizer_ahead):
+            tap, theta = FeatureTap(ahead, ahead.feature_layers), list(ahead.parameters())
+            regression = regression_loss(ahead(x), y)
+            distilled = sum(distillation_loss(tap.maps, maps).values())
+            total = torch.autograd.grad(regression + distilled, theta, retain_graph=True)
+            optimizer_ahead.step(regression + penalty(zip(names, theta), phi))
+            outer = regression_loss(ahead(x), y) + sum(distillation_loss(tap.maps, maps).values())
             gradients = torch.autograd.grad(outer, list(phi.values()))
-        finish(student, taps, teacher, optimizer, x, depth, y, phi, gradients)
+        apply(optimizer, list(student.parameters()), total, phi, gradients)
 
     return step
 
@@ -86,14 +93,18 @@ def with_torchopt(student, taps, teacher, optimizer, x, depth, y):
     phi = {n: torch.zeros_like(t).requires_grad_() for n, t in student.named_parameters() if t.dim() >= 2}
 
     def step():
+        maps = maps_of(teacher, taps[1], depth)
+        parameters = list(student.parameters())
         inner = torchopt.MetaSGD(student, lr=ALPHA)
         before = torchopt.extract_state_dict(student, by="reference")
-        inner.step(regression_loss(student(x), y) + penalty(named_now(student), phi))
-        outer = G(student(x), taps[0].maps, teacher, taps[1], depth, y)
+        regression = regression_loss(student(x), y)
+        distilled = sum(distillation_loss(taps[0].maps, maps).values())
+        total = torch.autograd.grad(regression + distilled, parameters, retain_graph=True)
+        inner.step(regression + penalty(named_now(student), phi))
+        outer = regression_loss(student(x), y) + sum(distillation_loss(taps[0].maps, maps).values())
         gradients = torch.autograd.grad(outer, list(phi.values()))
         torchopt.recover_state_dict(student, before)
-        torchopt.stop_gradient(student)
-        finish(student, taps, teacher, optimizer, x, depth, y, phi, gradients)
+        apply(optimizer, parameters, total, phi, gradients)
 
     def named_now(module):
         for prefix, child in module.named_modules():

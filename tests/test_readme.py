@@ -17,7 +17,7 @@ def test_the_loop_in_the_readme(tmp_path, monkeypatch, batch):
     x, x_depth, y = batch
     names = {
         "student": student, "teacher": teacher, "layers": LAYERS, "teacher_layers": LAYERS, "source": [(x, x_depth, y)] * 3,
-        "target": [(x, y)] * 3, "target_student": target_student, "strength": 10.0,
+        "target": [(x, y)] * 3, "target_student": target_student, "theta_0": small_net(), "strength": 10.0,
         "optimizer": torch.optim.Adam(student.parameters(), 1e-3),
         "target_optimizer": torch.optim.Adam(target_student.parameters(), 1e-3)}  # fmt: skip
     before = target_student[2].weight.detach().clone()

@@ -20,9 +20,7 @@ def main():
         sessions, machine = results["sessions"], results["sessions"][-1]["machine"]
         commits = ", ".join(dict.fromkeys(s["commit"] for s in sessions))
         minutes = sum(results["seconds"].values()) / 60
-        facts = (
-            f"`{sessions[-1]['command']}`, commit {commits}, {machine['cores']} cores, {minutes:.0f} min of training."
-        )
+        facts = f"`{sessions[-1]['command']}`, commit {commits}, {machine['cores']} cores, {minutes:.0f} min of training and tuning."
         block = f"<!-- {path.stem} -->\n{facts}\n\n{markdown(results)}<!-- /{path.stem} -->"
         text, found = re.subn(
             f"<!-- {path.stem} -->.*?<!-- /{path.stem} -->", lambda _, b=block: b, text, flags=re.DOTALL

@@ -1,5 +1,6 @@
 """`cmkg <stage> --flags`. Errors of the user's making end in one sentence and exit code 2."""
 
+import errno
 import sys
 import warnings
 from typing import Annotated, Union
@@ -55,11 +56,9 @@ def main():
         sys.exit(_say(str(error)))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(
-            _say(
-                f"{where}{error.strerror or error}; free space or choose another --out, then run the same command again"
-            )
-        )
+        full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
+        hint = "; free space or choose another --out, then run the same command again" if full else ""
+        sys.exit(_say(f"{where}{error.strerror or error}{hint}"))
     except KeyboardInterrupt:
         _say("stopped; the same command goes on from here")
         sys.exit(130)

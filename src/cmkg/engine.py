@@ -19,8 +19,9 @@ import time
 import zlib
 from datetime import datetime
 from functools import lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.console import Console
@@ -29,6 +30,7 @@ from safetensors import SafetensorError
 
 from .errors import InputError
 
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
 console = Console(stderr=True, highlight=False)
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl; checkpoints fall on these steps
 CHECKPOINT_SECONDS = float(os.environ.get("CMKG_CHECKPOINT_SECONDS", 20))
@@ -85,7 +87,7 @@ def _permutation(seed, epoch, count):
 def write_atomically(path, write):
     """Calls write(temporary path), then renames: `path` is either whole or as it was before."""
     path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.partial")
     try:
         write(partial)
         os.replace(partial, path)
@@ -139,18 +141,32 @@ def load_weights(path, model):
 
 # ---- run folders ------------------------------------------------------------------------------------------------
 def environment():
-    git = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True,
-                         cwd=Path(__file__).parent)  # fmt: skip
     packages = ("cmkg", "torch", "lightning-fabric", "transformers", "warp-lang", "numpy", "opencv-python-headless")
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": git.stdout.strip() or "not a git checkout",
+        "commit": commit(),
         "python": platform.python_version(),
-        "versions": {p: version(p) for p in packages},
+        "versions": {p: installed(p) for p in packages},
         "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "threads": torch.get_num_threads(),
                     "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
     }  # fmt: skip
+
+
+def commit():
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+    except OSError:
+        return "unknown: git is not installed"
+    return done.stdout.strip() or "not a git checkout"
+
+
+def installed(package):
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _processor():

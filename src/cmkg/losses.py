@@ -9,6 +9,7 @@ ATTENTION_WEIGHT = 1e3  # lambda of Eq. 4
 def regression_loss(prediction, target):
     """Eq. 1: ||f(x) - y||^2, summed over all but the batch, mean over the batch. Shapes (B, ...), scalar.
 
+    >>> import torch
     >>> regression_loss(torch.zeros(2, 3), torch.ones(2, 3))
     tensor(3.)
     """

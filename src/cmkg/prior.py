@@ -29,7 +29,7 @@ class Prior:
 
     def __init__(self, phi, p=2, centre=None, manifest=None):
         if p not in (1, 2):
-            raise ValueError(f"a prior's exponent p is 1 or 2, got {p!r}")
+            raise InputError(f"a prior's exponent p is 1 or 2, got {p!r}")
         self.phi, self.p, self.centre, self.manifest = phi, p, centre, dict(manifest or {})
 
     # ---- making one ---------------------------------------------------------------------------------------------
@@ -70,6 +70,18 @@ class Prior:
         """Root mean square of phi over all parameters."""
         total = sum(float(t.double().square().sum()) for t in self.phi.values())
         return (total / sum(t.numel() for t in self.phi.values())) ** 0.5
+
+    def with_rms(self, rms):
+        """phi scaled to the root mean square `rms`: the strength, free of the units phi was learned in."""
+        if self.rms() == 0:
+            raise InputError("this prior is zero everywhere: expected one that was learned; distil for longer")
+        return self.scaled(rms / self.rms())
+
+    def to(self, device):
+        """Moves phi and the centre; returns self."""
+        self.phi = {n: t.to(device) for n, t in self.phi.items()}
+        self.centre = self.centre and {n: t.to(device) for n, t in self.centre.items()}
+        return self
 
     def floored(self, lowest=0.0):
         """phi with values below `lowest` raised to it: no weight grows on the target."""
@@ -175,7 +187,7 @@ class Prior:
 def choose(model, which):
     """{name: parameter} that carry phi: "weights" or "all"."""
     if which not in ("weights", "all"):
-        raise ValueError(f'which parameters carry phi is "weights" or "all", got {which!r}')
+        raise InputError(f'which parameters carry phi is "weights" or "all", got {which!r}')
     return {n: t for n, t in model.named_parameters() if t.requires_grad and (which == "all" or t.dim() >= 2)}
 
 

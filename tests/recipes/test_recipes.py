@@ -18,6 +18,7 @@ from cmkg.errors import InputError
 from cmkg.hands.augment import Augmentation
 from cmkg.prior import Prior
 from cmkg.recipes import distill, evaluate, experiment, render, student, target, teacher
+from cmkg.report.collect import row_folder
 
 SMALL = {"epochs": 1, "batch": 8, "precision": "32-true"}
 NET = {"backbone": "resnet10", "width": 0.125, "px": 32}
@@ -39,7 +40,7 @@ def test_every_row_has_a_result_for_every_seed(whole):
     assert len(trained) == 13 and all(len(r["epe_mm"]["values"]) == 2 for r in trained)
     for row in trained:
         for seed, value in enumerate(row["epe_mm"]["values"]):
-            errors = np.load(whole / f"target/{row['name']}/seed-{seed}/predictions.npz")["errors_mm"]
+            errors = np.load(row_folder(whole, row["name"]) / f"seed-{seed}/predictions.npz")["errors_mm"]
             assert errors.mean() == pytest.approx(value, rel=1e-5)  # the table is what the predictions say
     assert {r["name"] for r in results["rows"]} >= {
         "mean-pose",
@@ -62,7 +63,7 @@ def test_rows_start_from_the_same_theta_0(whole):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         prior.check_start(net)
-    assert prior.manifest["loss_units"].startswith("mm^2") and prior.rms() > 0
+    assert prior.manifest["loss_units"].startswith("cm^2") and prior.rms() > 0
     assert Prior.load(whole / "distill/prior_p1.safetensors").p == 1
 
 

@@ -29,8 +29,16 @@ def photographs(folder=None):
     else:
         roots = {name: find_spec(name) for name in PACKAGED}
         paths = [Path(roots[n].origin).parent / f for n, files in PACKAGED.items() if roots[n] for f in files]
-    images = (cv2.imread(str(p)) for p in paths if p.exists())
-    return [cv2.cvtColor(i, cv2.COLOR_BGR2RGB) for i in images if i is not None]
+    return [_read(p) for p in paths if folder or p.exists()]
+
+
+def _read(path, short_side=512):
+    """The picture, RGB, no larger than a crop can use."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise InputError(f"{path}: expected a photograph for backgrounds, could not read it; remove or replace it")
+    scale = min(1.0, short_side / min(image.shape[:2]))
+    return cv2.cvtColor(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
 
 
 def photograph(rng, pictures, px):

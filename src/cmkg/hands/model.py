@@ -22,7 +22,8 @@ class PoseNet(nn.Module):
 
     def forward(self, x):
         pooled = self.backbone(x).feature_maps[-1].float().mean((2, 3))
-        return self.head(pooled).view(-1, 21, 3)
+        with torch.autocast(x.device.type, enabled=False):  # a joint in bfloat16 would be rounded to a millimetre
+            return self.head(pooled).view(-1, 21, 3)
 
 
 def pose_net(name="resnet18", width=1.0, in_channels=3, seed=0):

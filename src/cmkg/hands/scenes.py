@@ -254,6 +254,7 @@ class Scene:
     look: Look
     behind: np.ndarray  # (px, px, 3) 0..255
     camera: Camera
+    rotation: np.ndarray  # (3, 3) real camera -> virtual camera
     rng: np.random.Generator = field(repr=False)  # what the camera draws its noise from
 
 
@@ -291,7 +292,7 @@ def independent_scene(config, index):
     vertices, joints = vertices - joints[9] + [0, 0, distance], joints - joints[9] + [0, 0, distance]
     K, _ = _frame(joints, np.eye(3), config)
     behind = backgrounds.background(rng, backgrounds.photographs(config.backgrounds or None), config.px)
-    return Scene(vertices, joints, K, sample_look(rng, person), behind, sample_camera(rng), rng)
+    return Scene(vertices, joints, K, sample_look(rng, person), behind, sample_camera(rng), np.eye(3), rng)
 
 
 def _frame(joints, K, config):
@@ -333,7 +334,14 @@ def sequence_scene(config, index):
     behind = geometry.warp(wall, geometry.homography(STB_K, turn, K), config.px, cv2.BORDER_REFLECT)
     turned = Look(**{**look.__dict__, "lamps": look.lamps @ turn.T})
     return Scene(
-        vertices @ turn.T, joints @ turn.T, K, turned, behind, camera, stream("noise", config.seed, sequence, frame)
+        vertices @ turn.T,
+        joints @ turn.T,
+        K,
+        turned,
+        behind,
+        camera,
+        turn,
+        stream("noise", config.seed, sequence, frame),
     )
 
 
@@ -359,7 +367,7 @@ def draw(config, indices, device="cpu"):
         rgb = develop(sc.rng, sc.camera, light * occlusion(small)[..., None], mask, sc.behind)
         depth_mm = sense_depth(sc.rng, 1000 * small, config.noisy_depth)
         samples.append({"rgb": rgb, "depth": depth_mm, "mask": (mask > 0.5).astype(np.uint8),
-                        "joints_mm": 1000 * sc.joints, "K": sc.K})  # fmt: skip
+                        "joints_mm": 1000 * sc.joints, "K": sc.K, "rotation": sc.rotation})  # fmt: skip
     return samples
 
 

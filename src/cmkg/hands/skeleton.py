@@ -30,6 +30,7 @@ def retarget_matrix(from_lengths, to_lengths):
     import numpy as np
 
     matrix = np.zeros((21, 21))
+    matrix[WRIST, WRIST] = 1.0
     for (parent, child), ratio in zip(BONES, np.asarray(to_lengths) / np.asarray(from_lengths), strict=True):
         matrix[child] = matrix[parent]
         matrix[child, child] += ratio

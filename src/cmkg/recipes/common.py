@@ -1,4 +1,4 @@
-"""What several stages share: batches, the loss in millimetres, the schedule, evaluation."""
+"""What several stages share: batches, the loss and its unit, the schedule, evaluation."""
 
 import math
 
@@ -32,10 +32,18 @@ def fetch(packed, indices, px, device, modalities=("rgb",), augmentation=NONE, g
     return network_inputs(*pictures, pick("joints_mm"), pick("K"), packed.meta, px, augmentation, generator)
 
 
-def loss_mm(packed):
-    """Eq. 1 in mm^2 of the set's mean hand: predictions and targets are in bone units, one bone is `bone_mm` long."""
-    bone_mm = packed.meta["bone_mm"]
-    return lambda prediction, target: regression_loss(bone_mm * prediction, bone_mm * target)
+UNIT_MM = 10.0
+LOSS_UNIT = "cm^2 of the set's mean hand"
+
+
+def loss_cm(packed):
+    """Eq. 1 in cm^2 of the set's mean hand: predictions and targets are in bone units, one bone is `bone_mm` long.
+
+    The paper does not state its unit. In cm^2 the three terms of G are of one size with the paper's lambda; in mm^2
+    L_DIST would be a hundredth of G, and the inner SGD step would diverge.
+    """
+    bone = packed.meta["bone_mm"] / UNIT_MM
+    return lambda prediction, target: regression_loss(bone * prediction, bone * target)
 
 
 def set_lr(optimizer, config, step, total):
@@ -48,9 +56,17 @@ def set_lr(optimizer, config, step, total):
         group["lr"] = lr
 
 
+def block(packed, frames):
+    """(first, last) of the frames to use; all when None."""
+    first, last = frames or (0, len(packed))
+    if not 0 <= first < last <= len(packed):
+        raise InputError(f"frames {first} to {last}: expected a range inside the {len(packed)} of {packed.folder}")
+    return first, last
+
+
 def training_batches(run, config, packed, state, fabric, modalities=("rgb",), px=None, frames=None):
     """Yields (step, total, batch, log) for all epochs. Sample order and augmentation follow from (seed, step) alone."""
-    first, last = frames or (0, len(packed))
+    first, last = block(packed, frames)
     count = last - first
     batch = min(config.batch, count)
     total = config.epochs * (count // batch)
@@ -71,7 +87,7 @@ def training_batches(run, config, packed, state, fabric, modalities=("rgb",), px
 def predict(model, packed, px, fabric, modality="rgb", frames=None, batch=128):
     """Predictions (N, 21, 3) in bone units, targets (N, 21, 3) and scales (N,), CPU, in the order of the frames."""
     model.eval()
-    first, last = frames or (0, len(packed))
+    first, last = block(packed, frames)
     out = []
     for at in range(first, last, batch):
         inputs = fetch(packed, range(at, min(at + batch, last)), px, fabric.device, (modality,))

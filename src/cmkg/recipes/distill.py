@@ -2,17 +2,29 @@
 phi is meta-learned (Algorithm 3). theta's path does not depend on phi, so p = 1 and p = 2 are learned side by side."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
 from .. import engine
+from ..engine import Precision
 from ..features import FeatureTap
 from ..hands.augment import Augmentation
 from ..hands.datasets.packed import Packed
 from ..hands.model import pose_net
 from ..prior import Prior, fingerprint
 from ..steps import distil_step, meta_step
-from .common import channels_last, loss_mm, positive, predict, save_predictions, score, set_lr, training_batches
+from .common import (
+    LOSS_UNIT,
+    channels_last,
+    loss_cm,
+    positive,
+    predict,
+    save_predictions,
+    score,
+    set_lr,
+    training_batches,
+)
 
 
 @dataclass(frozen=True)
@@ -27,22 +39,24 @@ class Distill:
     epochs: int = 100
     batch: int = 32
     lr: float = 2.5e-4
-    schedule: str = "constant"
-    """constant (the paper) or cosine."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """The paper's is constant."""
     attention_weight: float = 1e3
     """lambda of Eq. 4."""
-    exponents: tuple[int, ...] = (1, 2)
+    exponents: tuple[Literal[1, 2], ...] = (1, 2)
     """p of the priors to learn; empty = distillation alone."""
+    alpha: float = 5e-5
+    """Rate of the inner step, plain SGD. The paper's 2.5e-4 is in its own unit; here it nears divergence."""
     beta: float = 1e-3
-    """phi's step; the inner step's alpha is the student's rate, lr. The loss is in mm^2."""
-    phi_parameters: str = "weights"
-    """Which parameters carry phi: weights or all."""
+    """phi's step."""
+    phi_parameters: Literal["weights", "all"] = "weights"
+    """Which parameters carry phi."""
     seed: int = 0
-    precision: str = "auto"
+    precision: Precision = "auto"
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self):
-        positive(self, "epochs", "batch", "lr", "attention_weight", "beta")
+        positive(self, "epochs", "batch", "lr", "attention_weight", "alpha", "beta")
 
 
 def build(folder, in_channels, name):
@@ -54,7 +68,7 @@ def build(folder, in_channels, name):
 
 def new_priors(model, config, theta_0):
     """phi_0 = 0 for each exponent; the manifest says how it is learned."""
-    facts = {"alpha": config.lr, "beta": config.beta, "loss_units": "mm^2 of the source's mean hand", "source": config.data,
+    facts = {"alpha": config.alpha, "beta": config.beta, "loss_units": LOSS_UNIT, "source": config.data,
              "teacher": config.teacher, "attention_weight": config.attention_weight,
              "fingerprint": fingerprint(theta_0)}  # fmt: skip
     return [Prior.constant(model, 0.0, p, config.phi_parameters, **facts) for p in config.exponents]
@@ -73,26 +87,14 @@ def run(config: Distill):
     optimizer = torch.optim.Adam(student.parameters(), config.lr)
     priors = new_priors(student, config, theta_0)
     state = {"model": student, "optimizer": optimizer} | {f"phi_{q.p}": q.phi for q in priors}
-    shared = {"loss": loss_mm(packed), "attention_weight": config.attention_weight, "context": fabric.autocast,
+    shared = {"loss": loss_cm(packed), "attention_weight": config.attention_weight, "context": fabric.autocast,
               "average": engine.averaged(fabric)}  # fmt: skip
     for step, total, batch, log in training_batches(run, config, packed, state, fabric, ("rgb", "depth"), px):
         set_lr(optimizer, config, step, total)
         inputs = channels_last(batch["rgb"]), channels_last(batch["depth"]), batch["joints"]
         if priors:
-            log(
-                meta_step(
-                    student,
-                    tap,
-                    teacher,
-                    teacher_tap,
-                    optimizer,
-                    priors,
-                    *inputs,
-                    alpha=config.lr,
-                    beta=config.beta,
-                    **shared,
-                )
-            )
+            networks = student, tap, teacher, teacher_tap, optimizer, priors
+            log(meta_step(*networks, *inputs, alpha=config.alpha, beta=config.beta, **shared))
         else:
             log(distil_step(student, tap, teacher, teacher_tap, optimizer, *inputs, **shared))
     for prior in priors:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from .. import engine
+from ..engine import Precision
 from ..hands.datasets.packed import Packed
 from .common import predict, save_predictions, score
 from .target import load_start
@@ -19,7 +20,7 @@ class Evaluate:
     """Give the source's packed set when the weights were trained there: predictions change to `data`'s bone convention."""
     convention: str = ""
     """Packed set whose bone lengths are the target's convention (its training split); empty = `data`."""
-    precision: str = "auto"
+    precision: Precision = "auto"
 
 
 def run(config: Evaluate):

@@ -1,15 +1,17 @@
 """`cmkg student`: f(x; theta) on the source's RGB, with L_REG (Eq. 1). Keeps theta_0, where every target row starts."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
 from .. import engine
+from ..engine import Precision
 from ..hands.augment import Augmentation
 from ..hands.datasets.packed import Packed
 from ..hands.model import pose_net
 from ..steps import supervised_step
-from .common import channels_last, loss_mm, positive, predict, save_predictions, score, set_lr, training_batches
+from .common import channels_last, loss_cm, positive, predict, save_predictions, score, set_lr, training_batches
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,10 @@ class Student:
     epochs: int = 100
     batch: int = 32
     lr: float = 2.5e-4
-    schedule: str = "constant"
-    """constant (the paper) or cosine."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """The paper's is constant."""
     seed: int = 0
-    precision: str = "auto"
+    precision: Precision = "auto"
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self):
@@ -46,7 +48,7 @@ def run(config: Student):
     engine.save_weights(run.folder / "theta_0.safetensors", model)
     model = model.to(fabric.device)
     optimizer = torch.optim.Adam(model.parameters(), config.lr)
-    loss = loss_mm(packed)
+    loss = loss_cm(packed)
     for step, total, batch, log in training_batches(
         run, config, packed, {"model": model, "optimizer": optimizer}, fabric
     ):

@@ -1,18 +1,31 @@
 """`cmkg target`: the student on a target without depth, on F = L_REG + R(theta; phi) (Eq. 9, Algorithm 2)."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
 
 from .. import engine
+from ..engine import Precision
 from ..errors import InputError
 from ..hands.augment import Augmentation
 from ..hands.datasets.packed import Packed
 from ..hands.skeleton import retarget_matrix
 from ..prior import Prior, fingerprint
 from ..steps import supervised_step
-from .common import channels_last, fetch, loss_mm, positive, predict, save_predictions, score, set_lr, training_batches
+from .common import (
+    block,
+    channels_last,
+    fetch,
+    loss_cm,
+    positive,
+    predict,
+    save_predictions,
+    score,
+    set_lr,
+    training_batches,
+)
 from .distill import build
 
 
@@ -48,10 +61,10 @@ class Target:
     epochs: int = 100
     batch: int = 32
     lr: float = 2.5e-4
-    schedule: str = "constant"
-    """constant (the paper) or cosine."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """The paper's is constant."""
     seed: int = 0
-    precision: str = "auto"
+    precision: Precision = "auto"
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self):
@@ -115,7 +128,7 @@ def regulariser(config, model, packed):
     if config.centre:  # around given weights a negative phi would push away from them without bound
         around = load_start(config.centre, config.student, config.source, packed)[0]
         prior = prior.floored(0.0).centred(dict(around.named_parameters()))
-    return prior.scaled(config.sigma / prior.rms())
+    return prior.with_rms(config.sigma)
 
 
 def run(config: Target):
@@ -123,11 +136,14 @@ def run(config: Target):
     if run.result:
         return run.result
     fabric, packed = engine.launch(config.precision), Packed(config.data)
+    scored = packed if config.validation else Packed(config.test)
+    block(scored, config.validation)
     model, settings = load_start(config.start, config.student, config.source, packed)
     prior = regulariser(config, model, packed)
+    prior = prior and prior.to(fabric.device)
     model, px = model.to(fabric.device), settings["px"]
     optimizer = torch.optim.Adam(model.parameters(), config.lr)
-    began, loss = fingerprint(model), loss_mm(packed)
+    began, loss = fingerprint(model), loss_cm(packed)
     state = {"model": model, "optimizer": optimizer}
     source = Packed(config.source) if config.replay else None
     matrix = conversion(source, packed).to(fabric.device) if source else None
@@ -138,9 +154,7 @@ def run(config: Target):
         log(supervised_step(model, optimizer, channels_last(batch["rgb"]), batch["joints"], loss, prior, config.coupled,
                             fabric.autocast, engine.averaged(fabric)))  # fmt: skip
     engine.save_weights(run.folder / "target.safetensors", model, theta_start=began)
-    predicted = predict(
-        model, packed if config.validation else Packed(config.test), px, fabric, frames=config.validation
-    )
+    predicted = predict(model, scored, px, fabric, frames=config.validation)
     save_predictions(run.folder / "predictions.npz", *predicted)
     return run.finish(score(*predicted) | {"weights": histogram(model)})
 

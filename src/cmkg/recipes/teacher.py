@@ -1,15 +1,17 @@
 """`cmkg teacher`: g(x~; psi) on the source's depth maps, with L_REG (Eq. 1)."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
 from .. import engine
+from ..engine import Precision
 from ..hands.augment import Augmentation
 from ..hands.datasets.packed import Packed
 from ..hands.model import pose_net
 from ..steps import supervised_step
-from .common import channels_last, loss_mm, positive, predict, score, set_lr, training_batches
+from .common import channels_last, loss_cm, positive, predict, score, set_lr, training_batches
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,10 @@ class Teacher:
     epochs: int = 200
     batch: int = 32
     lr: float = 2.5e-4
-    schedule: str = "constant"
-    """constant (the paper) or cosine."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """The paper's is constant."""
     seed: int = 0
-    precision: str = "auto"
+    precision: Precision = "auto"
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self):
@@ -41,7 +43,7 @@ def run(config: Teacher):
     fabric, packed, test = engine.launch(config.precision), Packed(config.data), Packed(config.test)
     model = pose_net(config.backbone, config.width, in_channels=1, seed=config.seed + 1000).to(fabric.device)
     optimizer = torch.optim.Adam(model.parameters(), config.lr)
-    loss = loss_mm(packed)
+    loss = loss_cm(packed)
     for step, total, batch, log in training_batches(
         run, config, packed, {"model": model, "optimizer": optimizer}, fabric, ("depth",)
     ):

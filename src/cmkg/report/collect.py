@@ -19,15 +19,23 @@ def spread(values):
     }
 
 
+def row_folder(out, name):
+    """Where a row's seeds lie: below the strength that was chosen, when it was tuned."""
+    home = Path(out) / "target" / name
+    tried = home / "tried.json"
+    return home / f"sigma-{read_json(tried)['chosen']:g}" if tried.exists() else home
+
+
 def target_row(out, row):
-    home = out / "target" / row["name"]
+    home = row_folder(out, row["name"])
     seeds = sorted(home.glob("seed-*/result.json"), key=lambda p: int(p.parent.name.split("-")[1]))
     results = [read_json(p) for p in seeds]
-    tried = read_json(home / "tried.json") if (home / "tried.json").exists() else None
+    whole = out / "target" / row["name"]
+    tried = read_json(whole / "tried.json") if (whole / "tried.json").exists() else None
     return {"name": row["name"], "label": row["label"], "trained": True,
             "epe_mm": spread([r["epe_mm"] for r in results]), "auc_20_50": spread([r["auc_20_50"] for r in results]),
             "pck": np.mean([r["pck"] for r in results], 0).tolist(), "per_joint_mm": np.mean([r["epe_per_joint_mm"] for r in results], 0).tolist(),
-            "weights": results[0]["weights"], "tried": tried, "seconds": sum(r["seconds"] for r in results)}  # fmt: skip
+            "weights": results[0]["weights"], "tried": tried, "seconds": sum(read_json(p)["seconds"] for p in whole.rglob("result.json"))}  # fmt: skip
 
 
 def untrained_row(out, name):
@@ -52,7 +60,7 @@ def collect(out):
     }
     return {
         "target": "real photographs"
-        if plan["settings"]["real_hands"]
+        if plan["settings"]["target"] == "real hands"
         else "rendered, STB-like: one person, one camera, RGB only",
         "rows": rows,
         "best": best["name"],

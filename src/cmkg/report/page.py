@@ -11,7 +11,7 @@ from .. import engine
 from ..hands.datasets.packed import Packed
 from ..hands.skeleton import BONES, FINGER_COLOURS, FINGER_OF_BONE
 from . import plots
-from .collect import collect
+from .collect import collect, row_folder
 
 PICTURES = 12
 
@@ -38,22 +38,27 @@ def markdown(results):
     lines = ["| target row | EPE, mm | AUC 20–50 | σ |", "| :-- | --: | --: | --: |"]
     for row in results["rows"]:
         label = f"**{row['label']}**" if row["name"] == results["best"] else row["label"]
-        sigma = f"{row['tried']['chosen']:g}" if row["tried"] else ""
+        sigma = strength(row)
         lines.append(f"| {label} | {spread(row['epe_mm'], 2)} | {spread(row['auc_20_50'], 3)} | {sigma} |")
     lines += ["", "| source | EPE, mm | AUC 20–50 |", "| :-- | --: | --: |"]
     lines += [f"| {s['label']} | {s['epe_mm']:.2f} | {s['auc_20_50']:.3f} |" for s in results["source"]]
     return "\n".join(lines) + "\n"
 
 
+def strength(row):
+    """The chosen sigma; a star when it is the smallest or largest that was tried."""
+    return f"{row['tried']['chosen']:g}{'*' if row['tried']['at_the_edge'] else ''}" if row["tried"] else ""
+
+
 def hands_sheet(out, results, count=8):
     """True and predicted skeletons, evenly over the test set. Licensed photographs stay out of it: white instead."""
     packed, seed = Packed(out / "data/target-test"), results["settings"]["seeds"][0]
     names = list(dict.fromkeys(["none", results["best"]]))
-    loaded = [np.load(out / f"target/{n}/seed-{seed}/predictions.npz") for n in names]
+    loaded = [np.load(row_folder(out, n) / f"seed-{seed}/predictions.npz") for n in names]
     columns = []
     for i in np.linspace(0, len(packed) - 1, min(count, len(packed))).round().astype(int):
         rgb, K, true = np.array(packed.rgb[i]), np.array(packed.K[i], float), np.array(packed.joints_mm[i], float)
-        rgb = np.full_like(rgb, 255) if results["settings"]["real_hands"] else rgb
+        rgb = np.full_like(rgb, 255) if results["settings"]["target"] == "real hands" else rgb
         joints = [true] + [a["prediction"][i] * a["scale_mm"][i] + true[0] for a in loaded]
         columns.append([plots.skeleton_picture(rgb, K, j) for j in joints])
     return plots.contact_sheet(columns, ["true", *(by_name(results, n)["label"].replace(", ", ",\n") for n in names)])
@@ -63,6 +68,7 @@ def template():
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["strength"] = strength
     environment.filters["sd"] = lambda value: "" if value is None else f" ± {value:.2f}"
     environment.filters["sd3"] = lambda value: "" if value is None else f" ± {value:.3f}"
     return environment.from_string(files("cmkg.report").joinpath("page.html").read_text(encoding="utf-8"))
@@ -97,7 +103,7 @@ def pictures(out, results):
     packed = Packed(out / "data/target-test")
     seed = results["settings"]["seeds"][0]
     names = [n for n in ("none", results["best"]) if n]
-    loaded = {n: np.load(out / f"target/{n}/seed-{seed}/predictions.npz") for n in dict.fromkeys(names)}
+    loaded = {n: np.load(row_folder(out, n) / f"seed-{seed}/predictions.npz") for n in dict.fromkeys(names)}
     shown = []
     for i in np.linspace(0, len(packed) - 1, min(PICTURES, len(packed))).round().astype(int):
         true, K, rgb = np.array(packed.joints_mm[i], float), np.array(packed.K[i], float), np.array(packed.rgb[i])

@@ -9,8 +9,9 @@ where it was, a pack that exists is complete.
 """
 
 import json
-import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -72,7 +73,7 @@ def pack(dataset, folder, workers=None):
     folder = Path(folder)
     description = dataset.describe()
     if (folder / "meta.json").exists():
-        held = read_json(folder / "meta.json")["holds"]
+        held = read_json(folder / "meta.json").get("holds", {})
         for key in description | held:
             if held.get(key) != description.get(key):
                 raise InputError(f"{folder}/meta.json: this set has {key} = {held.get(key)!r}, asked for is {description.get(key)!r}; "
@@ -101,6 +102,7 @@ def _prepare(dataset, partial, description):
     if held.exists() and read_json(held) == description:
         return arrays
     partial.mkdir(parents=True, exist_ok=True)
+    held.unlink(missing_ok=True)
     for name, (shape, dtype) in {**arrays, "chunks": ((-(-count // CHUNK),), "bool")}.items():
         open_memmap(partial / f"{name}.npy", "w+", dtype, shape).flush()
         with open(partial / f"{name}.npy", "r+b") as f:  # take the space now: a full disk must fail here, not by SIGBUS
@@ -120,9 +122,14 @@ def _fill(dataset, partial, arrays, workers):
             return
         context = multiprocessing.get_context("spawn")  # a forked child would inherit locked thread pools
         with _single_threaded_children(), ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
-            for future in [pool.submit(_write_chunk, dataset, partial, list(arrays), int(c)) for c in todo]:
-                future.result()
-                advance()
+            futures = [pool.submit(_write_chunk, dataset, partial, list(arrays), int(c)) for c in todo]
+            try:
+                for future in futures:
+                    future.result()
+                    advance()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
 
 @contextmanager
@@ -144,6 +151,13 @@ def _one_thread():
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    """A killed parent cannot tell its workers: each waits for its end."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 def _write_chunk(dataset, partial, names, chunk):

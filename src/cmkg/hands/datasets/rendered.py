@@ -2,8 +2,6 @@
 
 from dataclasses import asdict, dataclass
 
-import numpy as np
-
 from ..scenes import SceneConfig, draw
 from .sample import Sample
 
@@ -23,7 +21,8 @@ class Rendered:
     def samples(self, indices):
         drawn = draw(self.config, [self.first + int(i) for i in indices], self.device)
         return [
-            Sample(d["rgb"], d["joints_mm"], d["K"], np.eye(3), d["depth"] if self.with_depth else None) for d in drawn
+            Sample(d["rgb"], d["joints_mm"], d["K"], d["rotation"], d["depth"] if self.with_depth else None)
+            for d in drawn
         ]
 
     def describe(self):
