@@ -205,16 +205,16 @@ def test_a_loss_that_is_not_finite_is_one_sentence(batch):
 
 
 def test_distillation_moves_the_student_towards_the_teacher(batch):
-    student, tap, teacher, teacher_tap, _ = parts(2)
-    optimizer = torch.optim.Adam(student.parameters(), 0.01)
+    """Each term of L_DIST alone falls when it alone counts."""
     x, x_superior, y = batch
-    steps = [
-        distil_step(student, tap, teacher, teacher_tap, optimizer, x, x_superior, y, attention_weight=1.0)
-        for _ in range(150)
-    ]
-    first, last = steps[0], steps[-1]
-    assert sum(last.values()) < 0.5 * sum(first.values())
-    assert last["activation"] < 0.5 * first["activation"] and last["attention"] < 0.9 * first["attention"]
+    for term, weight in (("activation", 1e-9), ("attention", 1e4)):
+        student, tap, teacher, teacher_tap, _ = parts(2)
+        optimizer = torch.optim.Adam(student.parameters(), 0.01)
+        step = lambda: distil_step(
+            student, tap, teacher, teacher_tap, optimizer, x, x_superior, y, attention_weight=weight
+        )
+        losses = [step()[term] for _ in range(60)]
+        assert losses[-1] < 0.6 * losses[0], term
 
 
 def test_a_prior_of_zero_changes_nothing(batch):

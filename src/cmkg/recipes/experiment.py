@@ -31,7 +31,7 @@ class Experiment:
     """Folder with the real photographs: images/, params.mat, pose_gt.mat."""
     source_count: int = 5000
     """Rendered RGB-D hands to train on; a tenth as many, at most 1,000, test."""
-    target_frames: int = 150
+    target_frames: int = 120
     """Frames in each of the four rendered training sequences; two other sequences are the test."""
     views_deg: float = 90.0
     """Largest angle between palm and camera in the source."""
@@ -42,9 +42,9 @@ class Experiment:
     px: int = 64
     batch: int = 32
     teacher_epochs: int = 8
-    student_epochs: int = 12
-    distill_epochs: int = 6
-    target_epochs: int = 8
+    student_epochs: int = 10
+    distill_epochs: int = 4
+    target_epochs: int = 6
     lr: float = 2e-3
     """Adam on the source, cosine to zero. The paper's 2.5e-4, constant, needs its 200 epochs."""
     target_lr: float = 1e-3
