@@ -26,7 +26,7 @@ def test_penalty_against_a_loop_and_its_slope_against_autograd(p, centred):
     naive = 0.0
     for name, phi in prior.phi.items():
         offset = named[name] - (centre[name] if centred else 0)
-        naive += sum(float(f) * abs(float(o)) ** p for f, o in zip(phi.flatten(), offset.flatten()))
+        naive += sum(float(f) * abs(float(o)) ** p for f, o in zip(phi.flatten(), offset.detach().flatten()))
     penalty = prior.penalty(net)
     assert penalty.item() == pytest.approx(naive)
     held = prior.bind(net)

@@ -45,8 +45,13 @@ def inner_step_(parameters, all_parameters, gradients, prior, alpha):
 
 @torch.no_grad()
 def closed_form_gradient(slope, outer_gradients, alpha):
-    """Alg. 3: dG/dphi = -alpha * slope * grad G(theta''); for p = 2 this is -2 alpha theta * grad G. Lists of tensors."""
-    return torch._foreach_mul(torch._foreach_mul(slope, list(outer_gradients)), -alpha)
+    """Alg. 3: dG/dphi = -alpha * slope * grad G(theta''); for p = 2 this is -2 alpha theta * grad G.
+
+    Lists of tensors; written into `slope`, which is returned.
+    """
+    torch._foreach_mul_(slope, outer_gradients)
+    torch._foreach_mul_(slope, -alpha)
+    return slope
 
 
 def unrolled_gradient(model, prior, inner_loss, outer_loss, alpha, steps=1):

@@ -112,7 +112,10 @@ def meta_step(student, tap, teacher, teacher_tap, optimizer, priors, x, x_superi
     total = inner
     if maps is not None:
         distilled = _gradients(parts["activation"] + parts["attention"], parameters, average)
-        total = torch._foreach_add(inner, distilled)
+        torch._foreach_add_(distilled, inner)
+        total = distilled
+        tap.clear()  # its maps hold the first pass's memory
+    del parts
     batch, outer_maps = (x, x_superior, y), maps
     if outer is not None:
         batch, outer_maps = outer, teacher_maps(teacher, teacher_tap, outer[1], context) if teacher else None

@@ -184,8 +184,19 @@ def test_mistakes_are_one_sentence_and_exit_code_2(whole, tmp_path):
     assert "--epochs: expected a positive number, got 0" in says(["teacher", "--epochs", "0"])
     assert "expected a packed set" in says(["teacher", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "a")])
     assert "config.json: expected a file of a finished run" in says(
-        ["target", "--data", f"{whole}/data/target", "--student", str(tmp_path), "--out", str(tmp_path / "b")]
+        [
+            "target",
+            "--data",
+            f"{whole}/data/target",
+            "--test",
+            f"{whole}/data/target-test",
+            "--student",
+            str(tmp_path),
+            "--out",
+            str(tmp_path / "b"),
+        ]
     )
+    assert "got none" in says(["run", "real", "--out", str(tmp_path / "e")])
     assert "pose_gt.mat: no such file" in says(
         [
             "run",

@@ -89,6 +89,8 @@ PRESETS = {
 def run(config: Experiment):
     if config.target == "real hands" and not config.real_hands:
         raise InputError("--real-hands: expected the folder with images/, params.mat and pose_gt.mat, got none")
+    if config.target == "real hands":
+        len(RealHands(config.real_hands))  # its labels are read: a mistake shows before the source is drawn
     began = time.time()
     out = Path(config.out)
     folder = engine.Run(out, config)

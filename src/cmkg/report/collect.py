@@ -48,6 +48,8 @@ def collect(out):
     """Everything of one `cmkg run` folder."""
     out = Path(out)
     plan = read_json(out / "rows.json")
+    sessions = [s for f in ("", *plan["stages"]) for s in read_json(out / f / "environment.json")["sessions"]]
+    hide_folders(plan["settings"], sessions)
     rows = [untrained_row(out, n) for n in UNTRAINED] + [target_row(out, r) for r in plan["rows"]]
     trained = [r for r in rows if r["trained"]]
     best = min(trained, key=lambda r: r["epe_mm"]["mean"])
@@ -71,7 +73,7 @@ def collect(out):
         "phi": {f"p = {p}": read_json(out / f"distill/prior_p{p}.json") for p in (1, 2)},
         "blocks": plan["blocks"],
         "settings": plan["settings"],
-        "sessions": read_json(out / "environment.json")["sessions"],
+        "sessions": sorted(sessions, key=lambda s: s["started"]),
         "seconds": {s: r["seconds"] for s, r in sources.items()} | {"target rows": sum(r["seconds"] for r in trained)},
         "counts": {
             n: read_json(out / f"data/{n}/meta.json")["holds"]["count"]
@@ -79,6 +81,15 @@ def collect(out):
         },
         "loss_shares": loss_shares(out / "distill/metrics.jsonl"),
     }
+
+
+def hide_folders(settings, sessions):
+    """A report may be shared: of the user's own folders it names the last part only."""
+    for key in ("real_hands", "backgrounds"):
+        if folder := settings[key]:
+            settings[key] = Path(folder).name
+            for session in sessions:
+                session["command"] = session["command"].replace(folder, Path(folder).name)
 
 
 def loss_shares(path):
