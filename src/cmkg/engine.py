@@ -237,10 +237,10 @@ class Run:
             for k, v in losses.items():
                 sums[k] = sums.get(k, 0.0) + v
 
-        with progress(self.name, total, first, images_per_step, "images") as advance:
+        with Bar(self.name, total, first, images_per_step) as advance:
             for step in range(first, total):
                 yield step, log
-                advance(sums, step + 1 - step // LOG_EVERY * LOG_EVERY)
+                advance()
                 if (step + 1) % LOG_EVERY == 0 or step + 1 == total:
                     count = step + 1 - step // LOG_EVERY * LOG_EVERY
                     rate = images_per_step * (step + 1 - first) / (time.monotonic() - began)
@@ -283,26 +283,16 @@ class Run:
         return first
 
 
-def progress(name, total, first=0, per_step=1, unit="images", stream=console):
-    """A context that gives advance(sums, count): a live bar on a terminal, a line every ten seconds elsewhere."""
-    return _Bar(name, total, first, per_step, unit, stream)
+class Bar:
+    """A context that gives advance(): a live bar on a terminal, a line every ten seconds elsewhere."""
 
-
-class _Bar:
-    def __init__(self, name, total, first, per_step, unit, stream):
-        self.name, self.total, self.first, self.done, self.per_step, self.unit = (
-            name,
-            total,
-            first,
-            first,
-            per_step,
-            unit,
-        )
-        self.stream, self.began, self.shown = stream, time.monotonic(), time.monotonic()
+    def __init__(self, name, total, first=0, per_step=1):
+        self.name, self.total, self.first, self.done, self.per_step = name, total, first, first, per_step
+        self.began = self.shown = time.monotonic()
         self.bar = None
-        if stream.is_terminal:
-            self.bar = Progress(TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-                                TimeRemainingColumn(), console=stream, transient=False)  # fmt: skip
+        if console.is_terminal:
+            self.bar = Progress(TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(),
+                                TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console)  # fmt: skip
 
     def __enter__(self):
         if self.bar:
@@ -310,18 +300,16 @@ class _Bar:
             self.task = self.bar.add_task(self.name, total=self.total, completed=self.first, rate="")
         return self.advance
 
-    def advance(self, _sums=None, _count=1, steps=1):
-        self.done += steps
+    def advance(self):
+        self.done += 1
         now = time.monotonic()
         rate = (self.done - self.first) * self.per_step / max(now - self.began, 1e-9)
         if self.bar:
-            self.bar.update(self.task, completed=self.done, rate=f"{rate:.0f} {self.unit}/s")
+            self.bar.update(self.task, completed=self.done, rate=f"{rate:.0f} images/s")
         elif now - self.shown > 10 or (self.done == self.total and now - self.began > 10):
             self.shown = now
             left = (self.total - self.done) * self.per_step / max(rate, 1e-9)
-            self.stream.print(
-                f"{self.name:<10} {self.done}/{self.total}  {rate:.0f} {self.unit}/s  {duration(left)} left"
-            )
+            console.print(f"{self.name:<10} {self.done}/{self.total}  {rate:.0f} images/s  {duration(left)} left")
 
     def __exit__(self, *_):
         if self.bar:

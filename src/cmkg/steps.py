@@ -37,11 +37,19 @@ def _gradients(loss, parameters, average, retain_graph=False):
     return average([torch.zeros_like(t) if g is None else g for g, t in zip(found, parameters, strict=True)])
 
 
-def _apply(optimizer, parameters, gradients):
+def _assign(parameters, gradients):
     for t, g in zip(parameters, gradients, strict=True):
         t.grad = g
+
+
+def _step(optimizer):
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+def _apply(optimizer, parameters, gradients):
+    _assign(parameters, gradients)
+    _step(optimizer)
 
 
 def supervised_step(
@@ -56,13 +64,11 @@ def supervised_step(
     with context():
         value = loss(widened(model(x)), y)
     losses = _finite({"regression": value}, "in this step")
-    for t, g in zip(parameters, _gradients(value, parameters, average), strict=True):
-        t.grad = g
+    _assign(parameters, _gradients(value, parameters, average))
     if prior is not None:
         held = prior.bind(model)
         prior.add_to_gradients(held) if coupled else prior.decay_(held, optimizer.param_groups[0]["lr"])
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    _step(optimizer)
     return losses
 
 

@@ -87,14 +87,14 @@ PRESETS = {
 
 
 def run(config: Experiment):
-    if config.target == "real hands" and not config.real_hands:
-        raise InputError("--real-hands: expected the folder with images/, params.mat and pose_gt.mat, got none")
     if config.target == "real hands":
+        if not config.real_hands:
+            raise InputError("--real-hands: expected the folder with images/, params.mat and pose_gt.mat, got none")
         len(RealHands(config.real_hands))  # its labels are read: a mistake shows before the source is drawn
     began = time.time()
     out = Path(config.out)
     folder = engine.Run(out, config)
-    data, blocks = make_data(config, out / "data")
+    blocks = make_data(config, out / "data")
     stages = source_stages(config, out)
     for name, stage in stages.items():
         say(name)
@@ -124,7 +124,7 @@ def say(text):
 
 # ---- data -------------------------------------------------------------------------------------------------------
 def make_data(config, data):
-    """Writes the packed sets. Returns the folders, and the blocks of target frames for tuning."""
+    """Writes the packed sets. Returns the blocks of target frames for tuning."""
     px = -(-config.px * 5 // 4 // 2) * 2  # a margin of 1.25 boxes
     source = render.Render(px=px, views_deg=config.views_deg, backgrounds=config.backgrounds, seed=config.seeds[0])
     say("data")
@@ -137,13 +137,13 @@ def make_data(config, data):
     if config.target == "real hands":
         for name, block in (("target", "train"), ("target-test", "test")):
             pack(RealHands(config.real_hands, block, px), data / name, workers=1)
-        return data, {"fit": (0, 300), "validation": (300, 360)}
+        return {"fit": (0, 300), "validation": (300, 360)}
     sequence = replace(source, frames=config.target_frames, seed=config.seeds[0] + 1)
     render.run(replace(sequence, out=str(data / "target"), sequences=4, count=4 * config.target_frames))
     render.run(
         replace(sequence, out=str(data / "target-test"), sequences=2, sequence_offset=4, count=2 * config.target_frames)
     )
-    return data, {
+    return {
         "fit": (0, 3 * config.target_frames),
         "validation": (3 * config.target_frames, 4 * config.target_frames),
     }

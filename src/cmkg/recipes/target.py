@@ -112,12 +112,11 @@ def regulariser(config, model, packed):
     """The prior of this row, or None."""
     if config.sigma == 0:
         return None
+    centre = None
+    if config.centre:
+        around = load_start(config.centre, config.student, config.source, packed)[0]
+        centre = dict(around.named_parameters())
     if not config.prior:
-        centre = (
-            dict(load_start(config.centre, config.student, config.source, packed)[0].named_parameters())
-            if config.centre
-            else None
-        )
         return Prior.constant(model, config.sigma, config.exponent, centre=centre)
     prior = Prior.load(config.prior)
     prior.bind(model)
@@ -125,9 +124,8 @@ def regulariser(config, model, packed):
         prior.check_start(model)
     if config.permuted:
         prior = prior.permuted(seed=config.seed)
-    if config.centre:  # around given weights a negative phi would push away from them without bound
-        around = load_start(config.centre, config.student, config.source, packed)[0]
-        prior = prior.floored(0.0).centred(dict(around.named_parameters()))
+    if centre:  # around given weights a negative phi would push away from them without bound
+        prior = prior.floored(0.0).centred(centre)
     return prior.with_rms(config.sigma)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from ...engine import progress, read_json, write_json
+from ...engine import Bar, read_json, write_json
 from ...errors import InputError
 from ..skeleton import BONES, bone_scale
 
@@ -114,7 +114,7 @@ def _prepare(dataset, partial, description):
 def _fill(dataset, partial, arrays, workers):
     chunks = np.load(partial / "chunks.npy")
     todo = np.flatnonzero(~chunks)
-    with progress(f"pack {partial.stem}", len(chunks), int(chunks.sum()), CHUNK, "images") as advance:
+    with Bar(f"pack {partial.stem}", len(chunks), int(chunks.sum()), CHUNK) as advance:
         if workers == 1 or len(todo) <= 2:
             for c in todo:
                 _write_chunk(dataset, partial, list(arrays), int(c))
