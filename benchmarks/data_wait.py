@@ -20,7 +20,7 @@ from cmkg.hands.datasets.packed import pack
 from cmkg.hands.datasets.rendered import Rendered
 from cmkg.hands.model import pose_net
 from cmkg.hands.scenes import SceneConfig
-from cmkg.recipes.common import channels_last, loss_cm
+from cmkg.recipes.common import channels_last, labels, loss_cm
 
 
 def main():
@@ -31,7 +31,7 @@ def main():
     folder = Path(tempfile.mkdtemp()) / "set"
     packed = pack(Rendered(SceneConfig(px=options.px * 5 // 4), 512), folder)
     fabric, net = engine.launch(), pose_net("resnet18", options.width)
-    net, optimizer, loss = net.to(fabric.device), torch.optim.Adam(net.parameters()), loss_cm(packed)
+    net, optimizer, loss = net.to(fabric.device), torch.optim.Adam(net.parameters()), loss_cm(packed, 100.0)
     spent = {"reading": [], "augmentation": [], "step": []}
     for step in range(options.rounds + 3):
         rows = engine.batch_indices(0, step, len(packed), options.batch).numpy()
@@ -44,7 +44,7 @@ def main():
             raw[0], None, raw[1], raw[2], packed.meta, options.px, Augmentation(), engine.generator("a", step)
         )
         t2 = time.perf_counter()
-        supervised_step(net, optimizer, channels_last(batch["rgb"]), batch["joints"], loss, context=fabric.autocast)
+        supervised_step(net, optimizer, channels_last(batch["rgb"]), labels(batch), loss, context=fabric.autocast)
         for name, value in zip(spent, (t1 - t0, t2 - t1, time.perf_counter() - t2)):
             spent[name].append(value)
     medians = {k: statistics.median(v[3:]) for k, v in spent.items()}

@@ -21,7 +21,7 @@ from cmkg.recipes import distill, evaluate, experiment, render, student, target,
 from cmkg.report.collect import row_folder
 
 SMALL = {"epochs": 1, "batch": 8, "precision": "32-true"}
-NET = {"backbone": "resnet10", "width": 0.125, "px": 32}
+NET = {"backbone": "resnet10", "width": 0.125, "px": 32, "head": "integral", "stem_stride": 2, "heatmap_weight": 1000.0}
 
 
 @pytest.fixture(scope="session")

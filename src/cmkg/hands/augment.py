@@ -72,9 +72,10 @@ def sampling_grid(K_from, R, K_to, stored_px, px):
 
 def network_inputs(rgb, depth, joints_mm, K, meta, px, augmentation=NONE, generator=None):
     """Packed pictures and labels -> what is asked for; rgb or depth may be None. meta: the packed set's.
-    {"rgb" (B, 3, px, px), "depth" (B, 1, px, px) or None, "joints" (B, 21, 3), "scale_mm"}.
+    {"rgb" (B, 3, px, px), "depth" (B, 1, px, px), "joints" (B, 21, 3), "uv" (B, 21, 2), "scale_mm" (B,)}.
 
-    joints are wrist-relative in units of the bone |middle MCP - middle PIP|, whose length is scale_mm (B,). Depth is
+    joints are wrist-relative in units of the bone |middle MCP - middle PIP|, whose length is scale_mm; uv is where they
+    are on the picture, whose sides are -1 and 1. Depth is
     relative to the wrist, in units of 120 mm, clipped to [-1, 1]; 1 where nothing was measured.
     """
     generator = generator or torch.Generator(K.device).manual_seed(0)
@@ -84,13 +85,20 @@ def network_inputs(rgb, depth, joints_mm, K, meta, px, augmentation=NONE, genera
     grid = sampling_grid(K, R, K_to, stored_px, px)
     turned = joints_mm @ R.transpose(1, 2)
     scale = bone_scale(turned)
-    inputs = {"joints": (turned - turned[:, WRIST : WRIST + 1]) / scale[:, None, None], "scale_mm": scale}
+    inputs = {"joints": (turned - turned[:, WRIST : WRIST + 1]) / scale[:, None, None], "scale_mm": scale,
+              "uv": picture_points(turned, K_to, px)}  # fmt: skip
     if rgb is not None:
         image = F.grid_sample(rgb.permute(0, 3, 1, 2).float() / 255, grid, padding_mode="border", align_corners=False)
         inputs["rgb"] = photometric(image, augmentation, generator)
     if depth is not None:
         inputs["depth"] = relative_depth(depth, grid, rays(K_to, px) @ R, turned[:, WRIST, 2])
     return inputs
+
+
+def picture_points(points, K, px):
+    """Projections (B, 21, 2) of points (B, 21, 3) by K (B, 3, 3), the picture's sides being -1 and 1."""
+    h = points @ K.transpose(1, 2)
+    return (2 * h[..., :2] / h[..., 2:].clamp_min(1e-6) + 1) / px - 1
 
 
 def relative_depth(depth, grid, old_rays, wrist_mm):

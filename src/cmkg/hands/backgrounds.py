@@ -55,12 +55,16 @@ def photograph(rng, pictures, px):
 
 def _tint(rng, image):
     """Random mixing of the colour channels, gain and offset."""
-    mix = np.eye(3) * rng.uniform(0.5, 1.3, 3) + rng.normal(0, 0.12, (3, 3))
+    grey, strength = np.full((3, 3), 1 / 3), rng.uniform(0.0, 1.0)  # most rooms are less colourful than these pictures
+    mix = (grey + strength * (np.eye(3) - grey)) * rng.uniform(0.5, 1.2) + np.diag(rng.normal(0, 0.08, 3))
     return np.clip(cv2.transform(image.astype(np.float32), mix.astype(np.float32)) + rng.uniform(-30, 30), 0, 255)
 
 
 def _colour(rng):
-    return tuple(float(c) for c in np.clip(rng.normal(rng.uniform(20, 235), 40, 3), 0, 255))
+    return tuple(
+        float(c)
+        for c in np.clip(rng.normal(rng.uniform(10, 245), rng.choice([8, 25, 60], p=[0.5, 0.35, 0.15]), 3), 0, 255)
+    )
 
 
 def texture(rng, px):
@@ -69,7 +73,7 @@ def texture(rng, px):
     image = cv2.resize(corners, (px, px), interpolation=cv2.INTER_LINEAR)
     for octave in (3, 8, 20):
         strength = rng.exponential(14)
-        noise = rng.normal(0, strength, (octave, octave, rng.choice([1, 3]))).astype(np.float32)
+        noise = rng.normal(0, strength, (octave, octave, rng.choice([1, 3], p=[0.85, 0.15]))).astype(np.float32)
         image = image + cv2.resize(noise, (px, px), interpolation=cv2.INTER_CUBIC).reshape(px, px, -1)
     if rng.random() < 0.3:  # shelves, blinds, bricks, tiles
         wave = np.sin(np.arange(px) * 2 * np.pi / rng.uniform(4, px / 2) + rng.uniform(0, 6))

@@ -132,11 +132,17 @@ def sample_free_angles(rng, shape, tries=8):
 
 
 @lru_cache(maxsize=1)
-def upright():
-    """Rotation (3, 3) from the template to a camera that sees the palm, fingers up."""
+def _fingers():
+    """Unit direction (3,) from the wrist to the middle knuckle in the template."""
     hand = anny_hand()
     up = hand.joints[hand.bone_of_joint[9]]
-    up = up / np.linalg.norm(up)
+    return up / np.linalg.norm(up)
+
+
+@lru_cache(maxsize=1)
+def upright():
+    """Rotation (3, 3) from the template to a camera that sees the palm, fingers up."""
+    hand, up = anny_hand(), _fingers()
     normal = hand.palm_normal - up * (hand.palm_normal @ up)
     normal /= np.linalg.norm(normal)
     return np.stack([np.cross(up, normal), -up, -normal])
@@ -149,9 +155,23 @@ def orientation(yaw_deg, pitch_deg, roll_deg):
 
 
 def sample_orientation(rng, views_deg):
-    """Yaw, pitch, roll in degrees; yaw within +-views_deg of the palm, half of the draws near it."""
-    yaw = rng.normal(0, 40) if rng.random() < 0.5 else rng.uniform(-views_deg, views_deg)
-    return np.array([np.clip(yaw, -views_deg, views_deg), np.clip(rng.normal(0, 35), -85, 85), rng.normal(0, 40)])
+    """Template -> camera (3, 3): the palm turned from the camera in any direction by up to views_deg, then rolled.
+
+    Half of the draws are near the palm, the others even over the sphere's cap. Views along the arm from behind the
+    elbow, where the cut forearm would hide the hand, are drawn anew.
+    """
+    while (R := _turned(rng, views_deg))[2] @ _fingers() > 0.7:
+        pass
+    return R
+
+
+def _turned(rng, views_deg):
+    cap = 1 - np.cos(np.deg2rad(views_deg))
+    even = np.arccos(1 - cap * rng.random())
+    turn = min(abs(rng.normal(0, np.deg2rad(25))), np.deg2rad(views_deg)) if rng.random() < 0.5 else even
+    towards = rng.uniform(0, 2 * np.pi)
+    tilt = axis_angle((np.cos(towards), np.sin(towards), 0), turn)
+    return axis_angle((0, 0, 1), np.deg2rad(rng.normal(0, 45))) @ tilt @ upright()
 
 
 # ---- light and cloth --------------------------------------------------------------------------------------------
@@ -182,9 +202,9 @@ class Camera:
 
 
 def sample_camera(rng):
-    mix = np.eye(3) + rng.normal(0, 0.02, (3, 3)) + np.diag(rng.normal(0, 0.05, 3))
-    return Camera(2.0 ** rng.uniform(-0.7, 0.4), mix, rng.uniform(0.75, 1.2), rng.uniform(-15, 15),
-                  rng.choice([0.0, rng.uniform(0.2, 0.9)]), (rng.exponential(3.0), rng.exponential(2.0)), int(rng.uniform(35, 97)))  # fmt: skip
+    mix = np.eye(3) + rng.normal(0, 0.015, (3, 3)) + np.diag(rng.normal(0, 0.05, 3))
+    return Camera(2.0 ** rng.uniform(-0.5, 0.4), mix, rng.uniform(0.8, 1.2), rng.uniform(-12, 12),
+                  rng.choice([0.0, rng.uniform(0.2, 0.8)]), (rng.exponential(2.0), rng.exponential(1.0)), int(rng.uniform(45, 97)))  # fmt: skip
 
 
 def develop(rng, camera, linear, mask, behind):
@@ -286,7 +306,7 @@ def independent_scene(config, index):
     person, hand = sample_person(rng), anny_hand()
     angles = sample_free_angles(rng, person.shape)
     vertices, joints = pose(hand, person.shape, angles)
-    R = orientation(*sample_orientation(rng, config.views_deg))
+    R = sample_orientation(rng, config.views_deg)
     distance = rng.uniform(0.28, 0.95)
     vertices, joints = vertices @ R.T, joints @ R.T
     vertices, joints = vertices - joints[9] + [0, 0, distance], joints - joints[9] + [0, 0, distance]

@@ -8,6 +8,7 @@ import torch
 from .. import engine
 from ..errors import InputError
 from ..hands.augment import NONE, network_inputs
+from ..hands.heatmaps import heatmap_loss
 from ..hands.metrics import PoseMetrics, errors_mm
 from ..hands.skeleton import WRIST, bone_scale
 from ..losses import regression_loss
@@ -36,14 +37,27 @@ UNIT_MM = 10.0
 LOSS_UNIT = "cm^2 of the set's mean hand"
 
 
-def loss_cm(packed):
+def labels(batch):
+    """What loss_cm compares with: (B, 21, 5), joints in bone units and their places on the picture."""
+    return torch.cat([batch["joints"], batch["uv"]], 2)
+
+
+def loss_cm(packed, heatmap_weight):
     """Eq. 1 in cm^2 of the set's mean hand: predictions and targets are in bone units, one bone is `bone_mm` long.
+    Predictions that carry heatmaps get heatmap_weight times their cross-entropy on top (not in the paper).
 
     The paper does not state its unit. In cm^2 the three terms of G are of one size with the paper's lambda; in mm^2
     L_DIST would be a hundredth of G, and the inner SGD step would diverge.
     """
     bone = packed.meta["bone_mm"] / UNIT_MM
-    return lambda prediction, target: regression_loss(bone * prediction, bone * target)
+
+    def loss(prediction, target):
+        value = regression_loss(bone * prediction[..., :3], bone * target[..., :3])
+        if prediction.shape[2] > 3:
+            value = value + heatmap_weight * heatmap_loss(prediction[..., 3:], target[..., 3:])
+        return value
+
+    return loss
 
 
 def set_lr(optimizer, config, step, total):

@@ -17,6 +17,7 @@ from ..steps import distil_step, meta_step
 from .common import (
     LOSS_UNIT,
     channels_last,
+    labels,
     loss_cm,
     positive,
     predict,
@@ -62,7 +63,7 @@ class Distill:
 def build(folder, in_channels, name):
     """The network of a finished teacher or student run, with its weights, and its settings."""
     settings = engine.read_json(f"{folder}/config.json")
-    model = pose_net(settings["backbone"], settings["width"], in_channels)
+    model = pose_net(settings["backbone"], settings["width"], in_channels, 0, settings["head"], settings["stem_stride"])
     return engine.load_weights(f"{folder}/{name}.safetensors", model), settings
 
 
@@ -87,11 +88,11 @@ def run(config: Distill):
     optimizer = torch.optim.Adam(student.parameters(), config.lr)
     priors = new_priors(student, config, theta_0)
     state = {"model": student, "optimizer": optimizer} | {f"phi_{q.p}": q.phi for q in priors}
-    shared = {"loss": loss_cm(packed), "attention_weight": config.attention_weight, "context": fabric.autocast,
+    shared = {"loss": loss_cm(packed, settings["heatmap_weight"]), "attention_weight": config.attention_weight, "context": fabric.autocast,
               "average": engine.averaged(fabric)}  # fmt: skip
     for step, total, batch, log in training_batches(run, config, packed, state, fabric, ("rgb", "depth"), px):
         set_lr(optimizer, config, step, total)
-        inputs = channels_last(batch["rgb"]), channels_last(batch["depth"]), batch["joints"]
+        inputs = channels_last(batch["rgb"]), channels_last(batch["depth"]), labels(batch)
         if priors:
             networks = student, tap, teacher, teacher_tap, optimizer, priors
             log(meta_step(*networks, *inputs, alpha=config.alpha, beta=config.beta, **shared))

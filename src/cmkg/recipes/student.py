@@ -9,9 +9,9 @@ from .. import engine
 from ..engine import Precision
 from ..hands.augment import Augmentation
 from ..hands.datasets.packed import Packed
-from ..hands.model import pose_net
+from ..hands.model import Head, pose_net
 from ..steps import supervised_step
-from .common import channels_last, loss_cm, positive, predict, save_predictions, score, set_lr, training_batches
+from .common import channels_last, labels, loss_cm, positive, predict, save_predictions, score, set_lr, training_batches
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,12 @@ class Student:
     """Weights to start from; empty = random ones from the seed, kept as theta_0.safetensors."""
     backbone: str = "resnet18"
     width: float = 1.0
+    head: Head = "pooled"
+    """pooled: the paper's. integral: heatmaps, their centres of mass, the depth there; far better after short training."""
+    stem_stride: Literal[2, 4] = 4
+    """4 is ResNet's own; 2 for pictures of 64 px."""
+    heatmap_weight: float = 100.0
+    """Of the integral head's heatmap loss beside L_REG, in its unit, cm^2."""
     px: int = 256
     epochs: int = 100
     batch: int = 32
@@ -34,7 +40,7 @@ class Student:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self):
-        positive(self, "epochs", "batch", "lr", "width", "px")
+        positive(self, "epochs", "batch", "lr", "width", "px", "heatmap_weight")
 
 
 def run(config: Student):
@@ -42,18 +48,18 @@ def run(config: Student):
     if run.result:
         return run.result
     fabric, packed, test = engine.launch(config.precision), Packed(config.data), Packed(config.test)
-    model = pose_net(config.backbone, config.width, seed=config.seed)
+    model = pose_net(config.backbone, config.width, 3, config.seed, config.head, config.stem_stride)
     if config.start:
         engine.load_weights(config.start, model)
     engine.save_weights(run.folder / "theta_0.safetensors", model)
     model = model.to(fabric.device)
     optimizer = torch.optim.Adam(model.parameters(), config.lr)
-    loss = loss_cm(packed)
+    loss = loss_cm(packed, config.heatmap_weight)
     for step, total, batch, log in training_batches(
         run, config, packed, {"model": model, "optimizer": optimizer}, fabric
     ):
         set_lr(optimizer, config, step, total)
-        log(supervised_step(model, optimizer, channels_last(batch["rgb"]), batch["joints"], loss,
+        log(supervised_step(model, optimizer, channels_last(batch["rgb"]), labels(batch), loss,
                             context=fabric.autocast, average=engine.averaged(fabric)))  # fmt: skip
     engine.save_weights(run.folder / "student.safetensors", model)
     predicted = predict(model, test, config.px, fabric)

@@ -18,6 +18,7 @@ from .common import (
     block,
     channels_last,
     fetch,
+    labels,
     loss_cm,
     positive,
     predict,
@@ -76,12 +77,12 @@ class Target:
 def load_start(weights, student, source, packed):
     """The network with `weights` (empty: theta_0); trained weights speak the target's bone convention.
 
-    The convention is a linear map on joints, so it is folded into the last layer: nothing else of the network moves.
+    The convention is a linear map on joints, the network's last step: no weight moves.
     """
     model, settings = build(student, 3, "theta_0")
     if weights:
         engine.load_weights(weights, model)
-        fold_into_head(model, conversion(Packed(source), packed))
+        model.convention.copy_(conversion(Packed(source), packed) @ model.convention)
     return model, settings
 
 
@@ -99,13 +100,7 @@ def joined_by_source(batch, config, source, matrix, step, px, fabric):
     draws = engine.generator("source", config.seed, step, fabric.global_rank, device=fabric.device)
     more = fetch(source, rows.numpy(), px, fabric.device, ("rgb",), config.augmentation, draws)
     more["joints"] = torch.einsum("ij,bjk->bik", matrix, more["joints"])
-    return {k: torch.cat([batch[k], more[k]]) for k in ("rgb", "joints")}
-
-
-@torch.no_grad()
-def fold_into_head(model, matrix):
-    for tensor in (model.head.weight, model.head.bias):
-        tensor.copy_(torch.einsum("ij,jk->ik", matrix, tensor.view(21, -1)).reshape(tensor.shape))
+    return {k: torch.cat([batch[k], more[k]]) for k in ("rgb", "joints", "uv")}
 
 
 def regulariser(config, model, packed):
@@ -141,7 +136,7 @@ def run(config: Target):
     prior = prior and prior.to(fabric.device)
     model, px = model.to(fabric.device), settings["px"]
     optimizer = torch.optim.Adam(model.parameters(), config.lr)
-    began, loss = fingerprint(model), loss_cm(packed)
+    began, loss = fingerprint(model), loss_cm(packed, settings["heatmap_weight"])
     state = {"model": model, "optimizer": optimizer}
     source = Packed(config.source) if config.replay else None
     matrix = conversion(source, packed).to(fabric.device) if source else None
@@ -149,7 +144,7 @@ def run(config: Target):
         set_lr(optimizer, config, step, total)
         if source:
             batch = joined_by_source(batch, config, source, matrix, step, px, fabric)
-        log(supervised_step(model, optimizer, channels_last(batch["rgb"]), batch["joints"], loss, prior, config.coupled,
+        log(supervised_step(model, optimizer, channels_last(batch["rgb"]), labels(batch), loss, prior, config.coupled,
                             fabric.autocast, engine.averaged(fabric)))  # fmt: skip
     engine.save_weights(run.folder / "target.safetensors", model, theta_start=began)
     predicted = predict(model, scored, px, fabric, frames=config.validation)
