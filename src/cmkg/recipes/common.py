@@ -21,6 +21,13 @@ def positive(config, *names):
             raise InputError(f"--{name.replace('_', '-')}: expected a positive number, got {getattr(config, name)!r}")
 
 
+def from_zero(config, *names):
+    """Refuses settings below zero, by name."""
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise InputError(f"--{name.replace('_', '-')}: expected a number from 0, got {getattr(config, name)!r}")
+
+
 def fetch(packed, indices, px, device, modalities=("rgb",), augmentation=NONE, generator=None):
     """Network inputs (see augment.network_inputs) of the packed samples `indices`, on the device."""
     rows = np.asarray(indices)

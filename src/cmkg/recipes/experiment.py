@@ -73,6 +73,8 @@ class Experiment:
                  "target_epochs", "lr", "target_lr", "fine_tune_lr")  # fmt: skip
         if not self.seeds or not self.tries:
             raise InputError("--seeds and --tries: expected at least one number each")
+        if min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
+            raise InputError(f"--seeds: expected different numbers from 0, got {self.seeds}")
 
 
 PRESETS = {

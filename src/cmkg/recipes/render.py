@@ -6,7 +6,7 @@ from ..errors import InputError
 from ..hands.datasets.packed import pack
 from ..hands.datasets.rendered import Rendered
 from ..hands.scenes import SceneConfig
-from .common import positive
+from .common import from_zero, positive
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Render:
 
     def __post_init__(self):
         positive(self, "count", "px", "margin", "frames")
+        from_zero(self, "first", "seed", "views_deg", "sequences", "sequence_offset", "workers")
         if self.px > 1024 or self.px % 2:
             raise InputError(f"--px: expected an even number up to 1024, got {self.px}")
 
