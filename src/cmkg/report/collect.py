@@ -85,11 +85,14 @@ def collect(out):
 
 def hide_folders(settings, sessions):
     """A report may be shared: of the user's own folders it names the last part only."""
-    for key in ("real_hands", "backgrounds"):
-        if folder := settings[key]:
+    for key in ("out", "real_hands", "backgrounds"):
+        if Path(folder := settings[key]).is_absolute():
             settings[key] = Path(folder).name
             for session in sessions:
                 session["command"] = session["command"].replace(folder, Path(folder).name)
+    for session in sessions:  # `python -m cmkg.cli` is `cmkg`
+        if session["command"].startswith("cli.py "):
+            session["command"] = "cmkg" + session["command"].removeprefix("cli.py")
 
 
 def loss_shares(path):
