@@ -141,10 +141,11 @@ def load_weights(path, model):
 
 # ---- run folders ------------------------------------------------------------------------------------------------
 def environment():
+    program = Path(sys.argv[0]).name.replace("cli.py", "cmkg")  # `python -m cmkg.cli` is `cmkg`
     packages = ("cmkg", "torch", "lightning-fabric", "transformers", "warp-lang", "numpy", "opencv-python-headless")
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([program, *sys.argv[1:]]),
         "commit": commit(),
         "python": platform.python_version(),
         "versions": {p: installed(p) for p in packages},

@@ -65,9 +65,7 @@ def rays(K, px):
 
 def sampling_grid(K_from, R, K_to, stored_px, px):
     """Where each output pixel looks in the stored picture: (B, px, px, 2) for grid_sample; R takes old to new frame."""
-    points = rays(K_to, px) @ R @ K_from.transpose(1, 2)
-    uv = points[..., :2] / points[..., 2:].clamp_min(1e-6)
-    return ((2 * uv + 1) / stored_px - 1).view(len(K_from), px, px, 2)
+    return picture_points(rays(K_to, px) @ R, K_from, stored_px).view(len(K_from), px, px, 2)
 
 
 def network_inputs(rgb, depth, joints_mm, K, meta, px, augmentation=NONE, generator=None):
@@ -75,8 +73,8 @@ def network_inputs(rgb, depth, joints_mm, K, meta, px, augmentation=NONE, genera
     {"rgb" (B, 3, px, px), "depth" (B, 1, px, px), "joints" (B, 21, 3), "uv" (B, 21, 2), "scale_mm" (B,)}.
 
     joints are wrist-relative in units of the bone |middle MCP - middle PIP|, whose length is scale_mm; uv is where they
-    are on the picture, whose sides are -1 and 1. Depth is
-    relative to the wrist, in units of 120 mm, clipped to [-1, 1]; 1 where nothing was measured.
+    are on the picture, whose sides are -1 and 1. Depth is relative to the wrist, in units of 120 mm, clipped to [-1, 1];
+    1 where nothing was measured.
     """
     generator = generator or torch.Generator(K.device).manual_seed(0)
     stored_px, margin = meta["arrays"]["rgb"][0][1], meta["margin"]
@@ -96,7 +94,7 @@ def network_inputs(rgb, depth, joints_mm, K, meta, px, augmentation=NONE, genera
 
 
 def picture_points(points, K, px):
-    """Projections (B, 21, 2) of points (B, 21, 3) by K (B, 3, 3), the picture's sides being -1 and 1."""
+    """Projections (B, N, 2) of points (B, N, 3) by K (B, 3, 3), the picture's sides being -1 and 1."""
     h = points @ K.transpose(1, 2)
     return (2 * h[..., :2] / h[..., 2:].clamp_min(1e-6) + 1) / px - 1
 

@@ -16,16 +16,18 @@ from ..losses import regression_loss
 
 def positive(config, *names):
     """Refuses settings that are not positive, by name."""
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise InputError(f"--{name.replace('_', '-')}: expected a positive number, got {getattr(config, name)!r}")
+    _expect(config, names, lambda value: value > 0, "a positive number")
 
 
 def from_zero(config, *names):
     """Refuses settings below zero, by name."""
+    _expect(config, names, lambda value: value >= 0, "a number from 0")
+
+
+def _expect(config, names, holds, what):
     for name in names:
-        if not getattr(config, name) >= 0:
-            raise InputError(f"--{name.replace('_', '-')}: expected a number from 0, got {getattr(config, name)!r}")
+        if not holds(value := getattr(config, name)):
+            raise InputError(f"--{name.replace('_', '-')}: expected {what}, got {value!r}")
 
 
 def fetch(packed, indices, px, device, modalities=("rgb",), augmentation=NONE, generator=None):

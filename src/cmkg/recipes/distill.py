@@ -63,7 +63,8 @@ class Distill:
 def build(folder, in_channels, name):
     """The network of a finished teacher or student run, with its weights, and its settings."""
     settings = engine.read_json(f"{folder}/config.json")
-    model = pose_net(settings["backbone"], settings["width"], in_channels, 0, settings["head"], settings["stem_stride"])
+    model = pose_net(settings["backbone"], settings["width"], in_channels,
+                     head=settings["head"], stem_stride=settings["stem_stride"])  # fmt: skip
     return engine.load_weights(f"{folder}/{name}.safetensors", model), settings
 
 

@@ -90,9 +90,6 @@ def hide_folders(settings, sessions):
             settings[key] = Path(folder).name
             for session in sessions:
                 session["command"] = session["command"].replace(folder, Path(folder).name)
-    for session in sessions:  # `python -m cmkg.cli` is `cmkg`
-        if session["command"].startswith("cli.py "):
-            session["command"] = "cmkg" + session["command"].removeprefix("cli.py")
 
 
 def loss_shares(path):
