@@ -14,10 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cmkg import engine
 from cmkg.errors import InputError
 from cmkg.hands.augment import Augmentation
+from cmkg.hands.datasets.packed import Packed
 from cmkg.prior import Prior
 from cmkg.recipes import distill, evaluate, experiment, render, student, target, teacher
+from cmkg.recipes.common import predict
 from cmkg.report.collect import row_folder
 
 SMALL = {"epochs": 1, "batch": 8, "precision": "32-true"}
@@ -246,7 +249,8 @@ def test_a_loss_that_is_not_finite_ends_in_a_sentence(whole, tmp_path):
 # ---- stages alone -----------------------------------------------------------------------------------------------
 def test_evaluate_gives_the_result_of_the_run_again(whole, tmp_path):
     again = evaluate.run(evaluate.Evaluate(f"{whole}/target/none/seed-0/target.safetensors", f"{whole}/data/target-test", str(tmp_path / "e"),
-                                           f"{whole}/student", precision="32-true", convention=f"{whole}/data/target"))  # fmt: skip
+                                           f"{whole}/student", precision="32-true", convention=f"{whole}/data/target",
+                                           turns_deg=experiment.Experiment().turns_deg))  # fmt: skip
     first = json.loads((whole / "target/none/seed-0/result.json").read_text())
     assert again["epe_mm"] == pytest.approx(first["epe_mm"], rel=1e-6)
 
@@ -264,6 +268,22 @@ def test_render_refuses_another_set(tmp_path):
     render.run(render.Render(out=str(tmp_path / "s"), count=4, px=16, workers=1))
     with pytest.raises(InputError, match="count = 4, asked for is 5"):
         render.run(render.Render(out=str(tmp_path / "s"), count=5, px=16, workers=1))
+
+
+def test_a_prediction_is_the_mean_over_turned_pictures(whole):
+    """Of a network that always answers the same, turns of -60 and 60 degrees leave the depth and half of x and y."""
+    constant = torch.linspace(-1, 1, 63).view(1, 21, 3)
+
+    class Constant(torch.nn.Module):
+        def forward(self, x):
+            return constant.expand(len(x), 21, 3)
+
+    packed, fabric = Packed(whole / "data/target-test"), engine.launch("32-true")
+    plain, turned = (predict(Constant(), packed, 32, fabric, turns_deg=t) for t in ((0.0,), (-60.0, 60.0)))
+    expected = constant * torch.tensor([0.5, 0.5, 1.0])
+    torch.testing.assert_close(turned[0], expected.expand_as(turned[0]))
+    torch.testing.assert_close(turned[1:], plain[1:])  # the truth is that of the picture as it stands
+    assert torch.equal(plain[0], constant.expand_as(plain[0]))
 
 
 # ---- the report -------------------------------------------------------------------------------------------------

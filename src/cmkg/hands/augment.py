@@ -48,6 +48,14 @@ def camera_turns(count, augmentation, focal, px, generator):
     return pitch @ yaw @ roll, zoom
 
 
+def roll(count, angle_deg, device="cpu"):
+    """The camera turned in its picture's plane: what camera_turns gives, the same for all. At 0 exactly the identity."""
+    a = torch.deg2rad(torch.tensor(float(angle_deg), device=device))
+    o, one = torch.zeros_like(a), torch.ones_like(a)
+    turn = torch.stack([a.cos(), -a.sin(), o, a.sin(), a.cos(), o, o, o, one]).view(1, 3, 3)
+    return turn.expand(count, 3, 3), one.expand(count)
+
+
 def network_camera(K, margin, stored_px, px, zoom):
     """K (B, 3, 3) of the network's px x px picture of the box, zoomed; the stored picture shows `margin` boxes."""
     out = K.clone()
@@ -68,8 +76,9 @@ def sampling_grid(K_from, R, K_to, stored_px, px):
     return picture_points(rays(K_to, px) @ R, K_from, stored_px).view(len(K_from), px, px, 2)
 
 
-def network_inputs(rgb, depth, joints_mm, K, meta, px, augmentation=NONE, generator=None):
+def network_inputs(rgb, depth, joints_mm, K, meta, px, augmentation=NONE, generator=None, turns=None):
     """Packed pictures and labels -> what is asked for; rgb or depth may be None. meta: the packed set's.
+    turns: rotations and zooms of the virtual camera; None draws them.
     {"rgb" (B, 3, px, px), "depth" (B, 1, px, px), "joints" (B, 21, 3), "uv" (B, 21, 2), "scale_mm" (B,)}.
 
     joints are wrist-relative in units of the bone |middle MCP - middle PIP|, whose length is scale_mm; uv is where they
@@ -78,7 +87,7 @@ def network_inputs(rgb, depth, joints_mm, K, meta, px, augmentation=NONE, genera
     """
     generator = generator or torch.Generator(K.device).manual_seed(0)
     stored_px, margin = meta["arrays"]["rgb"][0][1], meta["margin"]
-    R, zoom = camera_turns(len(K), augmentation, K[:, 0, 0], stored_px / margin, generator)
+    R, zoom = turns or camera_turns(len(K), augmentation, K[:, 0, 0], stored_px / margin, generator)
     K_to = network_camera(K, margin, stored_px, px, zoom)
     grid = sampling_grid(K, R, K_to, stored_px, px)
     turned = joints_mm @ R.transpose(1, 2)

@@ -7,7 +7,7 @@ import torch
 
 from .. import engine
 from ..errors import InputError
-from ..hands.augment import NONE, network_inputs
+from ..hands.augment import NONE, network_inputs, roll
 from ..hands.heatmaps import heatmap_loss
 from ..hands.metrics import PoseMetrics, errors_mm
 from ..hands.skeleton import WRIST, bone_scale
@@ -24,13 +24,18 @@ def from_zero(config, *names):
     _expect(config, names, lambda value: value >= 0, "a number from 0")
 
 
+def at_least_one(config, *names):
+    """Refuses empty lists, by name."""
+    _expect(config, names, len, "at least one number")
+
+
 def _expect(config, names, holds, what):
     for name in names:
         if not holds(value := getattr(config, name)):
             raise InputError(f"--{name.replace('_', '-')}: expected {what}, got {value!r}")
 
 
-def fetch(packed, indices, px, device, modalities=("rgb",), augmentation=NONE, generator=None):
+def fetch(packed, indices, px, device, modalities=("rgb",), augmentation=NONE, generator=None, turns=None):
     """Network inputs (see augment.network_inputs) of the packed samples `indices`, on the device."""
     rows = np.asarray(indices)
     pick = lambda name: torch.from_numpy(getattr(packed, name)[rows]).to(device)
@@ -39,7 +44,7 @@ def fetch(packed, indices, px, device, modalities=("rgb",), augmentation=NONE, g
             f"{packed.folder}: has no {missing[0]}; this stage needs a packed set with {' and '.join(modalities)}"
         )
     pictures = [pick(m) if m in modalities else None for m in ("rgb", "depth")]
-    return network_inputs(*pictures, pick("joints_mm"), pick("K"), packed.meta, px, augmentation, generator)
+    return network_inputs(*pictures, pick("joints_mm"), pick("K"), packed.meta, px, augmentation, generator, turns)
 
 
 UNIT_MM = 10.0
@@ -107,16 +112,24 @@ def training_batches(run, config, packed, state, fabric, modalities=("rgb",), px
 
 
 @torch.no_grad()
-def predict(model, packed, px, fabric, modality="rgb", frames=None, batch=128):
-    """Predictions (N, 21, 3) in bone units, targets (N, 21, 3) and scales (N,), CPU, in the order of the frames."""
+def predict(model, packed, px, fabric, modality="rgb", frames=None, turns_deg=(0.0,), batch=128):
+    """Predictions (N, 21, 3) in bone units, targets (N, 21, 3) and scales (N,), CPU, in the order of the frames.
+
+    A prediction is the mean over pictures turned in their plane by turns_deg, each turned back; (0,) is the paper's.
+    """
     model.eval()
     first, last = block(packed, frames)
     out = []
     for at in range(first, last, batch):
-        inputs = fetch(packed, range(at, min(at + batch, last)), px, fabric.device, (modality,))
-        with fabric.autocast():
-            prediction = model(channels_last(inputs[modality]))
-        out.append((prediction.float().cpu(), inputs["joints"].cpu(), inputs["scale_mm"].cpu()))
+        rows, total = range(at, min(at + batch, last)), 0.0
+        for angle in turns_deg:
+            turns = roll(len(rows), angle, fabric.device)
+            inputs = fetch(packed, rows, px, fabric.device, (modality,), turns=turns)
+            with fabric.autocast():
+                prediction = model(channels_last(inputs[modality]))
+            total = total + prediction.float() @ turns[0]
+        target = inputs["joints"] @ turns[0]
+        out.append(((total / len(turns_deg)).cpu(), target.cpu(), inputs["scale_mm"].cpu()))
     model.train()
     return tuple(torch.cat(parts) for parts in zip(*out, strict=True))
 

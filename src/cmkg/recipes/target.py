@@ -15,6 +15,7 @@ from ..hands.skeleton import retarget_matrix
 from ..prior import Prior, fingerprint
 from ..steps import supervised_step
 from .common import (
+    at_least_one,
     block,
     channels_last,
     fetch,
@@ -65,11 +66,14 @@ class Target:
     schedule: Literal["constant", "cosine"] = "constant"
     """The paper's is constant."""
     seed: int = 0
+    turns_deg: tuple[float, ...] = (0.0,)
+    """A test prediction is the mean over pictures turned by these angles; (0,) is the paper's."""
     precision: Precision = "auto"
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self):
         positive(self, "epochs", "batch", "lr")
+        at_least_one(self, "turns_deg")
         if self.exponent not in (1, 2):
             raise InputError(f"--exponent: expected 1 or 2, got {self.exponent}")
 
@@ -147,7 +151,7 @@ def run(config: Target):
         log(supervised_step(model, optimizer, channels_last(batch["rgb"]), labels(batch), loss, prior, config.coupled,
                             fabric.autocast, engine.averaged(fabric)))  # fmt: skip
     engine.save_weights(run.folder / "target.safetensors", model, theta_start=began)
-    predicted = predict(model, scored, px, fabric, frames=config.validation)
+    predicted = predict(model, scored, px, fabric, frames=config.validation, turns_deg=config.turns_deg)
     save_predictions(run.folder / "predictions.npz", *predicted)
     return run.finish(score(*predicted) | {"weights": histogram(model)})
 
