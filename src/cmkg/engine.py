@@ -11,12 +11,16 @@ import dataclasses
 import errno
 import json
 import logging
+import multiprocessing.connection
 import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 import zlib
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -37,8 +41,8 @@ CHECKPOINT_SECONDS = float(os.environ.get("CMKG_CHECKPOINT_SECONDS", 20))
 
 
 # ---- hardware ---------------------------------------------------------------------------------------------------
-def launch(precision="auto", accelerator="auto", devices=1, nodes=1):
-    """A Fabric for this process. precision "auto": bf16 autocast where the machine computes it natively, else float32."""
+def launch(precision="auto", accelerator="auto"):
+    """A Fabric for this process, one of those that `torchrun` started or alone. precision "auto": bf16 autocast where the machine computes it natively, else float32."""
     from lightning_fabric import Fabric  # here: half of the program's start, and rendering processes do without
 
     if precision == "auto":
@@ -46,7 +50,8 @@ def launch(precision="auto", accelerator="auto", devices=1, nodes=1):
         precision = "bf16-mixed" if native else "32-true"
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision)
+    world, local = (int(os.environ.get(n, 1)) for n in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    fabric = Fabric(accelerator=accelerator, devices=local, num_nodes=world // local, precision=precision)
     fabric.launch()
     return fabric
 
@@ -62,6 +67,30 @@ def averaged(fabric):
         return [part.view_as(g) for part, g in zip(flat.split([g.numel() for g in gradients]), gradients)]
 
     return average
+
+
+def rank():
+    """Number of this process among those that `torchrun` started; 0 alone."""
+    return int(os.environ.get("RANK", 0))
+
+
+def wait_for_all():
+    """Returns when every process has come here."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def on_first_rank(function):
+    """Calls function in the first process alone; the others wait for it."""
+    result = function() if rank() == 0 else None
+    wait_for_all()
+    return result
+
+
+def say(text):
+    """A heading among the progress, from the first process."""
+    if rank() == 0:
+        console.print(f"[bold]{text}[/bold]" if console.is_terminal else f"-- {text}", soft_wrap=True)
 
 
 # ---- random streams ---------------------------------------------------------------------------------------------
@@ -83,9 +112,59 @@ def _permutation(seed, epoch, count):
     return torch.randperm(count, generator=generator("order", seed, epoch, count))
 
 
+# ---- processes --------------------------------------------------------------------------------------------------
+def cores():
+    return len(os.sched_getaffinity(0))
+
+
+def process_map(function, jobs, workers):
+    """Yields function(*job) for each job, in order, from `workers` processes of one thread each.
+
+    They end with this process, however it ends; the first error cancels what has not begun.
+    """
+    context = multiprocessing.get_context("spawn")  # a forked child would inherit locked thread pools
+    with _single_threaded_children(), ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+        futures = [pool.submit(function, *job) for job in jobs]
+        try:
+            for future in futures:
+                yield future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@contextmanager
+def _single_threaded_children():
+    """Processes that start inside run their BLAS on one thread: threads of several processes would spin for the cores."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {n: os.environ.get(n) for n in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for n, value in before.items():
+            os.environ.pop(n) if value is None else os.environ.__setitem__(n, value)
+
+
+def _one_thread():
+    import cv2
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    """A killed parent cannot tell its workers: each waits for its end."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
 # ---- files ------------------------------------------------------------------------------------------------------
 def write_atomically(path, write):
-    """Calls write(temporary path), then renames: `path` is either whole or as it was before."""
+    """Calls write(temporary path), then renames: `path` is either whole or as it was before. The first process alone."""
+    if rank():
+        return
     path = Path(path)
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -149,7 +228,7 @@ def environment():
         "commit": commit(),
         "python": platform.python_version(),
         "versions": {p: installed(p) for p in packages},
-        "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "threads": torch.get_num_threads(),
+        "machine": {"processor": _processor(), "cores": cores(), "threads": torch.get_num_threads(),
                     "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
     }  # fmt: skip
 
@@ -193,10 +272,12 @@ class Run:
         self.began, self.seconds_before = time.monotonic(), 0.0
         settings, defaults = plain(config), {f.name: f.default for f in dataclasses.fields(config)}
         log = self.folder / "environment.json"
+        if rank() and not (self.folder / "config.json").exists():
+            return
         if (self.folder / "config.json").exists():
             held = read_json(self.folder / "config.json")
             self._refuse_other_settings({k: held.get(k, defaults.get(k)) for k in settings} | held, settings)
-            if self.result is None:
+            if self.result is None and rank() == 0:
                 write_json(log, {"sessions": [*read_json(log)["sessions"], environment()]})
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -221,8 +302,10 @@ class Run:
 
     def finish(self, result):
         result = result | {"seconds": round(self.seconds, 1)}
-        write_json(self.folder / "result.json", result)
-        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        if rank() == 0:
+            write_json(self.folder / "result.json", result)
+            (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        wait_for_all()
         return result
 
     def steps(self, total, state, images_per_step=1):
@@ -252,10 +335,14 @@ class Run:
                         saved = time.monotonic()
 
     def log(self, **line):
+        if rank():
+            return
         with open(self.folder / "metrics.jsonl", "a") as f:
             f.write(json.dumps(line) + "\n")
 
     def _save(self, step, state):
+        if rank():
+            return
         values = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in state.items()}
         write_atomically(
             self.folder / "checkpoint.pt", lambda p: torch.save({"step": step, "seconds": self.seconds, **values}, p)
@@ -274,7 +361,7 @@ class Run:
                     for key, tensor in holder.items():
                         tensor.copy_(saved[name][key])
             console.print(f"{self.name}: resumes at step {first}")
-        if log.exists():  # lines that the killed run wrote after its last checkpoint come again
+        if log.exists() and rank() == 0:  # lines that the killed run wrote after its last checkpoint come again
             kept = [
                 line
                 for line in log.read_text().splitlines()
@@ -291,7 +378,8 @@ class Bar:
         self.name, self.total, self.first, self.done, self.per_step = name, total, first, first, per_step
         self.began = self.shown = time.monotonic()
         self.bar = None
-        if console.is_terminal:
+        self.silent = rank() > 0
+        if console.is_terminal and not self.silent:
             self.bar = Progress(TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(),
                                 TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console)  # fmt: skip
 
@@ -307,6 +395,8 @@ class Bar:
         rate = (self.done - self.first) * self.per_step / max(now - self.began, 1e-9)
         if self.bar:
             self.bar.update(self.task, completed=self.done, rate=f"{rate:.0f} images/s")
+        elif self.silent:
+            return
         elif now - self.shown > 10 or (self.done == self.total and now - self.began > 10):
             self.shown = now
             left = (self.total - self.done) * self.per_step / max(rate, 1e-9)

@@ -140,7 +140,7 @@ def test_blocks_are_contiguous_and_do_not_overlap():
 @pytest.mark.parametrize(
     "damage,sentence",
     [
-        (lambda f: (f / "images/00001.jpg").unlink(), "images/00001.jpg: expected a 256 x 256 photograph"),
+        (lambda f: (f / "images/00001.jpg").unlink(), "images/00001.jpg: no such file; expected a picture"),
         (lambda f: (f / "images/00001.jpg").write_bytes(b"\xff\xd8 broken"), "images/00001.jpg: expected"),
         (lambda f: (f / "pose_gt.mat").unlink(), "pose_gt.mat: no such file"),
         (lambda f: (f / "pose_gt.mat").write_bytes(b"junk" * 99), "pose_gt.mat: expected a MATLAB file"),

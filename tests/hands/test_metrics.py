@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+import cmkg
 from cmkg.hands.metrics import THRESHOLDS_MM, PoseMetrics, area_under, auc_20_50, errors_mm, pck
 
-PUBLISHED = Path(__file__).parents[1] / "data" / "published_pck.csv"
+PUBLISHED = Path(cmkg.__file__).parent / "report/published_pck.csv"
 
 
 def draw(n=37):

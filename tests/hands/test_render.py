@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cmkg.hands import geometry, scenes
+from cmkg.hands import geometry, poses, scenes
 from cmkg.hands.mesh import ANGLES, LIMITS_DEG, anny_hand, pose, skeleton
 from cmkg.hands.render import Look, Renderer
 from cmkg.hands.skeleton import BONES
@@ -128,9 +128,9 @@ def test_sequences_are_smooth_and_share_one_person():
 def test_poses_are_inside_human_limits_and_mostly_free_of_collisions():
     shape, free = np.zeros(len(anny_hand().shape_directions)), 0
     for i in range(200):
-        angles = scenes.sample_free_angles(scenes.stream("t", i), shape)
+        angles = poses.sample_free_angles(scenes.stream("t", i), anny_hand(), shape)
         assert (angles >= LIMITS_DEG[:, 0]).all() and (angles <= LIMITS_DEG[:, 1]).all()
-        free += not scenes.collides(skeleton(anny_hand(), shape, angles)[2])
+        free += not poses.collides(skeleton(anny_hand(), shape, angles)[2])
     assert free > 190
 
 
@@ -149,7 +149,7 @@ def test_flexion_bends_towards_the_palm_and_keeps_bone_lengths():
 def test_views_stay_within_the_flag():
     def turned(views_deg):
         rotations = [
-            scenes.sample_orientation(scenes.stream("o", i), views_deg) @ scenes.upright().T for i in range(300)
+            scenes.sample_orientation(scenes.stream("o", i), anny_hand(), views_deg) @ scenes.upright(anny_hand()).T for i in range(300)
         ]
         return np.rad2deg([np.arccos(np.clip(R[2, 2], -1, 1)) for R in rotations])  # between palm and camera
 

@@ -12,6 +12,9 @@ import numpy as np
 from .skeleton import MIDDLE_MCP
 
 CROP_EXTENT = 2.0  # side of the box in units of the largest extent from its centre (RHD's reference crop)
+CROP_SIDES_PX = (50.0, 500.0)  # the reference crop's smallest and largest side, in pixels of the dataset's picture
+CROP_UNSEEN_PX = 200.0  # its side when no key point is visible
+CROP_SCALES = (1.0, 10.0)  # and what the box may be enlarged by to 256 pixels: a side of 25.6 to 256
 
 
 def project(points, K):
@@ -20,13 +23,20 @@ def project(points, K):
     return h[..., :2] / h[..., 2:]
 
 
-def crop_box(uv):
-    """The protocol's box around key points uv (21, 2): centre = middle MCP, side = 2 x the largest extent from it.
+def crop_box(uv, visible=None):
+    """The protocol's box around key points uv (21, 2): centre = middle MCP, side = 2 x the largest extent from it,
+    over the points that are visible (21,) bool; all when None, 200 pixels when none is.
 
     Returns (centre (2,), side) in pixels. The box may leave the image.
     """
-    centre = uv[MIDDLE_MCP]
-    return centre, CROP_EXTENT * float(np.abs(uv - centre).max())
+    centre, seen = uv[MIDDLE_MCP], uv if visible is None else uv[visible]
+    return centre, CROP_EXTENT * float(np.abs(seen - centre).max()) if len(seen) else CROP_UNSEEN_PX
+
+
+def reference_side(side, enlarged=True):
+    """A box's side as RHD's reference crop limits it: to [50, 500] pixels, and its scale 256 / side to [1, 10]."""
+    side = float(np.clip(side, *CROP_SIDES_PX))
+    return 256 / float(np.clip(256 / side, *CROP_SCALES)) if enlarged else side
 
 
 def rotation_to_axis(direction):
@@ -64,6 +74,17 @@ def warp(image, H, px, border=cv2.BORDER_CONSTANT):
     if scale < 0.5 and image.ndim == 3:  # shrinking: average before sampling
         image = cv2.GaussianBlur(image, (0, 0), 0.4 / scale)
     return cv2.warpPerspective(image, H, (px, px), flags=cv2.INTER_LINEAR, borderMode=border)
+
+
+def warp_depth(depth_mm, K_from, R, K_to, px):
+    """Depth along the new axis, (px, px) uint16 mm, of a depth map (H, W) in mm; nearest pixel, 0 where none was measured.
+
+    A pixel at depth z on the old ray r (z = 1) has depth z (R r)_z in the turned camera.
+    """
+    seen = cv2.warpPerspective(depth_mm, homography(K_from, R, K_to), (px, px), flags=cv2.INTER_NEAREST)
+    v, u = np.mgrid[:px, :px]
+    new = np.stack([(u - K_to[0, 2]) / K_to[0, 0], (v - K_to[1, 2]) / K_to[1, 1], np.ones((px, px))], -1)
+    return np.clip(np.rint(seen / (new @ R[:, 2])), 0, 65535).astype(np.uint16)  # (R^T new)_z
 
 
 def mirror(image, joints, K):

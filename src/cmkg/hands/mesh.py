@@ -37,7 +37,7 @@ ANGLES = (
 LIMITS_DEG = np.array([(low, high) for _, low, high in ANGLES], float)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hand:
     """Linear shape space with skinning; metres. V vertices, J bones, S shape directions, F faces."""
 
@@ -68,6 +68,24 @@ class Hand:
             own = np.flatnonzero(self.weights[:, self.bone_of_joint[4 * f + 3]] > 0.9)
             ends.append(own[np.argsort((self.template[own] - b) @ (a - b))[:6]])
         return np.array(ends)
+
+    @cached_property
+    def rest_joints(self):
+        """(21, 3) of the template."""
+        joints = np.empty((21, 3))
+        joints[list(self.bone_of_joint)] = self.joints[list(self.bone_of_joint.values())]
+        joints[list(TIPS)] = self.template[self.tip_vertices].mean(1)
+        return joints
+
+    @cached_property
+    def along_arm(self):
+        """(V,) metres from the wrist towards the elbow."""
+        elbow = self.joints[self.bones.index("lowerarm01.R")]
+        return self.template @ elbow / np.linalg.norm(elbow)
+
+    def posed(self, shape, pose_deg):
+        """Vertices (V, 3) and joints (21, 3): see `pose`."""
+        return pose(self, shape, pose_deg)
 
     @cached_property
     def tips(self):

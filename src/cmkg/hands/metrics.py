@@ -4,6 +4,9 @@ import numpy as np
 import torch
 from torchmetrics import Metric
 
+from ..errors import InputError
+from .skeleton import MIDDLE_MCP, WRIST, bone_scale
+
 THRESHOLDS_MM = np.linspace(0, 50, 20)  # this literature's; AUC 20-50 uses the last twelve, 21.05 .. 50 mm
 
 
@@ -66,3 +69,46 @@ class PoseMetrics(Metric):
             "pck": curves.mean(0).round(5).tolist(),
             "samples": int(self.count),
         }
+
+
+# ---- other protocols, for comparison with published numbers -------------------------------------------------------
+def rooted(joints, root="wrist"):
+    """Joints (N, 21, 3) relative to the wrist, or to the palm: midway from the wrist to the middle MCP."""
+    origin = joints[:, WRIST] if root == "wrist" else (joints[:, WRIST] + joints[:, MIDDLE_MCP]) / 2
+    return joints - origin[:, None]
+
+
+def procrustes(prediction, target):
+    """Predictions (N, 21, 3) brought nearest to the targets by a rotation, one scale and a shift each; no reflection.
+
+    Umeyama, 1991, Eqs. 40-42.
+    """
+    p_mean, t_mean = prediction.mean(1, keepdims=True), target.mean(1, keepdims=True)
+    p, t = prediction - p_mean, target - t_mean
+    U, D, Vt = np.linalg.svd(np.einsum("nki,nkj->nij", t, p))
+    signs = np.ones((len(p), 3))
+    signs[:, 2] = np.sign(np.linalg.det(U @ Vt))
+    R = (U * signs[:, None]) @ Vt
+    scale = (D * signs).sum(1) / np.maximum((p**2).sum((1, 2)), 1e-12)
+    return scale[:, None, None] * np.einsum("nij,nkj->nki", R, p) + t_mean
+
+
+def scored(prediction_mm, target_mm, visible, root="wrist", joints="all", align="none", scale="own", thresholds="20-50"):
+    """{"epe_mm", "auc", "pck", "samples"} of (N, 21, 3) arrays in mm by a protocol:
+
+    root wrist or palm; joints all or visible (N, 21); align none or procrustes; scale own, or given: the bone
+    |middle MCP - middle PIP| of each prediction is set to the true one; thresholds 20-50 or 0-50 mm.
+    AUC is per joint, then averaged over the joints that were seen.
+    """
+    p, t = rooted(prediction_mm, root), rooted(target_mm, root)
+    if scale == "given":
+        p = p * (bone_scale(t) / np.maximum(bone_scale(p), 1e-9))[:, None, None]
+    if align == "procrustes":
+        p = procrustes(p, t)
+    errors, counted = np.linalg.norm(p - t, axis=2), visible if joints == "visible" else np.ones(t.shape[:2], bool)
+    if not counted.any():
+        raise InputError("no joint is visible in this set; evaluate all joints")
+    limits = THRESHOLDS_MM[8:] if thresholds == "20-50" else THRESHOLDS_MM
+    curves = [pck(errors[counted[:, j], j], limits) for j in range(21) if counted[:, j].any()]
+    return {"epe_mm": float(errors[counted].mean()), "auc": float(np.mean([area_under(limits, c) for c in curves])),
+            "pck": pck(errors[counted], THRESHOLDS_MM).round(5).tolist(), "samples": len(t)}  # fmt: skip

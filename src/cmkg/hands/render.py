@@ -274,9 +274,6 @@ class Renderer:
 
 
 @lru_cache(maxsize=2)
-def anny_renderer(device="cpu"):
-    from .mesh import anny_hand
-
-    hand = anny_hand()
-    elbow = hand.joints[hand.bones.index("lowerarm01.R")]
-    return Renderer(hand.template, hand.faces, hand.template @ elbow / np.linalg.norm(elbow), device)
+def renderer(hand, device="cpu"):
+    """The Renderer of a hand: mesh.Hand or mano.Mano."""
+    return Renderer(hand.template, hand.faces, hand.along_arm, device)

@@ -6,9 +6,11 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from . import backgrounds, geometry
-from .mesh import ANGLES, LIMITS_DEG, anny_hand, axis_angle, pose, skeleton
-from .render import Look, anny_renderer
+from . import backgrounds, geometry, mano
+from .mano import Mano, load_mano, load_textures
+from .mesh import anny_hand, axis_angle
+from .poses import sample_free_angles
+from .render import Look, renderer
 
 SUPERSAMPLING = 2
 # Reflectance of human skin, linear RGB, from the fairest to the darkest (Monk's ten tones, sRGB decoded).
@@ -25,6 +27,23 @@ def stream(*key):
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
 
 
+# ---- the hand: Anny's or MANO's --------------------------------------------------------------------------------
+def hand_of(config):
+    return load_mano(config.mano) if config.mano else anny_hand()
+
+
+def sample_shape(rng, hand):
+    if isinstance(hand, Mano):
+        return mano.sample_shape(rng)
+    shape = np.clip(rng.normal(size=len(hand.shape_directions)), -2.2, 2.2)
+    shape[-len(hand.local) :] *= 0.35
+    return shape
+
+
+def sample_pose(rng, hand, shape):
+    return mano.sample_pose(rng, hand) if isinstance(hand, Mano) else sample_free_angles(rng, hand, shape)
+
+
 # ---- the person -------------------------------------------------------------------------------------------------
 @dataclass
 class Person:
@@ -35,31 +54,32 @@ class Person:
     palm_lightening: float
     gloss: float
     grain: float
+    texture: np.ndarray | None = None  # (V, 3) linear RGB of a scan, in place of all the above but gloss and grain
 
 
-def sample_person(rng):
-    hand = anny_hand()
-    shape = np.clip(rng.normal(size=len(hand.shape_directions)), -2.2, 2.2)
-    shape[-len(hand.local) :] *= 0.35
+def sample_person(rng, hand, textures=""):
+    shape = sample_shape(rng, hand)
     at = rng.beta(1.0, 1.3) * (len(SKIN_TONES) - 1.001)
     low = int(at)
     tone = SKIN_TONES[low] ** (1 - (at - low)) * SKIN_TONES[low + 1] ** (at - low)
     tone = (
         tone * np.exp(rng.normal(0, 0.06, 3)) * (1 - rng.random() * np.array([0.0, 0.3, 0.38]))
     )  # blood below the skin
-    return Person(shape, tone, rng.uniform(0.1, 0.7), rng.normal(size=(6, 6)), rng.uniform(0.1, 0.5),
-                  rng.exponential(0.06), rng.uniform(0.05, 0.3))  # fmt: skip
+    person = Person(shape, tone, rng.uniform(0.1, 0.7), rng.normal(size=(6, 6)), rng.uniform(0.1, 0.5),
+                    rng.exponential(0.06), rng.uniform(0.05, 0.3))  # fmt: skip
+    if textures:
+        scans = load_textures(textures, len(hand.template))
+        person.texture = scans[rng.integers(len(scans))]
+    return person
 
 
-@lru_cache(maxsize=1)
-def _skin_map():
+@lru_cache(maxsize=2)
+def _skin_map(hand):
     """Per vertex of the template: on the palm's side (0..1), near a joint or a tip (0..1), a nail (0..1)."""
-    hand = anny_hand()
-    normals = anny_renderer().normals(hand.template.astype(np.float32))
+    normals = renderer(hand).normals(hand.template.astype(np.float32))
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     palm = np.clip(0.5 + normals @ hand.palm_normal, 0, 1)
-    _, _, joints = skeleton(hand, np.zeros(len(hand.shape_directions)), np.zeros(len(ANGLES)))
-    joints = np.concatenate([hand.joints[list(hand.bone_of_joint.values())], hand.template[hand.tip_vertices].mean(1)])
+    joints = hand.rest_joints
     near = np.exp(-(np.linalg.norm(hand.template[:, None] - joints[None], axis=2).min(1) ** 2) / 0.010**2)
     tips = hand.template[hand.tip_vertices].mean(1)
     to_tip = np.linalg.norm(hand.template[:, None] - tips[None], axis=2).min(1)
@@ -67,11 +87,13 @@ def _skin_map():
     return palm, near, nail
 
 
-def skin_albedo(person):
+def skin_albedo(person, hand):
     """Reflectance (V, 3) of each vertex: a lighter palm, redder joints and tips, pale nails, soft mottling."""
-    palm, near, nail = (a[:, None].astype(np.float32) for a in _skin_map())
+    if person.texture is not None:
+        return person.texture
+    palm, near, nail = (a[:, None].astype(np.float32) for a in _skin_map(hand))
     m = person.mottle
-    waves = np.sin(anny_hand().template @ (m[:, :3].T * 60) + m[:, 3] * 3, dtype=np.float32) @ (m[:, 4] * 0.035)
+    waves = np.sin(hand.template @ (m[:, :3].T * 60) + m[:, 3] * 3, dtype=np.float32) @ (m[:, 4] * 0.035)
     albedo = person.tone[None] * np.exp(waves)[:, None]
     lighter = np.minimum(person.tone + 0.25, 1.0) * np.array([1.0, 0.75, 0.65])
     albedo = albedo + palm * person.palm_lightening * (lighter - albedo)
@@ -79,103 +101,50 @@ def skin_albedo(person):
     return albedo + nail * 0.25 * (np.array([0.85, 0.6, 0.55]) - albedo)
 
 
-# ---- the pose ---------------------------------------------------------------------------------------------------
-def sample_angles(rng):
-    """Joint angles (23,) in degrees inside human limits: open hands, fists, counting, pointing, anything between."""
-    style = rng.random()
-    if style < 0.25:
-        curl = np.full(4, rng.choice([0.05, 0.95, rng.random()], p=[0.45, 0.25, 0.3]))
-    elif style < 0.8:
-        curl = rng.choice([0.05, 0.95, -1.0], size=4, p=[0.42, 0.38, 0.2])
-        curl = np.where(curl < 0, rng.random(4), curl)
-    else:
-        curl = rng.random(4)
-    curl = np.clip(curl + rng.normal(0, 0.08, 4), 0, 1)
-    claw = rng.uniform(-0.5, 0.5)  # whether the base or the middle joint bends first
-    mcp = -8 + 90 * np.clip(curl + claw * curl * (1 - curl), 0, 1) + rng.normal(0, 8, 4)
-    pip = 4 + 98 * np.clip(curl - claw * curl * (1 - curl), 0, 1) + rng.normal(0, 6, 4)
-    dip = 0.6 * pip + rng.normal(0, 7, 4)
-    spread = rng.uniform(-8, 14) * np.array([1.0, 0.15, -0.55, -1.15]) * (1 - 0.8 * curl) + rng.normal(0, 3, 4)
-    fingers = np.stack([mcp, spread, pip, dip], 1).ravel()
-    across = np.clip(rng.beta(0.7, 0.7) + 0.25 * (curl[:2].mean() - 0.5), 0, 1)  # 0 = thumb out, 1 = across the palm
-    thumb = np.array(
-        [
-            -15 + 40 * across,
-            -15 + 25 * across,
-            -10 + 55 * across,
-            55 * across * rng.random(),
-            80 * rng.beta(1, 1.6) * across,
-        ]
-    )
-    thumb += rng.normal(0, [8, 10, 10, 6, 8])
-    wrist = rng.normal(0, [22, 10])
-    return np.clip(np.concatenate([fingers, thumb, wrist]), *LIMITS_DEG.T)
-
-
-def collides(joints):
-    """Whether two fingers run through each other: points along them (joints (21, 3), metres) nearer than 9 mm."""
-    chains = joints[1:].reshape(5, 4, 3)
-    points = np.concatenate([chains[:, 1:], (chains[:, 1:-1] + chains[:, 2:]) / 2], 1)  # (5, 5, 3)
-    between = np.linalg.norm(points[:, None, :, None] - points[None, :, None], axis=-1).min((2, 3))
-    palm = (joints[[0, 0, 0]] + joints[[5, 9, 17]] * 2) / 3
-    to_palm = np.linalg.norm(points.reshape(-1, 1, 3) - palm[None], axis=-1).min()
-    return bool((between + np.eye(5)).min() < 0.009 or to_palm < 0.012)
-
-
-def sample_free_angles(rng, shape, tries=8):
-    """Angles whose fingers do not collide; the last draw if `tries` fail."""
-    for _ in range(tries):
-        angles = sample_angles(rng)
-        if not collides(skeleton(anny_hand(), shape, angles)[2]):
-            break
-    return angles
-
-
-@lru_cache(maxsize=1)
-def _fingers():
+# ---- how the hand is turned -------------------------------------------------------------------------------------------
+def _fingers(hand):
     """Unit direction (3,) from the wrist to the middle knuckle in the template."""
-    hand = anny_hand()
-    up = hand.joints[hand.bone_of_joint[9]]
+    up = hand.rest_joints[9] - hand.rest_joints[0]
     return up / np.linalg.norm(up)
 
 
-@lru_cache(maxsize=1)
-def upright():
+@lru_cache(maxsize=2)
+def upright(hand):
     """Rotation (3, 3) from the template to a camera that sees the palm, fingers up."""
-    hand, up = anny_hand(), _fingers()
+    up = _fingers(hand)
     normal = hand.palm_normal - up * (hand.palm_normal @ up)
     normal /= np.linalg.norm(normal)
     return np.stack([np.cross(up, normal), -up, -normal])
 
 
-def orientation(yaw_deg, pitch_deg, roll_deg):
+def orientation(hand, yaw_deg, pitch_deg, roll_deg):
     """Template -> camera: 0, 0, 0 shows the palm, fingers up; yaw 180 the back."""
     yaw, pitch, roll = np.deg2rad([yaw_deg, pitch_deg, roll_deg])
-    return axis_angle((0, 0, 1), roll) @ axis_angle((1, 0, 0), pitch) @ axis_angle((0, 1, 0), yaw) @ upright()
+    return axis_angle((0, 0, 1), roll) @ axis_angle((1, 0, 0), pitch) @ axis_angle((0, 1, 0), yaw) @ upright(hand)
 
 
-def sample_orientation(rng, views_deg):
+def sample_orientation(rng, hand, views_deg):
     """Template -> camera (3, 3): the palm turned from the camera in any direction by up to views_deg, then rolled.
 
     Half of the draws are near the palm, the others even over the sphere's cap. Views along the arm from behind the
     elbow, where the cut forearm would hide the hand, are drawn anew.
     """
-    while (R := _turned(rng, views_deg))[2] @ _fingers() > 0.7:
+    while (R := _turned(rng, hand, views_deg))[2] @ _fingers(hand) > 0.7:
         pass
     return R
 
 
-def _turned(rng, views_deg):
+def _turned(rng, hand, views_deg):
     cap = 1 - np.cos(np.deg2rad(views_deg))
     even = np.arccos(1 - cap * rng.random())
     turn = min(abs(rng.normal(0, np.deg2rad(25))), np.deg2rad(views_deg)) if rng.random() < 0.5 else even
     towards = rng.uniform(0, 2 * np.pi)
     tilt = axis_angle((np.cos(towards), np.sin(towards), 0), turn)
-    return axis_angle((0, 0, 1), np.deg2rad(rng.normal(0, 45))) @ tilt @ upright()
+    return axis_angle((0, 0, 1), np.deg2rad(rng.normal(0, 45))) @ tilt @ upright(hand)
 
 
 # ---- light and cloth --------------------------------------------------------------------------------------------
-def sample_look(rng, person):
+def sample_look(rng, person, hand):
     lamps = rng.normal(size=(2, 3)) * [1, 1, 0.8] + [0, -0.6, -0.5]  # mostly from above and from the camera's side
     lamps /= np.linalg.norm(lamps, axis=1, keepdims=True)
     warmth = np.exp(np.outer(rng.normal(0, 0.12, 2), [1, 0, -1]))
@@ -183,7 +152,7 @@ def sample_look(rng, person):
     sky = rng.uniform(0.15, 0.6) * np.exp(rng.normal(0, 0.08, 3))
     cloth = np.clip(rng.uniform(0.02, 0.8) * np.exp(rng.normal(0, 0.5, (2, 3))), 0, 1)
     sleeve = rng.choice([0.02 + 0.1 * rng.random(), 0.25], p=[0.5, 0.5])
-    return Look(skin_albedo(person), lamps, strength[:, None] * warmth, sky, sky * rng.uniform(0.3, 1.0, 1) * np.exp(rng.normal(0, 0.1, 3)),
+    return Look(skin_albedo(person, hand), lamps, strength[:, None] * warmth, sky, sky * rng.uniform(0.3, 1.0, 1) * np.exp(rng.normal(0, 0.1, 3)),
                 person.gloss, person.grain, sleeve, cloth, rng.choice([0.0, rng.uniform(20, 120)], p=[0.7, 0.3]))  # fmt: skip
 
 
@@ -299,20 +268,24 @@ class SceneConfig:
     """Depth with a sensor's noise and holes."""
     backgrounds: str = ""
     """A folder of photographs; empty = those that ship inside libraries, and generated clutter."""
+    mano: str = ""
+    """MANO_RIGHT.pkl, or its folder; empty = the open hand that ships with cmkg."""
+    textures: str = ""
+    """A folder of scans registered to the hand (*.ply with coloured vertices); empty = procedural skin."""
 
 
 def independent_scene(config, index):
     rng = stream("scene", config.seed, index)
-    person, hand = sample_person(rng), anny_hand()
-    angles = sample_free_angles(rng, person.shape)
-    vertices, joints = pose(hand, person.shape, angles)
-    R = sample_orientation(rng, config.views_deg)
+    hand = hand_of(config)
+    person = sample_person(rng, hand, config.textures)
+    vertices, joints = hand.posed(person.shape, sample_pose(rng, hand, person.shape))
+    R = sample_orientation(rng, hand, config.views_deg)
     distance = rng.uniform(0.28, 0.95)
     vertices, joints = vertices @ R.T, joints @ R.T
     vertices, joints = vertices - joints[9] + [0, 0, distance], joints - joints[9] + [0, 0, distance]
     K, _ = _frame(joints, np.eye(3), config)
     behind = backgrounds.background(rng, backgrounds.photographs(config.backgrounds or None), config.px)
-    return Scene(vertices, joints, K, sample_look(rng, person), behind, sample_camera(rng), np.eye(3), rng)
+    return Scene(vertices, joints, K, sample_look(rng, person, hand), behind, sample_camera(rng), np.eye(3), rng)
 
 
 def _frame(joints, K, config):
@@ -332,23 +305,25 @@ def _between(config, sequence, frame, name, draw):
 
 
 @lru_cache(maxsize=16)
-def _setting(seed, sequence, folder):
+def _setting(config, sequence):
     """The fixed part of a sequence: who, in which light, before what (640 x 640), by which camera."""
-    person = sample_person(stream("person", seed))
+    hand, seed = hand_of(config), config.seed
+    person = sample_person(stream("person", seed), hand, config.textures)
     rng = stream("setting", seed, sequence)
-    wall = backgrounds.background(rng, backgrounds.photographs(folder or None), 640)
-    return person, sample_look(rng, person), wall, sample_camera(stream("camera", seed))
+    wall = backgrounds.background(rng, backgrounds.photographs(config.backgrounds or None), 640)
+    return person, sample_look(rng, person, hand), wall, sample_camera(stream("camera", seed))
 
 
 def sequence_scene(config, index):
     sequence, frame = divmod(index, config.frames)
     sequence += config.sequence_offset
-    person, look, wall, camera = _setting(config.seed, sequence, config.backgrounds)
-    angles = _between(config, sequence, frame, "pose", lambda rng: sample_free_angles(rng, person.shape))
+    hand = hand_of(config)
+    person, look, wall, camera = _setting(config, sequence)
+    angles = _between(config, sequence, frame, "pose", lambda rng: sample_pose(rng, hand, person.shape))
     yaw, pitch, roll = _between(config, sequence, frame, "turn", lambda rng: rng.normal(0, [30, 20, 20]))
     place = _between(config, sequence, frame, "place", lambda rng: rng.uniform([-0.1, -0.08, 0.42], [0.1, 0.08, 0.65]))
-    vertices, joints = pose(anny_hand(), person.shape, angles)
-    R = orientation(yaw, pitch, roll)
+    vertices, joints = hand.posed(person.shape, angles)
+    R = orientation(hand, yaw, pitch, roll)
     vertices, joints = vertices @ R.T + place, joints @ R.T + place
     K, turn = _frame(joints, STB_K, config)
     behind = geometry.warp(wall, geometry.homography(STB_K, turn, K), config.px, cv2.BORDER_REFLECT)
@@ -370,13 +345,16 @@ def scene(config, index):
 
 
 def draw(config, indices, device="cpu"):
-    """Renders scenes -> list of dicts: rgb (px, px, 3) uint8, depth (px, px) uint16 mm, mask (px, px) uint8,
-    joints_mm (21, 3), K (3, 3). Item i depends on (config, indices[i]) only."""
-    scenes = [scene(config, int(i)) for i in indices]
-    s, px = SUPERSAMPLING, config.px
+    """Renders scenes -> list of dicts, see `photographed`. Item i depends on (config, indices[i]) only."""
+    return photographed(config, [scene(config, int(i)) for i in indices], config.px, device)
+
+
+def photographed(config, scenes, px, device="cpu", supersampling=SUPERSAMPLING):
+    """List of dicts: rgb (px, px, 3) uint8, depth (px, px) uint16 mm, mask (px, px) uint8, joints_mm (21, 3), K (3, 3)."""
+    s = supersampling
     enlarge = np.array([[s, 0, (s - 1) / 2], [0, s, (s - 1) / 2], [0, 0, 1.0]])
     fine_K = np.stack([enlarge @ sc.K for sc in scenes])
-    linear, depth = anny_renderer(device).draw(
+    linear, depth = renderer(hand_of(config), device).draw(
         np.stack([sc.vertices for sc in scenes]), fine_K, px * s, [sc.look for sc in scenes]
     )
     samples = []

@@ -8,9 +8,10 @@ import torch
 from .. import engine
 from ..errors import InputError
 from ..hands.augment import NONE, network_inputs, roll
+from ..hands.datasets.packed import Joined
 from ..hands.heatmaps import heatmap_loss
 from ..hands.metrics import PoseMetrics, errors_mm
-from ..hands.skeleton import WRIST, bone_scale
+from ..hands.skeleton import WRIST, bone_scale, retarget_matrix
 from ..losses import regression_loss
 
 
@@ -38,6 +39,8 @@ def _expect(config, names, holds, what):
 def fetch(packed, indices, px, device, modalities=("rgb",), augmentation=NONE, generator=None, turns=None):
     """Network inputs (see augment.network_inputs) of the packed samples `indices`, on the device."""
     rows = np.asarray(indices)
+    if isinstance(packed, Joined):
+        return fetch_joined(packed, rows, px, device, modalities, augmentation, generator, turns)
     pick = lambda name: torch.from_numpy(getattr(packed, name)[rows]).to(device)
     if missing := [m for m in modalities if getattr(packed, m) is None]:
         raise InputError(
@@ -45,6 +48,31 @@ def fetch(packed, indices, px, device, modalities=("rgb",), augmentation=NONE, g
         )
     pictures = [pick(m) if m in modalities else None for m in ("rgb", "depth")]
     return network_inputs(*pictures, pick("joints_mm"), pick("K"), packed.meta, px, augmentation, generator, turns)
+
+
+def fetch_joined(joined, rows, *settings):
+    """fetch of a Joined set: the first part's samples, then the second's, their joints in the first one's convention."""
+    first, second = joined.parts
+    own, other = rows[rows < len(first)], rows[rows >= len(first)] - len(first)
+    if not len(other):
+        return fetch(first, own, *settings)
+    batch = converted(fetch(second, other, *settings), conversion(second, first))
+    return together(fetch(first, own, *settings), batch) if len(own) else batch
+
+
+def together(a, b):
+    """Two batches as one."""
+    return {k: torch.cat([a[k], b[k]]) for k in a}
+
+
+def conversion(source, packed):
+    """Joints of the source's annotators to those of the target's: (21, 21), see skeleton.retarget_matrix."""
+    return torch.from_numpy(retarget_matrix(source.meta["bone_lengths"], packed.meta["bone_lengths"])).float()
+
+
+def converted(batch, matrix):
+    """The batch with its joints in another convention."""
+    return batch | {"joints": torch.einsum("ij,bjk->bik", matrix.to(batch["joints"].device), batch["joints"])}
 
 
 UNIT_MM = 10.0

@@ -10,13 +10,14 @@ from .. import engine
 from ..engine import Precision
 from ..features import FeatureTap
 from ..hands.augment import Augmentation
-from ..hands.datasets.packed import Packed
+from ..hands.datasets.packed import Packed, opened
 from ..hands.model import pose_net
 from ..prior import Prior, fingerprint
 from ..steps import distil_step, meta_step
 from .common import (
     LOSS_UNIT,
     channels_last,
+    from_zero,
     labels,
     loss_cm,
     positive,
@@ -31,6 +32,8 @@ from .common import (
 @dataclass(frozen=True)
 class Distill:
     data: str = "data/source"
+    extra: str = ""
+    """Packed set mixed into `data`, its joints in the convention of `data`: the paper's synthetic augmentation."""
     test: str = "data/source-test"
     student: str = "runs/student"
     """Folder of a finished student run."""
@@ -43,7 +46,7 @@ class Distill:
     schedule: Literal["constant", "cosine"] = "constant"
     """The paper's is constant."""
     attention_weight: float = 1e3
-    """lambda of Eq. 4."""
+    """lambda of Eq. 4; 0 leaves L_ACT alone."""
     exponents: tuple[Literal[1, 2], ...] = (1, 2)
     """p of the priors to learn; empty = distillation alone."""
     alpha: float = 5e-5
@@ -57,7 +60,8 @@ class Distill:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self):
-        positive(self, "epochs", "batch", "lr", "attention_weight", "alpha", "beta")
+        positive(self, "epochs", "batch", "lr", "alpha", "beta")
+        from_zero(self, "attention_weight")
 
 
 def build(folder, in_channels, name):
@@ -80,7 +84,7 @@ def run(config: Distill):
     run = engine.Run(config.out, config)
     if run.result:
         return run.result
-    fabric, packed, test = engine.launch(config.precision), Packed(config.data), Packed(config.test)
+    fabric, packed, test = engine.launch(config.precision), opened(config.data, config.extra), Packed(config.test)
     student, settings = build(config.student, 3, "student")
     theta_0, _ = build(config.student, 3, "theta_0")
     teacher = build(config.teacher, 1, "teacher")[0].to(fabric.device).requires_grad_(False)

@@ -111,29 +111,25 @@ def run(config: Experiment):
     blocks = make_data(config, out / "data")
     stages = source_stages(config, out)
     for name, stage in stages.items():
-        say(name)
+        engine.say(name)
         result = STAGE[name].run(stage)
-        say(f"{name}: EPE {result['epe_mm']:.2f} mm on the source")
+        engine.say(f"{name}: EPE {result['epe_mm']:.2f} mm on the source")
     two_checkpoints(out)
     baselines(config, out)
     plan = [row | {"name": name} for name, row in rows(config, out).items()]
     for number, row in enumerate(plan, 1):
-        say(f"target row {number} of {len(plan)}: {row['label']}")
+        engine.say(f"target row {number} of {len(plan)}: {row['label']}")
         run_row(config, out, row, blocks)
     engine.write_json(
         out / "rows.json", {"rows": plan, "stages": list(stages), "blocks": blocks, "settings": asdict(config)}
     )
-    say("report")
+    engine.say("report")
     from ..report import page
 
     results = page.write(out)
     folder.log(step=0, seconds=round(time.time() - began, 1))
-    say(f"{out}/report.html and {out}/results.json are written, {engine.duration(time.time() - began)} in this session")
+    engine.say(f"{out}/report.html and {out}/results.json are written, {engine.duration(time.time() - began)} in this session")
     return results
-
-
-def say(text):
-    engine.console.print(f"[bold]{text}[/bold]" if engine.console.is_terminal else f"-- {text}")
 
 
 # ---- data -------------------------------------------------------------------------------------------------------
@@ -141,7 +137,7 @@ def make_data(config, data):
     """Writes the packed sets. Returns the blocks of target frames for tuning."""
     px = -(-config.px * 5 // 4 // 2) * 2  # a margin of 1.25 boxes
     source = render.Render(px=px, views_deg=config.views_deg, backgrounds=config.backgrounds, seed=config.seeds[0])
-    say("data")
+    engine.say("data")
     render.run(replace(source, out=str(data / "source"), count=config.source_count))
     render.run(
         replace(

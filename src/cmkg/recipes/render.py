@@ -30,6 +30,10 @@ class Render:
     noisy_depth: bool = True
     backgrounds: str = ""
     """Folder of photographs; empty = those inside installed libraries, and generated clutter."""
+    mano: str = ""
+    """MANO_RIGHT.pkl, or its folder; empty = the open hand that ships with cmkg."""
+    textures: str = ""
+    """A folder of scans registered to the hand (*.ply with coloured vertices); empty = procedural skin."""
     workers: int = 0
     """Processes; 0 = one a core."""
 
@@ -41,6 +45,10 @@ class Render:
 
 
 def run(config: Render):
+    return pack(dataset(config), config.out, config.workers or None)
+
+
+def dataset(config):
     names = (
         "seed",
         "px",
@@ -51,10 +59,8 @@ def run(config: Render):
         "frames",
         "noisy_depth",
         "backgrounds",
+        "mano",
+        "textures",
     )
     scenes = SceneConfig(**{n: getattr(config, n) for n in names})
-    return pack(
-        Rendered(scenes, config.count, config.first, with_depth=not config.sequences),
-        config.out,
-        config.workers or None,
-    )
+    return Rendered(scenes, config.count, config.first, with_depth=not config.sequences)

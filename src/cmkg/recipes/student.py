@@ -8,7 +8,7 @@ import torch
 from .. import engine
 from ..engine import Precision
 from ..hands.augment import Augmentation
-from ..hands.datasets.packed import Packed
+from ..hands.datasets.packed import Packed, opened
 from ..hands.model import Head, pose_net
 from ..steps import supervised_step
 from .common import channels_last, labels, loss_cm, positive, predict, save_predictions, score, set_lr, training_batches
@@ -17,6 +17,8 @@ from .common import channels_last, labels, loss_cm, positive, predict, save_pred
 @dataclass(frozen=True)
 class Student:
     data: str = "data/source"
+    extra: str = ""
+    """Packed set mixed into `data`, its joints in the convention of `data`: the paper's synthetic augmentation."""
     test: str = "data/source-test"
     out: str = "runs/student"
     start: str = ""
@@ -47,7 +49,7 @@ def run(config: Student):
     run = engine.Run(config.out, config)
     if run.result:
         return run.result
-    fabric, packed, test = engine.launch(config.precision), Packed(config.data), Packed(config.test)
+    fabric, packed, test = engine.launch(config.precision), opened(config.data, config.extra), Packed(config.test)
     model = pose_net(config.backbone, config.width, 3, config.seed, config.head, config.stem_stride)
     if config.start:
         engine.load_weights(config.start, model)

@@ -11,13 +11,14 @@ from ..engine import Precision
 from ..errors import InputError
 from ..hands.augment import Augmentation
 from ..hands.datasets.packed import Packed
-from ..hands.skeleton import retarget_matrix
 from ..prior import Prior, fingerprint
 from ..steps import supervised_step
 from .common import (
     at_least_one,
     block,
     channels_last,
+    conversion,
+    converted,
     fetch,
     labels,
     loss_cm,
@@ -26,6 +27,7 @@ from .common import (
     save_predictions,
     score,
     set_lr,
+    together,
     training_batches,
 )
 from .distill import build
@@ -45,7 +47,7 @@ class Target:
     prior: str = ""
     """A prior's file; empty = phi_i = sigma for all weights (plain l1, l2; with centre L2-SP)."""
     sigma: float = 0.0
-    """With a prior: phi is scaled to this root mean square (its strength). Without: the constant. 0 = no regulariser."""
+    """With a prior: phi is scaled to this root mean square (its strength), 0 = as it was learned. Without: the constant, 0 = none."""
     exponent: int = 2
     """p, for the constant; a prior's file has its own."""
     centre: str = ""
@@ -90,11 +92,6 @@ def load_start(weights, student, source, packed):
     return model, settings
 
 
-def conversion(source, packed):
-    """Joints of the source's annotators to those of the target's: (21, 21), see skeleton.retarget_matrix."""
-    return torch.from_numpy(retarget_matrix(source.meta["bone_lengths"], packed.meta["bone_lengths"])).float()
-
-
 def joined_by_source(batch, config, source, matrix, step, px, fabric):
     """The batch, followed by as many source samples with converted labels."""
     count = len(batch["joints"])
@@ -103,13 +100,12 @@ def joined_by_source(batch, config, source, matrix, step, px, fabric):
     )
     draws = engine.generator("source", config.seed, step, fabric.global_rank, device=fabric.device)
     more = fetch(source, rows.numpy(), px, fabric.device, ("rgb",), config.augmentation, draws)
-    more["joints"] = torch.einsum("ij,bjk->bik", matrix, more["joints"])
-    return {k: torch.cat([batch[k], more[k]]) for k in ("rgb", "joints", "uv")}
+    return together(batch, converted(more, matrix))
 
 
 def regulariser(config, model, packed):
     """The prior of this row, or None."""
-    if config.sigma == 0:
+    if config.sigma == 0 and not config.prior:
         return None
     centre = None
     if config.centre:
@@ -125,7 +121,7 @@ def regulariser(config, model, packed):
         prior = prior.permuted(seed=config.seed)
     if centre:  # around given weights a negative phi would push away from them without bound
         prior = prior.floored(0.0).centred(centre)
-    return prior.with_rms(config.sigma)
+    return prior.with_rms(config.sigma) if config.sigma else prior
 
 
 def run(config: Target):
@@ -143,7 +139,7 @@ def run(config: Target):
     began, loss = fingerprint(model), loss_cm(packed, settings["heatmap_weight"])
     state = {"model": model, "optimizer": optimizer}
     source = Packed(config.source) if config.replay else None
-    matrix = conversion(source, packed).to(fabric.device) if source else None
+    matrix = conversion(source, packed) if source else None
     for step, total, batch, log in training_batches(run, config, packed, state, fabric, px=px, frames=config.frames):
         set_lr(optimizer, config, step, total)
         if source:

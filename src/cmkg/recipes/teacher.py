@@ -8,7 +8,7 @@ import torch
 from .. import engine
 from ..engine import Precision
 from ..hands.augment import Augmentation
-from ..hands.datasets.packed import Packed
+from ..hands.datasets.packed import Packed, opened
 from ..hands.model import Head, pose_net
 from ..steps import supervised_step
 from .common import channels_last, labels, loss_cm, positive, predict, score, set_lr, training_batches
@@ -18,6 +18,8 @@ from .common import channels_last, labels, loss_cm, positive, predict, score, se
 class Teacher:
     data: str = "data/source"
     """Packed set with depth."""
+    extra: str = ""
+    """Packed set mixed into `data`, its joints in the convention of `data`: the paper's synthetic augmentation."""
     test: str = "data/source-test"
     out: str = "runs/teacher"
     backbone: str = "resnet18"
@@ -46,7 +48,7 @@ def run(config: Teacher):
     run = engine.Run(config.out, config)
     if run.result:
         return run.result
-    fabric, packed, test = engine.launch(config.precision), Packed(config.data), Packed(config.test)
+    fabric, packed, test = engine.launch(config.precision), opened(config.data, config.extra), Packed(config.test)
     model = pose_net(config.backbone, config.width, 1, config.seed + 1000, config.head, config.stem_stride).to(
         fabric.device
     )

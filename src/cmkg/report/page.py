@@ -1,7 +1,6 @@
 """The report: results.json and one report.html that needs nothing else and asks nobody."""
 
 import json
-from importlib.resources import files
 from pathlib import Path
 
 import jinja2
@@ -22,7 +21,7 @@ def write(out):
     results = collect(out)
     engine.write_json(out / "results.json", results)
     engine.write_atomically(out / "table.md", lambda p: p.write_text(markdown(results), encoding="utf-8"))
-    page = template().render(
+    page = template("page.html").render(
         r=results, rows=results["rows"], best=by_name(results, results["best"]), figures=figures(results),
         pictures=pictures(out, results), bones=json.dumps(BONES), duration=engine.duration,
         bone_colours=json.dumps([FINGER_COLOURS[f] for f in FINGER_OF_BONE]))  # fmt: skip
@@ -64,14 +63,14 @@ def hands_sheet(out, results, count=8):
     return plots.contact_sheet(columns, ["true", *(by_name(results, n)["label"].replace(", ", ",\n") for n in names)])
 
 
-def template():
+def template(name):
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters["strength"] = strength
     environment.filters["sd"] = lambda value: "" if value is None else f" ± {value:.2f}"
     environment.filters["sd3"] = lambda value: "" if value is None else f" ± {value:.3f}"
-    return environment.from_string(files("cmkg.report").joinpath("page.html").read_text(encoding="utf-8"))
+    return environment.get_template(name)
 
 
 def by_name(results, name):

@@ -41,6 +41,19 @@ def pck_curves(rows):
         return svg(figure)
 
 
+def published_curves(ours, published):
+    """Published PCK curves [(method, AUC, thresholds, pck)] in greys, ours [(label, {"pck", "auc_20_50"})] in colours."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6.4, 4.4))
+        for i, (method, auc, x, y) in enumerate(sorted(published, key=lambda c: -c[1])):
+            axes.plot(x, y, ("-", "--", ":", "-.")[i % 4], color=str(0.35 + 0.06 * i), lw=1.2, label=f"{method}, {auc:.3f}")
+        for i, (label, row) in enumerate(ours):
+            axes.plot(THRESHOLDS_MM[8:], row["pck"][8:], color=PALETTE[i], lw=2.2, label=f"{label}, {row['auc_20_50']['mean']:.3f}")
+        axes.set(xlabel="error threshold, mm", ylabel="share of joints (PCK)", xlim=(20, 50), ylim=(None, 1))
+        axes.legend(fontsize=8, loc="lower right", title="AUC 20–50")
+        return svg(figure)
+
+
 def weight_histograms(rows):
     """Fig. 5: weights of the trained target student, on a logarithmic scale."""
     with plt.rc_context(STYLE):
@@ -72,9 +85,9 @@ def prior_by_layer(phi):
 
 
 def skeleton_picture(rgb, K, joints_mm, size=240, dashed=False):
-    """The picture (px, px, 3) enlarged to `size`, with the skeleton of joints_mm (21, 3) over it, as RGB."""
+    """The picture (H, W, 3) enlarged to the height `size`, with the skeleton of joints_mm (21, 3) over it, as RGB."""
     scale = size / rgb.shape[0]
-    picture = cv2.resize(rgb, (size, size), interpolation=cv2.INTER_CUBIC)
+    picture = cv2.resize(rgb, (round(size * rgb.shape[1] / rgb.shape[0]), size), interpolation=cv2.INTER_CUBIC)
     uv = (project(joints_mm, K) + 0.5) * scale
     for (a, b), finger in zip(BONES, FINGER_OF_BONE):
         colour = tuple(int(FINGER_COLOURS[finger][i : i + 2], 16) for i in (1, 3, 5))
@@ -82,6 +95,14 @@ def skeleton_picture(rgb, K, joints_mm, size=240, dashed=False):
         cv2.line(picture, *ends, (255, 255, 255), 4, cv2.LINE_AA, shift=4)
         cv2.line(picture, *ends, colour, 2, cv2.LINE_AA, shift=4)
     return picture
+
+
+def depth_picture(depth_mm, wrist_mm, reach_mm=150.0, size=240):
+    """Depth (H, W) mm around the wrist as grey (near is bright) RGB; what was not measured is dark blue."""
+    value = np.clip(0.5 - (depth_mm.astype(float) - wrist_mm) / (2 * reach_mm), 0, 1)
+    picture = np.repeat((60 + 195 * value)[..., None], 3, 2).astype(np.uint8)
+    picture[depth_mm == 0] = (20, 20, 60)
+    return cv2.resize(picture, (round(size * depth_mm.shape[1] / depth_mm.shape[0]), size), interpolation=cv2.INTER_NEAREST)
 
 
 def jpeg_uri(rgb, quality=85):

@@ -1,7 +1,8 @@
 """The packed format that training reads: a folder of memory-mapped arrays and a meta.json.
 
     rgb.npy (N, px, px, 3) uint8        depth.npy (N, px, px) uint16 mm, when there is depth
-    joints_mm.npy (N, 21, 3) float32    K.npy, rotation.npy (N, 3, 3) float32    mirrored.npy (N,) bool
+    joints_mm.npy (N, 21, 3) float32    K.npy, rotation.npy (N, 3, 3) float32
+    mirrored.npy (N,) bool              visible.npy (N, 21) bool
     meta.json: format, what it holds, px, margin, mean bone lengths, checksums
 
 Written under a temporary name by several processes, chunk by chunk, and renamed when whole: a killed pack goes on
@@ -9,18 +10,14 @@ where it was, a pack that exists is complete.
 """
 
 import json
-import multiprocessing.connection
 import os
-import threading
 import zlib
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from ...engine import Bar, read_json, write_json
+from ...engine import Bar, cores, process_map, read_json, write_json
 from ...errors import InputError
 from ..skeleton import BONES, bone_scale
 
@@ -29,14 +26,14 @@ CHUNK = 32
 
 
 class Packed:
-    """A packed set. rgb, depth (or None), joints_mm, K, rotation, mirrored: arrays, memory-mapped. meta: its meta.json."""
+    """A packed set. rgb, depth (or None), joints_mm, K, rotation, mirrored, visible: arrays, memory-mapped. meta: its meta.json."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
         meta = self.folder / "meta.json"
         if not meta.exists():
             raise InputError(
-                f"{self.folder}: expected a packed set (meta.json and arrays), found none; write it with `cmkg render`"
+                f"{self.folder}: expected a packed set (meta.json and arrays), found none; write it with `cmkg render` or `cmkg data pack`"
             )
         self.meta = read_json(meta)
         if self.meta.get("format") != FORMAT:
@@ -46,6 +43,8 @@ class Packed:
         for name, (shape, dtype) in self.meta["arrays"].items():
             setattr(self, name, self._array(name, shape, dtype))
         self.depth = getattr(self, "depth", None)
+        if not hasattr(self, "visible"):  # written by an older version
+            self.visible = np.ones((len(self), 21), bool)
 
     def _array(self, name, shape, dtype):
         path = self.folder / f"{name}.npy"
@@ -63,6 +62,21 @@ class Packed:
 
     def __len__(self):
         return len(self.rgb)
+
+
+class Joined:
+    """Two packed sets as one, in the first one's bone convention; `parts` is what `fetch` reads."""
+
+    def __init__(self, first, second):
+        self.parts, self.folder, self.meta = (first, second), first.folder, first.meta
+
+    def __len__(self):
+        return sum(map(len, self.parts))
+
+
+def opened(data, extra=""):
+    """The packed set of a folder, joined by that of `extra` when it is given."""
+    return Joined(Packed(data), Packed(extra)) if extra else Packed(data)
 
 
 def pack(dataset, folder, workers=None):
@@ -83,7 +97,7 @@ def pack(dataset, folder, workers=None):
         raise InputError(f"{folder}: is not empty and holds no packed set; choose another folder")
     partial = folder.with_name(folder.name + ".partial")
     arrays = _prepare(dataset, partial, description)
-    _fill(dataset, partial, arrays, workers or len(os.sched_getaffinity(0)))
+    _fill(dataset, partial, arrays, workers or cores())
     write_json(partial / "meta.json", _meta(partial, arrays, description))
     os.replace(partial, folder)
     for scaffold in ("chunks.npy", "holds.json"):  # after the rename: killed between the two, the set is still whole
@@ -95,7 +109,7 @@ def _prepare(dataset, partial, description):
     """Creates the empty arrays, or takes up those of a killed pack of the same dataset."""
     first, count = dataset.samples([0])[0], len(dataset)
     arrays = {"rgb": ((count, *first.rgb.shape), "uint8"), "joints_mm": ((count, 21, 3), "float32"), "K": ((count, 3, 3), "float32"),
-              "rotation": ((count, 3, 3), "float32"), "mirrored": ((count,), "bool")}  # fmt: skip
+              "rotation": ((count, 3, 3), "float32"), "mirrored": ((count,), "bool"), "visible": ((count, 21), "bool")}  # fmt: skip
     if first.depth is not None:
         arrays["depth"] = ((count, *first.depth.shape), "uint16")
     held = partial / "holds.json"
@@ -120,44 +134,9 @@ def _fill(dataset, partial, arrays, workers):
                 _write_chunk(dataset, partial, list(arrays), int(c))
                 advance()
             return
-        context = multiprocessing.get_context("spawn")  # a forked child would inherit locked thread pools
-        with _single_threaded_children(), ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
-            futures = [pool.submit(_write_chunk, dataset, partial, list(arrays), int(c)) for c in todo]
-            try:
-                for future in futures:
-                    future.result()
-                    advance()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-
-
-@contextmanager
-def _single_threaded_children():
-    """Processes that start inside run their BLAS on one thread: threads of several processes would spin for the cores."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {n: os.environ.get(n) for n in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for n, value in before.items():
-            os.environ.pop(n) if value is None else os.environ.__setitem__(n, value)
-
-
-def _one_thread():
-    import cv2
-    import torch
-
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent():
-    """A killed parent cannot tell its workers: each waits for its end."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
+        jobs = [(dataset, partial, list(arrays), int(c)) for c in todo]
+        for _ in process_map(_write_chunk, jobs, workers):
+            advance()
 
 
 def _write_chunk(dataset, partial, names, chunk):

@@ -7,41 +7,37 @@ edge is repeated: black bars would be a thing that no rendered hand has.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
-from scipy.io import loadmat
 
 from ...errors import InputError
-from .. import geometry
-from .sample import Sample
+from .files import mat_field, picture
+from .sample import Frame, cropped, implausible
 
 BLOCKS = {"train": (0, 360), "test": (360, 460), "fit": (0, 300), "validation": (300, 360), "all": (0, 460)}
+SIZE = (256, 256)
+
+
+LAYOUT = "expected the folder of the real hands: images/%05d.jpg, params.mat, pose_gt.mat"
 
 
 def _field(folder, file, field, shape):
     path = Path(folder) / file
     if not path.exists():
-        raise InputError(
-            f"{path}: no such file; expected the folder of the real hands: images/, params.mat, pose_gt.mat"
-        )
-    try:
-        value = loadmat(path)[field]
-    except KeyError:
-        raise InputError(f"{path}: has no field {field!r}; expected it with shape {shape}") from None
-    except Exception as error:
-        raise InputError(f"{path}: expected a MATLAB file, could not read it ({error}); copy it again") from None
-    if value.ndim != len(shape) or any(s is not None and s != v for s, v in zip(shape, value.shape)):
-        raise InputError(
-            f"{path}: field {field!r} has shape {value.shape}, expected {tuple('N' if s is None else s for s in shape)}"
-        )
-    if not np.isfinite(value).all():
-        raise InputError(
-            f"{path}: field {field!r} holds a number that is not finite at frame {np.argwhere(~np.isfinite(value))[0][0]}"
-        )
-    return value.astype(np.float64)
+        raise InputError(f"{path}: no such file; {LAYOUT}")
+    return mat_field(path, field, shape)
+
+
+@lru_cache(maxsize=4)
+def label_files(folder):
+    """joints_mm (N, 21, 3), cameras (N, 4) and boxes (N, 4) of all frames."""
+    joints = _field(folder, "pose_gt.mat", "pose_gt", (None, 21, 3))
+    cameras = _field(folder, "params.mat", "cam_param", (len(joints), 4))
+    boxes = _field(folder, "params.mat", "bbox", (len(joints), 4))
+    return 10.0 * joints, cameras, boxes  # centimetres -> millimetres
 
 
 @dataclass(frozen=True)
@@ -56,39 +52,52 @@ class RealHands:
         if self.block not in BLOCKS:
             raise InputError(f"real hands: block is one of {', '.join(BLOCKS)}, got {self.block!r}")
 
-    @cached_property
+    @property
     def _labels(self):
-        joints = _field(self.folder, "pose_gt.mat", "pose_gt", (None, 21, 3))
-        count = len(joints)
-        cameras = _field(self.folder, "params.mat", "cam_param", (count, 4))
-        boxes = _field(self.folder, "params.mat", "bbox", (count, 4))
-        if count < BLOCKS[self.block][1]:
+        joints, cameras, boxes = label_files(self.folder)
+        if len(joints) < BLOCKS[self.block][1]:
             raise InputError(
-                f"{self.folder}/pose_gt.mat: block {self.block!r} ends at frame {BLOCKS[self.block][1]}, the file holds {count}"
+                f"{self.folder}/pose_gt.mat: block {self.block!r} ends at frame {BLOCKS[self.block][1]}, the file holds {len(joints)}"
             )
-        return 10.0 * joints, cameras, boxes  # centimetres -> millimetres
+        return joints, cameras, boxes
 
     def __len__(self):
         self._labels  # noqa: B018 - raises early
         return BLOCKS[self.block][1] - BLOCKS[self.block][0]
 
     def samples(self, indices):
-        return [self._sample(BLOCKS[self.block][0] + int(i)) for i in indices]
+        return [cropped(self.frame(int(i)), self.px, self.margin, border=cv2.BORDER_REPLICATE) for i in indices]
 
-    def _sample(self, frame):
-        joints, cameras, boxes = (a[frame] for a in self._labels)
-        path = Path(self.folder) / "images" / f"{frame:05d}.jpg"
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise InputError(f"{path}: expected a 256 x 256 photograph, could not read it; copy it again")
-        scale = image.shape[1] / boxes[2]
-        fx, fy, cx, cy = (cameras - [0, 0, *boxes[:2]]) * scale
-        K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
-        image, joints, K = geometry.mirror(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), joints, K)
-        centre, side = geometry.crop_box(geometry.project(joints, K))
-        K_virtual, R = geometry.virtual_camera(K, centre, side, self.px, self.margin)
-        rgb = geometry.warp(image, geometry.homography(K, R, K_virtual), self.px, cv2.BORDER_REPLICATE)
-        return Sample(rgb, joints @ R.T, K_virtual, R, mirrored=True)
+    def color(self, i):
+        return picture(Path(self.folder) / "images" / f"{BLOCKS[self.block][0] + i:05d}.jpg", SIZE)
+
+    def labels(self, i):
+        """joints_mm (21, 3), K (3, 3) of the crop."""
+        joints, cameras, box = (a[BLOCKS[self.block][0] + i] for a in self._labels)
+        if box[2] <= 0:
+            raise InputError(f"{self.folder}/params.mat: field 'bbox' has a width of {box[2]:g} at frame {BLOCKS[self.block][0] + i}, "
+                             "expected positive pixels; copy it again")  # fmt: skip
+        fx, fy, cx, cy = (cameras - [0, 0, *box[:2]]) * SIZE[1] / box[2]
+        return joints, np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+
+    def frame(self, i):
+        joints, K = self.labels(i)
+        if found := implausible(joints, K, SIZE, self.name(i)):
+            raise InputError(found[0])
+        return Frame(self.color(i), joints, K, left=True)
+
+    # ---- for `cmkg data` ----------------------------------------------------------------------------------------
+    def name(self, i):
+        return f"{self.folder}/pose_gt.mat: field 'pose_gt', frame {BLOCKS[self.block][0] + i}"
+
+    def file_checks(self):
+        return [lambda: self._labels]
+
+    def item_checks(self, i):
+        return [lambda: self.color(i), lambda: implausible(*self.labels(i), SIZE, self.name(i))]
+
+    def items(self):
+        return BLOCKS[self.block][1] - BLOCKS[self.block][0]
 
     def describe(self):
         return {"dataset": "real hands", "block": self.block, "count": len(self), "px": self.px, "margin": self.margin}

@@ -1,0 +1,27 @@
+"""`cmkg report`: writes a run's report anew from what lies in its folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import engine
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Report:
+    out: str = "runs/paper"
+    """Folder of a `cmkg run`."""
+
+
+def run(config: Report):
+    from ..report import page, paper
+
+    out = Path(config.out)
+    if (out / "paper_rows.json").exists():
+        paper.write(out)
+        engine.say(f"{out}/paper.html is written")
+    elif (out / "rows.json").exists():
+        page.write(out)
+        engine.say(f"{out}/report.html is written")
+    else:
+        raise InputError(f"{out}: expected the folder of a `cmkg run` that has rows to report, found none")
