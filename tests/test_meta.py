@@ -1,6 +1,7 @@
 """The heart: closed form = unrolled = finite differences in float64; theta and buffers untouched, bit for bit."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -77,6 +78,18 @@ def test_closed_form_equals_unrolled_with_distillation(p, batch):
     inner, outer = losses(FeatureTap(oracle, LAYERS), teacher, teacher_tap, batch)
     exact = unrolled_gradient(oracle, prior, inner, outer, ALPHA)
     assert relative(closed_form(student, tap, teacher, teacher_tap, prior, batch), exact) < 1e-12
+
+
+def test_several_inner_steps_are_summed_to_first_order(batch, monkeypatch):
+    errors = {}
+    for alpha in (ALPHA, ALPHA / 10):
+        monkeypatch.setattr(sys.modules[__name__], "ALPHA", alpha)
+        student, tap, teacher, teacher_tap, prior = parts(2)
+        exact = unrolled_gradient(student, prior, *losses(tap, teacher, teacher_tap, batch), alpha, steps=3)
+        for n in (1, 3):
+            errors[n, alpha] = relative(closed_form(*parts(2)[:4], prior, batch, inner_steps=n), exact)
+    small, large = sorted(alpha for _, alpha in errors)[::2]
+    assert errors[3, small] < errors[3, large] / 5 < 0.05 and errors[1, small] > 0.5
 
 
 @pytest.mark.parametrize("p", [1, 2])

@@ -5,13 +5,26 @@ import sys
 import warnings
 from typing import Annotated, Union
 
-from .engine import rank
+from .engine import rank, world
 from .errors import InputError
 
 
 def commands():
     """{name: (module, settings, description)} of all stages. Imported late: rendering processes load this file too."""
-    from .recipes import data, distill, evaluate, experiment, render, report, student, target, teacher
+    from .recipes import (
+        data,
+        distill,
+        evaluate,
+        experiment,
+        export,
+        preflight,
+        priors,
+        render,
+        report,
+        student,
+        target,
+        teacher,
+    )
 
     return {
         "run": (
@@ -24,6 +37,9 @@ def commands():
         "student": (student, student.Student, "Train the RGB student on the source."),
         "distill": (distill, distill.Distill, "Distil the teacher into the student and learn the prior."),
         "target": (target, target.Target, "Train the student on the target, with or without a prior."),
+        "preflight": (preflight, preflight.Preflight, "From a short run: are distilling, transfer and the prior likely to help?"),
+        "prior": (priors, priors.Priors, "Prior files: info, compare, merge, plot. `cmkg prior --help` lists them."),
+        "export": (export, export.Export, "A student as a folder that huggingface_hub loads, with its model card."),
         "report": (report, report.Report, "Write a run's report anew from its folder."),
         "data": (data, data.Data, "Datasets on disk: inspect, verify, pack, info, make. `cmkg data --help` lists them."),
         "evaluate": (evaluate, evaluate.Evaluate, "Score a student on a packed set."),
@@ -36,8 +52,9 @@ def parse(arguments, stages):
 
     from .recipes import paper
 
-    if arguments[:1] == ["data"]:
-        return tyro.cli(subcommands(stages["data"][0].COMMANDS), args=arguments[1:], prog="cmkg data", description=stages["data"][2])
+    if arguments[:1] in (["data"], ["prior"]):
+        module, _, text = stages[arguments[0]]
+        return tyro.cli(subcommands(module.COMMANDS), args=arguments[1:], prog=f"cmkg {arguments[0]}", description=text)
 
     if arguments[:1] == ["run"]:
         preset = (
@@ -77,9 +94,19 @@ def main():
         full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
         hint = "; free space or choose another --out, then run the same command again" if full else ""
         sys.exit(_say(f"{where}{error.strerror or error}{hint}"))
+    except RuntimeError as error:
+        if not lost_a_process(error):
+            raise
+        sys.exit(_say(f"process {rank()} lost contact with another ({str(error).splitlines()[0][:120]}); "
+                      "start the same command again: it goes on from the last checkpoint"))  # fmt: skip
     except KeyboardInterrupt:
         _say("stopped; the same command goes on from here")
         sys.exit(130)
+
+
+def lost_a_process(error):
+    """Whether this is what a collective raises when another process has ended."""
+    return world() > 1 and any(w in str(error) for w in ("Connection", "connection", "gloo", "NCCL", "peer"))
 
 
 def _say(sentence):

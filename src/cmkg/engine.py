@@ -7,6 +7,7 @@ A run folder explains itself:
     *.safetensors     weights, priors       result.json        written last: the run is finished
 """
 
+import atexit
 import dataclasses
 import errno
 import json
@@ -20,7 +21,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -50,10 +51,19 @@ def launch(precision="auto", accelerator="auto"):
         precision = "bf16-mixed" if native else "32-true"
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    world, local = (int(os.environ.get(n, 1)) for n in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    fabric = Fabric(accelerator=accelerator, devices=local, num_nodes=world // local, precision=precision)
+    total, local = (int(os.environ.get(n, 1)) for n in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    fabric = Fabric(accelerator=accelerator, devices=local, num_nodes=total // local, precision=precision)
     fabric.launch()
+    if world() > 1:
+        atexit.register(_leave)
     return fabric
+
+
+def _leave():
+    """Ends the processes' group before Python ends: its threads would abort the process."""
+    if world() > 1:
+        with suppress(RuntimeError):  # the others may have gone
+            torch.distributed.destroy_process_group()
 
 
 def averaged(fabric):
@@ -74,9 +84,40 @@ def rank():
     return int(os.environ.get("RANK", 0))
 
 
+def world():
+    """How many processes train together."""
+    return torch.distributed.get_world_size() if torch.distributed.is_available() and torch.distributed.is_initialized() else 1
+
+
+def summed(values):
+    """{name: number} added up over all processes."""
+    if world() == 1 or not values:
+        return values
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    total = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(total)
+    return dict(zip(values, total.tolist(), strict=True))
+
+
+def gathered(items):
+    """The lists of all processes as one list, in every process."""
+    if world() == 1:
+        return items
+    lists = [None] * world()
+    torch.distributed.all_gather_object(lists, items)
+    return [item for part in lists for item in part]
+
+
+def placed(model, fabric):
+    """The model on this process's device; on several GPUs its BatchNorm layers see the whole batch."""
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model.to(fabric.device)
+
+
 def wait_for_all():
     """Returns when every process has come here."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if world() > 1:
         torch.distributed.barrier()
 
 
@@ -328,7 +369,8 @@ class Run:
                 if (step + 1) % LOG_EVERY == 0 or step + 1 == total:
                     count = step + 1 - step // LOG_EVERY * LOG_EVERY
                     rate = images_per_step * (step + 1 - first) / (time.monotonic() - began)
-                    self.log(step=step + 1, **{k: v / count for k, v in sums.items()}, images_per_s=round(rate, 1))
+                    means = {k: v / (count * world()) for k, v in summed(sums).items()}
+                    self.log(step=step + 1, **means, images_per_s=round(rate, 1))
                     sums.clear()
                     if time.monotonic() - saved > CHECKPOINT_SECONDS and step + 1 < total:
                         self._save(step + 1, state)
@@ -354,12 +396,7 @@ class Run:
         if path.exists():
             saved = torch.load(path, map_location="cpu", weights_only=True)
             first, self.seconds_before = saved["step"], saved["seconds"]
-            for name, holder in state.items():
-                if hasattr(holder, "load_state_dict"):
-                    holder.load_state_dict(saved[name])
-                else:
-                    for key, tensor in holder.items():
-                        tensor.copy_(saved[name][key])
+            restore(state, saved)
             console.print(f"{self.name}: resumes at step {first}")
         if log.exists() and rank() == 0:  # lines that the killed run wrote after its last checkpoint come again
             kept = [
@@ -369,6 +406,16 @@ class Run:
             ]
             write_atomically(log, lambda p: p.write_text("".join(line + "\n" for line in kept)))
         return first
+
+
+def restore(state, saved):
+    """Puts saved states back: {name: object with load_state_dict, or dict of tensors that are updated in place}."""
+    for name, holder in state.items():
+        if hasattr(holder, "load_state_dict"):
+            holder.load_state_dict(saved[name])
+        else:
+            for key, tensor in holder.items():
+                tensor.copy_(saved[name][key])
 
 
 class Bar:
@@ -397,6 +444,10 @@ class Bar:
             self.bar.update(self.task, completed=self.done, rate=f"{rate:.0f} images/s")
         elif self.silent:
             return
+        elif self.total is None:
+            if now - self.shown > 10:
+                self.shown = now
+                console.print(f"{self.name:<10} {self.done}  {rate:.0f} a second")
         elif now - self.shown > 10 or (self.done == self.total and now - self.began > 10):
             self.shown = now
             left = (self.total - self.done) * self.per_step / max(rate, 1e-9)

@@ -3,6 +3,9 @@
 Every loss sums over coordinates, channels and places, as the paper writes it, and takes the mean over the batch.
 """
 
+import torch.nn.functional as F
+from torch import Tensor, nn
+
 ATTENTION_WEIGHT = 1e3  # lambda of Eq. 4
 
 
@@ -25,7 +28,7 @@ def activation_loss(student_map, teacher_map):
 
 def widened(t):
     """Half precisions as float32, others as they are: sums of squares overflow or drown in 8 bits of mantissa."""
-    return t.float() if t.element_size() < 4 else t
+    return t.float() if isinstance(t, Tensor) and t.is_floating_point() and t.element_size() < 4 else t
 
 
 def attention_map(features, eps=1e-12):
@@ -55,6 +58,44 @@ def distillation_loss(student_maps, teacher_maps, attention_weight=ATTENTION_WEI
         "activation": activation_loss(widened(student_maps[-1]), widened(teacher_maps[-1])),
         "attention": attention_weight * attention_loss(student_maps, teacher_maps),
     }
+
+
+class DistillationLoss(nn.Module):
+    """Eq. 4 over paired layers of any two networks: maps (B, C, ...) whose channels and places may differ.
+
+    Channels of the last pair: a 1 x 1 projection of the student's map, learned with the student. Places: the student's
+    map is resized. Maps without places (B, C) have no attention, so L_ATT is over the others.
+    student_shapes, teacher_shapes: shapes of the maps without the batch, in pairs.
+    """
+
+    def __init__(self, student_shapes, teacher_shapes, attention_weight=ATTENTION_WEIGHT):
+        super().__init__()
+        if len(student_shapes) != len(teacher_shapes) or not student_shapes:
+            raise ValueError(f"expected paired layers, got {len(student_shapes)} of the student and {len(teacher_shapes)} of the teacher")
+        self.attention_weight = attention_weight
+        mine, theirs = student_shapes[-1][0], teacher_shapes[-1][0]
+        self.project = nn.Identity() if mine == theirs else nn.Conv2d(mine, theirs, 1)
+
+    def forward(self, student_maps, teacher_maps):
+        """{"activation", "attention"}, weighted; scalars."""
+        theirs = [as_picture(t) for t in teacher_maps]
+        mine = [resized_like(as_picture(s), t) for s, t in zip(student_maps, theirs, strict=True)]
+        projected = self.project(mine[-1])
+        places = [i for i, t in enumerate(theirs) if t[0, 0].numel() > 1]
+        attention = attention_loss([mine[i] for i in places], [theirs[i] for i in places]) if places else projected.new_zeros(())
+        return {"activation": activation_loss(widened(projected), widened(theirs[-1])), "attention": self.attention_weight * attention}
+
+
+def as_picture(t):
+    """Maps (B, C), (B, C, L), (B, C, H, W) or (B, C, D, H, W) as (B, C, H, W)."""
+    return t.flatten(3) if t.dim() > 4 else t.reshape(*t.shape, *(1 for _ in range(4 - t.dim())))
+
+
+def resized_like(t, other):
+    """t (B, C, H, W) with the places of `other`."""
+    if t.shape[2:] == other.shape[2:]:
+        return t
+    return F.interpolate(widened(t), size=other.shape[2:], mode="bilinear", antialias=True)
 
 
 def _same_shape(name_a, a, name_b, b):

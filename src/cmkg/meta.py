@@ -25,7 +25,8 @@ def weights_lent(model, parameters):
         yield
     finally:
         with torch.no_grad():
-            torch._foreach_copy_(list(parameters), saved)
+            for t, kept in zip(parameters, saved, strict=True):
+                t.copy_(kept)
             for b, kept in zip(buffers, saved_buffers, strict=True):
                 b.copy_(kept)
 

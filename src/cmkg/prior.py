@@ -16,34 +16,50 @@ from .engine import write_atomically
 from .errors import InputError
 
 FORMAT = "cmkg-prior/1"
+GRANULARITIES = ("weight", "filter", "layer")
+
+
+def tied_shape(shape, granularity):
+    """Shape of phi for a parameter of `shape`: its own, one number an output filter, or one number a layer.
+
+    >>> tied_shape((8, 3, 5, 5), "filter"), tied_shape((8, 3, 5, 5), "layer")
+    ((8, 1, 1, 1), (1, 1, 1, 1))
+    """
+    if granularity not in GRANULARITIES:
+        raise InputError(f"a prior's granularity is one of {', '.join(GRANULARITIES)}, got {granularity!r}")
+    keep = {"weight": len(shape), "filter": 1, "layer": 0}[granularity]
+    return (*shape[:keep], *(1 for _ in shape[keep:]))
 
 
 class Prior:
     """phi with its exponent and centre, bound by name to the parameters of one architecture.
 
-    phi: {parameter name: float32 tensor of the parameter's shape}
+    phi: {parameter name: float32 tensor of the parameter's shape, or of one that broadcasts to it (see tied_shape)}
     p: 1 or 2
     centre: None (zero) or {name: tensor} of the same names
     manifest: what is known of its making (alpha, beta, units of the loss, source, fingerprint of theta_0, ...)
+    variance: None, or {name: tensor} like phi; see the property
     """
 
-    def __init__(self, phi, p=2, centre=None, manifest=None):
+    def __init__(self, phi, p=2, centre=None, manifest=None, variance=None):
         if p not in (1, 2):
             raise InputError(f"a prior's exponent p is 1 or 2, got {p!r}")
         self.phi, self.p, self.centre, self.manifest = phi, p, centre, dict(manifest or {})
+        self._variance, self.noise = variance, None
 
     # ---- making one ---------------------------------------------------------------------------------------------
     @classmethod
-    def constant(cls, model, value=0.0, p=2, which="weights", centre=None, **manifest):
+    def constant(cls, model, value=0.0, p=2, which="weights", centre=None, granularity="weight", **manifest):
         """phi_i = value for the chosen parameters: 0 to be learned, sigma for plain l1 / l2, with a centre L2-SP.
 
         which: "weights" (tensors of two or more dimensions; no biases, no normalisation) or "all".
+        granularity: one number a "weight", an output "filter" or a "layer".
         """
         chosen = choose(model, which)
-        phi = {n: torch.full_like(t, value, dtype=torch.float32) for n, t in chosen.items()}
+        phi = {n: torch.full(tied_shape(t.shape, granularity), float(value), device=t.device) for n, t in chosen.items()}
         if centre is not None:
             centre = {n: centre[n].detach().clone() for n in phi}
-        facts = {"architecture": type(model).__name__, "which": which, "fingerprint": fingerprint(model)}
+        facts = {"architecture": type(plain(model)).__name__, "which": which, "granularity": granularity, "fingerprint": fingerprint(model)}
         return cls(phi, p, centre, facts | manifest)
 
     @classmethod
@@ -81,6 +97,7 @@ class Prior:
         """Moves phi and the centre; returns self."""
         self.phi = {n: t.to(device) for n, t in self.phi.items()}
         self.centre = self.centre and {n: t.to(device) for n, t in self.centre.items()}
+        self._variance = self._variance and {n: t.to(device) for n, t in self._variance.items()}
         return self
 
     def floored(self, lowest=0.0):
@@ -96,13 +113,13 @@ class Prior:
     # ---- using one ----------------------------------------------------------------------------------------------
     def bind(self, model):
         """The model's parameters in phi's order. Raises InputError by name where the architecture differs."""
-        parameters = dict(model.named_parameters())
+        parameters = dict(plain(model).named_parameters())
         for name, phi in self.phi.items():
             if name not in parameters:
                 raise InputError(
                     f"this prior belongs to another network: it has {name!r}, {type(model).__name__} has not"
                 )
-            if parameters[name].shape != phi.shape:
+            if phi.dim() != parameters[name].dim() or any(p not in (1, s) for p, s in zip(phi.shape, parameters[name].shape)):
                 raise InputError(f"this prior belongs to another network: {name!r} is {tuple(phi.shape)} in the prior, "
                                  f"{tuple(parameters[name].shape)} in {type(model).__name__}")  # fmt: skip
         return [parameters[n] for n in self.phi]
@@ -142,10 +159,77 @@ class Prior:
         """Decoupled (Eq. 16, AdamW's way): theta <- theta - lr phi dR/dtheta, beside the optimiser's step."""
         torch._foreach_addcmul_(parameters, self.slope(parameters), list(self.phi.values()), value=-lr)
 
+    def attach(self, optimizer, model, coupled=True):
+        """From now on each `optimizer.step()` applies this prior to `model`: any torch optimiser, any training loop.
+
+        coupled: R's gradient is added to the loss's (the paper's F); else the weights shrink by themselves (Eq. 16, AdamW's
+        way, with the first group's learning rate). Returns a function that takes the prior off again.
+        """
+        held = self.bind(model)
+
+        def before(optimizer, *_):
+            if not coupled:
+                return self.decay_(held, optimizer.param_groups[0]["lr"])
+            for t in held:
+                t.grad = torch.zeros_like(t) if t.grad is None else t.grad
+            return self.add_to_gradients(held)
+
+        return optimizer.register_step_pre_hook(before).remove
+
+    def growth(self, lr):
+        """{name: largest factor by which a decoupled step of rate lr changes a weight}; over 1 where phi is negative."""
+        return {n: 1 - 2 * lr * float(t.min()) for n, t in self.phi.items()}
+
+    def limited(self, lr, steps, factor=2.0):
+        """phi raised where needed, so that `steps` decoupled steps of rate lr grow no weight by more than `factor`."""
+        return self.floored(-(factor ** (1 / steps) - 1) / (2 * lr))
+
     @torch.no_grad()
-    def learn_(self, gradients, beta):
-        """phi <- phi - beta dG/dphi, plain SGD as in the paper; gradients in phi's order."""
-        torch._foreach_add_(list(self.phi.values()), gradients, alpha=-beta)
+    def learn_(self, gradients, beta, unit_free=False):
+        """phi <- phi - beta dG/dphi, plain SGD as in the paper; gradients of all weights, in phi's order.
+
+        Where phi is tied, its gradient is the sum over the weights that share it. unit_free: each layer's gradient is
+        divided by its root mean square, so that phi does not depend on the loss's unit (beta is then a decay a step).
+        """
+        phi = list(self.phi.values())
+        gradients = [g if g.shape == t.shape else g.sum_to_size(t.shape) for g, t in zip(gradients, phi, strict=True)]
+        if unit_free:
+            gradients = [g / g.square().mean().sqrt().clamp_min(1e-30) for g in gradients]
+        torch._foreach_add_(phi, gradients, alpha=-beta)
+        if self.noise is not None:
+            self._note(gradients, beta)
+
+    def track_noise(self):
+        """Keeps, while phi is learned, the spread of its single steps; see `variance` and `signal_to_noise`.
+
+        Two tensors like phi more. `noise` holds them, for a checkpoint."""
+        zeros = lambda what: {f"{what}/{n}": torch.zeros_like(t) for n, t in self.phi.items()}
+        self.noise = {"count": torch.zeros((), dtype=torch.float64), **zeros("sum"), **zeros("squares")}
+        return self
+
+    def _note(self, gradients, beta):
+        of = lambda what: [self.noise[f"{what}/{n}"] for n in self.phi]
+        self.noise["count"] += 1
+        torch._foreach_add_(of("sum"), gradients, alpha=beta)
+        torch._foreach_addcmul_(of("squares"), gradients, gradients, value=beta**2)
+
+    @property
+    def variance(self):
+        """{name: tensor like phi}: how far the noise of single batches carries phi_i, the steps being independent; None
+        where it was not recorded."""
+        n = float(self.noise["count"]) if self.noise else 0.0
+        if n < 2:
+            return self._variance
+        of = lambda what, name: self.noise[f"{what}/{name}"]
+        return {k: (of("squares", k) - of("sum", k) ** 2 / n).clamp_min(0) * n / (n - 1) for k in self.phi}
+
+    def signal_to_noise(self):
+        """{name: rms of phi over the rms of its noise}: about 1 where phi is a random walk. Needs track_noise()."""
+        variance = self.variance
+        if variance is None:
+            raise InputError("this prior has no record of its noise: expected one learned after track_noise()")
+        rms = lambda t: float(t.double().square().mean().sqrt())
+        return {n: rms(t) / max(rms(variance[n].sqrt()), 1e-30) for n, t in self.phi.items()}
 
     def quantiles(self):
         """{name: {min, q10, median, q90, max}} of phi, for the log."""
@@ -164,6 +248,7 @@ class Prior:
 
         tensors = {f"phi/{n}": t.contiguous() for n, t in self.phi.items()}
         tensors |= {f"centre/{n}": t.contiguous() for n, t in (self.centre or {}).items()}
+        tensors |= {f"variance/{n}": t.contiguous() for n, t in (self.variance or {}).items()}
         versions = {"cmkg": __version__, "torch": torch.__version__, "python": platform.python_version()}
         record = {"format": FORMAT, "p": self.p, "versions": versions} | self.manifest | manifest
         record["shapes"] = {n: list(t.shape) for n, t in self.phi.items()}
@@ -181,19 +266,24 @@ class Prior:
         if manifest.get("format") != FORMAT:
             raise InputError(f"{path}: expected a prior of format {FORMAT}, the file says {manifest.get('format')!r}")
         part = lambda prefix: {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-        return cls(part("phi/"), manifest["p"], part("centre/") or None, manifest)
+        return cls(part("phi/"), manifest["p"], part("centre/") or None, manifest, part("variance/") or None)
 
 
 def choose(model, which):
     """{name: parameter} that carry phi: "weights" or "all"."""
     if which not in ("weights", "all"):
         raise InputError(f'which parameters carry phi is "weights" or "all", got {which!r}')
-    return {n: t for n, t in model.named_parameters() if t.requires_grad and (which == "all" or t.dim() >= 2)}
+    return {n: t for n, t in plain(model).named_parameters() if t.requires_grad and (which == "all" or t.dim() >= 2)}
+
+
+def plain(model):
+    """The module inside torch.compile's wrapper, whose parameters have their own names."""
+    return getattr(model, "_orig_mod", model)
 
 
 def fingerprint(model_or_tensors):
     """SHA-256 over names, shapes and values of all parameters: which theta_0 this is."""
-    named = model_or_tensors.items() if isinstance(model_or_tensors, dict) else model_or_tensors.named_parameters()
+    named = model_or_tensors.items() if isinstance(model_or_tensors, dict) else plain(model_or_tensors).named_parameters()
     digest = hashlib.sha256()
     for name, t in named:
         digest.update(f"{name}{tuple(t.shape)}".encode())

@@ -7,6 +7,7 @@ come from FeatureTaps on the student and the teacher. `context` enters around ev
 
 import math
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 
@@ -28,8 +29,14 @@ def _finite(losses, where):
     return values
 
 
-def trained(model):
-    return [t for t in model.parameters() if t.requires_grad]
+def trained(*models):
+    """The parameters that training moves, of networks and of losses that have any."""
+    return [t for m in models if isinstance(m, torch.nn.Module) for t in m.parameters() if t.requires_grad]
+
+
+def called(model, x):
+    """The model's output: x is one input, a tuple of several, or a dict of named ones."""
+    return model(**x) if isinstance(x, dict) else model(*x) if isinstance(x, (tuple, list)) else model(x)
 
 
 def _gradients(loss, parameters, average, retain_graph=False):
@@ -62,7 +69,7 @@ def supervised_step(
     """
     parameters = trained(model)
     with context():
-        value = loss(widened(model(x)), y)
+        value = loss(widened(called(model, x)), y)
     losses = _finite({"regression": value}, "in this step")
     _assign(parameters, _gradients(value, parameters, average))
     if prior is not None:
@@ -77,47 +84,53 @@ def teacher_maps(teacher, teacher_tap, x_superior, context=nullcontext):
     """The teacher's feature maps: frozen, in eval mode, without gradients - always."""
     teacher.eval()
     with context():
-        teacher(x_superior)
+        called(teacher, x_superior)
     return [m.detach() for m in teacher_tap.maps]
 
 
-def _losses_at(student, tap, x, y, maps, loss, attention_weight, context):
+def _losses_at(student, tap, x, y, maps, loss, distillation, context):
     with context():
-        prediction = student(x)
-    return {"regression": loss(widened(prediction), y)} | distillation_loss(tap.maps, maps, attention_weight)
+        prediction = called(student, x)
+    return {"regression": loss(widened(prediction), y)} | distillation(tap.maps, maps)
 
 
 def distil_step(student, tap, teacher, teacher_tap, optimizer, x, x_superior, y, loss=regression_loss,
-                attention_weight=ATTENTION_WEIGHT, context=nullcontext, average=_keep):  # fmt: skip
-    """One step on G = L_REG + L_DIST (Eqs. 4 and 8). Returns {"regression", "activation", "attention"}, weighted."""
+                attention_weight=ATTENTION_WEIGHT, distillation=None, context=nullcontext, average=_keep):  # fmt: skip
+    """One step on G = L_REG + L_DIST (Eqs. 4 and 8). Returns {"regression", "activation", "attention"}, weighted.
+
+    loss: of any task, in place of L_REG. distillation: losses.DistillationLoss where the layers' shapes differ.
+    """
+    distillation = distillation or partial(distillation_loss, attention_weight=attention_weight)
     maps = teacher_maps(teacher, teacher_tap, x_superior, context)
-    parts = _losses_at(student, tap, x, y, maps, loss, attention_weight, context)
+    parts = _losses_at(student, tap, x, y, maps, loss, distillation, context)
     losses = _finite(parts, "in this step")
-    parameters = trained(student)
+    parameters = trained(student, distillation)
     _apply(optimizer, parameters, _gradients(sum(parts.values()), parameters, average))
     return losses
 
 
 def meta_step(student, tap, teacher, teacher_tap, optimizer, priors, x, x_superior, y, alpha, beta, loss=regression_loss,
-              attention_weight=ATTENTION_WEIGHT, outer=None, context=nullcontext, average=_keep):  # fmt: skip
+              attention_weight=ATTENTION_WEIGHT, distillation=None, outer=None, unit_free=False, inner_steps=1, context=nullcontext, average=_keep):  # fmt: skip
     """One iteration of Algorithm 3 (l = 1): learns each prior's phi on one source batch, then moves theta on G.
 
     Shared: one forward pass at theta gives L_REG and L_DIST; grad L_REG feeds both the inner step and theta's update;
     the teacher's maps serve theta and theta''. theta'' is written into the student's own parameters and taken back.
     outer: another batch (x, x_superior, y) for G(theta''); None is the paper's same batch.
-    teacher None: G = L_REG, the no-teacher control.
+    inner_steps: l of Algorithm 1; over 1 the terms of the steps are summed, which is exact to first order in alpha.
+    teacher None: G = L_REG, the no-teacher control. loss, distillation: see distil_step. unit_free: see Prior.learn_.
     Returns the losses at theta and, per prior, G(theta'').
     """
+    distillation = distillation or partial(distillation_loss, attention_weight=attention_weight)
     maps = teacher_maps(teacher, teacher_tap, x_superior, context) if teacher else None
-    parameters = trained(student)
+    parameters = trained(student, distillation)
     at = lambda b, m: ({"regression": loss(_forward(student, b[0], context), b[2])} if m is None
-                       else _losses_at(student, tap, b[0], b[2], m, loss, attention_weight, context))  # fmt: skip
+                       else _losses_at(student, tap, b[0], b[2], m, loss, distillation, context))  # fmt: skip
     parts = at((x, x_superior, y), maps)
     losses = _finite(parts, "in this step")
     inner = _gradients(parts["regression"], parameters, average, retain_graph=maps is not None)
     total = inner
     if maps is not None:
-        distilled = _gradients(parts["activation"] + parts["attention"], parameters, average)
+        distilled = _gradients(sum(v for k, v in parts.items() if k != "regression"), parameters, average)
         torch._foreach_add_(distilled, inner)
         total = distilled
         tap.clear()  # its maps hold the first pass's memory
@@ -129,16 +142,19 @@ def meta_step(student, tap, teacher, teacher_tap, optimizer, priors, x, x_superi
         held = prior.bind(student)
         with weights_lent(student, parameters):
             slope = inner_step_(held, parameters, inner, prior, alpha)
+            for _ in range(inner_steps - 1):
+                again = _gradients(loss(_forward(student, x, context), y), parameters, average)
+                torch._foreach_add_(slope, inner_step_(held, parameters, again, prior, alpha))
             ahead = at(batch, outer_maps)
             losses[f"outer_{i}"] = sum(_finite(ahead, "after the inner step").values())
             gradients = dict(
                 zip(map(id, parameters), _gradients(sum(ahead.values()), parameters, average), strict=True)
             )
-        prior.learn_(closed_form_gradient(slope, [gradients[id(t)] for t in held], alpha), beta)
+        prior.learn_(closed_form_gradient(slope, [gradients[id(t)] for t in held], alpha), beta, unit_free)
     _apply(optimizer, parameters, total)
     return losses
 
 
 def _forward(model, x, context):
     with context():
-        return widened(model(x))
+        return widened(called(model, x))

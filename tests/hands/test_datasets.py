@@ -13,7 +13,7 @@ from scipy.io import savemat
 
 from cmkg.errors import InputError
 from cmkg.hands import geometry
-from cmkg.hands.datasets.packed import Packed, pack, verify
+from cmkg.hands.datasets.packed import Packed, Shard, merge, pack, verify
 from cmkg.hands.datasets.real_hands import BLOCKS, RealHands
 from cmkg.hands.datasets.rendered import Rendered
 from cmkg.hands.scenes import SceneConfig
@@ -100,6 +100,21 @@ def test_a_changed_byte_is_found(packed_folder, tmp_path):
 
     with pytest.raises(InputError, match="depth.npy: its checksum"):
         verify(broken(packed_folder, tmp_path, change))
+
+
+def test_merged_shards_are_the_whole_set(packed_folder, tmp_path):
+    for i in range(3):
+        pack(Shard(HANDS, f"{i}/3"), tmp_path / f"{i}", workers=1)
+    whole = merge([tmp_path / n for n in "201"], tmp_path / "whole")
+    assert whole.meta == json.loads((packed_folder / "meta.json").read_text())
+    with pytest.raises(InputError, match="expected the shards 0/3 to 2/3, each once; found 0/3, 2/3"):
+        merge([tmp_path / "0", tmp_path / "2"], tmp_path / "other")
+    pack(Shard(Rendered(SceneConfig(px=32, seed=4), 40), "1/3"), tmp_path / "stranger", workers=1)
+    with pytest.raises(InputError, match="holds another set"):
+        merge([tmp_path / "0", tmp_path / "stranger", tmp_path / "2"], tmp_path / "other")
+    with pytest.raises(InputError, match="--shard: expected i/n with 0 <= i < n <= 40, got '3/3'"):
+        Shard(HANDS, "3/3")
+    assert not (tmp_path / "other").exists()
 
 
 def test_another_set_in_the_same_folder_is_refused(packed_folder):

@@ -1,8 +1,7 @@
-"""EPE, PCK and AUC of 3D joints; sums and counts are the state, so that processes add up exactly."""
+"""EPE, PCK and AUC of 3D joints."""
 
 import numpy as np
 import torch
-from torchmetrics import Metric
 
 from ..errors import InputError
 from .skeleton import MIDDLE_MCP, WRIST, bone_scale
@@ -39,35 +38,30 @@ def auc_20_50(errors):
     return float(np.mean([area_under(thresholds, pck(e, thresholds)) for e in np.asarray(errors).T]))
 
 
-class PoseMetrics(Metric):
-    """EPE (mm, mean over joints and samples) and AUC 20-50 over batches and processes."""
-
-    full_state_update = False
+class PoseMetrics:
+    """EPE (mm, mean over joints and samples) and AUC 20-50 over batches: sums and counts, never means of means."""
 
     def __init__(self):
-        super().__init__()
-        self.add_state("total_mm", torch.zeros(21, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("within", torch.zeros(21, len(THRESHOLDS_MM), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        self.total_mm, self.count = torch.zeros(21, dtype=torch.float64), 0
+        self.within = torch.zeros(21, len(THRESHOLDS_MM), dtype=torch.float64)
 
     def update(self, prediction, target, scale_mm):
-        errors = errors_mm(prediction, target, scale_mm).double()
-        thresholds = torch.as_tensor(THRESHOLDS_MM, device=errors.device)
+        errors = errors_mm(prediction, target, scale_mm).double().cpu()
         self.total_mm += errors.sum(0)
-        self.within += (errors[..., None] <= thresholds).sum(0)
+        self.within += (errors[..., None] <= torch.as_tensor(THRESHOLDS_MM)).sum(0)
         self.count += len(errors)
 
     def compute(self):
         if self.count == 0:
             raise RuntimeError("no sample was evaluated")
-        per_joint = (self.total_mm / self.count).cpu().numpy()
-        curves = (self.within / self.count).cpu().numpy()
+        per_joint = (self.total_mm / self.count).numpy()
+        curves = (self.within / self.count).numpy()
         return {
             "epe_mm": float(per_joint.mean()),
             "auc_20_50": float(np.mean([area_under(THRESHOLDS_MM[8:], c[8:]) for c in curves])),
             "epe_per_joint_mm": per_joint.round(3).tolist(),
             "pck": curves.mean(0).round(5).tolist(),
-            "samples": int(self.count),
+            "samples": self.count,
         }
 
 
@@ -93,14 +87,16 @@ def procrustes(prediction, target):
     return scale[:, None, None] * np.einsum("nij,nkj->nki", R, p) + t_mean
 
 
-def scored(prediction_mm, target_mm, visible, root="wrist", joints="all", align="none", scale="own", thresholds="20-50"):
+def scored(prediction_mm, target_mm, visible, root="wrist", joints="all", align="none", scale="own", thresholds="20-50", placed=False):
     """{"epe_mm", "auc", "pck", "samples"} of (N, 21, 3) arrays in mm by a protocol:
 
-    root wrist or palm; joints all or visible (N, 21); align none or procrustes; scale own, or given: the bone
+    root wrist or palm, each prediction's own; placed: predictions lie about the true wrist already, as a network's
+    wrist-relative numbers do, and with root wrist stay there (the paper's protocol); joints all or visible (N, 21); align none or procrustes; scale own, or given: the bone
     |middle MCP - middle PIP| of each prediction is set to the true one; thresholds 20-50 or 0-50 mm.
     AUC is per joint, then averaged over the joints that were seen.
     """
-    p, t = rooted(prediction_mm, root), rooted(target_mm, root)
+    t = rooted(target_mm, root)
+    p = prediction_mm - target_mm[:, :1] if placed and root == "wrist" else rooted(prediction_mm, root)
     if scale == "given":
         p = p * (bone_scale(t) / np.maximum(bone_scale(p), 1e-9))[:, None, None]
     if align == "procrustes":

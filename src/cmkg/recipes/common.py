@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from .. import engine
+from ..cards import write_card
 from ..errors import InputError
 from ..hands.augment import NONE, network_inputs, roll
 from ..hands.datasets.packed import Joined
@@ -148,7 +149,7 @@ def predict(model, packed, px, fabric, modality="rgb", frames=None, turns_deg=(0
     model.eval()
     first, last = block(packed, frames)
     out = []
-    for at in range(first, last, batch):
+    for at in range(first, last, batch)[fabric.global_rank :: fabric.world_size]:
         rows, total = range(at, min(at + batch, last)), 0.0
         for angle in turns_deg:
             turns = roll(len(rows), angle, fabric.device)
@@ -157,13 +158,14 @@ def predict(model, packed, px, fabric, modality="rgb", frames=None, turns_deg=(0
                 prediction = model(channels_last(inputs[modality]))
             total = total + prediction.float() @ turns[0]
         target = inputs["joints"] @ turns[0]
-        out.append(((total / len(turns_deg)).cpu(), target.cpu(), inputs["scale_mm"].cpu()))
+        out.append((at, (total / len(turns_deg)).cpu(), target.cpu(), inputs["scale_mm"].cpu()))
     model.train()
-    return tuple(torch.cat(parts) for parts in zip(*out, strict=True))
+    in_order = sorted(engine.gathered(out), key=lambda part: part[0])
+    return tuple(torch.cat(parts) for parts in list(zip(*in_order, strict=True))[1:])
 
 
 def score(prediction, target, scale_mm):
-    """The metrics of metrics.PoseMetrics for whole arrays."""
+    """The metrics of metrics.PoseMetrics for whole arrays, which `predict` has gathered from all processes already."""
     metrics = PoseMetrics()
     metrics.update(prediction, target, scale_mm)
     return metrics.compute()
@@ -196,3 +198,21 @@ def mean_pose(train, test, folder):
     predicted = known.mean(0).expand_as(target).contiguous()
     save_predictions(folder / "predictions.npz", predicted, target, scale)
     return score(predicted, target, scale)
+
+
+# ---- model cards ------------------------------------------------------------------------------------------------
+ABOUT_STUDENT = ("Estimates 21 joints of a hand from one RGB crop, wrist-relative, in units of the bone |middle MCP - middle PIP|. Trained with depth as the "
+         "superior modality where the settings below say so. Left hands are to be mirrored first. Its errors are those of its test set alone.")  # fmt: skip
+
+
+def card_facts(settings, result):
+    """What a student's model card tells: its training's settings and its test."""
+    told = ("data", "extra", "test", "start", "prior", "sigma", "exponent", "centre", "teacher", "epochs", "batch", "lr", "schedule", "seed")
+    score = {"EPE, mm": f"{result['epe_mm']:.2f}", "AUC 20-50": f"{result['auc_20_50']:.3f}", "test samples": result["samples"]}
+    return score | {k: settings[k] for k in told if settings.get(k)}
+
+
+def finish_student(run, config, result, title):
+    """Writes the stage's result and, beside its student, a model card."""
+    write_card(run.folder / "README.md", title, card_facts(engine.plain(config), result), ABOUT_STUDENT)
+    return run.finish(result)

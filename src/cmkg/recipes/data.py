@@ -88,6 +88,15 @@ class Pack:
     """Folder of the packed set."""
     workers: int = 0
     """Processes; 0 = one a core."""
+    shard: str = ""
+    """i/n: packs the i-th of n parts alone; `cmkg data merge` makes one set of them."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    folders: tuple[str, ...]
+    """The packed shards of one set."""
+    out: str
 
 
 @dataclass(frozen=True)
@@ -113,13 +122,14 @@ COMMANDS = {
     "inspect": (Inspect, "Draw a contact sheet: pictures with projected skeletons, crops, depth; and the counts."),
     "verify": (Verify, "Look at every file and field; list all that is wrong."),
     "pack": (Pack, "Write the packed set that training reads; goes on where a killed one stopped."),
+    "merge": (Merge, "One packed set of its shards."),
     "info": (Info, "What a packed set holds, and whether its checksums are right."),
     "make": (Make, "Write made data (rendered hands) in a dataset's exact layout."),
 }
 
 
 def run(config):
-    {Inspect: inspect, Verify: verify, Pack: pack, Info: info, Make: make}[type(config)](config)
+    {Inspect: inspect, Verify: verify, Pack: pack, Merge: merge, Info: info, Make: make}[type(config)](config)
 
 
 # ---- inspect ----------------------------------------------------------------------------------------------------
@@ -194,8 +204,14 @@ def verify(config):
 
 # ---- pack, info, make -------------------------------------------------------------------------------------------
 def pack(config):
-    written = packed.pack(opened(config.which), config.out, config.workers or None)
+    dataset = opened(config.which)
+    written = packed.pack(packed.Shard(dataset, config.shard) if config.shard else dataset, config.out, config.workers or None)
     print(f"{config.out}: {len(written)} samples, middle bone {written.meta['bone_mm']:.1f} mm on average")
+
+
+def merge(config):
+    whole = packed.merge(config.folders, config.out)
+    print(f"{config.out}: {len(whole)} samples of {len(config.folders)} shards")
 
 
 def info(config):

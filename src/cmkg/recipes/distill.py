@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from .. import engine
+from ..cards import ABOUT_PRIOR, prior_facts, write_card
 from ..engine import Precision
 from ..features import FeatureTap
 from ..hands.augment import Augmentation
@@ -17,6 +18,7 @@ from ..steps import distil_step, meta_step
 from .common import (
     LOSS_UNIT,
     channels_last,
+    finish_student,
     from_zero,
     labels,
     loss_cm,
@@ -88,7 +90,7 @@ def run(config: Distill):
     student, settings = build(config.student, 3, "student")
     theta_0, _ = build(config.student, 3, "theta_0")
     teacher = build(config.teacher, 1, "teacher")[0].to(fabric.device).requires_grad_(False)
-    student, px = student.to(fabric.device), settings["px"]
+    student, px = engine.placed(student, fabric), settings["px"]
     tap, teacher_tap = FeatureTap(student, student.feature_layers), FeatureTap(teacher, teacher.feature_layers)
     optimizer = torch.optim.Adam(student.parameters(), config.lr)
     priors = new_priors(student, config, theta_0)
@@ -109,4 +111,6 @@ def run(config: Distill):
     engine.save_weights(run.folder / "distilled.safetensors", student)
     predicted = predict(student, test, px, fabric)
     save_predictions(run.folder / "predictions.npz", *predicted)
-    return run.finish(score(*predicted))
+    for prior in priors:
+        write_card(run.folder / f"prior_p{prior.p}.md", f"A prior, p = {prior.p}", prior_facts(prior), ABOUT_PRIOR)
+    return finish_student(run, config, score(*predicted), "A hand student, distilled from depth")

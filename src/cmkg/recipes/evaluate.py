@@ -33,7 +33,7 @@ class Evaluate:
     export: str = ""
     """Write the weights' predictions to this file, *.json or *.npz."""
     root: Literal["wrist", "palm"] = "wrist"
-    """Joints are relative to this; the paper's is the wrist."""
+    """Joints are relative to this; the paper's is the wrist. A file's joints are moved by their own root; the weights' are wrist-relative."""
     joints: Literal["all", "visible"] = "all"
     align: Literal["none", "procrustes"] = "none"
     scale: Literal["own", "given"] = "own"
@@ -57,7 +57,7 @@ def run(config: Evaluate):
     prediction_mm, target_mm, paper = foreign(config, packed) if config.predictions else own(config, packed, run)
     if config.export:
         exchange.write(config.export, exchange.to_dataset(prediction_mm, packed))
-    other = scored(prediction_mm, target_mm, np.asarray(packed.visible), **config.protocol)
+    other = scored(prediction_mm, target_mm, np.asarray(packed.visible), **config.protocol, placed=not config.predictions)
     return run.finish(paper | other | {"protocol": config.protocol})
 
 

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..features import FeatureTap
 from ..hands.datasets import made
 from ..hands.datasets.freihand import DOMAINS, FreiHand
-from ..hands.datasets.packed import pack
+from ..hands.datasets.packed import Shard, pack
 from ..hands.datasets.rhd import Rhd
 from ..hands.datasets.stb import Stb
 from ..hands.model import pose_net
@@ -218,7 +218,13 @@ def sources_of(config, plan):
     for domain in DOMAINS:
         for split in ("train", "test"):
             datasets[f"freihand-{domain}-{split}"] = lambda d=domain, s=split: FreiHand(folder("freihand"), s, d, px)
-    return {name: datasets[name]() for name in sources_needed(plan)}
+    found = {name: datasets[name]() for name in sources_needed(plan)}
+    return {name: few(d) for name, d in found.items()} if config.quick else found
+
+
+def few(dataset, most=200):
+    """For --quick: about `most` samples of a larger dataset."""
+    return Shard(dataset, f"0/{len(dataset) // most}") if len(dataset) >= 2 * most else dataset
 
 
 def _not_given(name):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..hands.datasets.packed import pack
+from ..hands.datasets.packed import Shard, pack
 from ..hands.datasets.rendered import Rendered
 from ..hands.scenes import SceneConfig
 from .common import from_zero, positive
@@ -36,6 +36,8 @@ class Render:
     """A folder of scans registered to the hand (*.ply with coloured vertices); empty = procedural skin."""
     workers: int = 0
     """Processes; 0 = one a core."""
+    shard: str = ""
+    """i/n: draws the i-th of n parts alone; `cmkg data merge` makes one set of them."""
 
     def __post_init__(self):
         positive(self, "count", "px", "margin", "frames")
@@ -45,7 +47,8 @@ class Render:
 
 
 def run(config: Render):
-    return pack(dataset(config), config.out, config.workers or None)
+    hands = dataset(config)
+    return pack(Shard(hands, config.shard) if config.shard else hands, config.out, config.workers or None)
 
 
 def dataset(config):

@@ -11,7 +11,18 @@ from ..hands.augment import Augmentation
 from ..hands.datasets.packed import Packed, opened
 from ..hands.model import Head, pose_net
 from ..steps import supervised_step
-from .common import channels_last, labels, loss_cm, positive, predict, save_predictions, score, set_lr, training_batches
+from .common import (
+    channels_last,
+    finish_student,
+    labels,
+    loss_cm,
+    positive,
+    predict,
+    save_predictions,
+    score,
+    set_lr,
+    training_batches,
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,7 @@ def run(config: Student):
     if config.start:
         engine.load_weights(config.start, model)
     engine.save_weights(run.folder / "theta_0.safetensors", model)
-    model = model.to(fabric.device)
+    model = engine.placed(model, fabric)
     optimizer = torch.optim.Adam(model.parameters(), config.lr)
     loss = loss_cm(packed, config.heatmap_weight)
     for step, total, batch, log in training_batches(
@@ -66,4 +77,4 @@ def run(config: Student):
     engine.save_weights(run.folder / "student.safetensors", model)
     predicted = predict(model, test, config.px, fabric)
     save_predictions(run.folder / "predictions.npz", *predicted)
-    return run.finish(score(*predicted))
+    return finish_student(run, config, score(*predicted), "A hand student, trained on the source")

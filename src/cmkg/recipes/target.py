@@ -20,6 +20,7 @@ from .common import (
     conversion,
     converted,
     fetch,
+    finish_student,
     labels,
     loss_cm,
     positive,
@@ -134,7 +135,7 @@ def run(config: Target):
     model, settings = load_start(config.start, config.student, config.source, packed)
     prior = regulariser(config, model, packed)
     prior = prior and prior.to(fabric.device)
-    model, px = model.to(fabric.device), settings["px"]
+    model, px = engine.placed(model, fabric), settings["px"]
     optimizer = torch.optim.Adam(model.parameters(), config.lr)
     began, loss = fingerprint(model), loss_cm(packed, settings["heatmap_weight"])
     state = {"model": model, "optimizer": optimizer}
@@ -149,7 +150,7 @@ def run(config: Target):
     engine.save_weights(run.folder / "target.safetensors", model, theta_start=began)
     predicted = predict(model, scored, px, fabric, frames=config.validation, turns_deg=config.turns_deg)
     save_predictions(run.folder / "predictions.npz", *predicted)
-    return run.finish(score(*predicted) | {"weights": histogram(model)})
+    return finish_student(run, config, score(*predicted) | {"weights": histogram(model)}, "A hand student, trained on the target")
 
 
 def histogram(model):

@@ -49,8 +49,8 @@ def run(config: Teacher):
     if run.result:
         return run.result
     fabric, packed, test = engine.launch(config.precision), opened(config.data, config.extra), Packed(config.test)
-    model = pose_net(config.backbone, config.width, 1, config.seed + 1000, config.head, config.stem_stride).to(
-        fabric.device
+    model = engine.placed(
+        pose_net(config.backbone, config.width, 1, config.seed + 1000, config.head, config.stem_stride), fabric
     )
     optimizer = torch.optim.Adam(model.parameters(), config.lr)
     loss = loss_cm(packed, config.heatmap_weight)

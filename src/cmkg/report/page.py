@@ -1,6 +1,7 @@
 """The report: results.json and one report.html that needs nothing else and asks nobody."""
 
 import json
+import textwrap
 from pathlib import Path
 
 import jinja2
@@ -60,7 +61,7 @@ def hands_sheet(out, results, count=8):
         rgb = np.full_like(rgb, 255) if results["settings"]["target"] == "real hands" else rgb
         joints = [true] + [a["prediction"][i] * a["scale_mm"][i] + true[0] for a in loaded]
         columns.append([plots.skeleton_picture(rgb, K, j) for j in joints])
-    return plots.contact_sheet(columns, ["true", *(by_name(results, n)["label"].replace(", ", ",\n") for n in names)])
+    return plots.contact_sheet(columns, ["true", *(textwrap.fill(by_name(results, n)["label"], 14) for n in names)])
 
 
 def template(name):

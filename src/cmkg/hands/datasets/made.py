@@ -12,7 +12,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from scipy.io import savemat
 
 from ...engine import Bar, write_json
 from ...errors import InputError
@@ -88,6 +87,8 @@ def _write_rhd_frame(folder, i, drawn, left, rng):
 
 # ---- STB --------------------------------------------------------------------------------------------------------
 def _write_stb(root, counts, seed):
+    from scipy.io import savemat  # here: it would slow the start of every command
+
     frames = counts["frames"]
     config = SceneConfig(seed=seed, px=640, sequences=len(stb.SEQUENCES), frames=frames, noisy_depth=False)
     (root / "labels").mkdir()

@@ -11,6 +11,7 @@ where it was, a pack that exists is complete.
 
 import json
 import os
+import shutil
 import zlib
 from pathlib import Path
 
@@ -64,6 +65,26 @@ class Packed:
         return len(self.rgb)
 
 
+class Shard:
+    """The i-th of n nearly equal consecutive parts of a dataset, "i/n": packed by itself, then `merge`d with the others."""
+
+    def __init__(self, dataset, shard):
+        self.dataset, self.shard = dataset, shard
+        i, _, n = shard.partition("/")
+        if not (i.isdecimal() and n.isdecimal() and int(i) < int(n) <= len(dataset)):
+            raise InputError(f"--shard: expected i/n with 0 <= i < n <= {len(dataset)}, got {shard!r}")
+        self.first, self.last = (len(dataset) * k // int(n) for k in (int(i), int(i) + 1))
+
+    def __len__(self):
+        return self.last - self.first
+
+    def samples(self, indices):
+        return self.dataset.samples([self.first + int(i) for i in indices])
+
+    def describe(self):
+        return self.dataset.describe() | {"shard": self.shard}
+
+
 class Joined:
     """Two packed sets as one, in the first one's bone convention; `parts` is what `fetch` reads."""
 
@@ -103,6 +124,43 @@ def pack(dataset, folder, workers=None):
     for scaffold in ("chunks.npy", "holds.json"):  # after the rename: killed between the two, the set is still whole
         (folder / scaffold).unlink()
     return Packed(folder)
+
+
+def merge(folders, out):
+    """Writes the packed set whose shards lie in `folders`, in any order; the same bytes as one pack would write.
+
+    Raises InputError where a shard is missing, there twice, or of another set.
+    """
+    out, shards = Path(out), sorted((Packed(f) for f in folders), key=_place)
+    whole = {k: v for k, v in shards[0].meta["holds"].items() if k != "shard"}
+    for shard in shards:
+        if {k: v for k, v in shard.meta["holds"].items() if k != "shard"} != whole:
+            raise InputError(f"{shard.folder}/meta.json: holds another set than {shards[0].folder}; merge shards of one set")
+    count = _place(shards[0])[1]
+    if [_place(s) for s in shards] != [(i, count) for i in range(count)]:
+        there = ", ".join(s.meta["holds"].get("shard", "a whole set") for s in shards)
+        raise InputError(f"{out}: expected the shards 0/{count} to {count - 1}/{count}, each once; found {there}")
+    if out.exists():
+        raise InputError(f"{out}: is there already; choose another folder")
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    arrays = {}
+    for name, (shape, dtype) in shards[0].meta["arrays"].items():
+        arrays[name] = ((sum(map(len, shards)), *shape[1:]), dtype)
+        array, at = open_memmap(partial / f"{name}.npy", "w+", dtype, arrays[name][0]), 0
+        for shard in shards:
+            array[at : at + len(shard)] = getattr(shard, name)
+            at += len(shard)
+        array.flush()
+    write_json(partial / "meta.json", _meta(partial, arrays, whole))
+    os.replace(partial, out)
+    return Packed(out)
+
+
+def _place(packed):
+    """(i, n) of a shard; (0, 1) of a whole set."""
+    return tuple(map(int, packed.meta["holds"].get("shard", "0/1").split("/")))
 
 
 def _prepare(dataset, partial, description):

@@ -1,0 +1,39 @@
+"""k meta-steps on the processes of this job, from one global batch a step: theta and phi of the first process to a file.
+
+torchrun --nproc-per-node N tests/steps_on_processes.py OUT [batchnorm]
+"""
+
+import sys
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from cmkg import FeatureTap, Prior, engine, meta_step
+
+
+def net(channels, seed, normalised):
+    torch.manual_seed(seed)
+    norm = (lambda c: nn.BatchNorm2d(c)) if normalised else (lambda c: nn.Identity())
+    return nn.Sequential(nn.Conv2d(channels, 4, 3, padding=1), norm(4), nn.Tanh(), nn.Conv2d(4, 5, 3, padding=1, stride=2), norm(5), nn.Tanh(), nn.Flatten(), nn.Linear(80, 6))
+
+
+def main(out, normalised=""):
+    fabric = engine.launch("32-true", accelerator="cpu")
+    student, teacher = net(3, 0, normalised), net(1, 7, normalised)
+    taps = FeatureTap(student, ["2", "5"]), FeatureTap(teacher, ["2", "5"])
+    optimizer, prior = torch.optim.Adam(student.parameters(), 1e-3), Prior.constant(student)
+    g = torch.Generator().manual_seed(3)
+    x, depth, y = (torch.randn(s, generator=g) for s in ((64, 3, 8, 8), (64, 1, 8, 8), (64, 6)))
+    for step in range(6):
+        rows = engine.batch_indices(0, step, 64, 16, fabric.global_rank, fabric.world_size)
+        losses = meta_step(student, taps[0], teacher, taps[1], optimizer, [prior], x[rows], depth[rows], y[rows], 1e-2, 1.0,
+                           attention_weight=1.0, average=engine.averaged(fabric))  # fmt: skip
+    losses = {k: torch.tensor(v / fabric.world_size) for k, v in engine.summed(losses).items()}
+    if engine.rank() == 0:
+        save_file({**{f"theta/{n}": t.detach().clone() for n, t in student.named_parameters()}, **{f"phi/{n}": t for n, t in prior.phi.items()},
+                   **{f"loss/{n}": t for n, t in losses.items()}}, out)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
