@@ -23,6 +23,7 @@ import torch
 
 from cmkg import FeatureTap, Prior, distil_step, distillation_loss, meta_step, regression_loss
 from cmkg.hands.model import pose_net
+from cmkg.meta import unrolled_gradient
 
 ALPHA, BETA = 2.5e-4, 1e-3
 
@@ -164,7 +165,22 @@ def with_torchopt(student, taps, teacher, optimizer, x, depth, y):
     return step
 
 
+def unrolled(student, taps, teacher, optimizer, x, depth, y):
+    """Algorithm 1 in torch.func (cmkg.meta.unrolled_gradient, the tests' oracle), and theta's update after it."""
+    prior = Prior.constant(student)
+
+    def step():
+        maps = maps_of(teacher, taps[1], depth)
+        outer = lambda net: regression_loss(net(x), y) + sum(distillation_loss(taps[0].maps, maps).values())
+        found = unrolled_gradient(student, prior, lambda net: regression_loss(net(x), y), outer, ALPHA)
+        prior.learn_(list(found.values()), BETA)
+        distil_alone(student, taps, optimizer, x, y, maps)
+
+    return step
+
+
 VARIANTS = {"plain distillation": plain, "meta-step (closed form)": closed_form,
+            "torch.func, unrolled": unrolled,
             "higher, as documented": higher_documented, "TorchOpt, as documented": torchopt_documented,
             "higher, shared by hand": with_higher, "TorchOpt, shared by hand": with_torchopt}  # fmt: skip
 

@@ -235,3 +235,23 @@ def test_a_prior_of_zero_changes_nothing(batch):
     supervised_step(a, torch.optim.Adam(a.parameters(), 0.01), x, y)
     supervised_step(b, torch.optim.Adam(b.parameters(), 0.01), x, y, prior=Prior.constant(b, 0.0))
     assert all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values()))
+
+
+def test_a_split_batch_moves_theta_on_both_halves_and_learns_phi_on_the_second(batch):
+    student, tap, teacher, teacher_tap, prior = parts(2)
+    moved, oracle = copy.deepcopy(student), copy.deepcopy(student)
+    first, second = (tuple(t[rows] for t in batch) for rows in (slice(0, 2), slice(2, 4)))
+    before = {n: t.clone() for n, t in prior.phi.items()}
+    meta_step(moved, FeatureTap(moved, LAYERS), teacher, teacher_tap, torch.optim.SGD(moved.parameters(), 0.01), [prior], *first, alpha=ALPHA, beta=1.0,
+              attention_weight=3.0, outer=second)  # fmt: skip
+    oracle_tap = FeatureTap(oracle, LAYERS)
+    inner = losses(oracle_tap, teacher, teacher_tap, first)[0]
+    outer = losses(oracle_tap, teacher, teacher_tap, second)[1]
+    exact = unrolled_gradient(oracle, Prior(before), inner, outer, ALPHA)
+    assert relative({n: before[n] - t for n, t in prior.phi.items()}, exact) < 1e-12
+    gradients = []
+    for half in (first, second):
+        G = losses(oracle_tap, teacher, teacher_tap, half)[1]
+        gradients.append(torch.autograd.grad(G(oracle), list(oracle.parameters())))
+    for t, start, a, b in zip(moved.parameters(), oracle.parameters(), *gradients):
+        torch.testing.assert_close(t, start - 0.01 * (a + b) / 2)

@@ -1,4 +1,4 @@
-"""Puts the tables of docs/results/*.json into README.md between their markers: no number there is typed.
+"""Puts the tables of docs/results/*.json into README.md and docs/study.md between their markers: no number there is typed.
 
 cp runs/demo/results.json docs/results/demo.json && python tools/update_readme.py
 """
@@ -7,27 +7,38 @@ import json
 import re
 from pathlib import Path
 
-from cmkg.report.page import markdown
+from cmkg.report import page, study
 
 ROOT = Path(__file__).parents[1]
 
 
+def filled(text, name, block):
+    """`text` with what stands between the markers of `name` replaced by block; None where there are none."""
+    new, found = re.subn(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _: f"<!-- {name} -->\n{block}<!-- /{name} -->", text, flags=re.DOTALL)
+    return new if found else None
+
+
+def run_block(results):
+    sessions, machine = results["sessions"], results["sessions"][-1]["machine"]
+    commits = ", ".join(dict.fromkeys(s["commit"] for s in sessions))
+    minutes = sum(results["seconds"].values()) / 60
+    facts = f"`{sessions[-1]['command']}`, commit {commits}, {machine['cores']} cores, {minutes:.0f} min of training and tuning."
+    return f"{facts}\n\n{page.markdown(results)}"
+
+
+def study_block(results):
+    facts = f"Commit {', '.join(results['commits'])}, {results['machine']['cores']} cores, {results['epochs']} epochs, {len(results['seeds'])} seeds."
+    return f"{facts}\n\n{study.markdown(results)}"
+
+
 def main():
-    readme = ROOT / "README.md"
-    text = readme.read_text()
     for path in sorted((ROOT / "docs/results").glob("*.json")):
+        document = ROOT / ("docs/study.md" if path.stem.startswith("study-") else "README.md")
         results = json.loads(path.read_text())
-        sessions, machine = results["sessions"], results["sessions"][-1]["machine"]
-        commits = ", ".join(dict.fromkeys(s["commit"] for s in sessions))
-        minutes = sum(results["seconds"].values()) / 60
-        facts = f"`{sessions[-1]['command']}`, commit {commits}, {machine['cores']} cores, {minutes:.0f} min of training and tuning."
-        block = f"<!-- {path.stem} -->\n{facts}\n\n{markdown(results)}<!-- /{path.stem} -->"
-        text, found = re.subn(
-            f"<!-- {path.stem} -->.*?<!-- /{path.stem} -->", lambda _, b=block: b, text, flags=re.DOTALL
-        )
-        if not found:
-            raise SystemExit(f"README.md has no <!-- {path.stem} --> ... <!-- /{path.stem} --> to fill")
-    readme.write_text(text)
+        text = filled(document.read_text(), path.stem, study_block(results) if path.stem.startswith("study-") else run_block(results))
+        if text is None:
+            raise SystemExit(f"{document.name} has no <!-- {path.stem} --> ... <!-- /{path.stem} --> to fill")
+        document.write_text(text)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def parse(arguments, stages):
     """The settings that the command line asks for. `run` takes a preset's name first; none is `demo`."""
     import tyro
 
-    from .recipes import paper
+    from .recipes import paper, study
 
     if arguments[:1] in (["data"], ["prior"]):
         module, _, text = stages[arguments[0]]
@@ -62,7 +62,7 @@ def parse(arguments, stages):
             if arguments[1:2] and not arguments[1].startswith("-") or "--help" in arguments
             else ["demo", *arguments[1:]]
         )
-        return tyro.extras.overridable_config_cli(stages["run"][0].PRESETS | paper.PRESETS, args=preset, prog="cmkg run")
+        return tyro.extras.overridable_config_cli(stages["run"][0].PRESETS | paper.PRESETS | study.PRESETS, args=preset, prog="cmkg run")
     kinds = {name: (kind, text) for name, (_, kind, text) in stages.items()}
     return tyro.cli(subcommands(kinds), args=arguments, prog="cmkg", description=sys.modules["cmkg"].__doc__)
 

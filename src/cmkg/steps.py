@@ -115,7 +115,8 @@ def meta_step(student, tap, teacher, teacher_tap, optimizer, priors, x, x_superi
 
     Shared: one forward pass at theta gives L_REG and L_DIST; grad L_REG feeds both the inner step and theta's update;
     the teacher's maps serve theta and theta''. theta'' is written into the student's own parameters and taken back.
-    outer: another batch (x, x_superior, y) for G(theta''); None is the paper's same batch.
+    outer: another batch (x, x_superior, y) for G(theta''), theta then moves on the mean of G over both; None is the
+    paper's same batch.
     inner_steps: l of Algorithm 1; over 1 the terms of the steps are summed, which is exact to first order in alpha.
     teacher None: G = L_REG, the no-teacher control. loss, distillation: see distil_step. unit_free: see Prior.learn_.
     Returns the losses at theta and, per prior, G(theta'').
@@ -138,6 +139,8 @@ def meta_step(student, tap, teacher, teacher_tap, optimizer, priors, x, x_superi
     batch, outer_maps = (x, x_superior, y), maps
     if outer is not None:
         batch, outer_maps = outer, teacher_maps(teacher, teacher_tap, outer[1], context) if teacher else None
+        there = _gradients(sum(at(batch, outer_maps).values()), parameters, average)
+        total = [(a + b) / 2 for a, b in zip(total, there, strict=True)]
     for i, prior in enumerate(priors):
         held = prior.bind(student)
         with weights_lent(student, parameters):

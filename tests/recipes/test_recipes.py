@@ -19,7 +19,7 @@ from cmkg.errors import InputError
 from cmkg.hands.augment import Augmentation
 from cmkg.hands.datasets.packed import Packed
 from cmkg.prior import Prior
-from cmkg.recipes import distill, evaluate, experiment, render, student, target, teacher
+from cmkg.recipes import distill, evaluate, experiment, export, preflight, render, student, study, target, teacher
 from cmkg.recipes.common import predict
 from cmkg.report.collect import row_folder
 
@@ -303,3 +303,48 @@ def test_the_report_asks_nobody_and_draws_in_a_browser(whole, tmp_path):
     image = cv2.imread(str(shot))
     assert image.shape[1] == 420 and image.std() > 10
     assert len(np.unique(image.reshape(-1, 3)[::97], axis=0)) > 50  # drawn, not blank
+
+
+def test_students_and_priors_have_cards_and_are_given_away(whole, tmp_path):
+    for folder in ("student", "distill", "target/none/seed-0"):
+        card = (whole / folder / "README.md").read_text()
+        assert "library_name: cmkg" in card and "| EPE, mm |" in card, folder
+    assert "| fingerprint |" in (whole / "distill/prior_p2.md").read_text()
+    export.run(export.Export(str(whole / "target/none/seed-0"), str(whole / "student"), str(tmp_path / "hub")))
+    from cmkg.hands.student import HandStudent
+
+    given = HandStudent.from_pretrained(tmp_path / "hub")
+    trained = load_file(whole / "target/none/seed-0/target.safetensors")
+    assert all(torch.equal(t, trained[n]) for n, t in given.net.state_dict().items())
+    with pytest.raises(InputError, match="expected a finished stage"):
+        export.run(export.Export(str(whole / "data"), str(whole / "student"), str(tmp_path / "other")))
+
+
+def test_preflight_tells_its_verdicts(whole, tmp_path, capsys):
+    config = preflight.Preflight(*(f"{whole}/data/{n}" for n in ("source", "source-test", "target", "target-test")), str(tmp_path / "p"), epochs=1,
+                                 backbone="resnet10", width=0.125, px=32, batch=8, sigmas=(1.0,), precision="32-true")  # fmt: skip
+    report = preflight.run(config)
+    said = capsys.readouterr().out
+    assert set(report["verdicts"]) == {"distillation", "transfer", "prior"} and "a hint, not a result" in said
+    assert 20 < report["numbers"]["student"] < 500 and report["numbers"]["phi_over_noise"] > 0
+    assert preflight.run(config)["verdicts"].keys() == report["verdicts"].keys()  # read back
+
+
+# ---- the study --------------------------------------------------------------------------------------------------
+def test_the_study_runs_its_controls_on_a_finished_run(whole, tmp_path):
+    names = ("none", "l2", "prior-no-teacher", "prior-l3", "fresh-prior", "early-none", "fisher-centred", "fine-tune-distilled")
+    config = study.Study(base=str(whole), out=str(tmp_path / "study"), epochs=1, seeds=(0, 1), tries=(1.0,), only=names, precision="32-true")
+    study.run(config)
+    found = json.loads((tmp_path / "study/study.json").read_text())
+    assert [r["name"] for r in found["rows"]] == ["none", "l2", "fine-tune-distilled", "prior-no-teacher", "prior-l3", "fresh-prior", "early-none", "fisher-centred"]
+    rows = {r["name"]: r for r in found["rows"]}
+    against = rows["none"]["against"]["l2"]
+    paired = np.array(rows["none"]["epe_mm"]["values"]) - rows["l2"]["epe_mm"]["values"]
+    assert against["mean"] == pytest.approx(paired.mean()) and paired.min() - 1e-9 <= against["interval"][0] <= against["interval"][1] <= paired.max() + 1e-9
+    priors = [load_file(p) for p in (whole / "distill/prior_p2.safetensors", tmp_path / "study/no-teacher/prior_p2.safetensors", tmp_path / "study/l3/prior_p2.safetensors")]
+    name = "phi/backbone.encoder.stages.0.layers.0.layer.0.convolution.weight"
+    assert not torch.equal(priors[0][name], priors[1][name]) and not torch.equal(priors[0][name], priors[2][name])
+    assert "against tuned ℓ²" in (tmp_path / "study/study.md").read_text()
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}
+    study.run(config)
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}

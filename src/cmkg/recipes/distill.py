@@ -15,6 +15,7 @@ from ..hands.datasets.packed import Packed, opened
 from ..hands.model import pose_net
 from ..prior import Prior, fingerprint
 from ..steps import distil_step, meta_step
+from ..training import halves
 from .common import (
     LOSS_UNIT,
     channels_last,
@@ -57,12 +58,18 @@ class Distill:
     """phi's step."""
     phi_parameters: Literal["weights", "all"] = "weights"
     """Which parameters carry phi."""
+    no_teacher: bool = False
+    """Control: G = L_REG, for theta and for phi alike."""
+    split: bool = False
+    """The first half of each batch is the inner step's, the second G's; False is the paper's same batch."""
+    inner_steps: int = 1
+    """l of Algorithm 1."""
     seed: int = 0
     precision: Precision = "auto"
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self):
-        positive(self, "epochs", "batch", "lr", "alpha", "beta")
+        positive(self, "epochs", "batch", "lr", "alpha", "beta", "inner_steps")
         from_zero(self, "attention_weight")
 
 
@@ -101,8 +108,9 @@ def run(config: Distill):
         set_lr(optimizer, config, step, total)
         inputs = channels_last(batch["rgb"]), channels_last(batch["depth"]), labels(batch)
         if priors:
-            networks = student, tap, teacher, teacher_tap, optimizer, priors
-            log(meta_step(*networks, *inputs, alpha=config.alpha, beta=config.beta, **shared))
+            networks = student, tap, None if config.no_teacher else teacher, teacher_tap, optimizer, priors
+            inner, outer = halves(*inputs) if config.split else (inputs, None)
+            log(meta_step(*networks, *inner, alpha=config.alpha, beta=config.beta, outer=outer, inner_steps=config.inner_steps, **shared))
         else:
             log(distil_step(student, tap, teacher, teacher_tap, optimizer, *inputs, **shared))
     for prior in priors:

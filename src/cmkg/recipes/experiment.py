@@ -234,16 +234,18 @@ def rows(config, out):
     }
 
 
-def run_row(config, out, row, blocks):
+def run_row(config, out, row, blocks, folders=None):
     """Tunes sigma on the validation block (first seed), then trains on the whole training split with every seed.
+    folders: the packed sets and the student, where they do not lie in `out`.
 
     Should the chosen strength diverge there, the next best is taken.
     """
+    folders = folders or {"data": str(out / "data/target"), "test": str(out / "data/target-test"), "student": str(out / "student"),
+                          "source": str(out / "data/source")}  # fmt: skip
     stage = target.Target(
-        data=str(out / "data/target"), test=str(out / "data/target-test"), student=str(out / "student"), source=str(out / "data/source"),
         epochs=config.target_epochs, batch=config.batch, schedule="cosine", seed=config.seeds[0],
         lr=config.fine_tune_lr if "start" in row["settings"] else config.target_lr,
-        turns_deg=config.turns_deg, precision=config.precision, augmentation=config.augmentation, **row["settings"])  # fmt: skip
+        turns_deg=config.turns_deg, precision=config.precision, augmentation=config.augmentation, **folders, **row["settings"])  # fmt: skip
     home = out / "target" / row["name"]
     if not row["tuned"]:
         return train_seeds(config, stage, home)

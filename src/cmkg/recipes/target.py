@@ -11,6 +11,7 @@ from ..engine import Precision
 from ..errors import InputError
 from ..hands.augment import Augmentation
 from ..hands.datasets.packed import Packed
+from ..hands.model import pose_net
 from ..prior import Prior, fingerprint
 from ..steps import supervised_step
 from .common import (
@@ -55,6 +56,10 @@ class Target:
     """Weights theta* around which R is centred; empty = zero, as in the paper."""
     permuted: bool = False
     """Control: phi permuted within each layer."""
+    layer_mean: bool = False
+    """Control: each layer's phi replaced by its mean."""
+    fresh: int = 0
+    """Control: a number gives theta_0 anew from that seed, which phi does not belong to; 0 = the student's."""
     replay: bool = False
     """Each batch is joined by as many samples of `source`, their labels in the target's bone convention."""
     coupled: bool = True
@@ -120,6 +125,8 @@ def regulariser(config, model, packed):
         prior.check_start(model)
     if config.permuted:
         prior = prior.permuted(seed=config.seed)
+    if config.layer_mean:
+        prior = prior.layer_mean()
     if centre:  # around given weights a negative phi would push away from them without bound
         prior = prior.floored(0.0).centred(centre)
     return prior.with_rms(config.sigma) if config.sigma else prior
@@ -133,6 +140,8 @@ def run(config: Target):
     scored = packed if config.validation else Packed(config.test)
     block(scored, config.validation)
     model, settings = load_start(config.start, config.student, config.source, packed)
+    if config.fresh:
+        model = pose_net(settings["backbone"], settings["width"], 3, config.fresh, settings["head"], settings["stem_stride"])
     prior = regulariser(config, model, packed)
     prior = prior and prior.to(fabric.device)
     model, px = engine.placed(model, fabric), settings["px"]

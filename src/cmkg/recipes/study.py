@@ -1,0 +1,130 @@
+"""`cmkg run study`: what does the prior carry? More rows and seeds on the source stages of a finished `cmkg run`.
+
+The protocol, written before the runs, is docs/study.md. Everything is reused and resumed as in `experiment`.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from .. import engine
+from ..families import fisher
+from ..hands.augment import Augmentation
+from ..hands.datasets.packed import Packed, pack
+from ..hands.datasets.real_hands import RealHands
+from . import distill, experiment, student
+from .common import at_least_one, channels_last, fetch, labels, loss_cm, positive
+
+
+@dataclass(frozen=True)
+class Study:
+    base: str = "runs/demo"
+    """Folder of a finished `cmkg run demo` or `real`: its source stages and, for a rendered target, its target sets."""
+    out: str = "runs/study"
+    target: Literal["rendered", "real hands"] = "rendered"
+    real_hands: str = ""
+    """Folder with the real photographs."""
+    epochs: int = 10
+    """Of each training on the target."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    tries: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0)
+    """Strengths tried for every tuned row on the validation block; p = 1 tries a tenth of each."""
+    only: tuple[str, ...] = ()
+    """Names of the rows to run; empty = all."""
+    precision: engine.Precision = "auto"
+    augmentation: Augmentation = experiment.TARGET_AUGMENTATION
+
+    def __post_init__(self):
+        positive(self, "epochs")
+        at_least_one(self, "seeds", "tries")
+
+
+PRESETS = {"study": ("The controls of docs/study.md, on a finished run's source.", Study())}
+# How else phi is learned: {name: settings of distill.Distill}.
+LEARNED = {"no-teacher": {"no_teacher": True}, "split": {"split": True}, "l3": {"inner_steps": 3}, "all": {"phi_parameters": "all"}}
+
+
+def run(config: Study):
+    out, base = Path(config.out), Path(config.base)
+    engine.Run(out, config)
+    settings = experiment.Experiment(**saved(base))
+    data, blocks = targets(config, base, settings)
+    learn_others(base, out, settings)
+    plan = {n: r for n, r in rows(base, out).items() if not config.only or n in config.only}
+    shared = replace(settings, out=str(out), target_epochs=config.epochs, seeds=config.seeds, tries=config.tries, precision=config.precision, augmentation=config.augmentation)
+    for number, (name, row) in enumerate(plan.items(), 1):
+        engine.say(f"row {number} of {len(plan)}: {row['label']}")
+        experiment.run_row(shared, out, row | {"name": name}, blocks, {"data": str(data / "target"), "test": str(data / "target-test"),
+                           "student": str(base / "student"), "source": str(base / "data/source")})  # fmt: skip
+    engine.write_json(out / "study_rows.json", {"rows": [{"name": n, "label": r["label"]} for n, r in plan.items()], "target": config.target, "epochs": config.epochs,
+                                                "seeds": list(config.seeds), "tries": list(config.tries), "base": base.name})  # fmt: skip
+    from ..report import study
+
+    study.write(out)
+    engine.say(f"{out}/study.md and study.json are written")
+
+
+def saved(base):
+    """The settings of the run in `base`, without its folder."""
+    held = engine.read_json(base / "config.json")
+    held["augmentation"] = Augmentation(**held["augmentation"])
+    return held | {k: tuple(held[k]) for k in ("seeds", "tries", "turns_deg")} | {"out": str(base)}
+
+
+def targets(config, base, settings):
+    """Folder of the target's packed sets, and the blocks of frames for tuning."""
+    if config.target == "rendered":
+        n = settings.target_frames
+        return base / "data", {"fit": (0, 3 * n), "validation": (3 * n, 4 * n)}
+    data = Path(config.out) / "data"
+    for name, block in (("target", "train"), ("target-test", "test")):
+        pack(RealHands(config.real_hands, block, Packed(base / "data/source").meta["arrays"]["rgb"][0][1]), data / name, workers=1)
+    return data, {"fit": (0, 300), "validation": (300, 360)}
+
+
+def learn_others(base, out, settings):
+    """phi learned in other ways, the Fisher information at the distilled student, and an early student."""
+    stage = experiment.source_stages(settings, base)["distill"]
+    for name, changes in LEARNED.items():
+        engine.say(f"phi: {name}")
+        distill.run(replace(stage, out=str(out / name), exponents=(2,), **changes))
+    student.run(replace(experiment.source_stages(settings, base)["student"], out=str(out / "early"), epochs=1))
+    path = out / "fisher.safetensors"
+    if not path.exists():
+        net = engine.load_weights(base / "distill/distilled.safetensors", distill.build(base / "student", 3, "student")[0])
+        prior = fisher(net, pictures(Packed(base / "data/source"), settings), unweighted(base))
+        prior.centre = None  # the row gives it, in the target's convention
+        prior.save(path)
+
+
+def pictures(packed, settings, count=256):
+    """Batches (x, y) of source pictures, for the Fisher information."""
+    for first in range(0, min(count, len(packed)), 32):
+        batch = fetch(packed, range(first, min(first + 32, len(packed))), settings.px, "cpu")
+        yield channels_last(batch["rgb"]), labels(batch)
+
+
+def unweighted(base):
+    loss = loss_cm(Packed(base / "data/source"), 0.0)
+    return lambda prediction, y: loss(prediction[..., :3], y)
+
+
+def rows(base, out):
+    """{name: label, settings of target.Target, whether sigma is tuned}: the table's rows and the study's."""
+    row = lambda label, tuned=True, **settings: {"label": label, "tuned": tuned, "settings": settings}
+    phi, other = str(base / "distill/prior_p2.safetensors"), lambda name: str(out / name / "prior_p2.safetensors")
+    distilled, early = str(base / "distill/distilled.safetensors"), str(out / "early/student.safetensors")
+    known = {n: r for n, r in experiment.rows(experiment.Experiment(), base).items() if n not in ("l2-paper", "l1-paper", "fine-tune-replay")}
+    return known | {
+        "prior-decoupled": row("prior, decoupled", prior=phi, coupled=False),
+        "prior-layer-mean": row("control: layer mean of φ", prior=phi, layer_mean=True),
+        "prior-no-teacher": row("control: φ learned without a teacher", prior=other("no-teacher")),
+        "prior-l3": row("prior, l = 3 inner steps", prior=other("l3")),
+        "prior-split": row("prior, split batches", prior=other("split")),
+        "prior-all": row("prior on all parameters", prior=other("all")),
+        "fresh-none": row("fresh θ₀, no regulariser", False, fresh=77),
+        "fresh-prior": row("control: fresh θ₀, prior", prior=phi, fresh=77),
+        "early-none": row("early source student, fine-tuned", False, start=early),
+        "early-prior": row("early source student, prior", prior=phi, start=early),
+        "fisher-centred": row("distilled student, Fisher around it (EWC)", prior=str(out / "fisher.safetensors"), start=distilled, centre=distilled),
+    }
