@@ -27,7 +27,7 @@ class Study:
     epochs: int = 10
     """Of each training on the target."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    tries: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0)
+    tries: tuple[float, ...] = (1.0, 10.0, 100.0)
     """Strengths tried for every tuned row on the validation block; p = 1 tries a tenth of each."""
     only: tuple[str, ...] = ()
     """Names of the rows to run; empty = all."""
