@@ -76,8 +76,7 @@ def one_seed(seed, epochs):
     continued, distilled = copy.deepcopy(student), copy.deepcopy(student)
     train(continued, (source[0], source[2]), epochs)
     layers = [("1", "1"), ("3", "3")]  # the ReLUs' outputs
-    (phi,) = learn_prior(distilled, teacher, Batches(source), F.cross_entropy, layers=layers, epochs=epochs, lr=1e-3, alpha=1e-2, beta=1.0, attention_weight=1.0)
-    phi.manifest.pop("fingerprint")  # learned in the second half, used from theta_0, as in the paper
+    (phi,) = learn_prior(distilled, teacher, Batches(source), F.cross_entropy, theta_0=theta_0, layers=layers, epochs=epochs, lr=1e-3, alpha=1e-2, beta=1.0, attention_weight=1.0)
     tune = lambda start, priors: tuned(start, target, validation, priors, 4 * epochs, seed)
     rows = {
         "source student, untouched": continued,

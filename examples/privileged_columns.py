@@ -73,9 +73,8 @@ def one_seed(seed, epochs):
     train(student, "cheap")
     continued, distilled = copy.deepcopy(student), copy.deepcopy(student)
     train(continued, "cheap")
-    (phi,) = learn_prior(distilled, teacher, Batches(source), F.cross_entropy, fields=SOURCE, layers=[("1", "1"), ("3", "3")], epochs=epochs, lr=1e-3,
+    (phi,) = learn_prior(distilled, teacher, Batches(source), F.cross_entropy, theta_0=theta_0, fields=SOURCE, layers=[("1", "1"), ("3", "3")], epochs=epochs, lr=1e-3,
                          alpha=1e-2, beta=1.0, attention_weight=0.0)  # fmt: skip
-    phi.manifest.pop("fingerprint")  # learned in the second half, used from theta_0, as in the paper
     tune = lambda start, priors: tuned(start, target, validation, priors, 4 * epochs, seed)
     rows = {
         "source student, untouched": continued,

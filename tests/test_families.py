@@ -101,6 +101,26 @@ def test_attached_to_any_optimiser_it_is_the_step(batch, coupled, make):
     torch.testing.assert_close(list(b.parameters()), before)
 
 
+def test_attached_with_a_closure_it_is_not_lost(batch):
+    """As Lightning calls an optimiser."""
+    a, b = small_net(), small_net()
+    prior = Prior.constant(a, 0.5)
+    optimizer = torch.optim.SGD(b.parameters(), 1e-2)
+    prior.attach(optimizer, b)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = regression_loss(b(batch[0]), batch[2])
+        loss.backward()
+        return loss
+
+    supervised_step(a, torch.optim.SGD(a.parameters(), 1e-2), batch[0], batch[2], prior=prior)
+    optimizer.step(closure)
+    for t, u in zip(a.parameters(), b.parameters()):
+        torch.testing.assert_close(t, u)
+    optimizer.step(closure=closure)
+
+
 def test_growth_is_limited():
     net = small_net()
     prior = Prior.constant(net, -0.5)
@@ -154,6 +174,8 @@ def test_merges():
     torch.testing.assert_close(merged([a, b], "precision").phi["w"], torch.tensor([[1.5, 0.0]]))
     with pytest.raises(InputError, match="differ at 'w'"):
         merged([a, Prior({"w": torch.zeros(2, 2)})])
+    with pytest.raises(InputError, match="centred at different weights"):
+        merged([a, Prior(phi(1.0, 1.0), centre=phi(0.0, 0.0))])
     with pytest.raises(InputError, match="p = 2 and p = 1"):
         merged([a, Prior(phi(1.0, 1.0), 1)])
     with pytest.raises(InputError, match="different initialisations"):

@@ -78,6 +78,22 @@ def test_a_dense_task_with_maps_of_other_sizes():
     assert loss.project.weight.shape == (7, 5, 1, 1) and all(v.dim() == 0 and v > 0 for v in found.values())
 
 
+def test_volumes_are_resized_place_by_place():
+    fine = torch.arange(4.0).repeat_interleave(1)[:, None, None].expand(4, 4, 4)[None, None].contiguous()  # grows along the first axis
+    loss = DistillationLoss([(1, 4, 4, 4)], [(1, 2, 2, 2)], 1.0)
+    coarse = torch.tensor([0.5, 2.5])[:, None, None].expand(2, 2, 2)[None, None]
+    assert loss([fine], [coarse])["activation"].item() == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="expected as many dimensions"):
+        DistillationLoss([(1, 4)], [(1, 2, 2)])([torch.randn(1, 1, 4)], [torch.randn(1, 1, 2, 2)])
+
+
+def test_modules_frozen_in_eval_stay_so():
+    net = small_net(dtype=torch.float32)
+    net[0][0][1].eval()
+    layers_of(net, torch.randn(2, 3, 8, 8))
+    assert net.training and not net[0][0][1].training
+
+
 def test_equal_shapes_give_the_papers_loss():
     a, b = ([torch.randn(3, c, 4, 4) for c in (2, 5)] for _ in range(2))
     loss = DistillationLoss([t.shape[1:] for t in a], [t.shape[1:] for t in b], 10.0)
@@ -133,6 +149,8 @@ def test_killed_between_epochs_it_goes_on_to_the_same_weights(tmp_path):
     resumed, unbroken = run(4, tmp_path / "killed"), run(4, tmp_path / "unbroken")
     for a, b in zip(resumed[0].parameters(), unbroken[0].parameters()):
         assert torch.equal(a, b)
+    with pytest.raises(InputError, match="holds a call with alpha = 0.00025, this one has 0.5; give another `out`"):
+        learn_prior(mlp(5, 12, 3), mlp(8, 20, 3), classes(), F.cross_entropy, fields=FIELDS, beta=1.0, alpha=0.5, out=tmp_path / "killed")
     for n, t in resumed[1].phi.items():
         assert torch.equal(t, unbroken[1].phi[n]) and torch.equal(resumed[1].variance[n], unbroken[1].variance[n])
 

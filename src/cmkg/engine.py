@@ -108,6 +108,24 @@ def gathered(items):
     return [item for part in lists for item in part]
 
 
+@torch.no_grad()
+def same_everywhere(model):
+    """Gives every process the first one's parameters and buffers; returns the model."""
+    if world() > 1:
+        for t in [*model.parameters(), *model.buffers()]:
+            torch.distributed.broadcast(t.data, 0)
+    return model
+
+
+@torch.no_grad()
+def average_buffers(models):
+    """BatchNorm's running statistics, which each process takes from its own share of the batches, averaged over all."""
+    if world() > 1:
+        for buffer in (b for m in models if isinstance(m, torch.nn.Module) for b in m.buffers() if b.is_floating_point()):
+            torch.distributed.all_reduce(buffer)
+            buffer /= world()
+
+
 def placed(model, fabric):
     """The model on this process's device; on several GPUs its BatchNorm layers see the whole batch."""
     if fabric.world_size > 1 and fabric.device.type == "cuda":
@@ -123,6 +141,8 @@ def wait_for_all():
 
 def on_first_rank(function):
     """Calls function in the first process alone; the others wait for it."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        launch("32-true")
     result = function() if rank() == 0 else None
     wait_for_all()
     return result
@@ -207,7 +227,7 @@ def write_atomically(path, write):
     if rank():
         return
     path = Path(path)
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}.partial")  # machines may share a folder
     try:
         write(partial)
         os.replace(partial, path)
@@ -261,7 +281,7 @@ def load_weights(path, model):
 
 # ---- run folders ------------------------------------------------------------------------------------------------
 def environment():
-    program = Path(sys.argv[0]).name.replace("cli.py", "cmkg")  # `python -m cmkg.cli` is `cmkg`
+    program = Path(sys.argv[0]).name.replace("__main__.py", "cmkg")  # `python -m cmkg` is `cmkg`
     packages = ("cmkg", "torch", "lightning-fabric", "transformers", "warp-lang", "numpy", "opencv-python-headless")
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -372,6 +392,7 @@ class Run:
                     means = {k: v / (count * world()) for k, v in summed(sums).items()}
                     self.log(step=step + 1, **means, images_per_s=round(rate, 1))
                     sums.clear()
+                    average_buffers(state.values())
                     if time.monotonic() - saved > CHECKPOINT_SECONDS and step + 1 < total:
                         self._save(step + 1, state)
                         saved = time.monotonic()

@@ -8,7 +8,7 @@ from torch.func import functional_call, grad, vmap
 
 from .errors import InputError
 from .prior import Prior, choose, fingerprint, tied_shape
-from .steps import called
+from .steps import called, modes_kept
 
 
 def fisher(model, batches, loss, which="weights", fields=None, device="cpu"):
@@ -18,8 +18,7 @@ def fisher(model, batches, loss, which="weights", fields=None, device="cpu"):
     loss(prediction, target) of a batch; each sample's own gradient is taken, in eval mode (BatchNorm's running
     statistics: a batch's would mix samples). fields: as in training.Fields; None is a batch (x, y).
     """
-    chosen, training = choose(model, which), model.training
-    model.eval()
+    chosen = choose(model, which)
     parameters = {n: t.detach() for n, t in chosen.items()}
 
     def one(weights, x, y):
@@ -28,16 +27,17 @@ def fisher(model, batches, loss, which="weights", fields=None, device="cpu"):
 
     each = vmap(grad(one), in_dims=(None, 0, 0))
     total, count = {n: torch.zeros_like(t) for n, t in parameters.items()}, 0
-    for batch in batches:
-        x, _, y = fields(batch, device) if fields else (batch[0], None, batch[1])
-        for n, g in each(parameters, x, y).items():
-            total[n] += g.square().sum(0)
-        count += len(y)
-    model.train(training)
+    with modes_kept(model):
+        model.eval()
+        for batch in batches:
+            x, _, y = fields(batch, device) if fields else (batch[0], None, batch[1])
+            for n, g in each(parameters, x, y).items():
+                total[n] += g.square().sum(0)
+            count += len(y)
     if count == 0:
         raise InputError("the Fisher information needs samples: expected batches, got none")
     phi = {n: (t / (2 * count)).float() for n, t in total.items()}
-    facts = {"family": "Fisher", "samples": count, "fingerprint": fingerprint(model), "architecture": type(model).__name__}
+    facts = {"family": "Fisher", "which": which, "samples": count, "fingerprint": fingerprint(model), "architecture": type(model).__name__}
     return Prior(phi, 2, {n: t.clone() for n, t in parameters.items()}, facts)
 
 
@@ -84,6 +84,8 @@ def _same_kind(a, b):
     if {n: t.shape for n, t in a.phi.items()} != {n: t.shape for n, t in b.phi.items()}:
         name = next(iter(set(a.phi) ^ set(b.phi)), next((n for n in a.phi if n in b.phi and a.phi[n].shape != b.phi[n].shape), ""))
         raise InputError(f"these priors belong to different networks, they differ at {name!r}: expected the same names and shapes")
+    if (a.centre is None) != (b.centre is None) or (a.centre and any(not torch.equal(t, b.centre[n]) for n, t in a.centre.items())):
+        raise InputError("these priors are centred at different weights: expected one centre")
     if a.manifest.get("fingerprint") != b.manifest.get("fingerprint"):
         raise InputError("these priors were learned from different initialisations: their weights do not correspond; learn them from one theta_0")
 
@@ -107,6 +109,8 @@ def transferred(prior, model, names=None, coverage=0.9):
             unmatched[n] = "the prior has no such parameter"
         elif tuple(found.shape) != expected:
             unmatched[n] = f"shape {tuple(found.shape)}, expected {expected}"
+        elif prior.centre and prior.centre[look(n)].shape != t.shape:
+            unmatched[n] = f"its centre has shape {tuple(prior.centre[look(n)].shape)}, expected {tuple(t.shape)}"
         else:
             phi[n] = found.clone()
     total = sum(t.numel() for t in wanted.values())

@@ -78,9 +78,9 @@ class DistillationLoss(nn.Module):
 
     def forward(self, student_maps, teacher_maps):
         """{"activation", "attention"}, weighted; scalars."""
+        mine = [as_picture(resized_like(s, t)) for s, t in zip(student_maps, teacher_maps, strict=True)]
         theirs = [as_picture(t) for t in teacher_maps]
-        mine = [resized_like(as_picture(s), t) for s, t in zip(student_maps, theirs, strict=True)]
-        projected = self.project(mine[-1])
+        projected = self.project(widened(mine[-1]))
         places = [i for i, t in enumerate(theirs) if t[0, 0].numel() > 1]
         attention = attention_loss([mine[i] for i in places], [theirs[i] for i in places]) if places else projected.new_zeros(())
         return {"activation": activation_loss(widened(projected), widened(theirs[-1])), "attention": self.attention_weight * attention}
@@ -92,10 +92,13 @@ def as_picture(t):
 
 
 def resized_like(t, other):
-    """t (B, C, H, W) with the places of `other`."""
+    """t (B, C, ...) with the places of `other`, which has as many dimensions of places."""
     if t.shape[2:] == other.shape[2:]:
         return t
-    return F.interpolate(widened(t), size=other.shape[2:], mode="bilinear", antialias=True)
+    if t.dim() != other.dim():
+        raise ValueError(f"the student's map has shape {tuple(t.shape)}, the teacher's {tuple(other.shape)}: expected as many dimensions")
+    mode = {3: "linear", 4: "bilinear", 5: "trilinear"}[t.dim()]
+    return F.interpolate(widened(t), size=other.shape[2:], mode=mode, **({"antialias": True} if mode == "bilinear" else {}))
 
 
 def _same_shape(name_a, a, name_b, b):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from .errors import InputError
-from .steps import called
+from .steps import called, modes_kept
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,15 @@ def layers_of(module, x):
     Outputs that are tensors (B, C, ...), each under its shortest name; not the network's own output. The network's mode
     and buffers stay as they are.
     """
-    seen, hooks, training = [], [], module.training
+    seen, hooks = [], []
     for name, child in module.named_modules():
         if name:
             hooks.append(child.register_forward_hook(lambda m, _, out, n=name: _note(seen, n, m, out)))
     buffers = [b.clone() for b in module.buffers()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), modes_kept(module):
             output = called(module.eval(), x)
     finally:
-        module.train(training)
         for hook in hooks:
             hook.remove()
         for b, kept in zip(module.buffers(), buffers):

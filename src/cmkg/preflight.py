@@ -12,7 +12,7 @@ from .features import FeatureTap
 from .losses import as_picture
 from .pairing import pair_layers
 from .prior import Prior
-from .steps import called
+from .steps import called, modes_kept, teacher_maps
 from .training import SOURCE_FIELDS, Fields, learn_prior, train_with_prior
 
 GAP = 0.05  # a teacher at least this much better than the student, relative to the student's error
@@ -64,28 +64,37 @@ def _information_of(a, b, a_new, b_new, ridge):
 
 # ---- one look at a network --------------------------------------------------------------------------------------
 @torch.no_grad()
-def measured(model, batches, fields, error, tap=None):
-    """(mean error, features (N, d), targets (N, e)) over batches; features: the tap's last map, averaged over places."""
-    training, device = model.training, next(model.parameters()).device
-    model.eval()
-    errors, features, targets = [], [], []
-    for batch in batches:
-        x, _, y = fields(batch, device)
-        prediction = called(model, x)
-        errors.append((float(error(prediction, y)), len(y)))
-        if tap:
-            features.append(as_picture(tap.maps[-1]).float().mean((2, 3)).cpu())
-            targets.append(y.cpu())
-    model.train(training)
-    mean = sum(e * n for e, n in errors) / sum(n for _, n in errors)
-    return mean, torch.cat(features) if tap else None, torch.cat(targets) if tap else None
+def measured(model, batches, fields, error):
+    """Mean error over batches, in eval mode."""
+    device, total, count = next(model.parameters()).device, 0.0, 0
+    with modes_kept(model):
+        model.eval()
+        for batch in batches:
+            x, _, y = fields(batch, device)
+            total, count = total + len(y) * float(error(called(model, x), y)), count + len(y)
+    return total / count
+
+
+@torch.no_grad()
+def seen_alike(student, tap, teacher, teacher_tap, batches, fields):
+    """Rows (N, d), (N, e), (N, f) of one pass over batches: the student's and the teacher's last tapped maps, averaged over
+    places, and the targets."""
+    device, rows = next(student.parameters()).device, []
+    with modes_kept(student, teacher):
+        student.eval()
+        for batch in batches:
+            x, x_superior, y = fields(batch, device)
+            called(student, x)
+            maps = tap.maps[-1], teacher_maps(teacher, teacher_tap, x_superior)[-1]
+            rows.append([as_picture(m).float().mean((2, 3)).cpu() for m in maps] + [y.cpu()])
+    return [torch.cat(part) for part in zip(*rows, strict=True)]
 
 
 def label_rows(y):
     """Targets as rows of numbers: classes as one-hot."""
-    if not y.is_floating_point():
-        return torch.nn.functional.one_hot(y.long().flatten()).double() + 1e-3 * torch.randn(y.numel(), int(y.max()) + 1, dtype=torch.double, generator=torch.Generator().manual_seed(0))
-    return y.flatten(1)
+    if y.is_floating_point():
+        return y.flatten(1)
+    return torch.nn.functional.one_hot(y.long()).double().flatten(1)
 
 
 # ---- the short run ----------------------------------------------------------------------------------------------
@@ -105,17 +114,16 @@ def preflight(make_student, make_teacher, source, source_test, target, target_te
     continued, distilled = copy.deepcopy(student), copy.deepcopy(student)
     train_with_prior(continued, source, loss, fields=Fields(fields.student, None, fields.target), epochs=epochs, lr=lr)
     (phi,) = learn_prior(distilled, teacher, source, loss, fields=fields, epochs=epochs, lr=lr, alpha=alpha, beta=beta, layers=layers,
-                         attention_weight=attention_weight, unit_free=True)  # fmt: skip
+                         attention_weight=attention_weight, unit_free=True, theta_0=theta_0)  # fmt: skip
     own = Fields(fields.student, None, fields.target)
-    numbers |= {"continued": measured(continued, source_test, own, error)[0], "distilled": measured(distilled, source_test, own, error)[0],
+    numbers |= {"continued": measured(continued, source_test, own, error), "distilled": measured(distilled, source_test, own, error),
                 "phi_over_noise": float(torch.tensor(list(phi.signal_to_noise().values())).median())}  # fmt: skip
 
     def on_target(start, prior=None):
         model = copy.deepcopy(start)
         train_with_prior(model, target, loss, prior, fields=target_fields, epochs=epochs, lr=lr)
-        return measured(model, target_test, target_fields, error)[0]
+        return measured(model, target_test, target_fields, error)
 
-    phi.manifest.pop("fingerprint", None)  # learned from the half-trained student; here it starts at theta_0 as in the paper
     numbers |= {"target_none": on_target(theta_0), "target_fine_tuned": on_target(distilled),
                 "target_l2": min(on_target(theta_0, Prior.constant(theta_0, s)) for s in sigmas),
                 "target_prior": min(on_target(theta_0, phi.with_rms(s)) for s in sigmas)}  # fmt: skip
@@ -128,8 +136,9 @@ def look_at_source(student, teacher, source, source_test, fields, superior, erro
     x, x_superior, _ = fields(next(iter(source)), device)
     mine, theirs = (layers or pair_layers(student, teacher, x, x_superior))[-1]
     tap, teacher_tap = FeatureTap(student, [mine]), FeatureTap(teacher, [theirs])
-    student_error, s, y = measured(student, source_test, Fields(fields.student, None, fields.target), error, tap)
-    teacher_error, t, _ = measured(teacher, source_test, superior, error, teacher_tap)
+    student_error = measured(student, source_test, Fields(fields.student, None, fields.target), error)
+    teacher_error = measured(teacher, source_test, superior, error)
+    s, t, y = seen_alike(student, tap, teacher, teacher_tap, source_test, fields)
     tap.close()
     teacher_tap.close()
     return {"student": student_error, "teacher": teacher_error, "information_teacher_student": shared_information(s, t),

@@ -67,7 +67,7 @@ class Prior:
         """The prior of two checkpoints: phi = -beta (theta_K^2 - theta_0^2), what the meta-learned one is to first
         order under SGD (the sum over its steps telescopes). theta_0, theta_k: {name: tensor}, weights only."""
         phi = {n: -beta * (theta_k[n].float() ** 2 - theta_0[n].float() ** 2) for n in theta_k if theta_k[n].dim() >= 2}
-        return cls(phi, 2, None, {"family": "two checkpoints", "beta": beta} | manifest)
+        return cls(phi, 2, None, {"family": "two checkpoints", "which": "weights", "beta": beta} | manifest)
 
     def _like(self, phi, **changes):
         return Prior(phi, self.p, self.centre, self.manifest | changes)
@@ -171,16 +171,29 @@ class Prior:
         """From now on each `optimizer.step()` applies this prior to `model`: any torch optimiser, any training loop.
 
         coupled: R's gradient is added to the loss's (the paper's F); else the weights shrink by themselves (Eq. 16, AdamW's
-        way, with the first group's learning rate). Returns a function that takes the prior off again.
+        way, with the first group's learning rate). With a closure, as Lightning gives, at each of its calls.
+        Returns a function that takes the prior off again.
         """
         held = self.bind(model)
 
-        def before(optimizer, *_):
+        def pull(optimizer):
             if not coupled:
                 return self.decay_(held, optimizer.param_groups[0]["lr"])
             for t in held:
                 t.grad = torch.zeros_like(t) if t.grad is None else t.grad
             return self.add_to_gradients(held)
+
+        def before(optimizer, args, kwargs):  # args[0] is the optimiser itself
+            closure = args[1] if len(args) > 1 else kwargs.get("closure")
+            if closure is None:
+                return pull(optimizer)
+
+            def closed():  # computes the gradients: what was added before it would be lost
+                loss = closure()
+                pull(optimizer)
+                return loss
+
+            return (args[0], closed, *args[2:]), {k: v for k, v in kwargs.items() if k != "closure"}
 
         return optimizer.register_step_pre_hook(before).remove
 

@@ -6,7 +6,7 @@ come from FeatureTaps on the student and the teacher. `context` enters around ev
 """
 
 import math
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -14,6 +14,17 @@ import torch
 from .errors import InputError
 from .losses import ATTENTION_WEIGHT, distillation_loss, regression_loss, widened
 from .meta import closed_form_gradient, inner_step_, weights_lent
+
+
+@contextmanager
+def modes_kept(*models):
+    """Puts the training or eval mode of every submodule back after the block: some may be frozen in eval."""
+    modes = [(m, m.training) for model in models for m in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _keep(gradients):

@@ -20,8 +20,8 @@ from .errors import InputError
 from .features import FeatureTap
 from .losses import ATTENTION_WEIGHT, DistillationLoss, regression_loss
 from .pairing import pair_layers
-from .prior import Prior
-from .steps import distil_step, meta_step, supervised_step, teacher_maps, trained
+from .prior import Prior, fingerprint
+from .steps import distil_step, meta_step, modes_kept, supervised_step, teacher_maps, trained
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ def part(batch, key):
 
 
 def moved(value, device):
+    if isinstance(value, dict):
+        return {k: moved(v, device) for k, v in value.items()}
     if isinstance(value, (tuple, list)):
         return tuple(moved(v, device) for v in value)
     return value.to(device) if isinstance(value, torch.Tensor) else value
@@ -72,19 +74,21 @@ def distill(student, teacher, batches, loss=regression_loss, *, fields=SOURCE_FI
 
 
 def learn_prior(student, teacher, batches, loss=regression_loss, *, p=(2,), which="weights", granularity="weight", alpha=2.5e-4, beta=1e-3,
-                unit_free=False, split=False, fields=SOURCE_FIELDS, layers=None, epochs=1, optimizer=None, lr=2.5e-4,
+                unit_free=False, split=False, theta_0=None, fields=SOURCE_FIELDS, layers=None, epochs=1, optimizer=None, lr=2.5e-4,
                 attention_weight=ATTENTION_WEIGHT, precision="32-true", out=None):  # fmt: skip
     """Distils as `distill` does and meanwhile learns a prior for each exponent of p (Algorithm 3). Returns [Prior].
 
     theta's path does not depend on phi. alpha: rate of the inner step; beta: phi's. which, granularity: see
     Prior.constant. unit_free: see Prior.learn_. split: the first half of each batch is the inner step's, the other G's.
+    theta_0: the network as it began, whose fingerprint the prior carries; None: the student as it is now.
     Several sources: lists of teachers (one each, or one for all) and of batches; their batches alternate.
     """
     fabric = engine.launch(precision)
     sources = _sources(student, teacher, batches, fields, layers, attention_weight, fabric)
     adapters = [distillation for *_, distillation in sources]
     optimizer = _optimizer(optimizer, student, adapters, lr)
-    priors = [Prior.constant(student, 0.0, q, which, granularity=granularity, alpha=alpha, beta=beta, unit_free=unit_free).track_noise() for q in p]
+    facts = {"granularity": granularity, "alpha": alpha, "beta": beta, "unit_free": unit_free, "fingerprint": fingerprint(theta_0 or student)}
+    priors = [Prior.constant(student, 0.0, q, which, **facts).track_noise() for q in p]
     state = {"student": student, "optimizer": optimizer, **{f"adapter_{i}": a for i, a in enumerate(adapters)}, **{f"phi_{q.p}": q.phi for q in priors}, **{f"noise_{q.p}": q.noise for q in priors}}
     shared = {"loss": loss, "context": fabric.autocast, "average": engine.averaged(fabric)}
 
@@ -98,7 +102,8 @@ def learn_prior(student, teacher, batches, loss=regression_loss, *, p=(2,), whic
         return meta_step(*networks, priors, *inner, alpha=alpha, beta=beta, distillation=distillation, outer=outer, unit_free=unit_free, **shared)
 
     student.train()
-    history = _train(epochs, lambda: alternated(sources), step, state, out, "learn prior" if priors else "distill")
+    settings = {"call": "learn prior" if priors else "distill", "p": list(p), "which": which, "split": split, "lr": lr, "attention_weight": attention_weight} | facts
+    history = _train(epochs, lambda: alternated(sources), step, state, out, settings)
     for *_, tap, teacher_tap, _, _ in sources:
         tap.close()
         teacher_tap.close()
@@ -113,11 +118,12 @@ def train_with_prior(model, batches, loss=regression_loss, prior=None, *, fields
     its strength; choose sigma on a validation block. Returns [{"regression"}], the means of each epoch.
     """
     fabric = engine.launch(precision)
-    model.to(fabric.device).train()
+    engine.same_everywhere(engine.placed(model, fabric)).train()
     optimizer = _optimizer(optimizer, model, [], lr)
     if prior is not None:
         prior.bind(model)
-        prior.check_start(model)
+        if prior.centre is None:  # around given weights one starts there, not at theta_0
+            prior.check_start(model)
         prior.to(fabric.device)
     average = engine.averaged(fabric)
 
@@ -125,7 +131,9 @@ def train_with_prior(model, batches, loss=regression_loss, prior=None, *, fields
         x, _, y = fields(batch, fabric.device)
         return supervised_step(model, optimizer, x, y, loss, prior, coupled, fabric.autocast, average)
 
-    return _train(epochs, lambda: batches, step, {"student": model, "optimizer": optimizer}, out, "train with prior")
+    held = {"p": prior.p, "rms": prior.rms(), "centred": prior.centre is not None} if prior else None
+    settings = {"call": "train with prior", "lr": lr, "coupled": coupled, "prior": held}
+    return _train(epochs, lambda: batches, step, {"student": model, "optimizer": optimizer}, out, settings)
 
 
 # ---- what they share --------------------------------------------------------------------------------------------
@@ -134,7 +142,13 @@ def halves(*tensors):
     middle = len(tensors[-1]) // 2
     if middle == 0:
         raise InputError("split: expected batches of two samples or more")
-    cut = lambda t, at: tuple(cut(u, at) for u in t) if isinstance(t, tuple) else t[at]
+
+
+    def cut(t, at):
+        if isinstance(t, dict):
+            return {k: cut(v, at) for k, v in t.items()}
+        return tuple(cut(v, at) for v in t) if isinstance(t, tuple) else t[at]
+
     return tuple(cut(t, slice(None, middle)) for t in tensors), tuple(cut(t, slice(middle, None)) for t in tensors)
 
 
@@ -154,7 +168,7 @@ def _sources(student, teacher, batches, fields, layers, attention_weight, fabric
     several = isinstance(teacher, (list, tuple))
     if several and len(teacher) != len(batches):
         raise InputError(f"expected as many teachers as sources, got {len(teacher)} and {len(batches)}")
-    student.to(fabric.device)
+    engine.same_everywhere(engine.placed(student, fabric))
     return [_source(student, t, b, fields, layers, attention_weight, fabric) for t, b in (zip(teacher, batches) if several else [(teacher, batches)])]
 
 
@@ -167,18 +181,16 @@ def _source(student, teacher, batches, fields, layers, attention_weight, fabric)
     pairs = layers or pair_layers(student, teacher, x, x_superior)
     tap, teacher_tap = FeatureTap(student, [a for a, _ in pairs]), FeatureTap(teacher, [b for _, b in pairs])
     shapes = [tuple(m.shape[1:]) for m in _maps_of(student, tap, x)], [tuple(m.shape[1:]) for m in teacher_maps(teacher, teacher_tap, x_superior)]
-    return teacher, tap, teacher_tap, batches, DistillationLoss(*shapes, attention_weight).to(fabric.device)
+    distillation = DistillationLoss(*shapes, attention_weight).to(fabric.device)
+    return teacher, tap, teacher_tap, batches, engine.same_everywhere(distillation)
 
 
 def _maps_of(student, tap, x):
     """The student's maps of one pass that leaves its mode and buffers as they are."""
     from .meta import weights_lent
 
-    training = student.training
-    with weights_lent(student, []):
-        maps = teacher_maps(student, tap, x)
-    student.train(training)
-    return maps
+    with weights_lent(student, []), modes_kept(student):
+        return teacher_maps(student, tap, x)
 
 
 def _optimizer(optimizer, student, adapters, lr):
@@ -190,11 +202,11 @@ def _optimizer(optimizer, student, adapters, lr):
     return optimizer
 
 
-def _train(epochs, batches, step, state, out, name):
+def _train(epochs, batches, step, state, out, settings):
     """The means of the losses of each epoch; saved and resumed at the ends of epochs when `out` is given."""
-    history, path = [], Path(out) / "checkpoint.pt" if out else None
+    history, path, name = [], Path(out) / "checkpoint.pt" if out else None, settings["call"]
     if path and path.exists():
-        history = _restore(path, state)
+        history = _restore(path, state, settings)
     for epoch in range(len(history), epochs):
         sums, count = {}, 0
         total = len(batches()) if hasattr(batches(), "__len__") else None
@@ -206,18 +218,22 @@ def _train(epochs, batches, step, state, out, name):
                 advance()
         history.append({k: v / count for k, v in sums.items()})
         if path:
-            _keep(path, state, history)
+            _keep(path, state, history, settings)
     return history
 
 
-def _keep(path, state, history):
+def _keep(path, state, history, settings):
     path.parent.mkdir(parents=True, exist_ok=True)
     held = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in state.items()}
-    engine.write_atomically(path, lambda p: torch.save(held | {"history": history, "random": torch.get_rng_state()}, p))
+    engine.write_atomically(path, lambda p: torch.save(held | {"history": history, "settings": settings, "random": torch.get_rng_state()}, p))
 
 
-def _restore(path, state):
+def _restore(path, state, settings):
+    """History of the call that was killed. Raises InputError where it was another one."""
     held = torch.load(path, map_location="cpu", weights_only=True)
+    for key in {**held["settings"], **settings}:
+        if held["settings"].get(key) != settings.get(key):
+            raise InputError(f"{path}: holds a call with {key} = {held['settings'].get(key)!r}, this one has {settings.get(key)!r}; give another `out` or remove it")
     engine.restore(state, held)
     torch.set_rng_state(held["random"])
     return held["history"]

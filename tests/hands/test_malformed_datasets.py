@@ -199,6 +199,12 @@ def test_rhd(own, tmp_path):
     targets = [("training/color/*.png", PICTURES + PNGS), ("training/depth/*.png", PICTURES + PNGS), ("training/mask/*.png", PICTURES + PNGS),
                ("training/anno_training.pickle", FILES), *[("training/anno_training.pickle", [rhd_label])] * 3, ("training/anno_training.pickle", [evil_pickle])]  # fmt: skip
     malformations(root, lambda: Rhd(str(root), px=24), targets, tmp_path / "out")
+    labels = pickle.loads((root / "training/anno_training.pickle").read_bytes())
+    for protocol in (2, 5):
+        held = labels | {0: labels[0] | {"K": np.array([["a"] * 3] * 3, object)}}  # an array of pointers
+        (root / "training/anno_training.pickle").write_bytes(pickle.dumps(held, protocol))
+        clear()
+        assert "refused: this pickle holds an array of 'O8'" in fail_to_pack(Rhd(str(root), px=24), tmp_path / "other")
     assert not (root / "training/ran").exists()  # no pickle ever ran anything
 
 

@@ -7,6 +7,7 @@ Both in the order of the packed set, joints in our order (FreiHAND's), in the fr
 hand stays a left hand.
 """
 
+import io
 import json
 from pathlib import Path
 
@@ -48,8 +49,6 @@ def read(path, count):
 
 
 def _npz_field(path):
-    import io
-
     try:
         return np.load(io.BytesIO(read_bytes(path, "predictions")), allow_pickle=False)["joints_mm"]
     except KeyError:

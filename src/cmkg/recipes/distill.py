@@ -86,7 +86,7 @@ def new_priors(model, config, theta_0):
     facts = {"alpha": config.alpha, "beta": config.beta, "loss_units": LOSS_UNIT, "source": config.data,
              "teacher": config.teacher, "attention_weight": config.attention_weight,
              "fingerprint": fingerprint(theta_0)}  # fmt: skip
-    return [Prior.constant(model, 0.0, p, config.phi_parameters, **facts) for p in config.exponents]
+    return [Prior.constant(model, 0.0, p, config.phi_parameters, **facts).track_noise() for p in config.exponents]
 
 
 def run(config: Distill):
@@ -101,7 +101,7 @@ def run(config: Distill):
     tap, teacher_tap = FeatureTap(student, student.feature_layers), FeatureTap(teacher, teacher.feature_layers)
     optimizer = torch.optim.Adam(student.parameters(), config.lr)
     priors = new_priors(student, config, theta_0)
-    state = {"model": student, "optimizer": optimizer} | {f"phi_{q.p}": q.phi for q in priors}
+    state = {"model": student, "optimizer": optimizer} | {f"phi_{q.p}": q.phi for q in priors} | {f"noise_{q.p}": q.noise for q in priors}
     shared = {"loss": loss_cm(packed, settings["heatmap_weight"]), "attention_weight": config.attention_weight, "context": fabric.autocast,
               "average": engine.averaged(fabric)}  # fmt: skip
     for step, total, batch, log in training_batches(run, config, packed, state, fabric, ("rgb", "depth"), px):

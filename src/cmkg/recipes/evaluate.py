@@ -1,6 +1,8 @@
 """`cmkg evaluate`: a student's weights, or anyone's prediction file, on a packed set: EPE, AUC, PCK by a named protocol."""
 
+import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -50,15 +52,16 @@ class Evaluate:
 
 
 def run(config: Evaluate):
-    run = engine.Run(config.out, config)
-    if run.result:
+    run, scored_file = engine.Run(config.out, config), Path(config.predictions or config.weights)
+    crc = zlib.crc32(scored_file.read_bytes()) if scored_file.exists() else None
+    if run.result and run.result["crc32"] == crc and (not config.export or Path(config.export).exists()):
         return run.result
     packed = Packed(config.data)
     prediction_mm, target_mm, paper = foreign(config, packed) if config.predictions else own(config, packed, run)
     if config.export:
         exchange.write(config.export, exchange.to_dataset(prediction_mm, packed))
     other = scored(prediction_mm, target_mm, np.asarray(packed.visible), **config.protocol, placed=not config.predictions)
-    return run.finish(paper | other | {"protocol": config.protocol})
+    return run.finish(paper | other | {"protocol": config.protocol, "crc32": crc})
 
 
 def own(config, packed, run):

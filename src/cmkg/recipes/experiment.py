@@ -114,7 +114,7 @@ def run(config: Experiment):
         engine.say(name)
         result = STAGE[name].run(stage)
         engine.say(f"{name}: EPE {result['epe_mm']:.2f} mm on the source")
-    two_checkpoints(out)
+    engine.on_first_rank(lambda: two_checkpoints(out))
     baselines(config, out)
     plan = [row | {"name": name} for name, row in rows(config, out).items()]
     for number, row in enumerate(plan, 1):
@@ -126,7 +126,7 @@ def run(config: Experiment):
     engine.say("report")
     from ..report import page
 
-    results = page.write(out)
+    results = engine.on_first_rank(lambda: page.write(out))
     folder.log(step=0, seconds=round(time.time() - began, 1))
     engine.say(f"{out}/report.html and {out}/results.json are written, {engine.duration(time.time() - began)} in this session")
     return results
@@ -195,15 +195,18 @@ def two_checkpoints(out):
 
 def baselines(config, out):
     """Rows without training on the target: the mean training pose, and both source students untouched."""
-    folder = out / "target" / "mean-pose"
-    if not (folder / "result.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        engine.write_json(
-            folder / "result.json", mean_pose(Packed(out / "data/target"), Packed(out / "data/target-test"), folder)
-        )
+    engine.on_first_rank(lambda: write_mean_pose(out))
     for name, weights in (("untouched-student", "continued/student"), ("untouched-distilled", "distill/distilled")):
         evaluate.run(evaluate.Evaluate(f"{out / weights}.safetensors", str(out / "data/target-test"), str(out / "target" / name),
                                        str(out / "student"), str(out / "data/source"), str(out / "data/target"), config.turns_deg, config.precision))  # fmt: skip
+
+
+def write_mean_pose(out):
+    folder = out / "target" / "mean-pose"
+    if not (folder / "result.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        result = mean_pose(Packed(out / "data/target"), Packed(out / "data/target-test"), folder)
+        engine.write_json(folder / "result.json", result)
 
 
 DIVERGED = 1e9  # mm

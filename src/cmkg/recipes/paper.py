@@ -104,6 +104,8 @@ class Paper:
         positive(self, "synthetic_count", "px", "batch", "lr", "teacher_epochs", "student_epochs", "distill_epochs", "target_epochs")
         from_zero(self, "attention_weight")
         at_least_one(self, "seeds")
+        if self.preset not in ROWS:
+            raise InputError(f"--preset: expected one of {', '.join(ROWS)}, got {self.preset!r}")
         if unknown := [r for r in self.rows if r not in ROWS[self.preset]]:
             raise InputError(f"--rows: {self.preset} has no row {unknown[0]!r}; it has {', '.join(ROWS[self.preset])}")
 
@@ -124,7 +126,7 @@ def run(config: Paper):
         return None
     for name, dataset in sets.items():
         engine.say(f"data: {name}")
-        engine.on_first_rank(lambda d=dataset, n=name: pack(d, out / "data" / n))
+        pack(dataset, out / "data" / name)
     engine.write_json(out / "paper_rows.json", ROWS)
     results = {}
     for seed, plan in stages.items():
@@ -160,7 +162,7 @@ def all_stages(config, rows, seed):
 
     def add(name):
         family, kind = name.split("/")
-        for need in NEEDS.get(kind, [f"{SOURCE}/act-att"]):
+        for need in NEEDS.get(kind) if kind in NEEDS else [f"{SOURCE}/{'act-att' if 'prior' in REGULARISERS[kind] else 'student'}"]:
             add(need if "/" in need else f"{family}/{need}")
         plan[name] = source_stage(config, family, kind, seed) if kind in NEEDS else target_stage(config, family, kind, seed)
 

@@ -33,7 +33,6 @@ class Preflight:
     lr: float = 1e-3
     sigmas: tuple[float, ...] = (1.0, 10.0, 100.0)
     seed: int = 0
-    precision: engine.Precision = "auto"
 
     def __post_init__(self):
         positive(self, "samples", "epochs", "width", "px", "batch", "lr")

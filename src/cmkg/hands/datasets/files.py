@@ -1,5 +1,6 @@
 """Reading other people's files: each function returns what was asked for, or raises InputError with file and field."""
 
+import io
 import json
 import zlib
 from pathlib import Path
@@ -22,7 +23,8 @@ def read_bytes(path, what, hint="copy it again"):
 
 
 def picture(path, size=None, channels=3):
-    """RGB (H, W, 3) or grey (H, W) uint8 of a PNG or JPEG file. size: (height, width) it must have.
+    """RGB (H, W, 3) or, with channels = 1, grey (H, W) uint8 of a PNG or JPEG file; of a coloured one its first channel
+    where channels is None. size: (height, width) it must have.
 
     Decoders fill what a truncated file lacks with grey; here the file's own end and checksums are looked at first.
     """
@@ -35,12 +37,14 @@ def picture(path, size=None, channels=3):
         image = None
     if image is None:
         raise InputError(f"{path}: expected a picture, could not decode it; copy it again")
+    if channels is None and image.ndim == 3:
+        image = np.ascontiguousarray(image[..., 0])
     if image.dtype != np.uint8 or (image.ndim == 3 and image.shape[2] != 3) or image.ndim != (3 if channels == 3 else 2):
         found = f"{image.dtype} with {1 if image.ndim == 2 else image.shape[2]} channel(s)"
-        raise InputError(f"{path}: expected 8 bits and {channels} channel(s), found {found}; copy it again")
+        raise InputError(f"{path}: expected 8 bits and {channels or 1} channel(s), found {found}; copy it again")
     if size and image.shape[:2] != tuple(size):
         raise InputError(f"{path}: expected {size[1]} x {size[0]} pixels, found {image.shape[1]} x {image.shape[0]}; copy it again")
-    return image if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image if channels != 3 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _broken(data):
@@ -73,8 +77,6 @@ def mat_field(path, field, shape):
 
     data = read_bytes(path, "a MATLAB file")
     try:
-        import io
-
         value = loadmat(io.BytesIO(data))[field]
     except KeyError:
         raise InputError(f"{path}: has no field {field!r}; expected it with shape {_shape(shape)}") from None

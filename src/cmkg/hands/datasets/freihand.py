@@ -80,8 +80,8 @@ class FreiHand:
         return picture(self.path("rgb", i), SIZE)
 
     def mask(self, i):
-        """Hand and background (224, 224) uint8, green-screen pictures only: for inspection."""
-        return picture(self.path("mask", i), SIZE, channels=1)
+        """Hand and background (224, 224) uint8, green-screen pictures only: for inspection. Grey or three equal channels."""
+        return picture(self.path("mask", i), SIZE, channels=None)
 
     def labels(self, i):
         """joints_mm (21, 3), K (3, 3)."""

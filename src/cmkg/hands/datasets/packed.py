@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from ...engine import Bar, cores, process_map, read_json, write_json
+from ...engine import Bar, cores, on_first_rank, process_map, read_json, write_json
 from ...errors import InputError
 from ..skeleton import BONES, bone_scale
 
@@ -105,7 +105,11 @@ def pack(dataset, folder, workers=None):
 
     A finished pack of the same dataset is reused; of another one is refused (InputError).
     """
-    folder = Path(folder)
+    on_first_rank(lambda: _pack(dataset, Path(folder), workers))
+    return Packed(folder)
+
+
+def _pack(dataset, folder, workers):
     description = dataset.describe()
     if (folder / "meta.json").exists():
         held = read_json(folder / "meta.json").get("holds", {})
@@ -113,7 +117,7 @@ def pack(dataset, folder, workers=None):
             if held.get(key) != description.get(key):
                 raise InputError(f"{folder}/meta.json: this set has {key} = {held.get(key)!r}, asked for is {description.get(key)!r}; "
                                  "choose another folder or remove this one")  # fmt: skip
-        return Packed(folder)
+        return
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty and holds no packed set; choose another folder")
     partial = folder.with_name(folder.name + ".partial")
@@ -123,7 +127,6 @@ def pack(dataset, folder, workers=None):
     os.replace(partial, folder)
     for scaffold in ("chunks.npy", "holds.json"):  # after the rename: killed between the two, the set is still whole
         (folder / scaffold).unlink()
-    return Packed(folder)
 
 
 def merge(folders, out):
@@ -131,6 +134,10 @@ def merge(folders, out):
 
     Raises InputError where a shard is missing, there twice, or of another set.
     """
+    if not folders:
+        raise InputError("--folders: expected the packed shards of a set, got none")
+    for folder in folders:
+        verify(folder)
     out, shards = Path(out), sorted((Packed(f) for f in folders), key=_place)
     whole = {k: v for k, v in shards[0].meta["holds"].items() if k != "shard"}
     for shard in shards:
@@ -148,7 +155,7 @@ def merge(folders, out):
     arrays = {}
     for name, (shape, dtype) in shards[0].meta["arrays"].items():
         arrays[name] = ((sum(map(len, shards)), *shape[1:]), dtype)
-        array, at = open_memmap(partial / f"{name}.npy", "w+", dtype, arrays[name][0]), 0
+        array, at = _allocated(partial / f"{name}.npy", dtype, arrays[name][0]), 0
         for shard in shards:
             array[at : at + len(shard)] = getattr(shard, name)
             at += len(shard)
@@ -176,11 +183,18 @@ def _prepare(dataset, partial, description):
     partial.mkdir(parents=True, exist_ok=True)
     held.unlink(missing_ok=True)
     for name, (shape, dtype) in {**arrays, "chunks": ((-(-count // CHUNK),), "bool")}.items():
-        open_memmap(partial / f"{name}.npy", "w+", dtype, shape).flush()
-        with open(partial / f"{name}.npy", "r+b") as f:  # take the space now: a full disk must fail here, not by SIGBUS
-            os.posix_fallocate(f.fileno(), 0, os.path.getsize(partial / f"{name}.npy"))
+        _allocated(partial / f"{name}.npy", dtype, shape)
     write_json(held, description)
     return arrays
+
+
+def _allocated(path, dtype, shape):
+    """A new array on disk, whose space is taken now: a full disk must fail here, not by SIGBUS."""
+    array = open_memmap(path, "w+", dtype, shape)
+    array.flush()
+    with open(path, "r+b") as f:
+        os.posix_fallocate(f.fileno(), 0, os.path.getsize(path))
+    return array
 
 
 def _fill(dataset, partial, arrays, workers):

@@ -52,7 +52,7 @@ def annotations(root, split):
     if not path.exists():
         raise InputError(f"{path}: no such file; {LAYOUT}")
     held, expected = read_pickle(path, "RHD's annotations"), made(root, **COUNTS)[split]
-    if not isinstance(held, dict) or sorted(map(str, held)) != sorted(map(str, range(len(held)))) or len(held) != expected:
+    if not isinstance(held, dict) or set(held) != set(range(expected)):
         found = f"a dict of {len(held)}" if isinstance(held, dict) else type(held).__name__
         raise InputError(f"{path}: expected a dict with the ids 0 to {expected - 1}, found {found}; copy the file again")
     return held
