@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from .. import engine
+from ..errors import InputError
 from ..families import fisher
 from ..hands.augment import Augmentation
 from ..hands.datasets.packed import Packed, pack
@@ -54,14 +55,27 @@ def run(config: Study):
     shared = replace(settings, out=str(out), target_epochs=config.epochs, seeds=config.seeds, tries=config.tries, precision=config.precision, augmentation=config.augmentation)
     for number, (name, row) in enumerate(plan.items(), 1):
         engine.say(f"row {number} of {len(plan)}: {row['label']}")
-        experiment.run_row(shared, out, row | {"name": name}, blocks, {"data": str(data / "target"), "test": str(data / "target-test"),
-                           "student": str(base / "student"), "source": str(base / "data/source")})  # fmt: skip
+        folders = {"data": str(data / "target"), "test": str(data / "target-test"), "student": str(base / "student"), "source": str(base / "data/source")}
+        run_or_diverge(shared, out, row | {"name": name}, blocks, folders)
     engine.write_json(out / "study_rows.json", {"rows": [{"name": n, "label": r["label"]} for n, r in plan.items()], "target": config.target, "epochs": config.epochs,
                                                 "seeds": list(config.seeds), "tries": list(config.tries), "base": base.name})  # fmt: skip
     from ..report import study
 
     study.write(out)
     engine.say(f"{out}/study.md and study.json are written")
+
+
+def run_or_diverge(config, out, row, blocks, folders):
+    """The row; one that diverges at every strength is noted as such, and the study goes on."""
+    note = out / "target" / row["name"] / "diverged.json"
+    if note.exists():
+        return
+    try:
+        experiment.run_row(config, out, row, blocks, folders)
+    except InputError as error:
+        if "diverged at every strength" not in str(error):
+            raise
+        engine.write_json(note, {"diverged": str(error)})
 
 
 def saved(base):

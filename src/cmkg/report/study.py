@@ -25,14 +25,15 @@ def interval(values, draws=10_000, level=0.95):
 def collect(out):
     out = Path(out)
     plan = engine.read_json(out / "study_rows.json")
-    rows = [target_row(out, r) for r in plan["rows"]]
+    diverged = [r for r in plan["rows"] if (out / "target" / r["name"] / "diverged.json").exists()]
+    rows = [target_row(out, r) for r in plan["rows"] if r not in diverged]
     by_name = {r["name"]: np.array(r["epe_mm"]["values"]) for r in rows}
     for r in rows:
         r["against"] = {ref: difference(by_name[r["name"]], by_name[ref]) for ref in REFERENCES if ref in by_name and ref != r["name"]}
         for bulky in ("weights", "pck", "per_joint_mm"):
             r.pop(bulky)
     log = engine.read_json(out / "environment.json")["sessions"]
-    return {"rows": rows, "commits": list(dict.fromkeys(s["commit"] for s in log)), "machine": log[-1]["machine"]} | {k: plan[k] for k in ("target", "epochs", "seeds", "tries", "base")}
+    return {"rows": rows, "diverged": diverged, "commits": list(dict.fromkeys(s["commit"] for s in log)), "machine": log[-1]["machine"]} | {k: plan[k] for k in ("target", "epochs", "seeds", "tries", "base")}
 
 
 def difference(values, reference):
@@ -48,6 +49,7 @@ def markdown(found):
         sd = f" ± {r['epe_mm']['sd']:.2f}" if r["epe_mm"]["sd"] is not None else ""
         cells = [told(r["against"].get(ref)) for ref in REFERENCES]
         lines.append(f"| {r['label']} | {r['epe_mm']['mean']:.2f}{sd} | {sigma} | {' | '.join(cells)} |")
+    lines += [f"| {r['label']} | diverged at every strength | | | |" for r in found["diverged"]]
     return "\n".join(lines) + "\n"
 
 
