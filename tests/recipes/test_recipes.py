@@ -322,7 +322,7 @@ def test_students_and_priors_have_cards_and_are_given_away(whole, tmp_path):
 
 def test_preflight_tells_its_verdicts(whole, tmp_path, capsys):
     config = preflight.Preflight(*(f"{whole}/data/{n}" for n in ("source", "source-test", "target", "target-test")), str(tmp_path / "p"), epochs=1,
-                                 backbone="resnet10", width=0.125, px=32, batch=8, sigmas=(1.0,), precision="32-true")  # fmt: skip
+                                 backbone="resnet10", width=0.125, px=32, batch=8, sigmas=(1.0,))  # fmt: skip
     report = preflight.run(config)
     said = capsys.readouterr().out
     assert set(report["verdicts"]) == {"distillation", "transfer", "prior"} and "a hint, not a result" in said
