@@ -90,7 +90,7 @@ def curves(found):
     """{dataset: svg} of figure 4: ours, where run, over the published curves."""
     rows = [r for r in found["presets"]["figure4"] if r["ours"]]
     own = {"RHD": [r for r in rows if not r["stage"].startswith("stb")], "STB": [r for r in rows if r["stage"].startswith("stb")]}
-    return {name: plots.published_curves([(r["label"], r["ours"]) for r in own[name]], published()[name]) for name in ("RHD", "STB")}
+    return {name: plots.published_curves([(r["label"].replace("𝒜", "A"), r["ours"]) for r in own[name]], published()[name]) for name in ("RHD", "STB")}
 
 
 def weights(found):
