@@ -342,6 +342,8 @@ class Run:
                 write_json(log, {"sessions": [*read_json(log)["sessions"], environment()]})
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if (self.folder / "meta.json").exists():
+                raise InputError(f"{self.folder}: holds a packed set; give another --out")
             write_json(log, {"sessions": [environment()]})
             write_json(self.folder / "config.json", settings)
 

@@ -284,8 +284,13 @@ class Prior:
                 tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
         except Exception as error:
             raise InputError(f"{path}: expected a prior (safetensors), could not read it: {error}") from error
-        if manifest.get("format") != FORMAT:
-            raise InputError(f"{path}: expected a prior of format {FORMAT}, the file says {manifest.get('format')!r}")
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            found = manifest.get("format") if isinstance(manifest, dict) else manifest
+            raise InputError(f"{path}: expected a prior of format {FORMAT}, the file says {found!r}")
+        if manifest.get("p") not in (1, 2):
+            raise InputError(f"{path}: field 'p' of the manifest: expected 1 or 2, found {manifest.get('p')!r}")
+        if not any(k.startswith("phi/") for k in tensors) or not all(torch.isfinite(t).all() for t in tensors.values()):
+            raise InputError(f"{path}: expected finite tensors 'phi/...', found {'a number that is not finite' if tensors else 'none'}")
         part = lambda prefix: {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
         return cls(part("phi/"), manifest["p"], part("centre/") or None, manifest, part("variance/") or None)
 

@@ -45,7 +45,10 @@ def read(path, count):
         raise InputError(f"{path}: expected a list of two lists, [xyz, vertices]: FreiHAND's submission format")
     if len(value[0]) != count:
         raise InputError(f"{path}: field 'xyz' has {len(value[0])} entries, the packed set {count} samples; expected one for each, in its order")
-    return 1000.0 * np.stack([numbers(entry, (21, 3), f"{path}: field 'xyz', entry {i}") for i, entry in enumerate(value[0])])
+    joints = np.stack([numbers(entry, (21, 3), f"{path}: field 'xyz', entry {i}") for i, entry in enumerate(value[0])])
+    if np.abs(joints).max() > 1e3:
+        raise InputError(f"{path}: field 'xyz' holds {np.abs(joints).max():g}; expected metres in the camera's frame")
+    return 1000.0 * joints
 
 
 def _npz_field(path):

@@ -98,6 +98,8 @@ def pose_net(name="resnet18", width=1.0, in_channels=3, seed=0, head="pooled", s
     ):
         if value not in known:
             raise InputError(f"{what} is one of {', '.join(map(str, known))}, got {value!r}")
+    if width * 64 < 1:
+        raise InputError(f"width: expected at least 1/64, so that each layer has a channel, got {width}")
     depths, block = RESNETS[name]
     sizes = [int(width * c) for c in ((256, 512, 1024, 2048) if block == "bottleneck" else (64, 128, 256, 512))]
     config = ResNetConfig(num_channels=in_channels, embedding_size=int(64 * width), hidden_sizes=sizes, depths=depths,

@@ -1,6 +1,7 @@
 """What several stages share: batches, the loss and its unit, the schedule, evaluation."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +25,29 @@ def positive(config, *names):
 def from_zero(config, *names):
     """Refuses settings below zero, by name."""
     _expect(config, names, lambda value: value >= 0, "a number from 0")
+
+
+def seeds_from_zero(seeds):
+    """Refuses seeds below zero or there twice."""
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds: expected different numbers from 0, got {seeds}")
+
+
+def reasonable_margin(margin):
+    """Refuses a margin of stored boxes that is no number from 1 to 4."""
+    if not 1 <= margin <= 4:
+        raise InputError(f"--margin: expected a number from 1 to 4, got {margin}")
+
+
+def new_file(path, suffix, *inputs):
+    """Refuses an output file of another kind, a folder, or one that is read as well or lies in a folder that is read."""
+    path = Path(path)
+    if path.suffix != suffix or path.is_dir():
+        raise InputError(f"--out {path}: expected the name of a file that ends in {suffix}{', this is a folder' if path.is_dir() else ''}")
+    for source in map(Path, inputs):
+        if path.resolve() == source.resolve() or (source.is_dir() and source.resolve() in path.resolve().parents):
+            raise InputError(f"--out {path}: is among what this command reads ({source}); choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def at_least_one(config, *names):

@@ -15,7 +15,7 @@ from ..hands.datasets.freihand import FreiHand
 from ..hands.datasets.real_hands import RealHands
 from ..hands.datasets.rhd import Rhd
 from ..hands.datasets.stb import Stb
-from .common import positive
+from .common import from_zero, new_file, positive, reasonable_margin
 
 CHUNK = 64
 
@@ -45,9 +45,9 @@ class Which:
     margin: float = 1.25
 
     def __post_init__(self):
-        positive(self, "px", "margin")
-        if self.px > 1024:
-            raise InputError(f"--px: expected at most 1024, got {self.px}")
+        reasonable_margin(self.margin)
+        if not 8 <= self.px <= 1024:
+            raise InputError(f"--px: expected 8 to 1024, got {self.px}")
 
 
 def opened(which):
@@ -91,6 +91,9 @@ class Pack:
     shard: str = ""
     """i/n: packs the i-th of n parts alone; `cmkg data merge` makes one set of them."""
 
+    def __post_init__(self):
+        from_zero(self, "workers")
+
 
 @dataclass(frozen=True)
 class Merge:
@@ -116,6 +119,7 @@ class Make:
 
     def __post_init__(self):
         positive(self, "count")
+        from_zero(self, "seed")
 
 
 COMMANDS = {
@@ -136,13 +140,13 @@ def run(config):
 def inspect(config):
     from ..report import plots
 
+    new_file(config.out, ".png", config.which.root)
     dataset = opened(config.which)
     for key, value in dataset.describe().items():
         print(f"{key:8} {value}")
     numbers = np.linspace(0, len(dataset) - 1, min(config.count, len(dataset))).round().astype(int)
     columns = [pictures(dataset, int(i), plots) for i in numbers]
     sheet = plots.contact_sheet([list(c.values()) for c in columns], list(columns[0]))
-    Path(config.out).parent.mkdir(parents=True, exist_ok=True)
     engine.write_atomically(config.out, lambda p: p.write_bytes(sheet))
     print(f"sheet    {config.out}: samples {', '.join(map(str, numbers))}")
 

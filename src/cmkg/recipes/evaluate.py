@@ -52,12 +52,13 @@ class Evaluate:
 
 
 def run(config: Evaluate):
-    run, scored_file = engine.Run(config.out, config), Path(config.predictions or config.weights)
+    packed, scored_file = Packed(config.data), Path(config.predictions or config.weights)
+    joints_mm = exchange.read(config.predictions, len(packed)) if config.predictions else None  # a mistake must not claim the folder
+    run = engine.Run(config.out, config)
     crc = zlib.crc32(scored_file.read_bytes()) if scored_file.exists() else None
     if run.result and run.result["crc32"] == crc and (not config.export or Path(config.export).exists()):
         return run.result
-    packed = Packed(config.data)
-    prediction_mm, target_mm, paper = foreign(config, packed) if config.predictions else own(config, packed, run)
+    prediction_mm, target_mm, paper = own(config, packed, run) if joints_mm is None else foreign(joints_mm, packed)
     if config.export:
         exchange.write(config.export, exchange.to_dataset(prediction_mm, packed))
     other = scored(prediction_mm, target_mm, np.asarray(packed.visible), **config.protocol, placed=not config.predictions)
@@ -78,9 +79,8 @@ def own(config, packed, run):
     return prediction * scale_mm[:, None, None] + target_mm[:, :1], target_mm, score(*predicted)
 
 
-def foreign(config, packed):
-    read = exchange.read(config.predictions, len(packed))
-    return exchange.from_dataset(read, packed), np.asarray(packed.joints_mm, np.float64), {}
+def foreign(joints_mm, packed):
+    return exchange.from_dataset(joints_mm, packed), np.asarray(packed.joints_mm, np.float64), {}
 
 
 def sentence(result):

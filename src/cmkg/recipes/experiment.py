@@ -15,7 +15,7 @@ from ..hands.datasets.real_hands import RealHands
 from ..hands.model import Head
 from ..prior import Prior
 from . import distill, evaluate, render, student, target, teacher
-from .common import at_least_one, mean_pose, positive
+from .common import at_least_one, mean_pose, positive, seeds_from_zero
 
 # In the source each picture is new: little augmentation is needed. A target is small: more.
 SOURCE_AUGMENTATION = Augmentation(turn_deg=20, shift=0.03, zoom=0.05, colour=0.15, noise=0, erase=0)
@@ -73,9 +73,8 @@ class Experiment:
     def __post_init__(self):
         positive(self, "source_count", "target_frames", "px", "width", "heatmap_weight", "batch", "teacher_epochs", "student_epochs", "distill_epochs",
                  "target_epochs", "lr", "target_lr", "fine_tune_lr")  # fmt: skip
-        at_least_one(self, "seeds", "tries", "turns_deg")
-        if min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            raise InputError(f"--seeds: expected different numbers from 0, got {self.seeds}")
+        at_least_one(self, "tries", "turns_deg")
+        seeds_from_zero(self.seeds)
 
 
 PRESETS = {

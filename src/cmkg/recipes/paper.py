@@ -23,7 +23,7 @@ from ..losses import regression_loss
 from ..prior import Prior
 from ..steps import distil_step, meta_step, supervised_step
 from . import distill, render, student, target, teacher
-from .common import at_least_one, channels_last, from_zero, positive
+from .common import channels_last, from_zero, positive, seeds_from_zero
 
 TABLE_1 = {
     "r18/continued": ("ResNet-18, RGB", 24.68), "r18/teacher": ("ResNet-18, depth", 13.60),
@@ -103,7 +103,7 @@ class Paper:
     def __post_init__(self):
         positive(self, "synthetic_count", "px", "batch", "lr", "teacher_epochs", "student_epochs", "distill_epochs", "target_epochs")
         from_zero(self, "attention_weight")
-        at_least_one(self, "seeds")
+        seeds_from_zero(self.seeds)
         if self.preset not in ROWS:
             raise InputError(f"--preset: expected one of {', '.join(ROWS)}, got {self.preset!r}")
         if unknown := [r for r in self.rows if r not in ROWS[self.preset]]:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import torch
 
 from .. import engine
+from ..errors import InputError
 from ..hands.augment import Augmentation
 from ..hands.datasets.packed import Packed
 from ..hands.metrics import errors_mm
 from ..hands.model import Head, pose_net
 from ..preflight import preflight, told
 from ..training import Fields
-from .common import channels_last, conversion, converted, fetch, labels, loss_cm, positive
+from .common import at_least_one, channels_last, conversion, converted, fetch, labels, loss_cm, positive
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Preflight:
 
     def __post_init__(self):
         positive(self, "samples", "epochs", "width", "px", "batch", "lr")
+        at_least_one(self, "sigmas")
 
 
 class Batches:
@@ -66,6 +68,9 @@ def run(config: Preflight):
         print(run.result["text"])
         return run.result
     source, test, target, target_test = (Packed(getattr(config, n)) for n in ("source", "source_test", "target", "target_test"))
+    if config.epochs * (min(config.samples, len(source)) // config.batch) < 2:
+        raise InputError(f"--samples, --epochs, --batch: expected at least two steps, got {config.epochs} epochs of {min(config.samples, len(source))} samples "
+                         f"in batches of {config.batch}")  # fmt: skip
     to_target, mild = conversion(source, target), Augmentation(15, 0.03, 0.05, 0.15, 0, 0)  # one convention: the target's
     data = (Batches(source, config, config.samples, to_target, mild), Batches(test, config, 500, to_target),
             Batches(target, config, config.samples, None, mild), Batches(target_test, config, 500))  # fmt: skip

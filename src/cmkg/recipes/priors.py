@@ -10,6 +10,7 @@ from .. import engine
 from ..errors import InputError
 from ..families import merged
 from ..prior import Prior
+from .common import new_file
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,10 @@ def correlation(x, y):
 def merge(config):
     if len(config.files) < 2:
         raise InputError(f"--files: expected at least two priors, got {len(config.files)}")
+    if len({Path(f).resolve() for f in config.files}) < len(config.files):
+        raise InputError("--files: the same prior is there twice; expected different ones")
+    new_file(config.out, ".safetensors", *config.files)
     whole = merged([Prior.load(f) for f in config.files], config.how)
-    Path(config.out).parent.mkdir(parents=True, exist_ok=True)
     whole.save(config.out)
     print(f"{config.out}: {len(config.files)} priors merged by {config.how}, rms of phi {whole.rms():.3g}")
 
@@ -96,8 +99,8 @@ def merge(config):
 def plot(config):
     from ..report import plots
 
+    new_file(config.out, ".svg", config.file)
     prior = Prior.load(config.file)
     figure = plots.prior_by_layer({f"p = {prior.p}": prior.quantiles()})
-    Path(config.out).parent.mkdir(parents=True, exist_ok=True)
     engine.write_atomically(config.out, lambda p: p.write_text(figure, encoding="utf-8"))
     print(f"{config.out}: phi per layer, median and 10 to 90 %")

@@ -6,7 +6,7 @@ from ..errors import InputError
 from ..hands.datasets.packed import Shard, pack
 from ..hands.datasets.rendered import Rendered
 from ..hands.scenes import SceneConfig
-from .common import from_zero, positive
+from .common import from_zero, positive, reasonable_margin
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Render:
     """i/n: draws the i-th of n parts alone; `cmkg data merge` makes one set of them."""
 
     def __post_init__(self):
-        positive(self, "count", "px", "margin", "frames")
+        positive(self, "count", "px", "frames")
+        reasonable_margin(self.margin)
         from_zero(self, "first", "seed", "views_deg", "sequences", "sequence_offset", "workers")
         if self.px > 1024 or self.px % 2:
             raise InputError(f"--px: expected an even number up to 1024, got {self.px}")

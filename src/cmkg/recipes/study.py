@@ -14,7 +14,7 @@ from ..hands.augment import Augmentation
 from ..hands.datasets.packed import Packed, pack
 from ..hands.datasets.real_hands import RealHands
 from . import distill, experiment, student
-from .common import at_least_one, channels_last, fetch, labels, loss_cm, positive
+from .common import at_least_one, channels_last, fetch, labels, loss_cm, positive, seeds_from_zero
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Study:
 
     def __post_init__(self):
         positive(self, "epochs")
-        at_least_one(self, "seeds", "tries")
+        at_least_one(self, "tries")
+        seeds_from_zero(self.seeds)
 
 
 PRESETS = {"study": ("The controls of docs/study.md, on a finished run's source.", Study())}

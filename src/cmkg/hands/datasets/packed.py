@@ -37,10 +37,10 @@ class Packed:
                 f"{self.folder}: expected a packed set (meta.json and arrays), found none; write it with `cmkg render` or `cmkg data pack`"
             )
         self.meta = read_json(meta)
-        if self.meta.get("format") != FORMAT:
-            raise InputError(
-                f"{meta}: field 'format' is {self.meta.get('format')!r}, expected {FORMAT!r}; pack the set again"
-            )
+        for field, kind in (("format", str), ("holds", dict), ("arrays", dict), ("crc32", dict), ("margin", (int, float)), ("bone_mm", (int, float)), ("bone_lengths", list)):
+            found = self.meta.get(field) if isinstance(self.meta, dict) else self.meta
+            if not isinstance(found, kind) or (field == "format" and found != FORMAT):
+                raise InputError(f"{meta}: field {field!r} is {found!r}, expected {FORMAT if field == 'format' else getattr(kind, '__name__', 'a number')}; pack the set again")
         for name, (shape, dtype) in self.meta["arrays"].items():
             setattr(self, name, self._array(name, shape, dtype))
         self.depth = getattr(self, "depth", None)
@@ -51,7 +51,7 @@ class Packed:
         path = self.folder / f"{name}.npy"
         try:
             array = np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise InputError(
                 f"{path}: expected {tuple(shape)} {dtype}, could not read it ({error}); pack the set again"
             ) from None
