@@ -28,6 +28,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -239,6 +240,16 @@ def write_atomically(path, write):
 
 def write_json(path, value):
     write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=1) + "\n"))
+
+
+def write_arrays(path, **arrays):
+    """A compressed .npz of NumPy arrays."""
+
+    def write(partial):
+        with open(partial, "wb") as f:
+            np.savez_compressed(f, **arrays)
+
+    write_atomically(path, write)
 
 
 def read_json(path):

@@ -143,7 +143,6 @@ def halves(*tensors):
     if middle == 0:
         raise InputError("split: expected batches of two samples or more")
 
-
     def cut(t, at):
         if isinstance(t, dict):
             return {k: cut(v, at) for k, v in t.items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..engine import write_atomically
+from ..engine import write_arrays, write_atomically
 from ..errors import InputError
 from .datasets.files import json_value, numbers, read_bytes
 
@@ -71,9 +71,4 @@ def write(path, joints_mm):
     if path.suffix == ".json":
         text = json.dumps([(joints_mm / 1000).tolist(), [VERTICES] * len(joints_mm)])
         return write_atomically(path, lambda p: p.write_text(text))
-
-    def save(partial):
-        with open(partial, "wb") as f:
-            np.savez_compressed(f, joints_mm=joints_mm)
-
-    return write_atomically(path, save)
+    return write_arrays(path, joints_mm=joints_mm)

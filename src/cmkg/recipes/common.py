@@ -198,12 +198,7 @@ def score(prediction, target, scale_mm):
 def save_predictions(path, prediction, target, scale_mm):
     errors = errors_mm(prediction, target, scale_mm)
     arrays = {"prediction": prediction, "target": target, "scale_mm": scale_mm, "errors_mm": errors}
-
-    def write(partial):
-        with open(partial, "wb") as f:
-            np.savez_compressed(f, **{k: v.numpy() for k, v in arrays.items()})
-
-    engine.write_atomically(path, write)
+    engine.write_arrays(path, **{k: v.numpy() for k, v in arrays.items()})
 
 
 def channels_last(x):

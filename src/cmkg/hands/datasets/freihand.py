@@ -13,7 +13,7 @@ from pathlib import Path
 from ...errors import InputError
 from .. import geometry
 from .files import json_numbers, made, picture
-from .sample import Frame, cropped, implausible
+from .sample import Frame, cropped, implausible, refuse_implausible
 
 LAYOUT = ("expected FreiHAND_pub_v2: training/rgb/%08d.jpg and training_{K,xyz,scale}.json (evaluation likewise); "
           "its owners publish it at lmb.informatik.uni-freiburg.de/projects/freihand")  # fmt: skip
@@ -90,8 +90,7 @@ class FreiHand:
 
     def frame(self, i):
         joints, K = self.labels(i)
-        if found := implausible(joints, K, SIZE, self.name(i)):
-            raise InputError(found[0])
+        refuse_implausible(joints, K, SIZE, self.name(i))
         return Frame(self.color(i), joints, K)
 
     def samples(self, indices):

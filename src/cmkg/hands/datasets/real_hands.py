@@ -15,7 +15,7 @@ import numpy as np
 
 from ...errors import InputError
 from .files import mat_field, picture
-from .sample import Frame, cropped, implausible
+from .sample import Frame, cropped, implausible, refuse_implausible
 
 BLOCKS = {"train": (0, 360), "test": (360, 460), "fit": (0, 300), "validation": (300, 360), "all": (0, 460)}
 SIZE = (256, 256)
@@ -82,8 +82,7 @@ class RealHands:
 
     def frame(self, i):
         joints, K = self.labels(i)
-        if found := implausible(joints, K, SIZE, self.name(i)):
-            raise InputError(found[0])
+        refuse_implausible(joints, K, SIZE, self.name(i))
         return Frame(self.color(i), joints, K, left=True)
 
     # ---- for `cmkg data` ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from ...errors import InputError
 from .. import geometry
 from ..unpickle import read_pickle
 from .files import made, numbers, picture
-from .sample import Frame, cropped, implausible
+from .sample import Frame, cropped, implausible, refuse_implausible
 
 LAYOUT = ("expected RHD_published_v2: {training,evaluation}/{color,depth,mask}/%05d.png and anno_{training,evaluation}.pickle beside them; "
           "its owners publish it at lmb.informatik.uni-freiburg.de/resources/datasets/RenderedHandposeDataset.en.html")  # fmt: skip
@@ -103,8 +103,7 @@ class Rhd:
     def frame(self, i):
         left = larger_hand_is_left(self.mask(i))
         joints, K, visible = self.hand(i, left)
-        if found := implausible(joints, K, SIZE, self.name(i)):
-            raise InputError(found[0])
+        refuse_implausible(joints, K, SIZE, self.name(i))
         return Frame(self.color(i), joints, K, left, visible, self.depth(i))
 
     def samples(self, indices):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from ...errors import InputError
 from .. import geometry
 
 EVERY_JOINT = np.ones(21, bool)
@@ -78,3 +79,9 @@ def implausible(joints_mm, K, size, name):
     if not 5 < bone < 120:
         found.append(f"{name}: |middle MCP - middle PIP| is {bone:.3g} mm; expected a hand's bone, 5 to 120 mm (is the unit right?)")
     return found
+
+
+def refuse_implausible(joints_mm, K, size, name):
+    """Raises InputError with the first thing that `implausible` finds."""
+    if found := implausible(joints_mm, K, size, name):
+        raise InputError(found[0])

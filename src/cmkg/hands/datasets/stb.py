@@ -16,7 +16,7 @@ import numpy as np
 from ...errors import InputError
 from .. import geometry
 from .files import made, mat_field, picture
-from .sample import Frame, cropped, implausible
+from .sample import Frame, cropped, implausible, refuse_implausible
 
 LAYOUT = ("expected STB: [images/]B1Counting/BB_left_0.png and so on, labels/B1Counting_BB.mat and labels/B1Counting_SK.mat; "
           "its owners publish it at sites.google.com/site/zhjw1988")  # fmt: skip
@@ -132,8 +132,7 @@ class Stb:
 
     def frame(self, i):
         joints, K = self.joints(i), CAMERAS[self.camera]
-        if found := implausible(joints, K, SIZE, self.name(i)):
-            raise InputError(found[0])
+        refuse_implausible(joints, K, SIZE, self.name(i))
         return Frame(self.color(i), joints, K, left=True)
 
     def samples(self, indices):
