@@ -17,6 +17,7 @@ def commands():
         evaluate,
         experiment,
         export,
+        lookalikes,
         preflight,
         priors,
         render,
@@ -33,6 +34,7 @@ def commands():
             "Everything, from the source to the report: `run demo`, `run real`; the paper: `run table1` ... `run figure6`.",
         ),
         "render": (render, render.Render, "Draw a packed set of hands."),
+        "lookalikes": (lookalikes, lookalikes.LookAlike, "Draw rendered look-alikes of a target, to train beside it."),
         "teacher": (teacher, teacher.Teacher, "Train the depth teacher on the source."),
         "student": (student, student.Student, "Train the RGB student on the source."),
         "distill": (distill, distill.Distill, "Distil the teacher into the student and learn the prior."),
@@ -50,7 +52,7 @@ def parse(arguments, stages):
     """The settings that the command line asks for. `run` takes a preset's name first; none is `demo`."""
     import tyro
 
-    from .recipes import paper, study
+    from .recipes import graded, paper, regime, sources, study
 
     if arguments[:1] in (["data"], ["prior"]):
         module, _, text = stages[arguments[0]]
@@ -62,7 +64,7 @@ def parse(arguments, stages):
             if arguments[1:2] and not arguments[1].startswith("-") or "--help" in arguments
             else ["demo", *arguments[1:]]
         )
-        return tyro.extras.overridable_config_cli(stages["run"][0].PRESETS | paper.PRESETS | study.PRESETS, args=preset, prog="cmkg run")
+        return tyro.extras.overridable_config_cli(stages["run"][0].PRESETS | paper.PRESETS | study.PRESETS | graded.PRESETS | sources.PRESETS | regime.PRESETS, args=preset, prog="cmkg run")
     kinds = {name: (kind, text) for name, (_, kind, text) in stages.items()}
     return tyro.cli(subcommands(kinds), args=arguments, prog="cmkg", description=sys.modules["cmkg"].__doc__)
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
@@ -252,6 +253,15 @@ def write_arrays(path, **arrays):
     write_atomically(path, write)
 
 
+def read_arrays(path):
+    """Everything in an .npz that write_arrays wrote: {name: array}. Raises InputError when it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: expected arrays (.npz), could not read them ({error}); run the stage that writes them again") from None
+
+
 def read_json(path):
     try:
         return json.loads(Path(path).read_text())
@@ -360,7 +370,8 @@ class Run:
 
     def _refuse_other_settings(self, old, new):
         for key in [*new, *old]:  # a setting that an older version did not write has its default
-            if old.get(key) != new.get(key):
+            gone = key not in new and not old[key]  # and one that is no more was off
+            if old.get(key) != new.get(key) and not gone:
                 raise InputError(f"{self.folder}/config.json: this folder holds a run with {key} = {old.get(key)!r}, "
                                  f"the command asks for {new.get(key)!r}; give another --out or remove the folder")  # fmt: skip
 

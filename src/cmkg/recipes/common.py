@@ -96,8 +96,10 @@ def conversion(source, packed):
 
 
 def converted(batch, matrix):
-    """The batch with its joints in another convention."""
-    return batch | {"joints": torch.einsum("ij,bjk->bik", matrix.to(batch["joints"].device), batch["joints"])}
+    """The batch with its joints in another convention, and their places on the picture likewise (as under a weak perspective)."""
+    matrix = matrix.to(batch["joints"].device)
+    wrist = batch["uv"][:, WRIST : WRIST + 1]
+    return batch | {"joints": torch.einsum("ij,bjk->bik", matrix, batch["joints"]), "uv": wrist + torch.einsum("ij,bjk->bik", matrix, batch["uv"] - wrist)}
 
 
 UNIT_MM = 10.0

@@ -14,7 +14,7 @@ from ..hands.datasets.packed import Packed, pack
 from ..hands.datasets.real_hands import RealHands
 from ..hands.model import Head
 from ..prior import Prior
-from . import distill, evaluate, render, student, target, teacher
+from . import distill, evaluate, lookalikes, render, student, target, teacher
 from .common import at_least_one, mean_pose, positive, seeds_from_zero
 
 # In the source each picture is new: little augmentation is needed. A target is small: more.
@@ -52,12 +52,18 @@ class Experiment:
     student_epochs: int = 8
     distill_epochs: int = 3
     target_epochs: int = 5
+    lookalikes: int = 3000
+    """Rendered look-alikes of the target, for the row that trains beside them."""
+    long_epochs: int = 12
+    """Of the rows that train beside another set: the target alone would be learned by heart."""
     lr: float = 3e-3
     """Adam on the source, cosine to zero. The paper's 2.5e-4, constant, needs its 200 epochs."""
     target_lr: float = 1e-3
     """Of the rows that start at theta_0."""
     fine_tune_lr: float = 3e-4
     """Of the rows that start at trained weights. Both rates were chosen on the validation block of the real photographs."""
+    long_lr: float = 1e-3
+    """Of the rows that train beside another set, from trained weights."""
     attention_weight: float = 1e3
     tries: tuple[float, ...] = (1.0, 10.0, 100.0)
     """Strengths sigma tried on the validation block for every tuned family with p = 2; p = 1 tries a tenth of each,
@@ -72,7 +78,7 @@ class Experiment:
 
     def __post_init__(self):
         positive(self, "source_count", "target_frames", "px", "width", "heatmap_weight", "batch", "teacher_epochs", "student_epochs", "distill_epochs",
-                 "target_epochs", "lr", "target_lr", "fine_tune_lr")  # fmt: skip
+                 "target_epochs", "long_epochs", "lookalikes", "lr", "target_lr", "fine_tune_lr", "long_lr")  # fmt: skip
         at_least_one(self, "tries", "turns_deg")
         seeds_from_zero(self.seeds)
 
@@ -94,6 +100,8 @@ PRESETS = {
             student_epochs=12,
             distill_epochs=2,
             target_epochs=20,
+            lookalikes=4000,
+            long_epochs=30,
         ),  # fmt: skip
     ),
 }
@@ -114,6 +122,8 @@ def run(config: Experiment):
         result = STAGE[name].run(stage)
         engine.say(f"{name}: EPE {result['epe_mm']:.2f} mm on the source")
     engine.on_first_rank(lambda: two_checkpoints(out))
+    engine.say("look-alikes of the target")
+    lookalikes.run(lookalikes_of(config, out, out / "data/target"))
     baselines(config, out)
     plan = [row | {"name": name} for name, row in rows(config, out).items()]
     for number, row in enumerate(plan, 1):
@@ -134,7 +144,7 @@ def run(config: Experiment):
 # ---- data -------------------------------------------------------------------------------------------------------
 def make_data(config, data):
     """Writes the packed sets. Returns the blocks of target frames for tuning."""
-    px = -(-config.px * 5 // 4 // 2) * 2  # a margin of 1.25 boxes
+    px = stored_px(config.px)
     source = render.Render(px=px, views_deg=config.views_deg, backgrounds=config.backgrounds, seed=config.seeds[0])
     engine.say("data")
     render.run(replace(source, out=str(data / "source"), count=config.source_count))
@@ -147,15 +157,21 @@ def make_data(config, data):
         for name, block in (("target", "train"), ("target-test", "test")):
             pack(RealHands(config.real_hands, block, px), data / name, workers=1)
         return {"fit": (0, 300), "validation": (300, 360)}
-    sequence = replace(source, frames=config.target_frames, seed=config.seeds[0] + 1)
-    render.run(replace(sequence, out=str(data / "target"), sequences=4, count=4 * config.target_frames))
-    render.run(
-        replace(sequence, out=str(data / "target-test"), sequences=2, sequence_offset=4, count=2 * config.target_frames)
-    )
-    return {
-        "fit": (0, 3 * config.target_frames),
-        "validation": (3 * config.target_frames, 4 * config.target_frames),
-    }
+    return draw_sequences(replace(source, seed=config.seeds[0] + 1), data, config.target_frames, config.target_frames)
+
+
+def draw_sequences(stage, data, frames, test_frames):
+    """Renders an STB-like target: four sequences to train on, two others to test on. Returns the blocks for tuning."""
+    train = replace(stage, frames=frames, sequences=4, count=4 * frames, out=str(data / "target"))
+    test = replace(stage, frames=test_frames, sequences=2, sequence_offset=4, count=2 * test_frames, out=str(data / "target-test"))
+    render.run(train)
+    render.run(test)
+    return {"fit": (0, 3 * frames), "validation": (3 * frames, 4 * frames)}
+
+
+def stored_px(px):
+    """Pixels of the stored picture: networks read px of a margin of 1.25 boxes."""
+    return -(-px * 5 // 4 // 2) * 2
 
 
 # ---- source -----------------------------------------------------------------------------------------------------
@@ -177,6 +193,11 @@ def source_stages(config, out):
         "distill": distill.Distill(out=at["distill"], epochs=config.distill_epochs, student=at["student"],
                                    teacher=at["teacher"], attention_weight=config.attention_weight, **shared),
     }  # fmt: skip
+
+
+def lookalikes_of(config, out, target):
+    """Settings of the look-alikes' stage."""
+    return lookalikes.LookAlike(data=str(target), out=str(out / "data/lookalikes"), count=config.lookalikes, views_deg=config.views_deg, seed=config.seeds[0])
 
 
 def two_checkpoints(out):
@@ -218,6 +239,7 @@ def rows(config, out):
     phi_1, phi_2, two = (file(f"distill/prior_{n}") for n in ("p1", "p2", "two_checkpoints"))
     distilled = file("distill/distilled")
     from_distilled = {"start": distilled, "centre": distilled}
+    beside = {"epochs": config.long_epochs, "lr": config.long_lr}
     row = lambda label, tuned=False, **settings: {"label": label, "tuned": tuned, "settings": settings}
     return {
         "none": row("no regulariser"),
@@ -230,7 +252,7 @@ def rows(config, out):
         "prior-two-checkpoints": row("control: two-checkpoint φ", True, prior=two),
         "fine-tune-student": row("fine-tuned source student", start=file("continued/student")),
         "fine-tune-distilled": row("fine-tuned distilled student", start=distilled),
-        "fine-tune-replay": row("fine-tuned distilled student, source alongside", start=distilled, replay=True),
+        "recipe": row("distilled student, look-alikes alongside, one person's scale", start=distilled, scale="set", alongside=str(out / "data/lookalikes"), **beside),
         "l2-sp": row("distilled student, ℓ² around it (L2-SP)", True, **from_distilled),
         "prior-centred": row("distilled student, prior around it (φ ≥ 0)", True, prior=phi_2, **from_distilled),
     }
@@ -244,10 +266,10 @@ def run_row(config, out, row, blocks, folders=None):
     """
     folders = folders or {"data": str(out / "data/target"), "test": str(out / "data/target-test"), "student": str(out / "student"),
                           "source": str(out / "data/source")}  # fmt: skip
+    budget = {"epochs": config.target_epochs, "lr": config.fine_tune_lr if "start" in row["settings"] else config.target_lr}
     stage = target.Target(
-        epochs=config.target_epochs, batch=config.batch, schedule="cosine", seed=config.seeds[0],
-        lr=config.fine_tune_lr if "start" in row["settings"] else config.target_lr,
-        turns_deg=config.turns_deg, precision=config.precision, augmentation=config.augmentation, **folders, **row["settings"])  # fmt: skip
+        batch=config.batch, schedule="cosine", seed=config.seeds[0], turns_deg=config.turns_deg, precision=config.precision,
+        augmentation=config.augmentation, **folders, **budget | row["settings"])  # fmt: skip
     home = out / "target" / row["name"]
     if not row["tuned"]:
         return train_seeds(config, stage, home)

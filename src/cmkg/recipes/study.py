@@ -13,7 +13,7 @@ from ..families import fisher
 from ..hands.augment import Augmentation
 from ..hands.datasets.packed import Packed, pack
 from ..hands.datasets.real_hands import RealHands
-from . import distill, experiment, student
+from . import distill, experiment, lookalikes, render, student
 from .common import at_least_one, channels_last, fetch, labels, loss_cm, positive, seeds_from_zero
 
 
@@ -25,8 +25,14 @@ class Study:
     target: Literal["rendered", "real hands"] = "rendered"
     real_hands: str = ""
     """Folder with the real photographs."""
+    part: Literal["controls", "ingredients"] = "controls"
+    """controls: of the prior. ingredients: of the best row."""
     epochs: int = 10
     """Of each training on the target."""
+    long_epochs: int = 30
+    """Of the ingredients' longer trainings."""
+    lookalikes: int = 4000
+    """Rendered look-alikes of the target, among the ingredients."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     tries: tuple[float, ...] = (1.0, 10.0, 100.0)
     """Strengths tried for every tuned row on the validation block; p = 1 tries a tenth of each."""
@@ -36,12 +42,15 @@ class Study:
     augmentation: Augmentation = experiment.TARGET_AUGMENTATION
 
     def __post_init__(self):
-        positive(self, "epochs")
+        positive(self, "epochs", "long_epochs", "lookalikes")
         at_least_one(self, "tries")
         seeds_from_zero(self.seeds)
 
 
-PRESETS = {"study": ("The controls of docs/study.md, on a finished run's source.", Study())}
+PRESETS = {
+    "study": ("The controls of docs/study.md, on a finished run's source.", Study()),
+    "ingredients": ("What each ingredient of the best row brings, on a finished run's source.", Study(out="runs/ingredients", part="ingredients", seeds=(0, 1, 2))),
+}
 # How else phi is learned: {name: settings of distill.Distill}.
 LEARNED = {"no-teacher": {"no_teacher": True}, "split": {"split": True}, "l3": {"inner_steps": 3}, "all": {"phi_parameters": "all"}}
 
@@ -51,19 +60,35 @@ def run(config: Study):
     engine.Run(out, config)
     settings = experiment.Experiment(**saved(base))
     data, blocks = targets(config, base, settings)
-    learn_others(base, out, settings)
-    plan = {n: r for n, r in rows(base, out).items() if not config.only or n in config.only}
-    shared = replace(settings, out=str(out), target_epochs=config.epochs, seeds=config.seeds, tries=config.tries, precision=config.precision, augmentation=config.augmentation)
-    for number, (name, row) in enumerate(plan.items(), 1):
-        engine.say(f"row {number} of {len(plan)}: {row['label']}")
-        folders = {"data": str(data / "target"), "test": str(data / "target-test"), "student": str(base / "student"), "source": str(base / "data/source")}
-        run_or_diverge(shared, out, row | {"name": name}, blocks, folders)
-    engine.write_json(out / "study_rows.json", {"rows": [{"name": n, "label": r["label"]} for n, r in plan.items()], "target": config.target, "epochs": config.epochs,
-                                                "seeds": list(config.seeds), "tries": list(config.tries), "base": base.name})  # fmt: skip
+    if config.part == "controls":
+        learn_others(base, out, settings)
+        known = rows(base, out)
+    else:
+        lookalikes.run(experiment.lookalikes_of(replace(settings, lookalikes=config.lookalikes), out, data / "target"))
+        known = ingredients(config, base, out)
+    plan = {n: r for n, r in known.items() if not config.only or n in config.only}
+    folders = {"data": str(data / "target"), "test": str(data / "target-test"), "student": str(base / "student"), "source": str(base / "data/source")}
+    run_rows(shared(settings, config, out, config.epochs), out, plan, blocks, folders, {"target": config.target, "base": base.name})
+
+
+def shared(settings, config, out, epochs):
+    """Settings of the base run, for this study's trainings on the target."""
+    return replace(settings, out=str(out), target_epochs=epochs, seeds=config.seeds, tries=config.tries, precision=config.precision, augmentation=config.augmentation)
+
+
+def run_rows(config, out, plan, blocks, folders, facts):
+    """Every row of `plan`, in the folder `out`, and their table, study.md and study.json. config: an Experiment's settings."""
     from ..report import study
 
-    study.write(out)
-    engine.say(f"{out}/study.md and study.json are written")
+    for number, (name, row) in enumerate(plan.items(), 1):
+        engine.say(f"{out.name}: row {number} of {len(plan)}: {row['label']}")
+        run_or_diverge(config, out, row | {"name": name}, blocks, folders)
+    held = {"rows": [{"name": n, "label": r["label"]} for n, r in plan.items()], "epochs": config.target_epochs,
+            "seeds": list(config.seeds), "tries": list(config.tries)}  # fmt: skip
+    engine.write_json(out / "study_rows.json", held | facts)
+    if (out / "environment.json").exists():  # else it is one of several, see write_cells
+        engine.on_first_rank(lambda: study.write(out))
+        engine.say(f"{out}/study.md and study.json are written")
 
 
 def run_or_diverge(config, out, row, blocks, folders):
@@ -88,10 +113,12 @@ def saved(base):
 
 def targets(config, base, settings):
     """Folder of the target's packed sets, and the blocks of frames for tuning."""
-    if config.target == "rendered":
-        n = settings.target_frames
+    data, n = Path(config.out) / "data", settings.target_frames
+    if config.target == settings.target == "rendered":
         return base / "data", {"fit": (0, 3 * n), "validation": (3 * n, 4 * n)}
-    data = Path(config.out) / "data"
+    if config.target == "rendered":
+        stage = render.Render(px=experiment.stored_px(settings.px), seed=settings.seeds[0] + 1, backgrounds=settings.backgrounds)
+        return data, experiment.draw_sequences(stage, data, n, n)
     for name, block in (("target", "train"), ("target-test", "test")):
         pack(RealHands(config.real_hands, block, Packed(base / "data/source").meta["arrays"]["rgb"][0][1]), data / name, workers=1)
     return data, {"fit": (0, 300), "validation": (300, 360)}
@@ -129,7 +156,8 @@ def rows(base, out):
     row = lambda label, tuned=True, **settings: {"label": label, "tuned": tuned, "settings": settings}
     phi, other = str(base / "distill/prior_p2.safetensors"), lambda name: str(out / name / "prior_p2.safetensors")
     distilled, early = str(base / "distill/distilled.safetensors"), str(out / "early/student.safetensors")
-    known = {n: r for n, r in experiment.rows(experiment.Experiment(), base).items() if n not in ("l2-paper", "l1-paper", "fine-tune-replay")}
+    left_out = ("l2-paper", "l1-paper", "recipe")
+    known = {n: r for n, r in experiment.rows(experiment.Experiment(), base).items() if n not in left_out}
     return known | {
         "prior-decoupled": row("prior, decoupled", prior=phi, coupled=False),
         "prior-layer-mean": row("control: layer mean of φ", prior=phi, layer_mean=True),
@@ -143,3 +171,28 @@ def rows(base, out):
         "early-prior": row("early source student, prior", prior=phi, start=early),
         "fisher-centred": row("distilled student, Fisher around it (EWC)", prior=str(out / "fisher.safetensors"), start=distilled, centre=distilled),
     }
+
+
+def ingredients(config, base, out):
+    """The recipe of `cmkg run`, one ingredient at a time: what each brings beside plain fine-tuning."""
+    row = lambda label, **settings: {"label": label, "tuned": False, "settings": settings}
+    scale, long = {"scale": "set"}, {"epochs": config.long_epochs, "lr": experiment.Experiment.long_lr}
+    source, likes = {"alongside": str(base / "data/source")}, {"alongside": str(out / "data/lookalikes")}
+    student, distilled = {"start": str(base / "continued/student.safetensors")}, {"start": str(base / "distill/distilled.safetensors")}
+    return {
+        "fine-tune-student": row("fine-tuned source student", **student),
+        "scale": row("+ one person's scale", **student, **scale),
+        "long": row("+ for longer", **student, **scale, **long),
+        "long-source": row("+ for longer, the source alongside", **student, **scale, **source, **long),
+        "long-likes": row("+ for longer, look-alikes alongside", **student, **scale, **likes, **long),
+        "recipe": row("+ for longer, look-alikes alongside, from the distilled student", **distilled, **scale, **likes, **long),
+        "long-frame": row("for longer alone, each frame's scale", **student, **long),
+    }
+
+
+def write_cells(out, names):
+    """The table over several small studies, cells.md and cells.json, from what stands in their folders."""
+    from ..report import study
+
+    engine.on_first_rank(lambda: study.write_cells(out, names))
+    engine.say(f"{out}/cells.md and cells.json are written")

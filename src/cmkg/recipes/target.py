@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..hands.augment import Augmentation
 from ..hands.datasets.packed import Packed
 from ..hands.model import pose_net
+from ..hands.skeleton import bone_scale
 from ..prior import Prior, fingerprint
 from ..steps import supervised_step
 from .common import (
@@ -60,8 +61,11 @@ class Target:
     """Control: each layer's phi replaced by its mean."""
     fresh: int = 0
     """Control: a number gives theta_0 anew from that seed, which phi does not belong to; 0 = the student's."""
-    replay: bool = False
-    """Each batch is joined by as many samples of `source`, their labels in the target's bone convention."""
+    alongside: str = ""
+    """A packed set: each batch is joined by as many of its samples, their labels in the target's bone convention."""
+    scale: Literal["frame", "set"] = "frame"
+    """The unit of the student's joints. frame: the protocol's, each frame's own annotated bone. set: the training frames' mean bone, for a
+    target of one person: annotators place that bone's ends 10 % apart from frame to frame. The test frames' bones are then not used."""
     coupled: bool = True
     """True: R's gradient goes through Adam (the paper's F). False: decoupled decay (Eq. 16)."""
     frames: tuple[int, int] | None = None
@@ -98,15 +102,19 @@ def load_start(weights, student, source, packed):
     return model, settings
 
 
-def joined_by_source(batch, config, source, matrix, step, px, fabric):
-    """The batch, followed by as many source samples with converted labels."""
+def joined(batch, config, other, matrix, step, px, fabric):
+    """The batch, followed by as many samples of `other` with converted labels."""
     count = len(batch["joints"])
-    rows = engine.batch_indices(
-        ("source", config.seed), step, len(source), count, fabric.global_rank, fabric.world_size
-    )
+    rows = engine.batch_indices(("source", config.seed), step, len(other), count, fabric.global_rank, fabric.world_size)
     draws = engine.generator("source", config.seed, step, fabric.global_rank, device=fabric.device)
-    more = fetch(source, rows.numpy(), px, fabric.device, ("rgb",), config.augmentation, draws)
+    more = fetch(other, rows.numpy(), px, fabric.device, ("rgb",), config.augmentation, draws)
     return together(batch, converted(more, matrix))
+
+
+def mean_bone_mm(config, packed):
+    """Of the frames that are trained on."""
+    first, last = block(packed, config.frames)
+    return float(bone_scale(np.array(packed.joints_mm[first:last])).mean())
 
 
 def regulariser(config, model, packed):
@@ -148,16 +156,22 @@ def run(config: Target):
     optimizer = torch.optim.Adam(model.parameters(), config.lr)
     began, loss = fingerprint(model), loss_cm(packed, settings["heatmap_weight"])
     state = {"model": model, "optimizer": optimizer}
-    source = Packed(config.source) if config.replay else None
-    matrix = conversion(source, packed) if source else None
+    bone_mm = mean_bone_mm(config, packed)
+    other = Packed(config.alongside) if config.alongside else None
+    matrix = conversion(other, packed) if other else None
     for step, total, batch, log in training_batches(run, config, packed, state, fabric, px=px, frames=config.frames):
         set_lr(optimizer, config, step, total)
-        if source:
-            batch = joined_by_source(batch, config, source, matrix, step, px, fabric)
+        if config.scale == "set":
+            batch["joints"] = batch["joints"] * (batch["scale_mm"] / bone_mm)[:, None, None]
+        if other:
+            batch = joined(batch, config, other, matrix, step, px, fabric)
         log(supervised_step(model, optimizer, channels_last(batch["rgb"]), labels(batch), loss, prior, config.coupled,
                             fabric.autocast, engine.averaged(fabric)))  # fmt: skip
     engine.save_weights(run.folder / "target.safetensors", model, theta_start=began)
     predicted = predict(model, scored, px, fabric, frames=config.validation, turns_deg=config.turns_deg)
+    if config.scale == "set":
+        joints, true, scale_mm = predicted
+        predicted = joints * (bone_mm / scale_mm)[:, None, None], true, scale_mm
     save_predictions(run.folder / "predictions.npz", *predicted)
     return finish_student(run, config, score(*predicted) | {"weights": histogram(model)}, "A hand student, trained on the target")
 

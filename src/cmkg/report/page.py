@@ -86,7 +86,7 @@ def figures(results):
         "l2",
         "prior-p2",
         "fine-tune-distilled",
-        "fine-tune-replay",
+        "recipe",
         "prior-centred",
     ]
     if results["best"] not in curves:

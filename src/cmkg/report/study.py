@@ -7,7 +7,8 @@ import numpy as np
 from .. import engine
 from .collect import target_row
 
-REFERENCES = {"l2": "ℓ², tuned", "fine-tune-distilled": "fine-tuned distilled student"}
+REFERENCES = {"l2": "tuned ℓ²", "fine-tune-distilled": "fine-tuning"}
+PLAIN = {"fine-tune-student": "plain fine-tuning"}  # where a study's rows are the ingredients of the best one
 
 
 def interval(values, draws=10_000, level=0.95):
@@ -22,39 +23,48 @@ def interval(values, draws=10_000, level=0.95):
     return np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
 
 
-def collect(out):
+def collect(out, sessions=None):
+    """What a study's folder holds. sessions: of the run it belongs to, where it is one of several."""
     out = Path(out)
     plan = engine.read_json(out / "study_rows.json")
     diverged = [r for r in plan["rows"] if (out / "target" / r["name"] / "diverged.json").exists()]
     rows = [target_row(out, r) for r in plan["rows"] if r not in diverged]
     by_name = {r["name"]: np.array(r["epe_mm"]["values"]) for r in rows}
     for r in rows:
-        r["against"] = {ref: difference(by_name[r["name"]], by_name[ref]) for ref in REFERENCES if ref in by_name and ref != r["name"]}
+        r["against"] = {ref: difference(by_name[r["name"]], by_name[ref]) for ref in references(by_name) if ref in by_name and ref != r["name"]}
         for bulky in ("weights", "pck", "per_joint_mm"):
             r.pop(bulky)
-    log = engine.read_json(out / "environment.json")["sessions"]
+    log = sessions or engine.read_json(out / "environment.json")["sessions"]
     return {"rows": rows, "diverged": diverged, "commits": list(dict.fromkeys(s["commit"] for s in log)), "machine": log[-1]["machine"]} | {k: plan[k] for k in ("target", "epochs", "seeds", "tries", "base")}
+
+
+def references(names):
+    """{name: what the column is called}: the rows that all others are compared with."""
+    return REFERENCES if "l2" in names else PLAIN
 
 
 def difference(values, reference):
     """Row minus reference, paired by seed: mean and interval in mm; below zero is better than the reference."""
     paired = values - reference
-    return {"mean": float(paired.mean()), "interval": [float(x) for x in interval(paired)]}
+    return {"mean": float(paired.mean()), "share": float(paired.mean() / reference.mean()), "interval": [float(x) for x in interval(paired)]}
 
 
 def markdown(found):
-    lines = [f"| row, {found['target']} | EPE, mm | σ | against tuned ℓ² | against fine-tuning |", "| :-- | --: | --: | --: | --: |"]
+    compared = references([r["name"] for r in found["rows"]])
+    against = " | ".join(f"against {label}" for label in compared.values())
+    lines = [f"| row, {found['target']} | EPE, mm | σ | {against} |", f"| :-- | --: | --: |{' --: |' * len(compared)}"]
     for r in found["rows"]:
         sigma = f"{r['tried']['chosen']:g}{'*' if r['tried']['at_the_edge'] else ''}" if r["tried"] else ""
         sd = f" ± {r['epe_mm']['sd']:.2f}" if r["epe_mm"]["sd"] is not None else ""
-        cells = [told(r["against"].get(ref)) for ref in REFERENCES]
+        cells = [told(r["against"].get(ref)) for ref in compared]
         lines.append(f"| {r['label']} | {r['epe_mm']['mean']:.2f}{sd} | {sigma} | {' | '.join(cells)} |")
-    lines += [f"| {r['label']} | diverged at every strength | | | |" for r in found["diverged"]]
+    lines += [f"| {r['label']} | diverged at every strength | |{' |' * len(compared)}" for r in found["diverged"]]
     return "\n".join(lines) + "\n"
 
 
 def told(d):
-    return "" if d is None else f"{d['mean']:+.2f} [{d['interval'][0]:+.2f}, {d['interval'][1]:+.2f}]"
+    share = f", {d['share']:+.0%}" if d and "share" in d else ""
+    return "" if d is None else f"{d['mean']:+.2f} [{d['interval'][0]:+.2f}, {d['interval'][1]:+.2f}]{share}"
 
 
 def write(out):
@@ -63,4 +73,33 @@ def write(out):
     found = collect(out)
     engine.write_json(out / "study.json", found)
     engine.write_atomically(out / "study.md", lambda p: p.write_text(markdown(found), encoding="utf-8"))
+    return found
+
+
+# ---- several small studies side by side -------------------------------------------------------------------------
+def cells_markdown(found):
+    """A row a row, a column a small study: EPE in mm over seeds, and the strength that was chosen."""
+    labels = {r["name"]: r["label"] for cell in found["cells"] for r in [*cell["rows"], *cell["diverged"]]}
+    names = [c["target"] for c in found["cells"]]
+    lines = [f"| EPE, mm | {' | '.join(names)} |", f"| :-- |{' --: |' * len(names)}"]
+    for name, label in labels.items():
+        lines.append(f"| {label} | {' | '.join(cell_text(c, name) for c in found['cells'])} |")
+    return "\n".join(lines) + "\n"
+
+
+def cell_text(cell, name):
+    row = next((r for r in cell["rows"] if r["name"] == name), None)
+    if row is None:
+        return "diverged" if any(r["name"] == name for r in cell["diverged"]) else ""
+    sd = "" if row["epe_mm"]["sd"] is None else f" ± {row['epe_mm']['sd']:.2f}"
+    tried = f" (σ {row['tried']['chosen']:g})" if row["tried"] else ""
+    return f"{row['epe_mm']['mean']:.2f}{sd}{tried}"
+
+
+def write_cells(out, names):
+    """Writes cells.json and cells.md of the small studies `names` in `out`; returns what they hold."""
+    log = engine.read_json(out / "environment.json")["sessions"]
+    found = {"cells": [collect(out / n, log) for n in names]}
+    engine.write_json(out / "cells.json", found)
+    engine.write_atomically(out / "cells.md", lambda p: p.write_text(cells_markdown(found), encoding="utf-8"))
     return found

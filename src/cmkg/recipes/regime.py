@@ -1,0 +1,169 @@
+"""`cmkg run regime`: is there a regime in which the prior carries something? Three looks at a finished run's phi.
+
+alike: how alike the phi are that other alpha and beta learn. If they are, strength is the only setting that matters. Another
+unit of the loss is another alpha and beta. carried: what theta_0 and phi alone give, without a target. curves: validation EPE
+over six decades of strength, trained longer, coupled and decoupled, beside l2 and the permuted phi.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from .. import engine
+from ..hands.augment import Augmentation
+from ..hands.datasets.packed import Packed
+from ..prior import Prior
+from . import distill, experiment, graded, study, target
+from .common import at_least_one, channels_last, fetch, positive, predict, score
+
+
+@dataclass(frozen=True)
+class Regime:
+    base: str = "runs/demo"
+    """Folder of a finished `cmkg run`: its source stages."""
+    out: str = "runs/regime"
+    frames: int = 2000
+    """Training frames of the STB-like target; its last quarter is the validation block."""
+    steps: int = 750
+    """Of each training on the target."""
+    strengths: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
+    seeds: tuple[int, ...] = (0, 1)
+    """Seeds of each point of the curves."""
+    precision: engine.Precision = "auto"
+    augmentation: Augmentation = experiment.TARGET_AUGMENTATION
+
+    def __post_init__(self):
+        positive(self, "frames", "steps")
+        at_least_one(self, "strengths", "seeds")
+
+
+PRESETS = {"regime": ("What phi alone carries, what alpha and beta change, and six decades of strength.", Regime())}
+VARIANTS = {"alpha x 1/4": {"alpha": 1.25e-5}, "beta x 10": {"beta": 1e-2}, "beta / 10": {"beta": 1e-4}, "another order": {"seed": 1}}
+DECAYS = torch.logspace(-3, 3, 61)  # 2 lr K, the decay that phi of a root mean square of one has done
+
+
+def run(config: Regime):
+    out, base = Path(config.out), Path(config.base)
+    folder = engine.Run(out, config)
+    if folder.result:
+        return
+    settings = experiment.Experiment(**study.saved(base))
+    engine.say("what other alpha and beta learn")
+    priors = learn(base, out, settings)
+    alike = {name: correlation(priors["second half"], priors[name]) for name in VARIANTS}
+    engine.say("what phi alone carries")
+    found = {"alike": alike, "carried": carried(base, settings, priors), "curves": curves(config, out, base, settings)}
+    engine.write_json(out / "regime.json", found)
+    folder.finish(found)
+
+
+def learn(base, out, settings):
+    """{name: Prior}: the run's, those of VARIANTS, one learned from theta_0 on, and two from checkpoints alone."""
+    stage = replace(experiment.source_stages(settings, base)["distill"], exponents=(2,))
+    for name, changes in VARIANTS.items():
+        distill.run(replace(stage, out=str(out / name.replace(" ", "-").replace("/", "over")), **changes))
+    start = out / "theta_0"
+    if not (start / "student.safetensors").exists():
+        engine.on_first_rank(lambda: at_theta_0(base, start))
+    distill.run(replace(stage, student=str(start), out=str(out / "whole"), epochs=settings.student_epochs + settings.distill_epochs))
+    read = lambda folder: Prior.load(Path(folder) / "prior_p2.safetensors")
+    named = {"second half": read(base / "distill"), "from theta_0 on": read(out / "whole")}
+    named["two checkpoints, second half"] = Prior.load(base / "distill/prior_two_checkpoints.safetensors")
+    named["two checkpoints, from theta_0 on"] = Prior.from_checkpoints(weights(base / "student", "theta_0"), weights(base / "student", "distilled", base / "distill"), 1e-3)
+    return named | {name: read(out / name.replace(" ", "-").replace("/", "over")) for name in VARIANTS}
+
+
+def at_theta_0(base, folder):
+    """A student's folder whose weights are theta_0, so that distillation begins there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    engine.write_json(folder / "config.json", engine.read_json(base / "student/config.json"))
+    net = distill.build(base / "student", 3, "theta_0")[0]
+    for name in ("theta_0", "student"):
+        engine.save_weights(folder / f"{name}.safetensors", net)
+
+
+def correlation(a, b):
+    """Pearson's, over all weights."""
+    x, y = (torch.cat([q.phi[n].flatten().double() for n in a.phi]) for q in (a, b))
+    return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
+
+
+# ---- what phi alone carries -------------------------------------------------------------------------------------
+def weights(student, name, folder=None):
+    """{name: tensor} of a finished stage's weights, those that carry phi."""
+    net = distill.build(student, 3, "theta_0")[0]
+    net = engine.load_weights((folder or student) / f"{name}.safetensors", net)
+    return {n: t.detach() for n, t in net.named_parameters() if t.dim() >= 2}
+
+
+def carried(base, settings, priors):
+    """theta_0 moved by phi alone, without a target, as far as points best to the distilled weights; and the bounds.
+
+    cosine: between that displacement and the source's own, over all weights. epe_mm: on the source's test, when all other
+    parameters are the distilled student's and BatchNorm's statistics are measured anew. "sizes" is the most that any
+    factors a weight could give: the distilled weights' sizes with theta_0's signs.
+    """
+    theta_0, theta_k = weights(base / "student", "theta_0"), weights(base / "student", "distilled", base / "distill")
+    moved = {"theta_0": theta_0, "distilled": theta_k, "sizes": {n: theta_k[n].abs() * theta_0[n].sign() for n in theta_k}}
+    for name in ("second half", "from theta_0 on", "two checkpoints, from theta_0 on"):
+        moved[name] = best_decay(theta_0, theta_k, priors[name].with_rms(1.0).phi)
+        moved[f"{name}, permuted"] = best_decay(theta_0, theta_k, priors[name].permuted(0).with_rms(1.0).phi)
+    rows = [{"label": name, "cosine": cosine(theta_0, theta_k, at), "epe_mm": error_with(base, settings, at)} for name, at in moved.items()]
+    kept = sum(int((theta_0[n].sign() == theta_k[n].sign()).sum()) for n in theta_k) / sum(t.numel() for t in theta_k.values())
+    return {"rows": rows, "signs_kept": kept}
+
+
+def best_decay(theta_0, theta_k, phi):
+    """theta_0 exp(-t phi), what t = 2 lr K of decoupled decay makes of it, for the t that points best to theta_k."""
+    at = [{n: theta_0[n] * (-t * phi[n]).clamp(max=20).exp() for n in theta_0} for t in DECAYS]
+    return max(at, key=lambda moved: cosine(theta_0, theta_k, moved))
+
+
+def cosine(theta_0, theta_k, at):
+    """Between the displacements to `at` and to theta_k; 0 where nothing moved."""
+    a, b = (torch.cat([(w[n] - theta_0[n]).flatten().double() for n in theta_0]) for w in (at, theta_k))
+    return float(a @ b / (a.norm() * b.norm()).clamp_min(1e-30))
+
+
+@torch.no_grad()
+def error_with(base, settings, moved, batches=32):
+    """EPE on the source's test of the distilled student with its weights replaced by `moved`."""
+    net = engine.load_weights(base / "distill/distilled.safetensors", distill.build(base / "student", 3, "student")[0])
+    for n, t in net.named_parameters():
+        if n in moved:
+            t.copy_(moved[n])
+    source = Packed(base / "data/source")
+    for norm in (m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over the batches
+    for k in range(min(batches, len(source) // settings.batch)):
+        net(channels_last(fetch(source, range(k * settings.batch, (k + 1) * settings.batch), settings.px, "cpu")["rgb"]))
+    return score(*predict(net, Packed(base / "data/source-test"), settings.px, engine.launch("32-true")))["epe_mm"]
+
+
+# ---- strength ---------------------------------------------------------------------------------------------------
+def curves(config, out, base, settings):
+    """{family: {strength: [validation EPE, a seed each]}}; None where training diverged."""
+    data = graded.draw_target(settings, out / "data", f"size-{config.frames}", config.frames, 240)
+    blocks = {"fit": (0, config.frames * 3 // 4), "validation": (config.frames * 3 // 4, config.frames)}
+    count = blocks["fit"][1]
+    stage = target.Target(data=str(data / "target"), test=str(data / "target-test"), student=str(base / "student"), source=str(base / "data/source"),
+                          epochs=max(1, round(config.steps / (count // settings.batch))), batch=settings.batch, lr=settings.target_lr, schedule="cosine",
+                          frames=blocks["fit"], validation=blocks["validation"], turns_deg=settings.turns_deg, precision=config.precision,
+                          augmentation=config.augmentation)  # fmt: skip
+    phi, whole = str(base / "distill/prior_p2.safetensors"), str(out / "whole/prior_p2.safetensors")
+    families = {"l2": {}, "prior": {"prior": phi}, "prior, permuted": {"prior": phi, "permuted": True}, "prior, from theta_0 on": {"prior": whole},
+                "prior, from theta_0 on, permuted": {"prior": whole, "permuted": True}, "prior, decoupled": {"prior": whole, "coupled": False}}  # fmt: skip
+    found = {"none": {"0": [tried(replace(stage, seed=s, out=str(out / f"curves/none/seed-{s}"))) for s in config.seeds]}}
+    for name, changes in families.items():
+        engine.say(f"strengths: {name}")
+        home = out / "curves" / name.replace(", ", "-").replace(" ", "-")
+        found[name] = {f"{sigma:g}": [tried(replace(stage, seed=s, sigma=sigma, out=str(home / f"sigma-{sigma:g}/seed-{s}"), **changes)) for s in config.seeds]
+                       for sigma in config.strengths}  # fmt: skip
+    return found
+
+
+def tried(stage):
+    value = experiment.validation_error(stage)
+    return None if value == experiment.DIVERGED else value
