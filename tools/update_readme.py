@@ -27,15 +27,23 @@ def run_block(results):
 
 
 def study_block(results):
-    facts = f"Commit {', '.join(results['commits'])}, {results['machine']['cores']} cores, {results['epochs']} epochs, {len(results['seeds'])} seeds."
-    return f"{facts}\n\n{study.markdown(results)}"
+    facts = f"Commit {', '.join(results['commits'])}, {results['machine']['cores']} cores"
+    if "cells" in results:
+        return f"{facts}.\n\n{study.cells_markdown(results)}"
+    if "curves" in results:
+        return f"{facts}.\n\n{study.regime_markdown(results)}"
+    return f"{facts}, {results['epochs']} epochs, {len(results['seeds'])} seeds.\n\n{study.markdown(results)}"
+
+
+STUDIES = ("study-", "ingredients-", "graded", "sources", "regime")
 
 
 def main():
     for path in sorted((ROOT / "docs/results").glob("*.json")):
-        document = ROOT / ("docs/study.md" if path.stem.startswith("study-") else "README.md")
+        studied = path.stem.startswith(STUDIES)
+        document = ROOT / ("docs/study.md" if studied else "README.md")
         results = json.loads(path.read_text())
-        text = filled(document.read_text(), path.stem, study_block(results) if path.stem.startswith("study-") else run_block(results))
+        text = filled(document.read_text(), path.stem, study_block(results) if studied else run_block(results))
         if text is None:
             raise SystemExit(f"{document.name} has no <!-- {path.stem} --> ... <!-- /{path.stem} --> to fill")
         document.write_text(text)

@@ -17,12 +17,12 @@ class Graded:
     base: str = "runs/demo"
     """Folder of a finished `cmkg run`: its source stages."""
     out: str = "runs/graded"
-    sizes: tuple[int, ...] = (100, 500, 2000, 10_000)
+    sizes: tuple[int, ...] = (100, 1000, 10_000)
     """Training frames of the STB-like targets: one person, one camera, four sequences."""
     shifts: tuple[str, ...] = ("source", "views")
     """More targets, of 500 frames: "source", drawn as the source is, by another seed; "views", seen from all sides."""
     test_frames: int = 240
-    steps: int = 400
+    steps: int = 200
     """Of each training on a target, whatever its size."""
     seeds: tuple[int, ...] = (0, 1, 2)
     tries: tuple[float, ...] = (1.0, 10.0, 100.0)

@@ -25,10 +25,10 @@ class Regime:
     out: str = "runs/regime"
     frames: int = 2000
     """Training frames of the STB-like target; its last quarter is the validation block."""
-    steps: int = 750
+    steps: int = 400
     """Of each training on the target."""
-    strengths: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
-    seeds: tuple[int, ...] = (0, 1)
+    strengths: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0)
+    seeds: tuple[int, ...] = (0,)
     """Seeds of each point of the curves."""
     precision: engine.Precision = "auto"
     augmentation: Augmentation = experiment.TARGET_AUGMENTATION
@@ -39,30 +39,35 @@ class Regime:
 
 
 PRESETS = {"regime": ("What phi alone carries, what alpha and beta change, and six decades of strength.", Regime())}
-VARIANTS = {"alpha x 1/4": {"alpha": 1.25e-5}, "beta x 10": {"beta": 1e-2}, "beta / 10": {"beta": 1e-4}, "another order": {"seed": 1}}
+VARIANTS = {"alpha / 4": {"alpha": 1.25e-5}, "beta x 10": {"beta": 1e-2}, "another order": {"seed": 1}}
 DECAYS = torch.logspace(-3, 3, 61)  # 2 lr K, the decay that phi of a root mean square of one has done
 
 
 def run(config: Regime):
     out, base = Path(config.out), Path(config.base)
     folder = engine.Run(out, config)
-    if folder.result:
-        return
+    if folder.result is None:
+        folder.finish(measured(config, out, base))
+    from ..report import study as report
+
+    engine.on_first_rank(lambda: report.write_regime(out))
+    engine.say(f"{out}/regime.md and regime.json are written")
+
+
+def measured(config, out, base):
     settings = experiment.Experiment(**study.saved(base))
     engine.say("what other alpha and beta learn")
-    priors = learn(base, out, settings)
+    priors = learn(config, base, out, settings)
     alike = {name: correlation(priors["second half"], priors[name]) for name in VARIANTS}
     engine.say("what phi alone carries")
-    found = {"alike": alike, "carried": carried(base, settings, priors), "curves": curves(config, out, base, settings)}
-    engine.write_json(out / "regime.json", found)
-    folder.finish(found)
+    return {"alike": alike, "carried": carried(base, settings, priors), "curves": curves(config, out, base, settings)}
 
 
-def learn(base, out, settings):
+def learn(config, base, out, settings):
     """{name: Prior}: the run's, those of VARIANTS, one learned from theta_0 on, and two from checkpoints alone."""
-    stage = replace(experiment.source_stages(settings, base)["distill"], exponents=(2,))
+    stage = replace(experiment.source_stages(settings, base)["distill"], exponents=(2,), precision=config.precision)
     for name, changes in VARIANTS.items():
-        distill.run(replace(stage, out=str(out / name.replace(" ", "-").replace("/", "over")), **changes))
+        distill.run(replace(stage, out=str(out / plain_name(name)), **changes))
     start = out / "theta_0"
     if not (start / "student.safetensors").exists():
         engine.on_first_rank(lambda: at_theta_0(base, start))
@@ -71,7 +76,12 @@ def learn(base, out, settings):
     named = {"second half": read(base / "distill"), "from theta_0 on": read(out / "whole")}
     named["two checkpoints, second half"] = Prior.load(base / "distill/prior_two_checkpoints.safetensors")
     named["two checkpoints, from theta_0 on"] = Prior.from_checkpoints(weights(base / "student", "theta_0"), weights(base / "student", "distilled", base / "distill"), 1e-3)
-    return named | {name: read(out / name.replace(" ", "-").replace("/", "over")) for name in VARIANTS}
+    return named | {name: read(out / plain_name(name)) for name in VARIANTS}
+
+
+def plain_name(name):
+    """A folder's name for a variant or a family."""
+    return name.replace("/", "over").replace(",", "").replace(" ", "-")
 
 
 def at_theta_0(base, folder):
@@ -154,11 +164,11 @@ def curves(config, out, base, settings):
                           augmentation=config.augmentation)  # fmt: skip
     phi, whole = str(base / "distill/prior_p2.safetensors"), str(out / "whole/prior_p2.safetensors")
     families = {"l2": {}, "prior": {"prior": phi}, "prior, permuted": {"prior": phi, "permuted": True}, "prior, from theta_0 on": {"prior": whole},
-                "prior, from theta_0 on, permuted": {"prior": whole, "permuted": True}, "prior, decoupled": {"prior": whole, "coupled": False}}  # fmt: skip
+                "prior, from theta_0 on, permuted": {"prior": whole, "permuted": True}, "prior, from theta_0 on, decoupled": {"prior": whole, "coupled": False}}  # fmt: skip
     found = {"none": {"0": [tried(replace(stage, seed=s, out=str(out / f"curves/none/seed-{s}"))) for s in config.seeds]}}
     for name, changes in families.items():
         engine.say(f"strengths: {name}")
-        home = out / "curves" / name.replace(", ", "-").replace(" ", "-")
+        home = out / "curves" / plain_name(name)
         found[name] = {f"{sigma:g}": [tried(replace(stage, seed=s, sigma=sigma, out=str(home / f"sigma-{sigma:g}/seed-{s}"), **changes)) for s in config.seeds]
                        for sigma in config.strengths}  # fmt: skip
     return found

@@ -14,7 +14,7 @@ class Report:
 
 
 def run(config: Report):
-    from ..report import page, paper
+    from ..report import page, paper, study
 
     out = Path(config.out)
     if (out / "paper_rows.json").exists():
@@ -23,5 +23,14 @@ def run(config: Report):
     elif (out / "rows.json").exists():
         page.write(out)
         engine.say(f"{out}/report.html is written")
+    elif (out / "study_rows.json").exists():
+        study.write(out)
+        engine.say(f"{out}/study.md and study.json are written")
+    elif (out / "cells.json").exists():
+        study.write_cells(out, [cell["target"] for cell in engine.read_json(out / "cells.json")["cells"]])
+        engine.say(f"{out}/cells.md and cells.json are written")
+    elif (out / "curves").exists():
+        study.write_regime(out)
+        engine.say(f"{out}/regime.md and regime.json are written")
     else:
         raise InputError(f"{out}: expected the folder of a `cmkg run` that has rows to report, found none")

@@ -99,7 +99,38 @@ def cell_text(cell, name):
 def write_cells(out, names):
     """Writes cells.json and cells.md of the small studies `names` in `out`; returns what they hold."""
     log = engine.read_json(out / "environment.json")["sessions"]
-    found = {"cells": [collect(out / n, log) for n in names]}
+    found = {"cells": [collect(out / n, log) for n in names], "commits": list(dict.fromkeys(s["commit"] for s in log)), "machine": log[-1]["machine"]}
     engine.write_json(out / "cells.json", found)
     engine.write_atomically(out / "cells.md", lambda p: p.write_text(cells_markdown(found), encoding="utf-8"))
+    return found
+
+
+# ---- the regime -------------------------------------------------------------------------------------------------
+def regime_markdown(found):
+    """Three tables: what phi alone carries; how alike phi are; validation EPE over strength."""
+    lines = ["| θ₀ moved by | cosine with the source's own displacement | EPE on the source, mm |", "| :-- | --: | --: |"]
+    lines += [f"| {r['label']} | {r['cosine']:.3f} | {r['epe_mm']:.1f} |" for r in found["carried"]["rows"]]
+    lines += ["", "| φ learned with | correlation with the run's φ |", "| :-- | --: |"]
+    lines += [f"| {name} | {value:.3f} |" for name, value in found["alike"].items()]
+    strengths = list(next(c for n, c in found["curves"].items() if n != "none"))
+    lines += ["", f"| validation EPE, mm, at σ = | {' | '.join(strengths)} |", f"| :-- |{' --: |' * len(strengths)}"]
+    for name, curve in found["curves"].items():
+        cells = [curve[s] for s in strengths] if name != "none" else [curve["0"], *[[]] * (len(strengths) - 1)]
+        lines.append(f"| {name} | {' | '.join(map(point, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def point(values):
+    if not values:
+        return ""
+    finite = [v for v in values if v is not None]
+    return f"{np.mean(finite):.1f}" if len(finite) == len(values) else "diverged"
+
+
+def write_regime(out):
+    """Writes regime.json and regime.md of a `cmkg run regime`; returns what they hold."""
+    log = engine.read_json(out / "environment.json")["sessions"]
+    found = engine.read_json(out / "result.json") | {"commits": list(dict.fromkeys(s["commit"] for s in log)), "machine": log[-1]["machine"]}
+    engine.write_json(out / "regime.json", found)
+    engine.write_atomically(out / "regime.md", lambda p: p.write_text(regime_markdown(found), encoding="utf-8"))
     return found
