@@ -19,7 +19,22 @@ from cmkg.errors import InputError
 from cmkg.hands.augment import Augmentation
 from cmkg.hands.datasets.packed import Packed
 from cmkg.prior import Prior
-from cmkg.recipes import distill, evaluate, experiment, export, preflight, render, student, study, target, teacher
+from cmkg.recipes import (
+    distill,
+    evaluate,
+    experiment,
+    export,
+    graded,
+    preflight,
+    regime,
+    render,
+    report,
+    sources,
+    student,
+    study,
+    target,
+    teacher,
+)
 from cmkg.recipes.common import predict
 from cmkg.report.collect import row_folder
 
@@ -33,7 +48,7 @@ def whole(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
     experiment.run(experiment.Experiment(
         out=str(out), source_count=48, target_frames=12, backbone="resnet10", width=0.125, px=32, batch=8, teacher_epochs=1,
-        student_epochs=1, distill_epochs=1, target_epochs=1, tries=(0.1, 10.0), seeds=(0, 1), precision="32-true"))  # fmt: skip
+        student_epochs=1, distill_epochs=1, target_epochs=1, long_epochs=1, tries=(0.1, 10.0), seeds=(0, 1), precision="32-true"))  # fmt: skip
     return out
 
 
@@ -348,3 +363,72 @@ def test_the_study_runs_its_controls_on_a_finished_run(whole, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}
     study.run(config)
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}
+
+
+def test_its_ingredients_and_their_report(whole, tmp_path):
+    config = study.Study(base=str(whole), out=str(tmp_path / "parts"), part="ingredients", epochs=1, long_epochs=1, lookalikes=8, seeds=(0, 1),
+                         only=("fine-tune-student", "scale", "long-likes"), precision="32-true")  # fmt: skip
+    study.run(config)
+    found = json.loads((tmp_path / "parts/study.json").read_text())
+    plain, recipe = found["rows"][0], found["rows"][-1]
+    assert plain["against"] == {} and recipe["against"]["fine-tune-student"]["share"] == pytest.approx(recipe["epe_mm"]["mean"] / plain["epe_mm"]["mean"] - 1)
+    assert "against plain fine-tuning" in (tmp_path / "parts/study.md").read_text()
+    (tmp_path / "parts/study.md").unlink()
+    report.run(report.Report(str(tmp_path / "parts")))
+    assert (tmp_path / "parts/study.md").exists()
+
+
+def test_graded_targets_and_more_sources(whole, tmp_path):
+    few = {"base": str(whole), "seeds": (0,), "tries": (1.0,), "precision": "32-true"}
+    graded.run(graded.Graded(out=str(tmp_path / "graded"), sizes=(16,), shifts=("views",), test_frames=8, steps=2, rows=("none", "l2"), **few))
+    cells = json.loads((tmp_path / "graded/cells.json").read_text())["cells"]
+    assert [c["target"] for c in cells] == ["size-16", "shift-views"] and all(len(c["rows"]) == 2 for c in cells)
+    assert len(Packed(tmp_path / "graded/data/size-16/target")) == 16
+    sources.run(sources.Sources(out=str(tmp_path / "sources"), source_seeds=(1,), epochs=1, rows=("none", "prior-p2"), **few))
+    cells = {c["target"]: {r["name"]: r for r in c["rows"]} for c in json.loads((tmp_path / "sources/cells.json").read_text())["cells"]}
+    assert set(cells["several"]) == {"prior-other", "merged-mean", "merged-precision", "merged-sign"}
+    assert cells["source-0"]["none"]["epe_mm"]["values"] != cells["source-1"]["none"]["epe_mm"]["values"]  # another theta_0
+    mean, other, own = (Prior.load(p) for p in (tmp_path / "sources/several/stages/merged_mean.safetensors", tmp_path / "sources/several/stages/distill/prior_p2.safetensors",
+                                                whole / "distill/prior_p2.safetensors"))  # fmt: skip
+    name = next(iter(mean.phi))
+    assert torch.allclose(mean.phi[name], (other.phi[name] + own.phi[name]) / 2)
+
+
+def test_the_regime_and_its_bounds(whole, tmp_path):
+    config = regime.Regime(base=str(whole), out=str(tmp_path / "regime"), frames=16, steps=1, strengths=(1.0,), precision="32-true")
+    regime.run(config)
+    found = json.loads((tmp_path / "regime/regime.json").read_text())
+    rows = {r["label"]: r for r in found["carried"]["rows"]}
+    assert rows["theta_0"]["cosine"] == 0 and rows["distilled"]["cosine"] == pytest.approx(1)
+    assert 0 < rows["sizes"]["cosine"] < 1 and rows["two checkpoints, from theta_0 on"]["cosine"] > rows["two checkpoints, from theta_0 on, permuted"]["cosine"]
+    assert found["alike"]["alpha / 4"] > 0.9 and set(found["curves"]) >= {"none", "l2", "prior", "prior, from theta_0 on, decoupled"}
+    before = (tmp_path / "regime/regime.json").stat().st_mtime_ns
+    regime.run(config)
+    assert (tmp_path / "regime/regime.json").stat().st_mtime_ns >= before
+
+
+def test_one_persons_scale_uses_no_label_of_a_test_frame(whole, tmp_path):
+    shutil.copytree(whole / "data/target-test", tmp_path / "bent")
+    joints = np.load(tmp_path / "bent/joints_mm.npy")
+    joints[:, 10] = joints[:, 9] + 1.3 * (joints[:, 10] - joints[:, 9])  # annotators who place this joint elsewhere
+    np.save(tmp_path / "bent/joints_mm.npy", joints)
+    predicted = {}
+    for scale in ("set", "frame"):
+        for name, test in (("as it is", whole / "data/target-test"), ("bent", tmp_path / "bent")):
+            out = tmp_path / f"{scale}-{name}"
+            target.run(target.Target(data=str(whole / "data/target"), test=str(test), out=str(out), student=str(whole / "student"), scale=scale, **SMALL))
+            arrays = np.load(out / "predictions.npz")
+            predicted[scale, name] = arrays["prediction"] * arrays["scale_mm"][:, None, None]
+    np.testing.assert_allclose(predicted["set", "as it is"], predicted["set", "bent"], rtol=1e-4, atol=1e-3)
+    assert np.abs(predicted["frame", "as it is"] / predicted["frame", "bent"] - 1 / 1.3).max() < 1e-3
+
+
+def test_alongside_joins_each_batch(whole, tmp_path):
+    out = tmp_path / "joined"
+    target.run(target.Target(data=str(whole / "data/target"), test=str(whole / "data/target-test"), out=str(out), student=str(whole / "student"),
+                             source=str(whole / "data/source"), start=str(whole / "distill/distilled.safetensors"), alongside=str(whole / "data/source"), **SMALL))  # fmt: skip
+    alone = tmp_path / "alone"
+    target.run(target.Target(data=str(whole / "data/target"), test=str(whole / "data/target-test"), out=str(alone), student=str(whole / "student"),
+                             source=str(whole / "data/source"), start=str(whole / "distill/distilled.safetensors"), **SMALL))  # fmt: skip
+    a, b = (load_file(f / "target.safetensors") for f in (out, alone))
+    assert any(not torch.equal(a[n], b[n]) for n in a)

@@ -14,7 +14,7 @@ from ..hands.datasets.packed import Packed, pack
 from ..hands.datasets.real_hands import RealHands
 from ..hands.model import Head
 from ..prior import Prior
-from . import distill, evaluate, lookalikes, render, student, target, teacher
+from . import distill, evaluate, render, student, target, teacher
 from .common import at_least_one, mean_pose, positive, seeds_from_zero
 
 # In the source each picture is new: little augmentation is needed. A target is small: more.
@@ -52,10 +52,8 @@ class Experiment:
     student_epochs: int = 8
     distill_epochs: int = 3
     target_epochs: int = 5
-    lookalikes: int = 3000
-    """Rendered look-alikes of the target, for the row that trains beside them."""
     long_epochs: int = 12
-    """Of the rows that train beside another set: the target alone would be learned by heart."""
+    """Of the row that trains for longer."""
     lr: float = 3e-3
     """Adam on the source, cosine to zero. The paper's 2.5e-4, constant, needs its 200 epochs."""
     target_lr: float = 1e-3
@@ -63,7 +61,7 @@ class Experiment:
     fine_tune_lr: float = 3e-4
     """Of the rows that start at trained weights. Both rates were chosen on the validation block of the real photographs."""
     long_lr: float = 1e-3
-    """Of the rows that train beside another set, from trained weights."""
+    """Of the row that trains for longer, from trained weights."""
     attention_weight: float = 1e3
     tries: tuple[float, ...] = (1.0, 10.0, 100.0)
     """Strengths sigma tried on the validation block for every tuned family with p = 2; p = 1 tries a tenth of each,
@@ -78,7 +76,7 @@ class Experiment:
 
     def __post_init__(self):
         positive(self, "source_count", "target_frames", "px", "width", "heatmap_weight", "batch", "teacher_epochs", "student_epochs", "distill_epochs",
-                 "target_epochs", "long_epochs", "lookalikes", "lr", "target_lr", "fine_tune_lr", "long_lr")  # fmt: skip
+                 "target_epochs", "long_epochs", "lr", "target_lr", "fine_tune_lr", "long_lr")  # fmt: skip
         at_least_one(self, "tries", "turns_deg")
         seeds_from_zero(self.seeds)
 
@@ -100,7 +98,6 @@ PRESETS = {
             student_epochs=12,
             distill_epochs=2,
             target_epochs=20,
-            lookalikes=4000,
             long_epochs=30,
         ),  # fmt: skip
     ),
@@ -122,8 +119,6 @@ def run(config: Experiment):
         result = STAGE[name].run(stage)
         engine.say(f"{name}: EPE {result['epe_mm']:.2f} mm on the source")
     engine.on_first_rank(lambda: two_checkpoints(out))
-    engine.say("look-alikes of the target")
-    lookalikes.run(lookalikes_of(config, out, out / "data/target"))
     baselines(config, out)
     plan = [row | {"name": name} for name, row in rows(config, out).items()]
     for number, row in enumerate(plan, 1):
@@ -195,11 +190,6 @@ def source_stages(config, out):
     }  # fmt: skip
 
 
-def lookalikes_of(config, out, target):
-    """Settings of the look-alikes' stage."""
-    return lookalikes.LookAlike(data=str(target), out=str(out / "data/lookalikes"), count=config.lookalikes, views_deg=config.views_deg, seed=config.seeds[0])
-
-
 def two_checkpoints(out):
     """The control that costs nothing: a prior from theta before and after distillation."""
     path = out / "distill" / "prior_two_checkpoints.safetensors"
@@ -239,7 +229,6 @@ def rows(config, out):
     phi_1, phi_2, two = (file(f"distill/prior_{n}") for n in ("p1", "p2", "two_checkpoints"))
     distilled = file("distill/distilled")
     from_distilled = {"start": distilled, "centre": distilled}
-    beside = {"epochs": config.long_epochs, "lr": config.long_lr}
     row = lambda label, tuned=False, **settings: {"label": label, "tuned": tuned, "settings": settings}
     return {
         "none": row("no regulariser"),
@@ -252,7 +241,7 @@ def rows(config, out):
         "prior-two-checkpoints": row("control: two-checkpoint φ", True, prior=two),
         "fine-tune-student": row("fine-tuned source student", start=file("continued/student")),
         "fine-tune-distilled": row("fine-tuned distilled student", start=distilled),
-        "recipe": row("distilled student, look-alikes alongside, one person's scale", start=distilled, scale="set", alongside=str(out / "data/lookalikes"), **beside),
+        "recipe": row("distilled student, one person's scale, for longer", start=distilled, scale="set", epochs=config.long_epochs, lr=config.long_lr),
         "l2-sp": row("distilled student, ℓ² around it (L2-SP)", True, **from_distilled),
         "prior-centred": row("distilled student, prior around it (φ ≥ 0)", True, prior=phi_2, **from_distilled),
     }

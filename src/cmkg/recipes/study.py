@@ -64,7 +64,8 @@ def run(config: Study):
         learn_others(base, out, settings)
         known = rows(base, out)
     else:
-        lookalikes.run(experiment.lookalikes_of(replace(settings, lookalikes=config.lookalikes), out, data / "target"))
+        lookalikes.run(lookalikes.LookAlike(data=str(data / "target"), out=str(out / "data/lookalikes"), count=config.lookalikes, views_deg=settings.views_deg,
+                                            seed=settings.seeds[0]))  # fmt: skip
         known = ingredients(config, base, out)
     plan = {n: r for n, r in known.items() if not config.only or n in config.only}
     folders = {"data": str(data / "target"), "test": str(data / "target-test"), "student": str(base / "student"), "source": str(base / "data/source")}
@@ -185,7 +186,7 @@ def ingredients(config, base, out):
         "long": row("+ for longer", **student, **scale, **long),
         "long-source": row("+ for longer, the source alongside", **student, **scale, **source, **long),
         "long-likes": row("+ for longer, look-alikes alongside", **student, **scale, **likes, **long),
-        "recipe": row("+ for longer, look-alikes alongside, from the distilled student", **distilled, **scale, **likes, **long),
+        "long-distilled": row("+ for longer, look-alikes alongside, from the distilled student", **distilled, **scale, **likes, **long),
         "long-frame": row("for longer alone, each frame's scale", **student, **long),
     }
 
