@@ -39,13 +39,15 @@ STUDIES = ("study-", "ingredients-", "graded", "sources", "regime")
 
 
 def main():
+    documents = {path: path.read_text() for path in (ROOT / "README.md", ROOT / "docs/study.md")}
     for path in sorted((ROOT / "docs/results").glob("*.json")):
-        studied = path.stem.startswith(STUDIES)
-        document = ROOT / ("docs/study.md" if studied else "README.md")
         results = json.loads(path.read_text())
-        text = filled(document.read_text(), path.stem, study_block(results) if studied else run_block(results))
-        if text is None:
-            raise SystemExit(f"{document.name} has no <!-- {path.stem} --> ... <!-- /{path.stem} --> to fill")
+        block = study_block(results) if path.stem.startswith(STUDIES) else run_block(results)
+        new = {document: text for document, old in documents.items() if (text := filled(old, path.stem, block)) is not None}
+        if not new:
+            raise SystemExit(f"neither README.md nor docs/study.md has <!-- {path.stem} --> ... <!-- /{path.stem} --> to fill")
+        documents |= new
+    for document, text in documents.items():
         document.write_text(text)
 
 

@@ -2,7 +2,7 @@
 
 alike: how alike the phi are that other alpha and beta learn. If they are, strength is the only setting that matters. Another
 unit of the loss is another alpha and beta. carried: what theta_0 and phi alone give, without a target. curves: validation EPE
-over six decades of strength, trained longer, coupled and decoupled, beside l2 and the permuted phi.
+over four decades of strength, trained longer, coupled and decoupled, beside l2 and the permuted phi.
 """
 
 from dataclasses import dataclass, replace
@@ -25,9 +25,9 @@ class Regime:
     out: str = "runs/regime"
     frames: int = 2000
     """Training frames of the STB-like target; its last quarter is the validation block."""
-    steps: int = 400
+    steps: int = 300
     """Of each training on the target."""
-    strengths: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0)
+    strengths: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0)
     seeds: tuple[int, ...] = (0,)
     """Seeds of each point of the curves."""
     precision: engine.Precision = "auto"
@@ -38,7 +38,8 @@ class Regime:
         at_least_one(self, "strengths", "seeds")
 
 
-PRESETS = {"regime": ("What phi alone carries, what alpha and beta change, and six decades of strength.", Regime())}
+PRESETS = {"regime": ("What phi alone carries, what alpha and beta change, and four decades of strength.", Regime())}
+WHOLE = "prior_from_theta_0.safetensors"
 VARIANTS = {"alpha / 4": {"alpha": 1.25e-5}, "beta x 10": {"beta": 1e-2}, "another order": {"seed": 1}}
 DECAYS = torch.logspace(-3, 3, 61)  # 2 lr K, the decay that phi of a root mean square of one has done
 
@@ -64,33 +65,29 @@ def measured(config, out, base):
 
 
 def learn(config, base, out, settings):
-    """{name: Prior}: the run's, those of VARIANTS, one learned from theta_0 on, and two from checkpoints alone."""
+    """{name: Prior}: the run's, those of VARIANTS, and two from checkpoints alone: of the second half, and from theta_0 on."""
     stage = replace(experiment.source_stages(settings, base)["distill"], exponents=(2,), precision=config.precision)
     for name, changes in VARIANTS.items():
         distill.run(replace(stage, out=str(out / plain_name(name)), **changes))
-    start = out / "theta_0"
-    if not (start / "student.safetensors").exists():
-        engine.on_first_rank(lambda: at_theta_0(base, start))
-    distill.run(replace(stage, student=str(start), out=str(out / "whole"), epochs=settings.student_epochs + settings.distill_epochs))
-    read = lambda folder: Prior.load(Path(folder) / "prior_p2.safetensors")
-    named = {"second half": read(base / "distill"), "from theta_0 on": read(out / "whole")}
-    named["two checkpoints, second half"] = Prior.load(base / "distill/prior_two_checkpoints.safetensors")
-    named["two checkpoints, from theta_0 on"] = Prior.from_checkpoints(weights(base / "student", "theta_0"), weights(base / "student", "distilled", base / "distill"), 1e-3)
-    return named | {name: read(out / plain_name(name)) for name in VARIANTS}
+    path = out / WHOLE
+    if not path.exists():
+        engine.on_first_rank(lambda: from_theta_0(base, path))
+    named = {"second half": base / "distill/prior_p2.safetensors", "two checkpoints, second half": base / "distill/prior_two_checkpoints.safetensors",
+             "two checkpoints, from theta_0 on": path}  # fmt: skip
+    named |= {name: out / plain_name(name) / "prior_p2.safetensors" for name in VARIANTS}
+    return {name: Prior.load(file) for name, file in named.items()}
+
+
+def from_theta_0(base, path):
+    """To first order what phi is when it is learned from theta_0 on, and not in the second half alone."""
+    learned = Prior.load(base / "distill/prior_p2.safetensors").manifest
+    facts = {k: learned[k] for k in ("fingerprint", "architecture", "source")}
+    Prior.from_checkpoints(weights(base / "student", "theta_0"), weights(base / "student", "distilled", base / "distill"), learned["beta"], **facts).save(path)
 
 
 def plain_name(name):
     """A folder's name for a variant or a family."""
     return name.replace("/", "over").replace(",", "").replace(" ", "-")
-
-
-def at_theta_0(base, folder):
-    """A student's folder whose weights are theta_0, so that distillation begins there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    engine.write_json(folder / "config.json", engine.read_json(base / "student/config.json"))
-    net = distill.build(base / "student", 3, "theta_0")[0]
-    for name in ("theta_0", "student"):
-        engine.save_weights(folder / f"{name}.safetensors", net)
 
 
 def correlation(a, b):
@@ -116,7 +113,7 @@ def carried(base, settings, priors):
     """
     theta_0, theta_k = weights(base / "student", "theta_0"), weights(base / "student", "distilled", base / "distill")
     moved = {"theta_0": theta_0, "distilled": theta_k, "sizes": {n: theta_k[n].abs() * theta_0[n].sign() for n in theta_k}}
-    for name in ("second half", "from theta_0 on", "two checkpoints, from theta_0 on"):
+    for name in ("second half", "two checkpoints, second half", "two checkpoints, from theta_0 on"):
         moved[name] = best_decay(theta_0, theta_k, priors[name].with_rms(1.0).phi)
         moved[f"{name}, permuted"] = best_decay(theta_0, theta_k, priors[name].permuted(0).with_rms(1.0).phi)
     rows = [{"label": name, "cosine": cosine(theta_0, theta_k, at), "epe_mm": error_with(base, settings, at)} for name, at in moved.items()]
@@ -162,9 +159,9 @@ def curves(config, out, base, settings):
                           epochs=max(1, round(config.steps / (count // settings.batch))), batch=settings.batch, lr=settings.target_lr, schedule="cosine",
                           frames=blocks["fit"], validation=blocks["validation"], turns_deg=settings.turns_deg, precision=config.precision,
                           augmentation=config.augmentation)  # fmt: skip
-    phi, whole = str(base / "distill/prior_p2.safetensors"), str(out / "whole/prior_p2.safetensors")
-    families = {"l2": {}, "prior": {"prior": phi}, "prior, permuted": {"prior": phi, "permuted": True}, "prior, from theta_0 on": {"prior": whole},
-                "prior, from theta_0 on, permuted": {"prior": whole, "permuted": True}, "prior, from theta_0 on, decoupled": {"prior": whole, "coupled": False}}  # fmt: skip
+    phi, whole = str(base / "distill/prior_p2.safetensors"), str(out / WHOLE)
+    families = {"l2": {}, "prior": {"prior": phi}, "prior, permuted": {"prior": phi, "permuted": True}, "two checkpoints, from theta_0 on": {"prior": whole},
+                "two checkpoints, permuted": {"prior": whole, "permuted": True}, "two checkpoints, decoupled": {"prior": whole, "coupled": False}}  # fmt: skip
     found = {"none": {"0": [tried(replace(stage, seed=s, out=str(out / f"curves/none/seed-{s}"))) for s in config.seeds]}}
     for name, changes in families.items():
         engine.say(f"strengths: {name}")
