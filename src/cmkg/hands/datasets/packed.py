@@ -114,7 +114,8 @@ def _pack(dataset, folder, workers):
     if (folder / "meta.json").exists():
         held = read_json(folder / "meta.json").get("holds", {})
         for key in description | held:
-            if held.get(key) != description.get(key):
+            older = key not in held and not description[key]  # a setting that an older version did not have was off
+            if held.get(key) != description.get(key) and not older:
                 raise InputError(f"{folder}/meta.json: this set has {key} = {held.get(key)!r}, asked for is {description.get(key)!r}; "
                                  "choose another folder or remove this one")  # fmt: skip
         return
