@@ -56,7 +56,7 @@ def run(config: Evaluate):
     joints_mm = exchange.read(config.predictions, len(packed)) if config.predictions else None  # a mistake must not claim the folder
     run = engine.Run(config.out, config)
     crc = zlib.crc32(scored_file.read_bytes()) if scored_file.exists() else None
-    if run.result and run.result["crc32"] == crc and (not config.export or Path(config.export).exists()):
+    if run.result and run.result.get("crc32") == crc and (not config.export or Path(config.export).exists()):
         return run.result
     prediction_mm, target_mm, paper = own(config, packed, run) if joints_mm is None else foreign(joints_mm, packed)
     if config.export:
