@@ -27,7 +27,8 @@ def run_block(results):
 
 
 def study_block(results):
-    facts = f"Commit {', '.join(results['commits'])}, {results['machine']['cores']} cores"
+    command = f"`{results['commands'][-1]}`, c" if "commands" in results else "C"
+    facts = f"{command}ommit {', '.join(results['commits'])}, {results['machine']['cores']} cores"
     if "cells" in results:
         return f"{facts}.\n\n{study.cells_markdown(results)}"
     if "curves" in results:

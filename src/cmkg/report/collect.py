@@ -86,7 +86,7 @@ def collect(out):
 def hide_folders(settings, sessions):
     """A report may be shared: of the user's own folders it names the last part only."""
     for key in ("out", "real_hands", "backgrounds"):
-        if Path(folder := settings[key]).is_absolute():
+        if Path(folder := settings.get(key, "")).is_absolute():
             settings[key] = Path(folder).name
             for session in sessions:
                 session["command"] = session["command"].replace(folder, Path(folder).name)

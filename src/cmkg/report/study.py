@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import engine
-from .collect import target_row
+from .collect import hide_folders, target_row
 
 REFERENCES = {"l2": "tuned ℓ²", "fine-tune-distilled": "fine-tuning"}
 PLAIN = {"fine-tune-student": "plain fine-tuning"}  # where a study's rows are the ingredients of the best one
@@ -23,8 +23,16 @@ def interval(values, draws=10_000, level=0.95):
     return np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
 
 
-def collect(out, sessions=None):
-    """What a study's folder holds. sessions: of the run it belongs to, where it is one of several."""
+def made_by(out):
+    """Commits, commands and machine of the sessions that wrote a folder; of the user's own folders the last part only."""
+    sessions = engine.read_json(out / "environment.json")["sessions"]
+    hide_folders(engine.read_json(out / "config.json"), sessions)
+    every = lambda key: list(dict.fromkeys(s[key] for s in sessions))
+    return {"commits": every("commit"), "commands": every("command"), "machine": sessions[-1]["machine"]}
+
+
+def collect(out):
+    """The rows of a study's folder."""
     out = Path(out)
     plan = engine.read_json(out / "study_rows.json")
     diverged = [r for r in plan["rows"] if (out / "target" / r["name"] / "diverged.json").exists()]
@@ -34,8 +42,7 @@ def collect(out, sessions=None):
         r["against"] = {ref: difference(by_name[r["name"]], by_name[ref]) for ref in references(by_name) if ref in by_name and ref != r["name"]}
         for bulky in ("weights", "pck", "per_joint_mm"):
             r.pop(bulky)
-    log = sessions or engine.read_json(out / "environment.json")["sessions"]
-    return {"rows": rows, "diverged": diverged, "commits": list(dict.fromkeys(s["commit"] for s in log)), "machine": log[-1]["machine"]} | {k: plan[k] for k in ("target", "epochs", "seeds", "tries", "base")}
+    return {"rows": rows, "diverged": diverged} | {k: plan[k] for k in ("target", "epochs", "seeds", "tries", "base")}
 
 
 def references(names):
@@ -70,7 +77,7 @@ def told(d):
 def write(out):
     """Writes study.json and study.md into the folder of a `cmkg run study`; returns what they hold."""
     out = Path(out)
-    found = collect(out)
+    found = collect(out) | made_by(out)
     engine.write_json(out / "study.json", found)
     engine.write_atomically(out / "study.md", lambda p: p.write_text(markdown(found), encoding="utf-8"))
     return found
@@ -98,8 +105,7 @@ def cell_text(cell, name):
 
 def write_cells(out, names):
     """Writes cells.json and cells.md of the small studies `names` in `out`; returns what they hold."""
-    log = engine.read_json(out / "environment.json")["sessions"]
-    found = {"cells": [collect(out / n, log) for n in names], "commits": list(dict.fromkeys(s["commit"] for s in log)), "machine": log[-1]["machine"]}
+    found = {"cells": [collect(out / n) for n in names]} | made_by(out)
     engine.write_json(out / "cells.json", found)
     engine.write_atomically(out / "cells.md", lambda p: p.write_text(cells_markdown(found), encoding="utf-8"))
     return found
@@ -129,8 +135,7 @@ def point(values):
 
 def write_regime(out):
     """Writes regime.json and regime.md of a `cmkg run regime`; returns what they hold."""
-    log = engine.read_json(out / "environment.json")["sessions"]
-    found = engine.read_json(out / "result.json") | {"commits": list(dict.fromkeys(s["commit"] for s in log)), "machine": log[-1]["machine"]}
+    found = engine.read_json(out / "result.json") | made_by(out)
     engine.write_json(out / "regime.json", found)
     engine.write_atomically(out / "regime.md", lambda p: p.write_text(regime_markdown(found), encoding="utf-8"))
     return found
