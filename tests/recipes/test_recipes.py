@@ -401,7 +401,7 @@ def test_the_regime_and_its_bounds(whole, tmp_path):
     rows = {r["label"]: r for r in found["carried"]["rows"]}
     assert rows["theta_0"]["cosine"] == 0 and rows["distilled"]["cosine"] == pytest.approx(1)
     assert 0 < rows["sizes"]["cosine"] < 1 and rows["two checkpoints, from theta_0 on"]["cosine"] > rows["two checkpoints, from theta_0 on, permuted"]["cosine"]
-    assert found["alike"]["alpha / 4"] > 0.9 and set(found["curves"]) >= {"none", "l2", "prior", "two checkpoints, decoupled"}
+    assert found["alike"]["beta x 10"] > 0.99 and set(found["curves"]) >= {"none", "l2", "prior", "two checkpoints, decoupled"}
     before = (tmp_path / "regime/regime.json").stat().st_mtime_ns
     regime.run(config)
     assert (tmp_path / "regime/regime.json").stat().st_mtime_ns >= before
