@@ -5,8 +5,10 @@ Each target is a small study of its own, with the same rows and the same number 
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from .. import engine
+from ..errors import InputError
 from ..hands.augment import Augmentation
 from . import experiment, render, study
 from .common import at_least_one, positive, seeds_from_zero
@@ -19,7 +21,7 @@ class Graded:
     out: str = "runs/graded"
     sizes: tuple[int, ...] = (100, 1000, 10_000)
     """Training frames of the STB-like targets: one person, one camera, four sequences."""
-    shifts: tuple[str, ...] = ("source", "views")
+    shifts: tuple[Literal["source", "views"], ...] = ("source", "views")
     """More targets, of 500 frames: "source", drawn as the source is, by another seed; "views", seen from all sides."""
     test_frames: int = 240
     steps: int = 200
@@ -34,6 +36,9 @@ class Graded:
         positive(self, "steps", "test_frames")
         at_least_one(self, "tries", "rows")
         seeds_from_zero(self.seeds)
+        for size in self.sizes:
+            if size < 16 or size % 4:
+                raise InputError(f"--sizes: expected multiples of 4 from 16, frames of four sequences, got {size}")
 
 
 PRESETS = {"graded": ("Targets of graded size and of graded distance from a finished run's source.", Graded())}
@@ -54,7 +59,7 @@ def run(config: Graded):
         epochs = max(1, round(config.steps / max(count // settings.batch, 1)))
         blocks = {"fit": (0, count * 3 // 4), "validation": (count * 3 // 4, count)}
         known = study.rows(base, out)
-        study.run_rows(study.shared(settings, config, out / name, epochs), out / name, {r: known[r] for r in config.rows}, blocks, folders,
+        study.run_rows(study.shared(settings, config, out / name, epochs), out / name, study.chosen(known, config.rows, "--rows"), blocks, folders,
                        {"target": name, "base": base.name, "frames": count})  # fmt: skip
     study.write_cells(out, list(cells))
 

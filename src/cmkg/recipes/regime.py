@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 
 from .. import engine
+from ..errors import InputError
 from ..hands.augment import Augmentation
 from ..hands.datasets.packed import Packed
 from ..prior import Prior
 from . import distill, experiment, graded, study, target
-from .common import at_least_one, channels_last, fetch, positive, predict, score
+from .common import at_least_one, channels_last, fetch, positive, predict, score, seeds_from_zero
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,10 @@ class Regime:
 
     def __post_init__(self):
         positive(self, "frames", "steps")
-        at_least_one(self, "strengths", "seeds")
+        at_least_one(self, "strengths")
+        seeds_from_zero(self.seeds)
+        if self.frames < 16 or self.frames % 4:
+            raise InputError(f"--frames: expected a multiple of 4 from 16, frames of four sequences, got {self.frames}")
 
 
 PRESETS = {"regime": ("What phi alone carries, what alpha and beta change, and four decades of strength.", Regime())}

@@ -48,7 +48,7 @@ def run(config: Sources):
     homes = {"source-0": base} | {f"source-{s}": train_source(settings, base, out / f"source-{s}/stages", s) for s in config.source_seeds}
     for name, home in homes.items():
         known = study.rows(home, out)
-        rows_of(config, settings, out / name, {r: known[r] for r in config.rows}, data, blocks, home)
+        rows_of(config, settings, out / name, study.chosen(known, config.rows, "--rows"), data, blocks, home)
     rows_of(config, settings, out / "several", several(settings, base, out / "several/stages"), data, blocks, base)
     study.write_cells(out, [*homes, "several"])
 

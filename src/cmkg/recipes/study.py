@@ -60,16 +60,22 @@ def run(config: Study):
     engine.Run(out, config)
     settings = experiment.Experiment(**saved(base))
     data, blocks = targets(config, base, settings)
+    known = rows(base, out) if config.part == "controls" else ingredients(config, base, out)
+    plan = chosen(known, config.only or tuple(known), "--only")
     if config.part == "controls":
         learn_others(base, out, settings)
-        known = rows(base, out)
     else:
         lookalikes.run(lookalikes.LookAlike(data=str(data / "target"), out=str(out / "data/lookalikes"), count=config.lookalikes, views_deg=settings.views_deg,
                                             seed=settings.seeds[0]))  # fmt: skip
-        known = ingredients(config, base, out)
-    plan = {n: r for n, r in known.items() if not config.only or n in config.only}
     folders = {"data": str(data / "target"), "test": str(data / "target-test"), "student": str(base / "student"), "source": str(base / "data/source")}
     run_rows(shared(settings, config, out, config.epochs), out, plan, blocks, folders, {"target": config.target, "base": base.name})
+
+
+def chosen(known, names, flag):
+    """The rows of these names, in the table's order. Raises InputError naming one that is not known."""
+    if missing := [n for n in names if n not in known]:
+        raise InputError(f"{flag} {missing[0]}: no such row; expected some of {', '.join(known)}")
+    return {n: r for n, r in known.items() if n in names}
 
 
 def shared(settings, config, out, epochs):
