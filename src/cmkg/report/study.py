@@ -115,7 +115,7 @@ def write_cells(out, names):
 def regime_markdown(found):
     """Three tables: what phi alone carries; how alike phi are; validation EPE over strength."""
     lines = ["| θ₀ moved by | cosine with the source's own displacement | EPE on the source, mm |", "| :-- | --: | --: |"]
-    lines += [f"| {r['label']} | {r['cosine']:.3f} | {r['epe_mm']:.1f} |" for r in found["carried"]["rows"]]
+    lines += [f"| {r['label']} | {r['cosine']:.3f} | {metres(r['epe_mm'])} |" for r in found["carried"]["rows"]]
     lines += ["", "| φ learned with | correlation with the run's φ |", "| :-- | --: |"]
     lines += [f"| {name} | {value:.3f} |" for name, value in found["alike"].items()]
     strengths = list(next(c for n, c in found["curves"].items() if n != "none"))
@@ -124,6 +124,10 @@ def regime_markdown(found):
         cells = [curve[s] for s in strengths] if name != "none" else [curve["0"], *[[]] * (len(strengths) - 1)]
         lines.append(f"| {name} | {' | '.join(map(point, cells))} |")
     return "\n".join(lines) + "\n"
+
+
+def metres(epe_mm):
+    return f"{epe_mm:.1f}" if epe_mm < 1e4 else "over 10 m"
 
 
 def point(values):
