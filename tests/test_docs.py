@@ -25,12 +25,14 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", sorted(p.name for p in DOCS.glob("*.md")))
 def test_commands_and_pictures_of_a_page_exist(page):
     from cmkg.cli import commands
-    from cmkg.recipes import data, experiment, paper, priors, study
+    from cmkg.recipes import data, experiment, graded, paper, priors, regime, sources, study
 
     text = (DOCS / page).read_text()
     for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
         assert (DOCS / path).exists(), path
-    stages, groups = commands(), {"data": data.COMMANDS, "prior": priors.COMMANDS, "run": paper.PRESETS | experiment.PRESETS | study.PRESETS}
+    stages, groups = commands(), {"data": data.COMMANDS, "prior": priors.COMMANDS, "run": {}}
+    for module in (paper, experiment, study, graded, regime, sources):
+        groups["run"] |= module.PRESETS
     for first, second in re.findall(r"cmkg (\w+) ?([\w-]*)", " ".join(re.findall(r"```\n(.*?)```", text, re.DOTALL))):
         assert first in stages, first
         assert first not in groups or second in groups[first], (first, second)

@@ -91,10 +91,13 @@ def test_a_joined_set_is_both_in_the_convention_of_the_first(tmp_path):
     batch = fetch(joined, np.array([7, 0, 9, 3]), 16, "cpu", ("rgb", "depth"))
     first, second = fetch(a, [0, 3], 16, "cpu", ("rgb", "depth")), fetch(b, [1, 3], 16, "cpu", ("rgb", "depth"))
     assert len(joined) == 10
-    for key in ("rgb", "depth", "uv", "scale_mm"):
+    for key in ("rgb", "depth", "scale_mm"):
         assert (batch[key][:2] == first[key]).all() and (batch[key][2:] == second[key]).all()
-    expected = np.einsum("ij,bjk->bik", conversion(b, a).numpy(), second["joints"].numpy())
-    np.testing.assert_allclose(batch["joints"][2:], expected, rtol=1e-5, atol=1e-6)
+    for key in ("joints", "uv"):  # on the picture, too, the joints move to where the other annotators would put them
+        wrist, M = second[key][:, :1].numpy(), conversion(b, a).numpy()
+        expected = wrist + np.einsum("ij,bjk->bik", M, second[key].numpy() - wrist)
+        assert (batch[key][:2] == first[key]).all()
+        np.testing.assert_allclose(batch[key][2:], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_two_processes_train_one_student(some_rows, tmp_path):
