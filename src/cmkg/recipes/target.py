@@ -65,7 +65,7 @@ class Target:
     """A packed set: each batch is joined by as many of its samples, their labels in the target's bone convention."""
     scale: Literal["frame", "set"] = "frame"
     """The unit of the student's joints. frame: the protocol's, each frame's own annotated bone. set: the training frames' mean bone, for a
-    target of one person: annotators place that bone's ends 10 % apart from frame to frame. The test frames' bones are then not used."""
+    target of one person: an annotator's bone varies from frame to frame (by 9 % on the real hands). The test frames' bones are then not used."""
     coupled: bool = True
     """True: R's gradient goes through Adam (the paper's F). False: decoupled decay (Eq. 16)."""
     frames: tuple[int, int] | None = None
