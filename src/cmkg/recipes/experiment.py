@@ -118,7 +118,7 @@ def run(config: Experiment):
         engine.say(name)
         result = STAGE[name].run(stage)
         engine.say(f"{name}: EPE {result['epe_mm']:.2f} mm on the source")
-    engine.on_first_rank(lambda: two_checkpoints(out))
+    engine.on_first_rank(lambda: two_checkpoints(out, out / "distill/prior_two_checkpoints.safetensors"))
     baselines(config, out)
     plan = [row | {"name": name} for name, row in rows(config, out).items()]
     for number, row in enumerate(plan, 1):
@@ -190,12 +190,11 @@ def source_stages(config, out):
     }  # fmt: skip
 
 
-def two_checkpoints(out):
-    """The control that costs nothing: a prior from theta before and after distillation."""
-    path = out / "distill" / "prior_two_checkpoints.safetensors"
+def two_checkpoints(out, path, start="student"):
+    """The control that costs nothing: a prior from theta at `start`, of the student's folder, and after distillation."""
     if path.exists():
         return
-    net = distill.build(out / "student", 3, "student")[0]
+    net = distill.build(out / "student", 3, start)[0]
     before = {n: t.detach().clone() for n, t in net.named_parameters()}
     after = dict(engine.load_weights(out / "distill/distilled.safetensors", net).named_parameters())
     learned = Prior.load(out / "distill/prior_p2.safetensors").manifest

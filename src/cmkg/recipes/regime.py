@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..hands.augment import Augmentation
 from ..hands.datasets.packed import Packed
 from ..prior import Prior
-from . import distill, experiment, graded, study, target
+from . import distill, experiment, graded, priors, study, target
 from .common import at_least_one, channels_last, fetch, positive, predict, score, seeds_from_zero
 
 
@@ -62,10 +62,10 @@ def run(config: Regime):
 def measured(config, out, base):
     settings = experiment.Experiment(**study.saved(base))
     engine.say("what other alpha and beta learn")
-    priors = learn(config, base, out, settings)
-    alike = {name: correlation(priors["second half"], priors[name]) for name in VARIANTS}
+    learned = learn(config, base, out, settings)
+    found = {"alike": {name: alike(learned["second half"], learned[name]) for name in VARIANTS}}
     engine.say("what phi alone carries")
-    return {"alike": alike, "carried": carried(base, settings, priors), "curves": curves(config, out, base, settings)}
+    return found | {"carried": carried(base, settings, learned), "curves": curves(config, out, base, settings)}
 
 
 def learn(config, base, out, settings):
@@ -74,19 +74,11 @@ def learn(config, base, out, settings):
     for name, changes in VARIANTS.items():
         distill.run(replace(stage, out=str(out / plain_name(name)), **changes))
     path = out / WHOLE
-    if not path.exists():
-        engine.on_first_rank(lambda: from_theta_0(base, path))
+    engine.on_first_rank(lambda: experiment.two_checkpoints(base, path, "theta_0"))  # to first order what is learned from theta_0 on
     named = {"second half": base / "distill/prior_p2.safetensors", "two checkpoints, second half": base / "distill/prior_two_checkpoints.safetensors",
              "two checkpoints, from theta_0 on": path}  # fmt: skip
     named |= {name: out / plain_name(name) / "prior_p2.safetensors" for name in VARIANTS}
     return {name: Prior.load(file) for name, file in named.items()}
-
-
-def from_theta_0(base, path):
-    """To first order what phi is when it is learned from theta_0 on, and not in the second half alone."""
-    learned = Prior.load(base / "distill/prior_p2.safetensors").manifest
-    facts = {k: learned[k] for k in ("fingerprint", "architecture", "source")}
-    Prior.from_checkpoints(weights(base / "student", "theta_0"), weights(base / "student", "distilled", base / "distill"), learned["beta"], **facts).save(path)
 
 
 def plain_name(name):
@@ -94,10 +86,9 @@ def plain_name(name):
     return name.replace("/", "over").replace(",", "").replace(" ", "-")
 
 
-def correlation(a, b):
-    """Pearson's, over all weights."""
-    x, y = (torch.cat([q.phi[n].flatten().double() for n in a.phi]) for q in (a, b))
-    return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
+def alike(a, b):
+    """Pearson's correlation of two phi, over all weights."""
+    return priors.correlation(*(torch.cat([q.phi[n].flatten().double() for n in a.phi]) for q in (a, b)))
 
 
 # ---- what phi alone carries -------------------------------------------------------------------------------------
@@ -108,7 +99,7 @@ def weights(student, name, folder=None):
     return {n: t.detach() for n, t in net.named_parameters() if t.dim() >= 2}
 
 
-def carried(base, settings, priors):
+def carried(base, settings, learned):
     """theta_0 moved by phi alone, without a target, as far as points best to the distilled weights; and the bounds.
 
     cosine: between that displacement and the source's own, over all weights. epe_mm: on the source's test, when all other
@@ -118,8 +109,8 @@ def carried(base, settings, priors):
     theta_0, theta_k = weights(base / "student", "theta_0"), weights(base / "student", "distilled", base / "distill")
     moved = {"theta_0": theta_0, "distilled": theta_k, "sizes": {n: theta_k[n].abs() * theta_0[n].sign() for n in theta_k}}
     for name in ("second half", "two checkpoints, second half", "two checkpoints, from theta_0 on"):
-        moved[name] = best_decay(theta_0, theta_k, priors[name].with_rms(1.0).phi)
-        moved[f"{name}, permuted"] = best_decay(theta_0, theta_k, priors[name].permuted(0).with_rms(1.0).phi)
+        moved[name] = best_decay(theta_0, theta_k, learned[name].with_rms(1.0).phi)
+        moved[f"{name}, permuted"] = best_decay(theta_0, theta_k, learned[name].permuted(0).with_rms(1.0).phi)
     rows = [{"label": name, "cosine": cosine(theta_0, theta_k, at), "epe_mm": error_with(base, settings, at)} for name, at in moved.items()]
     kept = sum(int((theta_0[n].sign() == theta_k[n].sign()).sum()) for n in theta_k) / sum(t.numel() for t in theta_k.values())
     return {"rows": rows, "signs_kept": kept}
