@@ -367,7 +367,7 @@ def test_the_study_runs_its_controls_on_a_finished_run(whole, tmp_path):
 
 def test_its_ingredients_and_their_report(whole, tmp_path):
     config = study.Study(base=str(whole), out=str(tmp_path / "parts"), part="ingredients", epochs=1, long_epochs=1, lookalikes=8, seeds=(0, 1),
-                         only=("fine-tune-student", "scale", "long-likes"), precision="32-true")  # fmt: skip
+                         only=("fine-tune-student", "scale", "long-likes", "longer-source", "recipe"), precision="32-true")  # fmt: skip
     study.run(config)
     found = json.loads((tmp_path / "parts/study.json").read_text())
     plain, recipe = found["rows"][0], found["rows"][-1]
@@ -380,10 +380,10 @@ def test_its_ingredients_and_their_report(whole, tmp_path):
 
 def test_graded_targets_and_more_sources(whole, tmp_path):
     few = {"base": str(whole), "seeds": (0,), "tries": (1.0,), "precision": "32-true"}
-    graded.run(graded.Graded(out=str(tmp_path / "graded"), sizes=(16,), shifts=("views",), test_frames=8, steps=2, rows=("none", "l2"), **few))
+    graded.run(graded.Graded(out=str(tmp_path / "graded"), sizes=(20,), shifts=("views",), test_frames=8, steps=2, rows=("none", "l2"), **few))
     cells = json.loads((tmp_path / "graded/cells.json").read_text())["cells"]
-    assert [c["target"] for c in cells] == ["size-16", "shift-views"] and all(len(c["rows"]) == 2 for c in cells)
-    assert len(Packed(tmp_path / "graded/data/size-16/target")) == 16
+    assert [c["target"] for c in cells] == ["size-20", "shift-views"] and all(len(c["rows"]) == 2 for c in cells)
+    assert len(Packed(tmp_path / "graded/data/size-20/target")) == 20
     sources.run(sources.Sources(out=str(tmp_path / "sources"), source_seeds=(1,), epochs=1, rows=("none", "prior-p2"), **few))
     cells = {c["target"]: {r["name"]: r for r in c["rows"]} for c in json.loads((tmp_path / "sources/cells.json").read_text())["cells"]}
     assert set(cells["several"]) == {"prior-other", "merged-mean", "merged-precision", "merged-sign"}
@@ -395,7 +395,7 @@ def test_graded_targets_and_more_sources(whole, tmp_path):
 
 
 def test_the_regime_and_its_bounds(whole, tmp_path):
-    config = regime.Regime(base=str(whole), out=str(tmp_path / "regime"), frames=16, steps=1, strengths=(1.0,), precision="32-true")
+    config = regime.Regime(base=str(whole), out=str(tmp_path / "regime"), frames=20, steps=1, strengths=(1.0,), precision="32-true")
     regime.run(config)
     found = json.loads((tmp_path / "regime/regime.json").read_text())
     rows = {r["label"]: r for r in found["carried"]["rows"]}

@@ -13,6 +13,14 @@ from ..hands.augment import Augmentation
 from . import experiment, render, study
 from .common import at_least_one, positive, seeds_from_zero
 
+SEQUENCES, TESTS = 20, 8  # of few, one background decides: from theta_0, 27 mm on three sequences were 117 on the fourth
+
+
+def whole_sequences(flag, frames):
+    """Refuses a number of frames that does not fill SEQUENCES sequences."""
+    if frames < SEQUENCES or frames % SEQUENCES:
+        raise InputError(f"{flag}: expected multiples of {SEQUENCES}, frames of as many sequences, got {frames}")
+
 
 @dataclass(frozen=True)
 class Graded:
@@ -20,7 +28,7 @@ class Graded:
     """Folder of a finished `cmkg run`: its source stages."""
     out: str = "runs/graded"
     sizes: tuple[int, ...] = (100, 1000, 10_000)
-    """Training frames of the STB-like targets: one person, one camera, four sequences."""
+    """Training frames of the STB-like targets: one person, one camera, SEQUENCES sequences."""
     shifts: tuple[Literal["source", "views"], ...] = ("source", "views")
     """More targets, of 500 frames: "source", drawn as the source is, by another seed; "views", seen from all sides."""
     test_frames: int = 240
@@ -33,12 +41,13 @@ class Graded:
     augmentation: Augmentation = experiment.TARGET_AUGMENTATION
 
     def __post_init__(self):
-        positive(self, "steps", "test_frames")
+        positive(self, "steps")
         at_least_one(self, "tries", "rows")
         seeds_from_zero(self.seeds)
+        if self.test_frames < TESTS or self.test_frames % TESTS:
+            raise InputError(f"--test-frames: expected a multiple of {TESTS}, frames of as many sequences, got {self.test_frames}")
         for size in self.sizes:
-            if size < 16 or size % 4:
-                raise InputError(f"--sizes: expected multiples of 4 from 16, frames of four sequences, got {size}")
+            whole_sequences("--sizes", size)
 
 
 PRESETS = {"graded": ("Targets of graded size and of graded distance from a finished run's source.", Graded())}
@@ -56,7 +65,7 @@ def run(config: Graded):
         engine.say(f"target {name}")
         data = draw_target(settings, out / "data" / name, name, count, config.test_frames)
         folders = {"data": str(data / "target"), "test": str(data / "target-test"), "student": str(base / "student"), "source": str(base / "data/source")}
-        epochs = max(1, round(config.steps / max(count // settings.batch, 1)))
+        epochs = epochs_of(config.steps, count, settings.batch)
         blocks = {"fit": (0, count * 3 // 4), "validation": (count * 3 // 4, count)}
         known = study.rows(base, out)
         study.run_rows(study.shared(settings, config, out / name, epochs), out / name, study.chosen(known, config.rows, "--rows"), blocks, folders,
@@ -64,11 +73,16 @@ def run(config: Graded):
     study.write_cells(out, list(cells))
 
 
+def epochs_of(steps, count, batch):
+    """The epochs that are nearest to so many steps."""
+    return max(1, round(steps / max(count // batch, 1)))
+
+
 def draw_target(settings, data, name, count, test_frames):
     """Renders one target's training and test sets, unless they are there."""
     plain = render.Render(px=experiment.stored_px(settings.px), backgrounds=settings.backgrounds, seed=TARGET_SEED)
     if name.startswith("size-"):
-        experiment.draw_sequences(plain, data, count // 4, test_frames // 2)
+        experiment.draw_sequences(plain, data, count // SEQUENCES, test_frames // TESTS, SEQUENCES, TESTS)
     else:
         drawn = replace(plain, views_deg=VIEWS_DEG[name.removeprefix("shift-")])
         render.run(replace(drawn, count=count, out=str(data / "target")))

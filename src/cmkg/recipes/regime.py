@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from .. import engine
-from ..errors import InputError
 from ..hands.augment import Augmentation
 from ..hands.datasets.packed import Packed
 from ..prior import Prior
@@ -38,13 +37,12 @@ class Regime:
         positive(self, "frames", "steps")
         at_least_one(self, "strengths")
         seeds_from_zero(self.seeds)
-        if self.frames < 16 or self.frames % 4:
-            raise InputError(f"--frames: expected a multiple of 4 from 16, frames of four sequences, got {self.frames}")
+        graded.whole_sequences("--frames", self.frames)
 
 
 PRESETS = {"regime": ("What phi alone carries, what alpha and beta change, and four decades of strength.", Regime())}
 WHOLE = "prior_from_theta_0.safetensors"
-VARIANTS = {"alpha / 4": {"alpha": 1.25e-5}, "beta x 10": {"beta": 1e-2}, "another order": {"seed": 1}}
+VARIANTS = {"alpha / 4": {"alpha": 5e-5 / 4}, "alpha / 16": {"alpha": 5e-5 / 16}, "beta x 10": {"beta": 1e-2}, "another order": {"seed": 1}}
 DECAYS = torch.logspace(-3, 3, 61)  # 2 lr K, the decay that phi of a root mean square of one has done
 
 
@@ -108,7 +106,7 @@ def carried(base, settings, learned):
     """
     theta_0, theta_k = weights(base / "student", "theta_0"), weights(base / "student", "distilled", base / "distill")
     moved = {"theta_0": theta_0, "distilled": theta_k, "sizes": {n: theta_k[n].abs() * theta_0[n].sign() for n in theta_k}}
-    for name in ("second half", "two checkpoints, second half", "two checkpoints, from theta_0 on"):
+    for name in [n for n in learned if n not in ("beta x 10", "another order")]:  # these are the run's phi again, see "alike"
         moved[name] = best_decay(theta_0, theta_k, learned[name].with_rms(1.0).phi)
         moved[f"{name}, permuted"] = best_decay(theta_0, theta_k, learned[name].permuted(0).with_rms(1.0).phi)
     rows = [{"label": name, "cosine": cosine(theta_0, theta_k, at), "epe_mm": error_with(base, settings, at)} for name, at in moved.items()]
@@ -151,11 +149,13 @@ def curves(config, out, base, settings):
     blocks = {"fit": (0, config.frames * 3 // 4), "validation": (config.frames * 3 // 4, config.frames)}
     count = blocks["fit"][1]
     stage = target.Target(data=str(data / "target"), test=str(data / "target-test"), student=str(base / "student"), source=str(base / "data/source"),
-                          epochs=max(1, round(config.steps / (count // settings.batch))), batch=settings.batch, lr=settings.target_lr, schedule="cosine",
+                          epochs=graded.epochs_of(config.steps, count, settings.batch), batch=settings.batch, lr=settings.target_lr, schedule="cosine",
                           frames=blocks["fit"], validation=blocks["validation"], turns_deg=settings.turns_deg, precision=config.precision,
                           augmentation=config.augmentation)  # fmt: skip
     phi, whole = str(base / "distill/prior_p2.safetensors"), str(out / WHOLE)
-    families = {"l2": {}, "prior": {"prior": phi}, "prior, permuted": {"prior": phi, "permuted": True}, "two checkpoints, from theta_0 on": {"prior": whole},
+    small = str(out / plain_name("alpha / 16") / "prior_p2.safetensors")
+    families = {"l2": {}, "prior": {"prior": phi}, "prior, permuted": {"prior": phi, "permuted": True}, "prior, alpha / 16": {"prior": small},
+                "prior, alpha / 16, permuted": {"prior": small, "permuted": True}, "two checkpoints, from theta_0 on": {"prior": whole},
                 "two checkpoints, permuted": {"prior": whole, "permuted": True}, "two checkpoints, decoupled": {"prior": whole, "coupled": False}}  # fmt: skip
     found = {"none": {"0": [tried(replace(stage, seed=s, out=str(out / f"curves/none/seed-{s}"))) for s in config.seeds]}}
     for name, changes in families.items():

@@ -30,7 +30,7 @@ class Study:
     epochs: int = 10
     """Of each training on the target."""
     long_epochs: int = 30
-    """Of the ingredients' longer trainings."""
+    """Of the ingredients' longer trainings, at LONG_LR."""
     lookalikes: int = 4000
     """Rendered look-alikes of the target, among the ingredients."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -51,6 +51,7 @@ PRESETS = {
     "study": ("The controls of docs/study.md, on a finished run's source.", Study()),
     "ingredients": ("What each ingredient of the best row brings, on a finished run's source.", Study(out="runs/ingredients", part="ingredients", seeds=(0, 1, 2))),
 }
+LONG_LR = 1e-3
 # How else phi is learned: {name: settings of distill.Distill}.
 LEARNED = {"no-teacher": {"no_teacher": True}, "split": {"split": True}, "l3": {"inner_steps": 3}, "all": {"phi_parameters": "all"}}
 
@@ -60,13 +61,14 @@ def run(config: Study):
     engine.Run(out, config)
     settings = experiment.Experiment(**saved(base))
     data, blocks = targets(config, base, settings)
-    known = rows(base, out) if config.part == "controls" else ingredients(config, base, out)
+    known = rows(base, out) if config.part == "controls" else ingredients(config, base, out, settings)
     plan = chosen(known, config.only or tuple(known), "--only")
     if config.part == "controls":
         learn_others(base, out, settings)
     else:
         lookalikes.run(lookalikes.LookAlike(data=str(data / "target"), out=str(out / "data/lookalikes"), count=config.lookalikes, views_deg=settings.views_deg,
                                             seed=settings.seeds[0]))  # fmt: skip
+        train_source_on(base, out, settings, len(Packed(data / "target")))
     folders = {"data": str(data / "target"), "test": str(data / "target-test"), "student": str(base / "student"), "source": str(base / "data/source")}
     run_rows(shared(settings, config, out, config.epochs), out, plan, blocks, folders, {"target": config.target, "base": base.name})
 
@@ -146,6 +148,14 @@ def learn_others(base, out, settings):
         prior.save(path)
 
 
+def train_source_on(base, out, settings, frames):
+    """The recipe's control: the source student, trained on its source for as many steps as the recipe trains on both."""
+    steps = settings.long_epochs * (frames // settings.batch)
+    stage = experiment.source_stages(settings, base)["continued"]
+    student.run(replace(stage, start=str(base / "continued/student.safetensors"), out=str(out / "source-for-longer"), lr=settings.long_lr,
+                        epochs=max(1, round(steps / (settings.source_count // settings.batch)))))  # fmt: skip
+
+
 def pictures(packed, settings, count=256):
     """Batches (x, y) of source pictures, for the Fisher information."""
     for first in range(0, min(count, len(packed)), 32):
@@ -180,10 +190,10 @@ def rows(base, out):
     }
 
 
-def ingredients(config, base, out):
+def ingredients(config, base, out, settings):
     """The recipe of `cmkg run`, one ingredient at a time: what each brings beside plain fine-tuning."""
     row = lambda label, **settings: {"label": label, "tuned": False, "settings": settings}
-    scale, long = {"scale": "set"}, {"epochs": config.long_epochs, "lr": experiment.Experiment.long_lr}
+    scale, long = {"scale": "set"}, {"epochs": config.long_epochs, "lr": LONG_LR}
     source, likes = {"alongside": str(base / "data/source")}, {"alongside": str(out / "data/lookalikes")}
     student, distilled = {"start": str(base / "continued/student.safetensors")}, {"start": str(base / "distill/distilled.safetensors")}
     return {
@@ -194,6 +204,8 @@ def ingredients(config, base, out):
         "long-likes": row("+ for longer, look-alikes alongside", **student, **scale, **likes, **long),
         "long-distilled": row("+ for longer, look-alikes alongside, from the distilled student", **distilled, **scale, **likes, **long),
         "long-frame": row("for longer alone, each frame's scale", **student, **long),
+        "recipe": row("the recipe: one person's scale, the source alongside, for much longer", **experiment.recipe(settings, base)),
+        "longer-source": row("control: its steps on the source alone, then fine-tuned with one person's scale", start=str(out / "source-for-longer/student.safetensors"), **scale),
     }
 
 
