@@ -91,8 +91,9 @@ def run_rows(config, out, plan, blocks, folders, facts):
 
     for number, (name, row) in enumerate(plan.items(), 1):
         engine.say(f"{out.name}: row {number} of {len(plan)}: {row['label']}")
-        run_or_diverge(config, out, row | {"name": name}, blocks, folders)
-    held = {"rows": [{"name": n, "label": r["label"]} for n, r in plan.items()], "epochs": config.target_epochs,
+        if "home" not in row:
+            run_or_diverge(config, out, row | {"name": name}, blocks, folders)
+    held = {"rows": [{k: r[k] for k in ("label", "home") if k in r} | {"name": n} for n, r in plan.items()], "epochs": config.target_epochs,
             "seeds": list(config.seeds), "tries": list(config.tries)}  # fmt: skip
     engine.write_json(out / "study_rows.json", held | facts)
     if (out / "environment.json").exists():  # else it is one of several, see write_cells
@@ -195,6 +196,7 @@ def ingredients(config, base, out, settings):
     row = lambda label, **settings: {"label": label, "tuned": False, "settings": settings}
     scale, long = {"scale": "set"}, {"epochs": config.long_epochs, "lr": LONG_LR}
     source, likes = {"alongside": str(base / "data/source")}, {"alongside": str(out / "data/lookalikes")}
+    own = {"home": str(base)} if settings.seeds == config.seeds else {}  # the run has trained its recipe already
     student, distilled = {"start": str(base / "continued/student.safetensors")}, {"start": str(base / "distill/distilled.safetensors")}
     return {
         "fine-tune-student": row("fine-tuned source student", **student),
@@ -204,7 +206,7 @@ def ingredients(config, base, out, settings):
         "long-likes": row("+ for longer, look-alikes alongside", **student, **scale, **likes, **long),
         "long-distilled": row("+ for longer, look-alikes alongside, from the distilled student", **distilled, **scale, **likes, **long),
         "long-frame": row("for longer alone, each frame's scale", **student, **long),
-        "recipe": row("the recipe: one person's scale, the source alongside, for much longer", **experiment.recipe(settings, base)),
+        "recipe": row("the recipe: one person's scale, the source alongside, for much longer", **experiment.recipe(settings, base)) | own,
         "longer-source": row("control: its steps on the source alone, then fine-tuned with one person's scale", start=str(out / "source-for-longer/student.safetensors"), **scale),
     }
 

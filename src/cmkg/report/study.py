@@ -36,7 +36,7 @@ def collect(out):
     out = Path(out)
     plan = engine.read_json(out / "study_rows.json")
     diverged = [r for r in plan["rows"] if (out / "target" / r["name"] / "diverged.json").exists()]
-    rows = [target_row(out, r) for r in plan["rows"] if r not in diverged]
+    rows = [target_row(Path(r.get("home", out)), r) for r in plan["rows"] if r not in diverged]
     by_name = {r["name"]: np.array(r["epe_mm"]["values"]) for r in rows}
     for r in rows:
         r["against"] = {ref: difference(by_name[r["name"]], by_name[ref]) for ref in references(by_name) if ref in by_name and ref != r["name"]}
