@@ -233,6 +233,10 @@ def write_atomically(path, write):
     try:
         write(partial)
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename == str(partial):  # a message names the file that was asked for
+            error.filename = str(path)
+        raise
     except (RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a full disk
         raise OSError(errno.EIO, f"could not be written ({str(error).splitlines()[0]})", str(path)) from error
     finally:

@@ -74,6 +74,8 @@ def compare(config):
         raise InputError(f"{config.file} and {config.other} have no layer of the same name and shape: they belong to different networks")
     if a.manifest.get("fingerprint") != b.manifest.get("fingerprint"):
         print("learned from different initialisations: weights of the same name do not correspond")
+    if apart := sorted((a.phi.keys() | b.phi.keys()) - set(shared)):
+        print(f"not compared, as one of the two has no such layer or another shape: {len(apart)}, e.g. {apart[0]}")
     print(f"{'layer':44}{'correlation':>13}{'same sign':>11}{'rms ratio':>11}")
     for name in [*shared, "all"]:
         x, y = (torch.cat([q.phi[n].flatten().double() for n in (shared if name == "all" else [name])]) for q in (a, b))

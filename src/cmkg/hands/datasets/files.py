@@ -22,6 +22,12 @@ def read_bytes(path, what, hint="copy it again"):
         raise InputError(f"{path}: expected {what}, could not read it ({error.strerror}); {hint}") from None
 
 
+def folder(root, layout):
+    """Refuses a root that is no folder. layout: what is expected inside, for the message."""
+    if not Path(root).is_dir():
+        raise InputError(f"{root}: {'is a file, not a folder' if Path(root).exists() else 'no such folder'}; {layout}")
+
+
 def picture(path, size=None, channels=3):
     """RGB (H, W, 3) or, with channels = 1, grey (H, W) uint8 of a PNG or JPEG file; of a coloured one its first channel
     where channels is None. size: (height, width) it must have.

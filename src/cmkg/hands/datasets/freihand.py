@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...errors import InputError
 from .. import geometry
-from .files import json_numbers, made, picture
+from .files import folder, json_numbers, made, picture
 from .sample import Frame, cropped, implausible, refuse_implausible
 
 LAYOUT = ("expected FreiHAND_pub_v2: training/rgb/%08d.jpg and training_{K,xyz,scale}.json (evaluation likewise); "
@@ -26,8 +26,7 @@ SHAPES = {"K": (3, 3), "xyz": (21, 3), "scale": (), "mano": (1, 61)}
 @lru_cache(maxsize=8)
 def label_file(root, part, name):
     """A list of numbers with an entry a unique picture: K (N, 3, 3), xyz (N, 21, 3) metres, scale (N,)."""
-    if not Path(root).is_dir():
-        raise InputError(f"{root}: no such folder; {LAYOUT}")
+    folder(root, LAYOUT)
     path, expected = Path(root) / f"{part}_{name}.json", made(root, **COUNTS)[part]
     if not path.exists():
         later = "; it was released later than the pictures: get it from there" if part == "evaluation" and name not in ("K", "scale") else ""
@@ -60,8 +59,7 @@ class FreiHand:
 
     def indices(self):
         """The unique pictures of the split."""
-        if not Path(self.root).is_dir():
-            raise InputError(f"{self.root}: no such folder; {LAYOUT}")
+        folder(self.root, LAYOUT)
         n = made(self.root, **COUNTS)
         return {"train": range(n["paper_train"]), "test": range(n["paper_train"], n["training"]), "evaluation": range(n["evaluation"])}[self.split]
 

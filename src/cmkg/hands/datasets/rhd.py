@@ -13,7 +13,7 @@ import numpy as np
 from ...errors import InputError
 from .. import geometry
 from ..unpickle import read_pickle
-from .files import made, numbers, picture
+from .files import folder, made, numbers, picture
 from .sample import Frame, cropped, implausible, refuse_implausible
 
 LAYOUT = ("expected RHD_published_v2: {training,evaluation}/{color,depth,mask}/%05d.png and anno_{training,evaluation}.pickle beside them; "
@@ -46,8 +46,7 @@ def larger_hand_is_left(mask):
 @lru_cache(maxsize=2)
 def annotations(root, split):
     """{id: {"uv_vis", "xyz", "K"}} of a split; the entries are looked at when they are used."""
-    if not Path(root).is_dir():
-        raise InputError(f"{root}: no such folder; {LAYOUT}")
+    folder(root, LAYOUT)
     path = Path(root) / split / f"anno_{split}.pickle"
     if not path.exists():
         raise InputError(f"{path}: no such file; {LAYOUT}")

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...errors import InputError
 from .. import geometry
-from .files import made, mat_field, picture
+from .files import folder, made, mat_field, picture
 from .sample import Frame, cropped, implausible, refuse_implausible
 
 LAYOUT = ("expected STB: [images/]B1Counting/BB_left_0.png and so on, labels/B1Counting_BB.mat and labels/B1Counting_SK.mat; "
@@ -70,8 +70,7 @@ def to_camera(joints_mm, camera):
 @lru_cache(maxsize=32)
 def label_file(root, sequence, pair):
     """handPara of a sequence, (frames, 21, 3) mm in our order, joint 0 still the palm's centre."""
-    if not Path(root).is_dir():
-        raise InputError(f"{root}: no such folder; {LAYOUT}")
+    folder(root, LAYOUT)
     path = Path(root) / "labels" / f"{sequence}_{pair}.mat"
     if not path.exists():
         raise InputError(f"{path}: no such file; {LAYOUT}")
@@ -103,8 +102,7 @@ class Stb:
         return made(self.root, frames=FRAMES)["frames"]
 
     def __len__(self):
-        if not Path(self.root).is_dir():
-            raise InputError(f"{self.root}: no such folder; {LAYOUT}")
+        folder(self.root, LAYOUT)
         return len(SPLITS[self.split]) * self.frames
 
     def place(self, i):
