@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-demo: .venv/installed ## the main job on rendered data, about 10 minutes on two cores
+demo: .venv/installed ## the main job on rendered data, a quarter of an hour on two cores
 	$(BIN)/cmkg run demo
 
-real: .venv/installed ## the main job on real photographs: make real REAL_HANDS=folder, about an hour
+real: .venv/installed ## the main job on real photographs: make real REAL_HANDS=folder, an hour and a quarter
 	$(BIN)/cmkg run real --real-hands $(REAL_HANDS)
 
 test: .venv/installed ## under 5 minutes

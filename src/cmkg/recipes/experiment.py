@@ -83,11 +83,11 @@ class Experiment:
 
 PRESETS = {
     "demo": (
-        "Everything rendered: the target is one person before one camera, RGB only. About 10 minutes on two cores.",
+        "Everything rendered: the target is one person before one camera, RGB only. A quarter of an hour on two cores.",
         Experiment(),
     ),
     "real": (
-        "The target is real photographs (--real-hands FOLDER). About an hour on two cores.",
+        "The target is real photographs (--real-hands FOLDER). An hour and a quarter on two cores.",
         Experiment(
             out="runs/real",
             target="real hands",
@@ -244,7 +244,7 @@ def rows(config, out):
         "prior-two-checkpoints": row("control: two-checkpoint φ", True, prior=two),
         "fine-tune-student": row("fine-tuned source student", start=file("continued/student")),
         "fine-tune-distilled": row("fine-tuned distilled student", start=distilled),
-        "recipe": row("source student, one person's scale, trained on with the source alongside", **recipe(config, out)),
+        "recipe": row("the recipe: trained on with the source alongside", **recipe(config, out)),
         "l2-sp": row("distilled student, ℓ² around it (L2-SP)", True, **from_distilled),
         "prior-centred": row("distilled student, prior around it (φ ≥ 0)", True, prior=phi_2, **from_distilled),
     }
