@@ -79,7 +79,8 @@ def several(settings, base, home):
     priors = [Prior.load(folder / "distill/prior_p2.safetensors") for folder in (base, home)]
     row = lambda label, path: {"label": label, "tuned": True, "settings": {"prior": str(path)}}
     plan = {"prior-other": row("prior, p = 2, of the other source", home / "distill/prior_p2.safetensors")}
-    for how in MERGES:
+    noisy = all(p.variance for p in priors)  # a run of an older version kept none: nothing to weigh by
+    for how in [m for m in MERGES if noisy or m != "precision"]:
         path = home / f"merged_{how}.safetensors"
         if not path.exists():
             engine.on_first_rank(lambda: merged(priors, how).save(path))  # noqa: B023 - called at once
