@@ -41,7 +41,6 @@ class Regime:
 
 
 PRESETS = {"regime": ("What phi alone carries, what alpha and beta change, and four decades of strength.", Regime())}
-WHOLE = "prior_from_theta_0.safetensors"
 VARIANTS = {"alpha / 4": {"alpha": 5e-5 / 4}, "alpha / 16": {"alpha": 5e-5 / 16}, "beta x 10": {"beta": 1e-2}, "another order": {"seed": 1}}
 DECAYS = torch.logspace(-3, 3, 61)  # 2 lr K, the decay that phi of a root mean square of one has done
 
@@ -71,7 +70,7 @@ def learn(config, base, out, settings):
     stage = replace(experiment.source_stages(settings, base)["distill"], exponents=(2,), precision=config.precision)
     for name, changes in VARIANTS.items():
         distill.run(replace(stage, out=str(out / plain_name(name)), **changes))
-    path = out / WHOLE
+    path = out / study.WHOLE
     engine.on_first_rank(lambda: experiment.two_checkpoints(base, path, "theta_0"))  # to first order what is learned from theta_0 on
     named = {"second half": base / "distill/prior_p2.safetensors", "two checkpoints, second half": base / "distill/prior_two_checkpoints.safetensors",
              "two checkpoints, from theta_0 on": path}  # fmt: skip
@@ -152,7 +151,7 @@ def curves(config, out, base, settings):
                           epochs=graded.epochs_of(config.steps, count, settings.batch), batch=settings.batch, lr=settings.target_lr, schedule="cosine",
                           frames=blocks["fit"], validation=blocks["validation"], turns_deg=settings.turns_deg, precision=config.precision,
                           augmentation=config.augmentation)  # fmt: skip
-    phi, whole = str(base / "distill/prior_p2.safetensors"), str(out / WHOLE)
+    phi, whole = str(base / "distill/prior_p2.safetensors"), str(out / study.WHOLE)
     small = str(out / plain_name("alpha / 16") / "prior_p2.safetensors")
     families = {"l2": {}, "prior": {"prior": phi}, "prior, permuted": {"prior": phi, "permuted": True}, "prior, alpha / 16": {"prior": small},
                 "prior, alpha / 16, permuted": {"prior": small, "permuted": True}, "two checkpoints, from theta_0 on": {"prior": whole},

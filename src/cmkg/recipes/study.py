@@ -52,6 +52,7 @@ PRESETS = {
     "ingredients": ("What each ingredient of the best row brings, on a finished run's source.", Study(out="runs/ingredients", part="ingredients", seeds=(0, 1, 2))),
 }
 LONG_LR = 1e-3
+WHOLE = "prior_from_theta_0.safetensors"
 # How else phi is learned: {name: settings of distill.Distill}.
 LEARNED = {"no-teacher": {"no_teacher": True}, "split": {"split": True}, "l3": {"inner_steps": 3}, "all": {"phi_parameters": "all"}}
 
@@ -64,7 +65,7 @@ def run(config: Study):
     known = rows(base, out) if config.part == "controls" else ingredients(config, base, out, settings)
     plan = chosen(known, config.only or tuple(known), "--only")
     if config.part == "controls":
-        learn_others(base, out, settings)
+        learn_others(base, out, settings, plan)
     else:
         lookalikes.run(lookalikes.LookAlike(data=str(data / "target"), out=str(out / "data/lookalikes"), count=config.lookalikes, views_deg=settings.views_deg,
                                             seed=settings.seeds[0]))  # fmt: skip
@@ -134,15 +135,20 @@ def targets(config, base, settings):
     return data, {"fit": (0, 300), "validation": (300, 360)}
 
 
-def learn_others(base, out, settings):
-    """phi learned in other ways, the Fisher information at the distilled student, and an early student."""
+def learn_others(base, out, settings, rows):
+    """What `rows` need: phi learned in other ways, the Fisher information at the distilled student, an early student."""
     stage = experiment.source_stages(settings, base)["distill"]
     for name, changes in LEARNED.items():
+        if f"prior-{name}" not in rows:
+            continue
         engine.say(f"phi: {name}")
         distill.run(replace(stage, out=str(out / name), exponents=(2,), **changes))
-    student.run(replace(experiment.source_stages(settings, base)["student"], out=str(out / "early"), epochs=1))
+    if rows.keys() & {"early-none", "early-prior"}:
+        student.run(replace(experiment.source_stages(settings, base)["student"], out=str(out / "early"), epochs=1))
+    if rows.keys() & {"prior-whole", "prior-whole-permuted"}:
+        engine.on_first_rank(lambda: experiment.two_checkpoints(base, out / WHOLE, "theta_0"))
     path = out / "fisher.safetensors"
-    if not path.exists():
+    if "fisher-centred" in rows and not path.exists():
         net = engine.load_weights(base / "distill/distilled.safetensors", distill.build(base / "student", 3, "student")[0])
         prior = fisher(net, pictures(Packed(base / "data/source"), settings), unweighted(base))
         prior.centre = None  # the row gives it, in the target's convention
@@ -183,6 +189,8 @@ def rows(base, out):
         "prior-l3": row("prior, l = 3 inner steps", prior=other("l3")),
         "prior-split": row("prior, split batches", prior=other("split")),
         "prior-all": row("prior on all parameters", prior=other("all")),
+        "prior-whole": row("prior of two checkpoints, from θ₀ on", prior=str(out / WHOLE)),
+        "prior-whole-permuted": row("control: the same, permuted", prior=str(out / WHOLE), permuted=True),
         "fresh-none": row("fresh θ₀, no regulariser", False, fresh=77),
         "fresh-prior": row("control: fresh θ₀, prior", prior=phi, fresh=77),
         "early-none": row("early source student, fine-tuned", False, start=early),
