@@ -40,6 +40,8 @@ class Distill:
     test: str = "data/source-test"
     student: str = "runs/student"
     """Folder of a finished student run."""
+    start: Literal["student", "theta_0"] = "student"
+    """Its weights to start from: trained, or theta_0, so that phi sees the whole way (it takes as many epochs more)."""
     teacher: str = "runs/teacher"
     """Folder of a finished teacher run."""
     out: str = "runs/distill"
@@ -94,7 +96,7 @@ def run(config: Distill):
     if run.result:
         return run.result
     fabric, packed, test = engine.launch(config.precision), opened(config.data, config.extra), Packed(config.test)
-    student, settings = build(config.student, 3, "student")
+    student, settings = build(config.student, 3, config.start)
     theta_0, _ = build(config.student, 3, "theta_0")
     teacher = build(config.teacher, 1, "teacher")[0].to(fabric.device).requires_grad_(False)
     student, px = engine.placed(student, fabric), settings["px"]

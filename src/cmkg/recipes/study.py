@@ -138,7 +138,8 @@ def targets(config, base, settings):
 def learn_others(base, out, settings, rows):
     """What `rows` need: phi learned in other ways, the Fisher information at the distilled student, an early student."""
     stage = experiment.source_stages(settings, base)["distill"]
-    for name, changes in LEARNED.items():
+    whole = {"start": "theta_0", "epochs": settings.student_epochs + settings.distill_epochs, "alpha": stage.alpha / 16}
+    for name, changes in (LEARNED | {"from-theta-0": whole}).items():
         if f"prior-{name}" not in rows:
             continue
         engine.say(f"phi: {name}")
@@ -191,6 +192,8 @@ def rows(base, out):
         "prior-all": row("prior on all parameters", prior=other("all")),
         "prior-whole": row("prior of two checkpoints, from θ₀ on", prior=str(out / WHOLE)),
         "prior-whole-permuted": row("control: the same, permuted", prior=str(out / WHOLE), permuted=True),
+        "prior-from-theta-0": row("prior learned from θ₀ on, α / 16", prior=other("from-theta-0")),
+        "prior-from-theta-0-permuted": row("control: the same, permuted", prior=other("from-theta-0"), permuted=True),
         "fresh-none": row("fresh θ₀, no regulariser", False, fresh=77),
         "fresh-prior": row("control: fresh θ₀, prior", prior=phi, fresh=77),
         "early-none": row("early source student, fine-tuned", False, start=early),
