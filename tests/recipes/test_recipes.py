@@ -352,7 +352,8 @@ def test_the_study_runs_its_controls_on_a_finished_run(whole, tmp_path):
     config = study.Study(base=str(whole), out=str(tmp_path / "study"), epochs=1, seeds=(0, 1), tries=(1.0,), only=names, precision="32-true")
     study.run(config)
     found = json.loads((tmp_path / "study/study.json").read_text())
-    assert [r["name"] for r in found["rows"]] == ["none", "l2", "fine-tune-distilled", "prior-no-teacher", "prior-l3", "fresh-prior", "early-none", "fisher-centred"]
+    assert [r["name"] for r in found["rows"]] == ["none", "l2", "fine-tune-distilled", "prior-no-teacher", "prior-l3", "prior-whole", "prior-from-theta-0",
+                                                  "fresh-prior", "early-none", "fisher-centred"]  # fmt: skip
     rows = {r["name"]: r for r in found["rows"]}
     against = rows["none"]["against"]["l2"]
     paired = np.array(rows["none"]["epe_mm"]["values"]) - rows["l2"]["epe_mm"]["values"]
