@@ -33,7 +33,7 @@ class Graded:
     """More targets, of 500 frames: "source", drawn as the source is, by another seed; "views", seen from all sides."""
     test_frames: int = 240
     steps: int = 200
-    """Of each training on a target, whatever its size."""
+    """Of each training on a target; at least one epoch."""
     seeds: tuple[int, ...] = (0, 1, 2)
     tries: tuple[float, ...] = (1.0, 10.0, 100.0)
     rows: tuple[str, ...] = ("none", "l2", "prior-p2", "fine-tune-student", "fine-tune-distilled")

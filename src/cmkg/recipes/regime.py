@@ -97,11 +97,11 @@ def weights(student, name, folder=None):
 
 
 def carried(base, settings, learned):
-    """theta_0 moved by phi alone, without a target, as far as points best to the distilled weights; and the bounds.
+    """theta_0 moved by phi alone, without a target, as far as points best to the distilled weights.
 
     cosine: between that displacement and the source's own, over all weights. epe_mm: on the source's test, when all other
-    parameters are the distilled student's and BatchNorm's statistics are measured anew. "sizes" is the most that any
-    factors a weight could give: the distilled weights' sizes with theta_0's signs.
+    parameters are the distilled student's and BatchNorm's statistics are measured anew. "sizes" is for
+    scale: the distilled weights' sizes with theta_0's signs.
     """
     theta_0, theta_k = weights(base / "student", "theta_0"), weights(base / "student", "distilled", base / "distill")
     moved = {"theta_0": theta_0, "distilled": theta_k, "sizes": {n: theta_k[n].abs() * theta_0[n].sign() for n in theta_k}}
