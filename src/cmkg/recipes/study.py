@@ -66,9 +66,10 @@ def run(config: Study):
     plan = chosen(known, config.only or tuple(known), "--only")
     if config.part == "controls":
         learn_others(base, out, settings, plan)
-    else:
+    elif plan.keys() & {"long-likes", "long-distilled"}:
         lookalikes.run(lookalikes.LookAlike(data=str(data / "target"), out=str(out / "data/lookalikes"), count=config.lookalikes, views_deg=settings.views_deg,
                                             seed=settings.seeds[0]))  # fmt: skip
+    if "longer-source" in plan:
         train_source_on(base, out, settings, len(Packed(data / "target")))
     folders = {"data": str(data / "target"), "test": str(data / "target-test"), "student": str(base / "student"), "source": str(base / "data/source")}
     run_rows(shared(settings, config, out, config.epochs), out, plan, blocks, folders, {"target": config.target, "base": base.name})
