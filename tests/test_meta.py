@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from cmkg.errors import InputError
 from cmkg.features import FeatureTap
 from cmkg.losses import regression_loss
 from cmkg.meta import unrolled_gradient
@@ -78,6 +79,42 @@ def test_closed_form_equals_unrolled_with_distillation(p, batch):
     inner, outer = losses(FeatureTap(oracle, LAYERS), teacher, teacher_tap, batch)
     exact = unrolled_gradient(oracle, prior, inner, outer, ALPHA)
     assert relative(closed_form(student, tap, teacher, teacher_tap, prior, batch), exact) < 1e-12
+
+
+def test_adams_inner_step_has_the_same_closed_form(batch):
+    """Against finite differences of G(theta - alpha s (grad L_REG + 2 phi theta)), s of an Adam that has stepped before."""
+    student, tap, teacher, teacher_tap, prior = parts(2)
+    x, x_superior, y = batch
+    adam = torch.optim.Adam(student.parameters(), 1e-3)
+    distil_step(student, tap, teacher, teacher_tap, adam, x, x_superior, y, attention_weight=3.0)
+    inner, G = losses(tap, teacher, teacher_tap, batch)
+    gradients_of = lambda loss: torch.autograd.grad(loss(student), list(student.parameters()))
+    scales = []
+    for t, g in zip(student.parameters(), gradients_of(G)):
+        v = (0.999 * adam.state[t]["exp_avg_sq"] + 0.001 * g**2) / (1 - 0.999**2)
+        scales.append(1 / (v.sqrt() + 1e-8))
+    step = {n: (s, d) for (n, _), s, d in zip(student.named_parameters(), scales, gradients_of(inner))}
+    theta = {n: t.detach().clone() for n, t in student.named_parameters()}
+    alpha = 1e-3
+
+    def value(phi):
+        moved = {n: t - alpha * step[n][0] * (step[n][1] + (2 * phi[n] * t if n in phi else 0)) for n, t in theta.items()}
+        buffers = {n: b.clone() for n, b in student.named_buffers()}
+        return float(G(lambda *inputs: functional_call(student, (moved, buffers), inputs)))
+
+    before = {n: t.clone() for n, t in prior.phi.items()}
+    meta_step(student, tap, teacher, teacher_tap, adam, [prior], x, x_superior, y, alpha=alpha, beta=1.0, attention_weight=3.0, inner_optimizer="adam")
+    for name in ("0.0.0.weight", "2.weight"):
+        index = (0,) * before[name].dim()
+        up, down = ({n: t.clone() for n, t in before.items()} for _ in range(2))
+        up[name][index] += 1e-4
+        down[name][index] -= 1e-4
+        assert float((before[name] - prior.phi[name])[index]) == pytest.approx((value(up) - value(down)) / 2e-4, rel=1e-4)
+
+
+def test_adams_inner_step_needs_adam(batch):
+    with pytest.raises(InputError, match="expected Adam or AdamW for the student, got SGD"):
+        closed_form(*parts(2), batch, inner_optimizer="adam")
 
 
 def test_several_inner_steps_are_summed_to_first_order(batch, monkeypatch):

@@ -4,12 +4,17 @@ One inner step is theta'' = theta - alpha (phi dR/dtheta + grad L_REG(theta)). S
 the slope of |theta_i - theta*_i|^p, and for l = 1 the closed form  dG/dphi = -alpha * slope(theta) * grad G(theta'')
 is exact. For l > 1 the terms of the inner steps are summed (first order: relative error about 1e-3 at l = 2);
 `unrolled_gradient` is exact for any l, for small networks and as the tests' oracle.
+
+With scales s_i, alpha s_i stands for alpha throughout: a preconditioned inner step, and just as exact. With Adam's s_i (adam_scales) phi
+sums what the weights really do, -2 beta theta dtheta at small alpha; plain SGD's phi is ruled by the weights of large gradients.
 """
 
 from contextlib import contextmanager
 
 import torch
 from torch.func import functional_call
+
+from .errors import InputError
 
 
 @contextmanager
@@ -32,16 +37,38 @@ def weights_lent(model, parameters):
 
 
 @torch.no_grad()
-def inner_step_(parameters, all_parameters, gradients, prior, alpha):
+def inner_step_(parameters, all_parameters, gradients, prior, alpha, scales=None):
     """theta'' <- theta (1 - 2 alpha phi) - alpha grad L_REG in place (p = 2, centre 0; generally the prior's slope).
 
     parameters: those that carry phi, in its order; all_parameters, gradients: every trained one and its gradient.
-    Returns the slope at theta, which the closed form needs.
+    scales: one tensor each of `parameters`, which the slope is multiplied by; the gradients come with theirs.
+    Returns the slope at theta, scaled, which the closed form needs.
     """
     slope = prior.slope(parameters)
+    if scales:
+        torch._foreach_mul_(slope, scales)
     torch._foreach_addcmul_(parameters, slope, list(prior.phi.values()), value=-alpha)
     torch._foreach_add_(all_parameters, gradients, alpha=-alpha)
     return slope
+
+
+@torch.no_grad()
+def adam_scales(optimizer, parameters, gradients):
+    """1 / (sqrt(v) + eps) of the step that Adam is about to take on `gradients`: a tensor each of `parameters`.
+
+    Raises InputError for an optimiser without Adam's two betas.
+    """
+    group_of = {id(t): group for group in optimizer.param_groups for t in group["params"]}
+    found = []
+    for t, g in zip(parameters, gradients, strict=True):
+        group, state = group_of[id(t)], optimizer.state.get(t, {})
+        if len(group.get("betas", ())) != 2:
+            raise InputError(f"an inner step of Adam's: expected Adam or AdamW for the student, got {type(optimizer).__name__}")
+        beta = group["betas"][1]
+        v = (1 - beta) * g.square() + (beta * state["exp_avg_sq"] if state else 0)
+        v = v / (1 - beta ** (float(state["step"]) + 1 if state else 1))
+        found.append(1 / (v.sqrt() + group["eps"]))
+    return found
 
 
 @torch.no_grad()

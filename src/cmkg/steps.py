@@ -13,7 +13,7 @@ import torch
 
 from .errors import InputError
 from .losses import ATTENTION_WEIGHT, distillation_loss, regression_loss, widened
-from .meta import closed_form_gradient, inner_step_, weights_lent
+from .meta import adam_scales, closed_form_gradient, inner_step_, weights_lent
 
 
 @contextmanager
@@ -121,7 +121,7 @@ def distil_step(student, tap, teacher, teacher_tap, optimizer, x, x_superior, y,
 
 
 def meta_step(student, tap, teacher, teacher_tap, optimizer, priors, x, x_superior, y, alpha, beta, loss=regression_loss,
-              attention_weight=ATTENTION_WEIGHT, distillation=None, outer=None, unit_free=False, inner_steps=1, context=nullcontext, average=_keep):  # fmt: skip
+              attention_weight=ATTENTION_WEIGHT, distillation=None, outer=None, unit_free=False, inner_steps=1, inner_optimizer="sgd", context=nullcontext, average=_keep):  # fmt: skip
     """One iteration of Algorithm 3 (l = 1): learns each prior's phi on one source batch, then moves theta on G.
 
     Shared: one forward pass at theta gives L_REG and L_DIST; grad L_REG feeds both the inner step and theta's update;
@@ -129,6 +129,7 @@ def meta_step(student, tap, teacher, teacher_tap, optimizer, priors, x, x_superi
     outer: another batch (x, x_superior, y) for G(theta''), theta then moves on the mean of G over both; None is the
     paper's same batch.
     inner_steps: l of Algorithm 1; over 1 the terms of the steps are summed, which is exact to first order in alpha.
+    inner_optimizer: sgd, the paper's, or adam: the inner step's gradient is divided as `optimizer`, an Adam, divides it (meta.adam_scales).
     teacher None: G = L_REG, the no-teacher control. loss, distillation: see distil_step. unit_free: see Prior.learn_.
     Returns the losses at theta and, per prior, G(theta'').
     """
@@ -152,13 +153,17 @@ def meta_step(student, tap, teacher, teacher_tap, optimizer, priors, x, x_superi
         batch, outer_maps = outer, teacher_maps(teacher, teacher_tap, outer[1], context) if teacher else None
         there = _gradients(sum(at(batch, outer_maps).values()), parameters, average)
         total = [(a + b) / 2 for a, b in zip(total, there, strict=True)]
+    scales = adam_scales(optimizer, parameters, total) if inner_optimizer == "adam" else None
+    scaled = lambda gradients: torch._foreach_mul(gradients, scales) if scales else gradients
     for i, prior in enumerate(priors):
         held = prior.bind(student)
+        scale_of = scales and dict(zip(map(id, parameters), scales, strict=True))
+        held_scales = scales and [scale_of[id(t)] for t in held]
         with weights_lent(student, parameters):
-            slope = inner_step_(held, parameters, inner, prior, alpha)
+            slope = inner_step_(held, parameters, scaled(inner), prior, alpha, held_scales)
             for _ in range(inner_steps - 1):
                 again = _gradients(loss(_forward(student, x, context), y), parameters, average)
-                torch._foreach_add_(slope, inner_step_(held, parameters, again, prior, alpha))
+                torch._foreach_add_(slope, inner_step_(held, parameters, scaled(again), prior, alpha, held_scales))
             ahead = at(batch, outer_maps)
             losses[f"outer_{i}"] = sum(_finite(ahead, "after the inner step").values())
             gradients = dict(

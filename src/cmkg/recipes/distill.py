@@ -55,7 +55,9 @@ class Distill:
     exponents: tuple[Literal[1, 2], ...] = (1, 2)
     """p of the priors to learn; empty = distillation alone."""
     alpha: float = 5e-5
-    """Rate of the inner step, plain SGD. The paper's 2.5e-4 is in its own unit; here it nears divergence."""
+    """Rate of the inner step. The paper's 2.5e-4 is in its own unit; here it nears divergence. With adam: in parts of Adam's own rate."""
+    inner_optimizer: Literal["sgd", "adam"] = "sgd"
+    """sgd: the paper's. adam: the inner step is alpha of the step that Adam takes, weight by weight."""
     beta: float = 1e-3
     """phi's step."""
     phi_parameters: Literal["weights", "all"] = "weights"
@@ -85,7 +87,7 @@ def build(folder, in_channels, name):
 
 def new_priors(model, config, theta_0):
     """phi_0 = 0 for each exponent; the manifest says how it is learned."""
-    facts = {"alpha": config.alpha, "beta": config.beta, "loss_units": LOSS_UNIT, "source": config.data,
+    facts = {"alpha": config.alpha, "beta": config.beta, "loss_units": LOSS_UNIT, "inner_optimizer": config.inner_optimizer, "source": config.data,
              "teacher": config.teacher, "attention_weight": config.attention_weight,
              "fingerprint": fingerprint(theta_0)}  # fmt: skip
     return [Prior.constant(model, 0.0, p, config.phi_parameters, **facts).track_noise() for p in config.exponents]
@@ -112,7 +114,9 @@ def run(config: Distill):
         if priors:
             networks = student, tap, None if config.no_teacher else teacher, teacher_tap, optimizer, priors
             inner, outer = halves(*inputs) if config.split else (inputs, None)
-            log(meta_step(*networks, *inner, alpha=config.alpha, beta=config.beta, outer=outer, inner_steps=config.inner_steps, **shared))
+            alpha = config.alpha * (optimizer.param_groups[0]["lr"] if config.inner_optimizer == "adam" else 1)
+            log(meta_step(*networks, *inner, alpha=alpha, beta=config.beta, outer=outer, inner_steps=config.inner_steps,
+                          inner_optimizer=config.inner_optimizer, **shared))  # fmt: skip
         else:
             log(distil_step(student, tap, teacher, teacher_tap, optimizer, *inputs, **shared))
     for prior in priors:

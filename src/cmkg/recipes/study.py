@@ -140,14 +140,15 @@ def learn_others(base, out, settings, rows):
     """What `rows` need: phi learned in other ways, the Fisher information at the distilled student, an early student."""
     stage = experiment.source_stages(settings, base)["distill"]
     whole = {"start": "theta_0", "epochs": settings.student_epochs + settings.distill_epochs, "alpha": stage.alpha / 16}
-    for name, changes in (LEARNED | {"from-theta-0": whole}).items():
+    adam = whole | {"inner_optimizer": "adam", "alpha": 1 / 16}
+    for name, changes in (LEARNED | {"from-theta-0": whole, "adam": adam, "adam-no-teacher": adam | {"no_teacher": True}}).items():
         if f"prior-{name}" not in rows:
             continue
         engine.say(f"phi: {name}")
         distill.run(replace(stage, out=str(out / name), exponents=(2,), **changes))
     if rows.keys() & {"early-none", "early-prior"}:
         student.run(replace(experiment.source_stages(settings, base)["student"], out=str(out / "early"), epochs=1))
-    if rows.keys() & {"prior-whole", "prior-whole-permuted"}:
+    if rows.keys() & {"prior-whole", "prior-whole-permuted", "prior-whole-layer-mean"}:
         engine.on_first_rank(lambda: experiment.two_checkpoints(base, out / WHOLE, "theta_0"))
     path = out / "fisher.safetensors"
     if "fisher-centred" in rows and not path.exists():
@@ -192,9 +193,14 @@ def rows(base, out):
         "prior-split": row("prior, split batches", prior=other("split")),
         "prior-all": row("prior on all parameters", prior=other("all")),
         "prior-whole": row("prior of two checkpoints, from θ₀ on", prior=str(out / WHOLE)),
-        "prior-whole-permuted": row("control: the same, permuted", prior=str(out / WHOLE), permuted=True),
+        "prior-whole-permuted": row("control: that of two checkpoints, permuted", prior=str(out / WHOLE), permuted=True),
+        "prior-whole-layer-mean": row("control: its layer mean", prior=str(out / WHOLE), layer_mean=True),
         "prior-from-theta-0": row("prior learned from θ₀ on, α / 16", prior=other("from-theta-0")),
-        "prior-from-theta-0-permuted": row("control: the same, permuted", prior=other("from-theta-0"), permuted=True),
+        "prior-from-theta-0-permuted": row("control: the learned one, permuted", prior=other("from-theta-0"), permuted=True),
+        "prior-adam": row("prior learned from θ₀ on, by Adam's inner step", prior=other("adam")),
+        "prior-adam-permuted": row("control: that of Adam's inner step, permuted", prior=other("adam"), permuted=True),
+        "prior-adam-layer-mean": row("control: its layer mean", prior=other("adam"), layer_mean=True),
+        "prior-adam-no-teacher": row("control: learned so without a teacher", prior=other("adam-no-teacher")),
         "fresh-none": row("fresh θ₀, no regulariser", False, fresh=77),
         "fresh-prior": row("control: fresh θ₀, prior", prior=phi, fresh=77),
         "early-none": row("early source student, fine-tuned", False, start=early),
