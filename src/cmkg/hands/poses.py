@@ -4,6 +4,8 @@ import numpy as np
 
 from .mesh import LIMITS_DEG, skeleton
 
+THUMB = slice(16, 21)
+
 
 def sample_angles(rng):
     """Joint angles (23,) in degrees inside human limits: open hands, fists, counting, pointing, anything between."""
@@ -37,6 +39,18 @@ def sample_angles(rng):
     return np.clip(np.concatenate([fingers, thumb, wrist]), *LIMITS_DEG.T)
 
 
+def sample_gesture(rng):
+    """Joint angles (23,) in degrees: fingers either stretched or shut into the palm, the thumb anywhere within its limits."""
+    shut, tight = rng.random(4) < rng.choice([0.5, 0.85]), rng.uniform(0.85, 1.0)
+    mcp = np.where(shut, 80 * tight, rng.uniform(-8, 15)) + rng.normal(0, 8, 4)
+    pip = np.where(shut, 98 * tight, rng.uniform(4, 20)) + rng.normal(0, 6, 4)
+    dip = np.where(shut, rng.uniform(20, 55), 0.6 * pip) + rng.normal(0, 6, 4)
+    spread = rng.uniform(-8, 14) * np.array([1.0, 0.15, -0.55, -1.15]) * np.where(shut, 0.2, 1.0) + rng.normal(0, 3, 4)
+    fingers = np.stack([mcp, spread, pip, dip], 1).ravel()
+    wrist = rng.normal(0, [22, 10])
+    return np.clip(np.concatenate([fingers, rng.uniform(*LIMITS_DEG[THUMB].T), wrist]), *LIMITS_DEG.T)
+
+
 def collides(joints):
     """Whether two fingers run through each other: points along them (joints (21, 3), metres) nearer than 9 mm."""
     chains = joints[1:].reshape(5, 4, 3)
@@ -47,10 +61,11 @@ def collides(joints):
     return bool((between + np.eye(5)).min() < 0.009 or to_palm < 0.012)
 
 
-def sample_free_angles(rng, hand, shape, tries=8):
-    """Angles (23,) of a mesh.Hand whose fingers do not collide; the last draw if `tries` fail."""
+def sample_free_angles(rng, hand, shape, gestures=0.0, tries=8):
+    """Angles (23,) of a mesh.Hand whose fingers do not collide; the last draw if `tries` fail. gestures: their share."""
+    draw = sample_gesture if gestures and rng.random() < gestures else sample_angles
     for _ in range(tries):
-        angles = sample_angles(rng)
+        angles = draw(rng)
         if not collides(skeleton(hand, shape, angles)[2]):
             break
     return angles

@@ -40,8 +40,8 @@ def sample_shape(rng, hand):
     return shape
 
 
-def sample_pose(rng, hand, shape):
-    return mano.sample_pose(rng, hand) if isinstance(hand, Mano) else sample_free_angles(rng, hand, shape)
+def sample_pose(rng, hand, shape, gestures=0.0):
+    return mano.sample_pose(rng, hand) if isinstance(hand, Mano) else sample_free_angles(rng, hand, shape, gestures)
 
 
 # ---- the person -------------------------------------------------------------------------------------------------
@@ -123,15 +123,16 @@ def orientation(hand, yaw_deg, pitch_deg, roll_deg):
     return axis_angle((0, 0, 1), roll) @ axis_angle((1, 0, 0), pitch) @ axis_angle((0, 1, 0), yaw) @ upright(hand)
 
 
-def sample_orientation(rng, hand, views_deg):
-    """Template -> camera (3, 3): the palm turned from the camera in any direction by up to views_deg, then rolled.
+def sample_orientation(rng, hand, views_deg, any_roll=False):
+    """Template -> camera (3, 3): the palm turned from the camera in any direction by up to views_deg, then rolled: mostly
+    upright, or by any angle.
 
     Half of the draws are near the palm, the others even over the sphere's cap. Views along the arm from behind the
     elbow, where the cut forearm would hide the hand, are drawn anew.
     """
     while (R := _turned(rng, hand, views_deg))[2] @ _fingers(hand) > 0.7:
         pass
-    return R
+    return axis_angle((0, 0, 1), rng.uniform(0, 2 * np.pi)) @ R if any_roll else R
 
 
 def _turned(rng, hand, views_deg):
@@ -258,6 +259,8 @@ class SceneConfig:
     """The stored picture shows this many times the protocol's box, so that augmentation finds pixels to turn in."""
     views_deg: float = 180.0
     """Largest angle between the palm and the camera: 180 shows both faces of the hand."""
+    wide: bool = False
+    """Independent scenes turned by any angle in the picture's plane, half of them gestures (poses.sample_gesture)."""
     sequences: int = 0
     """0: independent scenes. Else "STB-like": one person, one fixed camera, this many smooth sequences."""
     sequence_offset: int = 0
@@ -278,8 +281,8 @@ def independent_scene(config, index):
     rng = stream("scene", config.seed, index)
     hand = hand_of(config)
     person = sample_person(rng, hand, config.textures)
-    vertices, joints = hand.posed(person.shape, sample_pose(rng, hand, person.shape))
-    R = sample_orientation(rng, hand, config.views_deg)
+    vertices, joints = hand.posed(person.shape, sample_pose(rng, hand, person.shape, gestures=0.5 * config.wide))
+    R = sample_orientation(rng, hand, config.views_deg, any_roll=config.wide)
     distance = rng.uniform(0.28, 0.95)
     vertices, joints = vertices @ R.T, joints @ R.T
     vertices, joints = vertices - joints[9] + [0, 0, distance], joints - joints[9] + [0, 0, distance]

@@ -22,6 +22,8 @@ class Render:
     seed: int = 0
     views_deg: float = 180.0
     """Largest angle between palm and camera; 180 shows both faces of the hand."""
+    wide: bool = False
+    """Hands turned by any angle in the picture's plane, half of them gestures: fingers stretched or shut, the thumb anywhere."""
     sequences: int = 0
     """0: independent hands with depth. Else STB-like RGB: one person, one camera, this many smooth sequences."""
     sequence_offset: int = 0
@@ -45,6 +47,8 @@ class Render:
         from_zero(self, "first", "seed", "views_deg", "sequences", "sequence_offset", "workers")
         if self.px > 1024 or self.px % 2:
             raise InputError(f"--px: expected an even number up to 1024, got {self.px}")
+        if self.wide and (self.sequences or self.mano):
+            raise InputError("--wide: is for independent scenes of the hand that ships with cmkg; leave --sequences and --mano out")
 
 
 def run(config: Render):
@@ -58,6 +62,7 @@ def dataset(config):
         "px",
         "margin",
         "views_deg",
+        "wide",
         "sequences",
         "sequence_offset",
         "frames",
