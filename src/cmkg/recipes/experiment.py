@@ -15,7 +15,7 @@ from ..hands.datasets.real_hands import RealHands
 from ..hands.model import Head
 from ..prior import Prior
 from . import distill, evaluate, render, student, target, teacher
-from .common import at_least_one, mean_pose, positive, seeds_from_zero
+from .common import at_least_one, from_zero, mean_pose, positive, seeds_from_zero
 
 # In the source each picture is new: little augmentation is needed. A target is small: more.
 SOURCE_AUGMENTATION = Augmentation(turn_deg=20, shift=0.03, zoom=0.05, colour=0.15, noise=0, erase=0)
@@ -52,8 +52,11 @@ class Experiment:
     student_epochs: int = 8
     distill_epochs: int = 3
     target_epochs: int = 5
+    wide_count: int = 0
+    """Hands of the wide rendering (`cmkg render --wide`) that the recipe trains the source student on first; 0 leaves that out."""
+    wide_epochs: int = 6
     long_epochs: int = 100
-    """Of the recipe, which trains on the target and the source together."""
+    """Of the recipe, which trains on the target and the rendered hands together."""
     lr: float = 3e-3
     """Adam on the source, cosine to zero. The paper's 2.5e-4, constant, needs its 200 epochs."""
     target_lr: float = 1e-3
@@ -76,7 +79,8 @@ class Experiment:
 
     def __post_init__(self):
         positive(self, "source_count", "target_frames", "px", "width", "heatmap_weight", "batch", "teacher_epochs", "student_epochs", "distill_epochs",
-                 "target_epochs", "long_epochs", "lr", "target_lr", "fine_tune_lr", "long_lr")  # fmt: skip
+                 "target_epochs", "wide_epochs", "long_epochs", "lr", "target_lr", "fine_tune_lr", "long_lr")  # fmt: skip
+        from_zero(self, "wide_count")
         at_least_one(self, "tries", "turns_deg")
         seeds_from_zero(self.seeds)
 
@@ -148,6 +152,8 @@ def make_data(config, data):
             source, out=str(data / "source-test"), count=min(1000, max(config.source_count // 10, 1)), first=10_000_000
         )
     )
+    if config.wide_count:
+        render.run(replace(source, out=str(data / "wide"), count=config.wide_count, wide=True, seed=config.seeds[0] + 2))
     if config.target == "real hands":
         for name, block in (("target", "train"), ("target-test", "test")):
             pack(RealHands(config.real_hands, block, px), data / name, workers=1)
@@ -174,24 +180,29 @@ def stored_px(px):
 
 
 # ---- source -----------------------------------------------------------------------------------------------------
-STAGE = {"teacher": teacher, "student": student, "continued": student, "distill": distill}
+STAGE = {"teacher": teacher, "student": student, "continued": student, "distill": distill, "wide": student}
 
 
 def source_stages(config, out):
-    """Settings of the source's stages. `continued` is the control of distillation: as many epochs more on L_REG alone."""
+    """Settings of the source's stages. `continued` is the control of distillation: as many epochs more on L_REG alone.
+    `wide` goes on from there on other hands, for the recipe."""
     shared = {"data": str(out / "data/source"), "test": str(out / "data/source-test"), "batch": config.batch,
               "lr": config.lr, "schedule": "cosine", "seed": config.seeds[0], "precision": config.precision,
               "augmentation": SOURCE_AUGMENTATION}  # fmt: skip
     net = {n: getattr(config, n) for n in ("backbone", "width", "head", "stem_stride", "heatmap_weight", "px")}
     at = {name: str(out / name) for name in STAGE}
-    half = f"{at['student']}/student.safetensors"
-    return {
+    half, whole = f"{at['student']}/student.safetensors", f"{at['continued']}/student.safetensors"
+    stages = {
         "teacher": teacher.Teacher(out=at["teacher"], epochs=config.teacher_epochs, **net, **shared),
         "student": student.Student(out=at["student"], epochs=config.student_epochs, **net, **shared),
         "continued": student.Student(out=at["continued"], epochs=config.distill_epochs, start=half, **net, **shared),
         "distill": distill.Distill(out=at["distill"], epochs=config.distill_epochs, student=at["student"],
                                    teacher=at["teacher"], attention_weight=config.attention_weight, **shared),
     }  # fmt: skip
+    if config.wide_count:
+        other = shared | {"data": str(out / "data/wide"), "lr": config.long_lr}
+        stages["wide"] = student.Student(out=at["wide"], epochs=config.wide_epochs, start=whole, **net, **other)
+    return stages
 
 
 def two_checkpoints(out, path, start="student"):
