@@ -52,11 +52,15 @@ def inner_step_(parameters, all_parameters, gradients, prior, alpha, scales=None
     return slope
 
 
+DAMPING = 0.1
+
+
 @torch.no_grad()
 def adam_scales(optimizer, parameters, gradients):
-    """1 / (sqrt(v) + eps) of the step that Adam is about to take on `gradients`: a tensor each of `parameters`.
+    """1 / (sqrt(v) + damping) of the step that Adam is about to take on `gradients`: a tensor each of `parameters`.
 
-    Raises InputError for an optimiser without Adam's two betas.
+    The damping is a tenth of the layer's mean sqrt(v), so that a weight whose gradient was next to nothing (a dead unit's) does not
+    get a phi thousands of times the others' when the look-ahead wakes it. Raises InputError for an optimiser without Adam's two betas.
     """
     group_of = {id(t): group for group in optimizer.param_groups for t in group["params"]}
     found = []
@@ -66,8 +70,8 @@ def adam_scales(optimizer, parameters, gradients):
             raise InputError(f"an inner step of Adam's: expected Adam or AdamW for the student, got {type(optimizer).__name__}")
         beta = group["betas"][1]
         v = (1 - beta) * g.square() + (beta * state["exp_avg_sq"] if state else 0)
-        v = v / (1 - beta ** (float(state["step"]) + 1 if state else 1))
-        found.append(1 / (v.sqrt() + group["eps"]))
+        root = (v / (1 - beta ** (float(state["step"]) + 1 if state else 1))).sqrt()
+        found.append(1 / (root + DAMPING * root.mean() + group["eps"]))
     return found
 
 

@@ -134,6 +134,22 @@ def test_poses_are_inside_human_limits_and_mostly_free_of_collisions():
     assert free > 190
 
 
+def test_gestures_are_inside_human_limits_and_shut_more_fingers():
+    draws = lambda draw: np.stack([draw(scenes.stream("g", i)) for i in range(300)])
+    gestures, others = draws(poses.sample_gesture), draws(poses.sample_angles)
+    assert (gestures >= LIMITS_DEG[:, 0]).all() and (gestures <= LIMITS_DEG[:, 1]).all()
+    fists = lambda angles: (angles[:, 2:16:4] > 80).all(1).mean()  # the middle joints of all four fingers
+    assert fists(gestures) > 2 * fists(others)
+
+
+def test_wide_scenes_are_rolled_by_any_angle():
+    up = lambda wide: np.stack([scenes.sample_orientation(scenes.stream("r", i), anny_hand(), 30, wide) @ (anny_hand().rest_joints[9] - anny_hand().rest_joints[0]) for i in range(300)])
+    assert (up(False)[:, 1] > 0).mean() < 0.1  # image y points down: few hands hang
+    assert 0.4 < (up(True)[:, 1] > 0).mean() < 0.6
+    plain, wide = (scenes.scene(scenes.SceneConfig(seed=3, wide=w), 0) for w in (False, True))
+    assert not np.allclose(plain.joints, wide.joints)
+
+
 def test_flexion_bends_towards_the_palm_and_keeps_bone_lengths():
     hand = anny_hand()
     names = [a[0] for a in ANGLES]

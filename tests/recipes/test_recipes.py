@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def whole(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
     experiment.run(experiment.Experiment(
         out=str(out), source_count=48, target_frames=12, backbone="resnet10", width=0.125, px=32, batch=8, teacher_epochs=1,
-        student_epochs=1, distill_epochs=1, target_epochs=1, long_epochs=1, tries=(0.1, 10.0), seeds=(0, 1), precision="32-true"))  # fmt: skip
+        student_epochs=1, distill_epochs=1, target_epochs=1, wide_count=16, wide_epochs=1, long_epochs=1, tries=(0.1, 10.0), seeds=(0, 1), precision="32-true"))  # fmt: skip
     return out
 
 
@@ -368,6 +369,15 @@ def test_the_study_runs_its_controls_on_a_finished_run(whole, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}
     study.run(config)
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}
+
+
+def test_the_recipe_goes_on_from_the_wide_student_with_the_wide_hands_alongside(whole):
+    wide = json.loads((whole / "wide/config.json").read_text())
+    assert Path(wide["start"]) == whole / "continued/student.safetensors" and Path(wide["data"]) == whole / "data/wide"
+    for name, start, alongside in (("recipe", "wide", str(whole / "data/wide")), ("fine-tune-student", "continued", "")):
+        row = json.loads((row_folder(whole, name) / "seed-0/config.json").read_text())
+        assert row["start"] == str(whole / start / "student.safetensors") and row["alongside"] == alongside
+    assert Packed(whole / "data/wide").meta["holds"]["wide"] and not Packed(whole / "data/source").meta["holds"]["wide"]
 
 
 def test_its_ingredients_and_their_report(whole, tmp_path):

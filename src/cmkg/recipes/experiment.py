@@ -170,8 +170,12 @@ def draw_sequences(stage, data, frames, test_frames, sequences=4, tests=2):
     test = replace(stage, frames=test_frames, sequences=tests, sequence_offset=sequences, count=tests * test_frames, out=str(data / "target-test"))
     render.run(train)
     render.run(test)
-    fit = sequences * 3 // 4 * frames
-    return {"fit": (0, fit), "validation": (fit, sequences * frames)}
+    return tuning_blocks(sequences * frames)
+
+
+def tuning_blocks(count):
+    """The frames of a rendered target to fit and to validate on: its last quarter validates."""
+    return {"fit": (0, count * 3 // 4), "validation": (count * 3 // 4, count)}
 
 
 def stored_px(px):
@@ -205,13 +209,13 @@ def source_stages(config, out):
     return stages
 
 
-def two_checkpoints(out, path, start="student"):
-    """The control that costs nothing: a prior from theta at `start`, of the student's folder, and after distillation."""
+def two_checkpoints(out, path, start="student", end=None):
+    """A prior that takes no meta-learning: from theta at `start`, of the student's folder, and at `end`, by default distilled."""
     if path.exists():
         return
     net = distill.build(out / "student", 3, start)[0]
     before = {n: t.detach().clone() for n, t in net.named_parameters()}
-    after = dict(engine.load_weights(out / "distill/distilled.safetensors", net).named_parameters())
+    after = dict(engine.load_weights(end or out / "distill/distilled.safetensors", net).named_parameters())
     learned = Prior.load(out / "distill/prior_p2.safetensors").manifest
     manifest = {k: learned[k] for k in ("fingerprint", "architecture", "source")}
     Prior.from_checkpoints(before, after, beta=learned["beta"], **manifest).save(path)
@@ -255,7 +259,7 @@ def rows(config, out):
         "prior-two-checkpoints": row("control: two-checkpoint φ", True, prior=two),
         "fine-tune-student": row("fine-tuned source student", start=file("continued/student")),
         "fine-tune-distilled": row("fine-tuned distilled student", start=distilled),
-        "recipe": row("the recipe: trained on with the source alongside", **recipe(config, out)),
+        "recipe": row("the recipe: trained on with rendered hands alongside", **recipe(config, out)),
         "l2-sp": row("distilled student, ℓ² around it (L2-SP)", True, **from_distilled),
         "prior-centred": row("distilled student, prior around it (φ ≥ 0)", True, prior=phi_2, **from_distilled),
     }
@@ -263,8 +267,8 @@ def rows(config, out):
 
 def recipe(config, out):
     """Settings of the row with the lowest error, see docs/study.md: what each of them brings is `cmkg run ingredients`."""
-    return {"start": str(out / "continued/student.safetensors"), "scale": "set", "alongside": str(out / "data/source"), "epochs": config.long_epochs,
-            "lr": config.long_lr}  # fmt: skip
+    start, hands = ("wide/student", "data/wide") if config.wide_count else ("continued/student", "data/source")
+    return {"start": str(out / f"{start}.safetensors"), "scale": "set", "alongside": str(out / hands), "epochs": config.long_epochs, "lr": config.long_lr}
 
 
 def run_row(config, out, row, blocks, folders=None):

@@ -66,7 +66,7 @@ def run(config: Graded):
         data = draw_target(settings, out / "data" / name, name, count, config.test_frames)
         folders = {"data": str(data / "target"), "test": str(data / "target-test"), "student": str(base / "student"), "source": str(base / "data/source")}
         epochs = epochs_of(config.steps, count, settings.batch)
-        blocks = {"fit": (0, count * 3 // 4), "validation": (count * 3 // 4, count)}
+        blocks = experiment.tuning_blocks(count)
         known = study.rows(base, out)
         study.run_rows(study.shared(settings, config, out / name, epochs), out / name, study.chosen(known, config.rows, "--rows"), blocks, folders,
                        {"target": name, "base": base.name, "frames": count})  # fmt: skip

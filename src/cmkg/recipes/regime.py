@@ -145,7 +145,7 @@ def error_with(base, settings, moved, batches=32):
 def curves(config, out, base, settings):
     """{family: {strength: [validation EPE, a seed each]}}; None where training diverged."""
     data = graded.draw_target(settings, out / "data", f"size-{config.frames}", config.frames, 240)
-    blocks = {"fit": (0, config.frames * 3 // 4), "validation": (config.frames * 3 // 4, config.frames)}
+    blocks = experiment.tuning_blocks(config.frames)
     count = blocks["fit"][1]
     stage = target.Target(data=str(data / "target"), test=str(data / "target-test"), student=str(base / "student"), source=str(base / "data/source"),
                           epochs=graded.epochs_of(config.steps, count, settings.batch), batch=settings.batch, lr=settings.target_lr, schedule="cosine",

@@ -60,7 +60,7 @@ def rows_of(config, settings, cell, plan, data, blocks, home):
 
 def train_source(settings, base, home, seed):
     """Teacher, student, its continuation and the distilled one from another seed, on the same pictures."""
-    for name, stage in experiment.source_stages(replace(settings, seeds=(seed,)), home).items():
+    for name, stage in experiment.source_stages(replace(settings, seeds=(seed,), wide_count=0), home).items():
         engine.say(f"{home.parent.name}: {name}")
         experiment.STAGE[name].run(replace(stage, data=str(base / "data/source"), test=str(base / "data/source-test")))
     return home

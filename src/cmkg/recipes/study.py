@@ -52,7 +52,7 @@ PRESETS = {
     "ingredients": ("What each ingredient of the best row brings, on a finished run's source.", Study(out="runs/ingredients", part="ingredients", seeds=(0, 1, 2))),
 }
 LONG_LR = 1e-3
-WHOLE = "prior_from_theta_0.safetensors"
+WHOLE, NO_TEACHER = "prior_from_theta_0.safetensors", "prior_from_theta_0_no_teacher.safetensors"
 # How else phi is learned: {name: settings of distill.Distill}.
 LEARNED = {"no-teacher": {"no_teacher": True}, "split": {"split": True}, "l3": {"inner_steps": 3}, "all": {"phi_parameters": "all"}}
 
@@ -127,7 +127,7 @@ def targets(config, base, settings):
     """Folder of the target's packed sets, and the blocks of frames for tuning."""
     data, n = Path(config.out) / "data", settings.target_frames
     if config.target == settings.target == "rendered":
-        return base / "data", {"fit": (0, 3 * n), "validation": (3 * n, 4 * n)}
+        return base / "data", experiment.tuning_blocks(4 * n)
     if config.target == "rendered":
         stage = render.Render(px=experiment.stored_px(settings.px), seed=settings.seeds[0] + 1, backgrounds=settings.backgrounds)
         return data, experiment.draw_sequences(stage, data, n, n)
@@ -140,16 +140,17 @@ def learn_others(base, out, settings, rows):
     """What `rows` need: phi learned in other ways, the Fisher information at the distilled student, an early student."""
     stage = experiment.source_stages(settings, base)["distill"]
     whole = {"start": "theta_0", "epochs": settings.student_epochs + settings.distill_epochs, "alpha": stage.alpha / 16}
-    adam = whole | {"inner_optimizer": "adam", "alpha": 1 / 16}
-    for name, changes in (LEARNED | {"from-theta-0": whole, "adam": adam, "adam-no-teacher": adam | {"no_teacher": True}}).items():
+    adam = whole | {"inner_optimizer": "adam", "alpha": 1e-3}
+    for name, changes in (LEARNED | {"from-theta-0": whole, "adam": adam}).items():
         if f"prior-{name}" not in rows:
             continue
         engine.say(f"phi: {name}")
         distill.run(replace(stage, out=str(out / name), exponents=(2,), **changes))
     if rows.keys() & {"early-none", "early-prior"}:
         student.run(replace(experiment.source_stages(settings, base)["student"], out=str(out / "early"), epochs=1))
-    if rows.keys() & {"prior-whole", "prior-whole-permuted", "prior-whole-layer-mean"}:
+    if any(name.startswith("prior-whole") for name in rows):
         engine.on_first_rank(lambda: experiment.two_checkpoints(base, out / WHOLE, "theta_0"))
+        engine.on_first_rank(lambda: experiment.two_checkpoints(base, out / NO_TEACHER, "theta_0", base / "continued/student.safetensors"))
     path = out / "fisher.safetensors"
     if "fisher-centred" in rows and not path.exists():
         net = engine.load_weights(base / "distill/distilled.safetensors", distill.build(base / "student", 3, "student")[0])
@@ -159,8 +160,8 @@ def learn_others(base, out, settings, rows):
 
 
 def train_source_on(base, out, settings, frames):
-    """The recipe's control: the source student, trained on its source for as many steps as the recipe trains on both."""
-    steps = settings.long_epochs * (frames // settings.batch)
+    """The recipe's control: the source student, trained on its source for as many steps as the recipe takes in all."""
+    steps = settings.long_epochs * (frames // settings.batch) + settings.wide_epochs * (settings.wide_count // settings.batch)
     stage = experiment.source_stages(settings, base)["continued"]
     student.run(replace(stage, start=str(base / "continued/student.safetensors"), out=str(out / "source-for-longer"), lr=settings.long_lr,
                         epochs=max(1, round(steps / (settings.source_count // settings.batch)))))  # fmt: skip
@@ -195,12 +196,12 @@ def rows(base, out):
         "prior-whole": row("prior of two checkpoints, from θ₀ on", prior=str(out / WHOLE)),
         "prior-whole-permuted": row("control: that of two checkpoints, permuted", prior=str(out / WHOLE), permuted=True),
         "prior-whole-layer-mean": row("control: its layer mean", prior=str(out / WHOLE), layer_mean=True),
+        "prior-whole-no-teacher": row("control: of two checkpoints without a teacher, from θ₀ on", prior=str(out / NO_TEACHER)),
         "prior-from-theta-0": row("prior learned from θ₀ on, α / 16", prior=other("from-theta-0")),
         "prior-from-theta-0-permuted": row("control: the learned one, permuted", prior=other("from-theta-0"), permuted=True),
         "prior-adam": row("prior learned from θ₀ on, by Adam's inner step", prior=other("adam")),
         "prior-adam-permuted": row("control: that of Adam's inner step, permuted", prior=other("adam"), permuted=True),
         "prior-adam-layer-mean": row("control: its layer mean", prior=other("adam"), layer_mean=True),
-        "prior-adam-no-teacher": row("control: learned so without a teacher", prior=other("adam-no-teacher")),
         "fresh-none": row("fresh θ₀, no regulariser", False, fresh=77),
         "fresh-prior": row("control: fresh θ₀, prior", prior=phi, fresh=77),
         "early-none": row("early source student, fine-tuned", False, start=early),
@@ -216,6 +217,7 @@ def ingredients(config, base, out, settings):
     source, likes = {"alongside": str(base / "data/source")}, {"alongside": str(out / "data/lookalikes")}
     own = {"home": str(base)} if settings.seeds == config.seeds else {}  # the run has trained its recipe already
     student, distilled = {"start": str(base / "continued/student.safetensors")}, {"start": str(base / "distill/distilled.safetensors")}
+    wide = {"wide": row("+ one person's scale, the student of the wide rendering", start=str(base / "wide/student.safetensors"), **scale)} if settings.wide_count else {}
     return {
         "fine-tune-student": row("fine-tuned source student", **student),
         "scale": row("+ one person's scale", **student, **scale),
@@ -224,7 +226,8 @@ def ingredients(config, base, out, settings):
         "long-likes": row("+ for longer, look-alikes alongside", **student, **scale, **likes, **long),
         "long-distilled": row("+ for longer, look-alikes alongside, from the distilled student", **distilled, **scale, **likes, **long),
         "long-frame": row("for longer alone, each frame's scale", **student, **long),
-        "recipe": row("the recipe: one person's scale, the source alongside, for much longer", **experiment.recipe(settings, base)) | own,
+    } | wide | {
+        "recipe": row(f"the recipe: one person's scale, {'the wide rendering first and' if wide else 'the source'} alongside, for much longer", **experiment.recipe(settings, base)) | own,
         "longer-source": row("control: its steps on the source alone, then fine-tuned with one person's scale", start=str(out / "source-for-longer/student.safetensors"), **scale),
     }
 
