@@ -74,12 +74,13 @@ def distill(student, teacher, batches, loss=regression_loss, *, fields=SOURCE_FI
 
 
 def learn_prior(student, teacher, batches, loss=regression_loss, *, p=(2,), which="weights", granularity="weight", alpha=2.5e-4, beta=1e-3,
-                unit_free=False, split=False, theta_0=None, fields=SOURCE_FIELDS, layers=None, epochs=1, optimizer=None, lr=2.5e-4,
+                unit_free=False, split=False, inner_optimizer="sgd", theta_0=None, fields=SOURCE_FIELDS, layers=None, epochs=1, optimizer=None, lr=2.5e-4,
                 attention_weight=ATTENTION_WEIGHT, precision="32-true", out=None):  # fmt: skip
     """Distils as `distill` does and meanwhile learns a prior for each exponent of p (Algorithm 3). Returns [Prior].
 
     theta's path does not depend on phi. alpha: rate of the inner step; beta: phi's. which, granularity: see
     Prior.constant. unit_free: see Prior.learn_. split: the first half of each batch is the inner step's, the other G's.
+    inner_optimizer: sgd, the paper's, or adam: alpha is divided weight by weight as `optimizer`, an Adam, divides; see meta.adam_scales.
     theta_0: the network as it began, whose fingerprint the prior carries; None: the student as it is now.
     Several sources: lists of teachers (one each, or one for all) and of batches; their batches alternate.
     """
@@ -87,7 +88,7 @@ def learn_prior(student, teacher, batches, loss=regression_loss, *, p=(2,), whic
     sources = _sources(student, teacher, batches, fields, layers, attention_weight, fabric)
     adapters = [distillation for *_, distillation in sources]
     optimizer = _optimizer(optimizer, student, adapters, lr)
-    facts = {"granularity": granularity, "alpha": alpha, "beta": beta, "unit_free": unit_free, "fingerprint": fingerprint(theta_0 or student)}
+    facts = {"granularity": granularity, "alpha": alpha, "beta": beta, "unit_free": unit_free, "inner_optimizer": inner_optimizer, "fingerprint": fingerprint(theta_0 or student)}
     priors = [Prior.constant(student, 0.0, q, which, **facts).track_noise() for q in p]
     state = {"student": student, "optimizer": optimizer, **{f"adapter_{i}": a for i, a in enumerate(adapters)}, **{f"phi_{q.p}": q.phi for q in priors}, **{f"noise_{q.p}": q.noise for q in priors}}
     shared = {"loss": loss, "context": fabric.autocast, "average": engine.averaged(fabric)}
@@ -99,7 +100,7 @@ def learn_prior(student, teacher, batches, loss=regression_loss, *, p=(2,), whic
         if not priors:
             return distil_step(*networks, x, x_superior, y, distillation=distillation, **shared)
         inner, outer = halves(x, x_superior, y) if split else ((x, x_superior, y), None)
-        return meta_step(*networks, priors, *inner, alpha=alpha, beta=beta, distillation=distillation, outer=outer, unit_free=unit_free, **shared)
+        return meta_step(*networks, priors, *inner, alpha=alpha, beta=beta, distillation=distillation, outer=outer, unit_free=unit_free, inner_optimizer=inner_optimizer, **shared)
 
     student.train()
     settings = {"call": "learn prior" if priors else "distill", "p": list(p), "which": which, "split": split, "lr": lr, "attention_weight": attention_weight} | facts
