@@ -155,12 +155,12 @@ def meta_step(student, tap, teacher, teacher_tap, optimizer, priors, x, x_superi
         total = [(a + b) / 2 for a, b in zip(total, there, strict=True)]
     scales = adam_scales(optimizer, parameters, total) if inner_optimizer == "adam" else None
     scaled = lambda gradients: torch._foreach_mul(gradients, scales) if scales else gradients
+    scale_of, inner = scales and dict(zip(map(id, parameters), scales, strict=True)), scaled(inner)
     for i, prior in enumerate(priors):
         held = prior.bind(student)
-        scale_of = scales and dict(zip(map(id, parameters), scales, strict=True))
         held_scales = scales and [scale_of[id(t)] for t in held]
         with weights_lent(student, parameters):
-            slope = inner_step_(held, parameters, scaled(inner), prior, alpha, held_scales)
+            slope = inner_step_(held, parameters, inner, prior, alpha, held_scales)
             for _ in range(inner_steps - 1):
                 again = _gradients(loss(_forward(student, x, context), y), parameters, average)
                 torch._foreach_add_(slope, inner_step_(held, parameters, scaled(again), prior, alpha, held_scales))
