@@ -92,10 +92,10 @@ def test_adams_inner_step_has_the_same_closed_form(batch):
     scales = []
     for t, g in zip(student.parameters(), gradients_of(G)):
         v = (0.999 * adam.state[t]["exp_avg_sq"] + 0.001 * g**2) / (1 - 0.999**2)
-        scales.append(1 / (v.sqrt() + 0.1 * v.sqrt().mean() + 1e-8))
+        scales.append(1e-3 / (v.sqrt() + 0.1 * v.sqrt().mean() + 1e-8))
     step = {n: (s, d) for (n, _), s, d in zip(student.named_parameters(), scales, gradients_of(inner))}
     theta = {n: t.detach().clone() for n, t in student.named_parameters()}
-    alpha = 1e-3
+    alpha = 1.0
 
     def value(phi):
         moved = {n: t - alpha * step[n][0] * (step[n][1] + (2 * phi[n] * t if n in phi else 0)) for n, t in theta.items()}
@@ -113,6 +113,8 @@ def test_adams_inner_step_has_the_same_closed_form(batch):
 
 
 def test_adams_inner_step_needs_adam(batch):
+    with pytest.raises(InputError, match="inner_optimizer 'rmsprop': expected sgd or adam"):
+        closed_form(*parts(2), batch, inner_optimizer="rmsprop")
     with pytest.raises(InputError, match="expected Adam or AdamW for the student, got SGD"):
         closed_form(*parts(2), batch, inner_optimizer="adam")
 

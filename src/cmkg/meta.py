@@ -57,7 +57,7 @@ DAMPING = 0.1
 
 @torch.no_grad()
 def adam_scales(optimizer, parameters, gradients):
-    """1 / (sqrt(v) + damping) of the step that Adam is about to take on `gradients`: a tensor each of `parameters`.
+    """lr / (sqrt(v) + damping) of the step that Adam is about to take on `gradients`: a tensor each of `parameters`.
 
     The damping is a tenth of the layer's mean sqrt(v), so that a weight whose gradient was next to nothing (a dead unit's) does not
     get a phi thousands of times the others' when the look-ahead wakes it. Raises InputError for an optimiser without Adam's two betas.
@@ -71,7 +71,7 @@ def adam_scales(optimizer, parameters, gradients):
         beta = group["betas"][1]
         v = (1 - beta) * g.square() + (beta * state["exp_avg_sq"] if state else 0)
         root = (v / (1 - beta ** (float(state["step"]) + 1 if state else 1))).sqrt()
-        found.append(1 / (root + DAMPING * root.mean() + group["eps"]))
+        found.append(group["lr"] / (root + DAMPING * root.mean() + group["eps"]))
     return found
 
 

@@ -129,10 +129,13 @@ def meta_step(student, tap, teacher, teacher_tap, optimizer, priors, x, x_superi
     outer: another batch (x, x_superior, y) for G(theta''), theta then moves on the mean of G over both; None is the
     paper's same batch.
     inner_steps: l of Algorithm 1; over 1 the terms of the steps are summed, which is exact to first order in alpha.
-    inner_optimizer: sgd, the paper's, or adam: the inner step's gradient is divided as `optimizer`, an Adam, divides it (meta.adam_scales).
+    inner_optimizer: sgd, the paper's, or adam: the inner step is alpha of the step that `optimizer`, an Adam, takes on its gradient (meta.adam_scales).
+    Raises InputError for another one.
     teacher None: G = L_REG, the no-teacher control. loss, distillation: see distil_step. unit_free: see Prior.learn_.
     Returns the losses at theta and, per prior, G(theta'').
     """
+    if inner_optimizer not in ("sgd", "adam"):
+        raise InputError(f"inner_optimizer {inner_optimizer!r}: expected sgd or adam")
     distillation = distillation or partial(distillation_loss, attention_weight=attention_weight)
     maps = teacher_maps(teacher, teacher_tap, x_superior, context) if teacher else None
     parameters = trained(student, distillation)

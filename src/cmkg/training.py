@@ -80,7 +80,7 @@ def learn_prior(student, teacher, batches, loss=regression_loss, *, p=(2,), whic
 
     theta's path does not depend on phi. alpha: rate of the inner step; beta: phi's. which, granularity: see
     Prior.constant. unit_free: see Prior.learn_. split: the first half of each batch is the inner step's, the other G's.
-    inner_optimizer: sgd, the paper's, or adam: alpha is divided weight by weight as `optimizer`, an Adam, divides; see meta.adam_scales.
+    inner_optimizer: sgd, the paper's, or adam: the inner step is alpha of the step of `optimizer`, an Adam, weight by weight; see meta.adam_scales.
     theta_0: the network as it began, whose fingerprint the prior carries; None: the student as it is now.
     Several sources: lists of teachers (one each, or one for all) and of batches; their batches alternate.
     """

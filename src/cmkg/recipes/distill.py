@@ -114,8 +114,7 @@ def run(config: Distill):
         if priors:
             networks = student, tap, None if config.no_teacher else teacher, teacher_tap, optimizer, priors
             inner, outer = halves(*inputs) if config.split else (inputs, None)
-            alpha = config.alpha * (optimizer.param_groups[0]["lr"] if config.inner_optimizer == "adam" else 1)
-            log(meta_step(*networks, *inner, alpha=alpha, beta=config.beta, outer=outer, inner_steps=config.inner_steps,
+            log(meta_step(*networks, *inner, alpha=config.alpha, beta=config.beta, outer=outer, inner_steps=config.inner_steps,
                           inner_optimizer=config.inner_optimizer, **shared))  # fmt: skip
         else:
             log(distil_step(student, tap, teacher, teacher_tap, optimizer, *inputs, **shared))
