@@ -1,4 +1,5 @@
-"""Puts the tables of docs/results/*.json into README.md and docs/study.md between their markers: no number there is typed.
+"""Puts the tables of docs/results/*.json into README.md and docs/study.md between their markers, and draws the study's charts
+from them: no number there is typed.
 
 cp runs/demo/results.json docs/results/demo.json && python tools/update_readme.py
 """
@@ -36,6 +37,11 @@ def study_block(results):
     return f"{facts}, {results['epochs']} epochs, {len(results['seeds'])} seeds.\n\n{study.markdown(results)}"
 
 
+CHARTS = {
+    "study": ("study-rendered", "study-real"),
+    "study_strong": ("study-strong-rendered", "study-strong-real"),
+    "ingredients": ("ingredients-rendered", "ingredients-real"),
+}
 STUDIES = ("study-", "ingredients-", "graded", "sources", "regime")
 
 
@@ -50,6 +56,9 @@ def main():
         documents |= new
     for document, text in documents.items():
         document.write_text(text)
+    for name, files in CHARTS.items():
+        held = [json.loads((ROOT / f"docs/results/{file}.json").read_text()) for file in files]
+        (ROOT / f"docs/{name}.svg").write_text(study.chart(held))
 
 
 if __name__ == "__main__":

@@ -366,6 +366,7 @@ def test_the_study_runs_its_controls_on_a_finished_run(whole, tmp_path):
     from_theta_0 = [Prior.load(tmp_path / "study" / p) for p in ("prior_from_theta_0.safetensors", "from-theta-0/prior_p2.safetensors")]
     assert {p.manifest["fingerprint"] for p in from_theta_0} == {Prior.load(whole / "distill/prior_p2.safetensors").manifest["fingerprint"]}
     assert "against tuned ℓ²" in (tmp_path / "study/study.md").read_text()
+    assert "ℓ², σ tuned" in (tmp_path / "study/study.svg").read_text()
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}
     study.run(config)
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}

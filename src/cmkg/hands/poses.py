@@ -23,7 +23,6 @@ def sample_angles(rng):
     pip = 4 + 98 * np.clip(curl - claw * curl * (1 - curl), 0, 1) + rng.normal(0, 6, 4)
     dip = 0.6 * pip + rng.normal(0, 7, 4)
     spread = rng.uniform(-8, 14) * np.array([1.0, 0.15, -0.55, -1.15]) * (1 - 0.8 * curl) + rng.normal(0, 3, 4)
-    fingers = np.stack([mcp, spread, pip, dip], 1).ravel()
     across = np.clip(rng.beta(0.7, 0.7) + 0.25 * (curl[:2].mean() - 0.5), 0, 1)  # 0 = thumb out, 1 = across the palm
     thumb = np.array(
         [
@@ -35,8 +34,7 @@ def sample_angles(rng):
         ]
     )
     thumb += rng.normal(0, [8, 10, 10, 6, 8])
-    wrist = rng.normal(0, [22, 10])
-    return np.clip(np.concatenate([fingers, thumb, wrist]), *LIMITS_DEG.T)
+    return _within_limits(mcp, spread, pip, dip, thumb, wrist=rng.normal(0, [22, 10]))
 
 
 def sample_gesture(rng):
@@ -46,9 +44,14 @@ def sample_gesture(rng):
     pip = np.where(shut, 98 * tight, rng.uniform(4, 20)) + rng.normal(0, 6, 4)
     dip = np.where(shut, rng.uniform(20, 55), 0.6 * pip) + rng.normal(0, 6, 4)
     spread = rng.uniform(-8, 14) * np.array([1.0, 0.15, -0.55, -1.15]) * np.where(shut, 0.2, 1.0) + rng.normal(0, 3, 4)
-    fingers = np.stack([mcp, spread, pip, dip], 1).ravel()
     wrist = rng.normal(0, [22, 10])
-    return np.clip(np.concatenate([fingers, rng.uniform(*LIMITS_DEG[THUMB].T), wrist]), *LIMITS_DEG.T)
+    return _within_limits(mcp, spread, pip, dip, rng.uniform(*LIMITS_DEG[THUMB].T), wrist)
+
+
+def _within_limits(mcp, spread, pip, dip, thumb, wrist):
+    """The four fingers' angles, (4,) each, the thumb's (5,) and the wrist's (2,), as the hand takes them: (23,)."""
+    fingers = np.stack([mcp, spread, pip, dip], 1).ravel()
+    return np.clip(np.concatenate([fingers, thumb, wrist]), *LIMITS_DEG.T)
 
 
 def collides(joints):

@@ -155,7 +155,8 @@ def curves(config, out, base, settings):
     small = str(out / plain_name("alpha / 16") / "prior_p2.safetensors")
     families = {"l2": {}, "prior": {"prior": phi}, "prior, permuted": {"prior": phi, "permuted": True}, "prior, alpha / 16": {"prior": small},
                 "prior, alpha / 16, permuted": {"prior": small, "permuted": True}, "two checkpoints, from theta_0 on": {"prior": whole},
-                "two checkpoints, permuted": {"prior": whole, "permuted": True}, "two checkpoints, decoupled": {"prior": whole, "coupled": False}}  # fmt: skip
+                "two checkpoints, permuted": {"prior": whole, "permuted": True}, "two checkpoints, decoupled": {"prior": whole, "coupled": False},
+                "prior, decoupled": {"prior": phi, "coupled": False}}  # fmt: skip
     found = {"none": {"0": [tried(replace(stage, seed=s, out=str(out / f"curves/none/seed-{s}"))) for s in config.seeds]}}
     for name, changes in families.items():
         engine.say(f"strengths: {name}")

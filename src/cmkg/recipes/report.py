@@ -25,7 +25,7 @@ def run(config: Report):
         engine.say(f"{out}/report.html is written")
     elif (out / "study_rows.json").exists():
         study.write(out)
-        engine.say(f"{out}/study.md and study.json are written")
+        engine.say(f"{out}/study.md, study.svg and study.json are written")
     elif (out / "cells.json").exists():
         study.write_cells(out, [cell["target"] for cell in engine.read_json(out / "cells.json")["cells"]])
         engine.say(f"{out}/cells.md and cells.json are written")

@@ -100,7 +100,7 @@ def run_rows(config, out, plan, blocks, folders, facts):
     engine.write_json(out / "study_rows.json", held | facts)
     if (out / "environment.json").exists():  # else it is one of several, see write_cells
         engine.on_first_rank(lambda: study.write(out))
-        engine.say(f"{out}/study.md and study.json are written")
+        engine.say(f"{out}/study.md, study.svg and study.json are written")
 
 
 def run_or_diverge(config, out, row, blocks, folders):

@@ -84,6 +84,33 @@ def prior_by_layer(phi):
         return svg(figure)
 
 
+def error_chart(studies, references):
+    """EPE of every row, a panel a study: a dot each seed, the mean and ± its standard deviation over them; a line at the mean of each of `references`.
+
+    studies: what study.collect returns, in the order of the panels; rows that one of them lacks stay empty there.
+    """
+    labels = {r["name"]: r["label"] for found in studies for r in found["rows"]}
+    height = {name: -i for i, name in enumerate(labels)}
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, len(studies), figsize=(4.3 + 3.0 * len(studies), 0.8 + 0.27 * len(labels)), sharey=True, squeeze=False)
+        for axes, found in zip(panels[0], studies):
+            for r in found["rows"]:
+                colour, error, y = PALETTE[_kind(r)], r["epe_mm"], height[r["name"]]
+                axes.errorbar(error["mean"], y, xerr=error["sd"], fmt="o", ms=6, lw=2.4, color=colour)
+                axes.plot(error["values"], [y] * len(error["values"]), "|", ms=8, color=colour, alpha=0.6)
+                if r["name"] in references:
+                    axes.axvline(error["mean"], color=colour, lw=0.9, ls="--", zorder=0)
+            axes.set(title=found["target"], xlabel="EPE, mm", yticks=list(height.values()), yticklabels=labels.values())
+        return svg(figure)
+
+
+def _kind(row):
+    """Index in PALETTE: grey for a control, blue for a prior, red for no prior from theta_0, green for trained weights."""
+    if row["label"].startswith("control"):
+        return 6
+    return 0 if row["label"].startswith("prior") else 1 if row["name"] in ("none", "l2", "fresh-none") else 2
+
+
 def skeleton_picture(rgb, K, joints_mm, size=240, dashed=False):
     """The picture (H, W, 3) enlarged to the height `size`, with the skeleton of joints_mm (21, 3) over it, as RGB."""
     scale = size / rgb.shape[0]

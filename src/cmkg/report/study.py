@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import engine
+from . import plots
 from .collect import hide_folders, target_row
 
 REFERENCES = {"l2": "tuned ℓ²", "fine-tune-distilled": "fine-tuning"}
@@ -69,15 +70,21 @@ def markdown(found):
     return "\n".join(lines) + "\n"
 
 
+def chart(studies):
+    """The rows' errors as SVG, a panel each of `studies` (what `collect` returns)."""
+    return plots.error_chart(studies, references([r["name"] for r in studies[0]["rows"]]))
+
+
 def told(d):
     share = f", {d['share']:+.0%}" if d and "share" in d else ""
     return "" if d is None else f"{d['mean']:+.2f} [{d['interval'][0]:+.2f}, {d['interval'][1]:+.2f}]{share}"
 
 
 def write(out):
-    """Writes study.json and study.md into the folder of a `cmkg run study`; returns what they hold."""
+    """Writes study.json, study.md and study.svg into the folder of a `cmkg run study`; returns what the first holds."""
     out = Path(out)
     found = collect(out) | made_by(out)
+    engine.write_atomically(out / "study.svg", lambda p: p.write_text(chart([found]), encoding="utf-8"))
     engine.write_json(out / "study.json", found)
     engine.write_atomically(out / "study.md", lambda p: p.write_text(markdown(found), encoding="utf-8"))
     return found
