@@ -1,5 +1,6 @@
 """Every code block of the documentation runs as it stands."""
 
+import importlib.util
 import re
 import warnings
 from pathlib import Path
@@ -36,3 +37,13 @@ def test_commands_and_pictures_of_a_page_exist(page):
     for first, second in re.findall(r"cmkg (\w+) ?([\w-]*)", " ".join(re.findall(r"```\n(.*?)```", text, re.DOTALL))):
         assert first in stages, first
         assert first not in groups or second in groups[first], (first, second)
+
+
+def test_the_documents_hold_what_the_results_say():
+    spec = importlib.util.spec_from_file_location("update_readme", DOCS.parent / "tools/update_readme.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    for path, text in tool.filled_documents().items():
+        assert path.read_text() == text, f"{path.name}: run python tools/update_readme.py"
+    with pytest.raises(SystemExit, match="no such row"):
+        tool.sentences("<!-- =study-real/none-such -->1<!-- / -->", {"study-real": {"rows": []}})

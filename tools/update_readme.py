@@ -1,12 +1,17 @@
-"""Puts the tables of docs/results/*.json into README.md and docs/study.md between their markers, and draws the study's charts
-from them: no number there is typed.
+"""Puts what docs/results/*.json holds into README.md and docs/study.md: tables between their markers, numbers inside sentences,
+and draws the study's charts: no result there is typed.
 
 cp runs/demo/results.json docs/results/demo.json && python tools/update_readme.py
+
+In a sentence <!-- =FILE/ROW --> … <!-- / --> is a row's mean and spread in mm, `=FILE/ROW mean` the mean, `=FILE/ROW vs REF` its
+difference to another row with the interval, `=FILE/ROW share REF` that in per cent; FILE is FILE:CELL where there are several.
 """
 
 import json
 import re
 from pathlib import Path
+
+import numpy as np
 
 from cmkg.report import page, study
 
@@ -37,6 +42,32 @@ def study_block(results):
     return f"{facts}, {results['epochs']} epochs, {len(results['seeds'])} seeds.\n\n{study.markdown(results)}"
 
 
+def told(results, file, row, what, reference):
+    """The text of one number in a sentence; see above. Raises SystemExit where the results do not have it."""
+    stem, _, cell = file.partition(":")
+    try:
+        held = results[stem]
+        held = next(c for c in held["cells"] if c["target"] == cell) if cell else held
+        errors = {r["name"]: r["epe_mm"] for r in held["rows"]}
+        error, other = errors[row], errors[reference] if reference else None
+    except (KeyError, StopIteration) as missing:
+        raise SystemExit(f"<!-- ={file}/{row} {what} {reference} -->: docs/results has no such row ({missing})") from None
+    if other:
+        d = study.difference(np.array(error["values"]), np.array(other["values"]))
+        low, high = d["interval"]
+        text = f"{d['mean']:+.1f} [{low:+.1f}, {high:+.1f}]" if what == "vs" else f"{100 * d['share']:+.0f} %"
+        return text.replace("-", "−")
+    return f"{error['mean']:.1f}" if what == "mean" or error["sd"] is None else f"{error['mean']:.1f} ± {error['sd']:.1f}"
+
+
+IN_A_SENTENCE = re.compile(r"(<!-- =(\S+)/(\S+)(?: (mean|vs|share)(?: (\S+))?)? -->).*?<!-- / -->", re.DOTALL)
+
+
+def sentences(text, results):
+    """`text` with every number of a sentence anew."""
+    return IN_A_SENTENCE.sub(lambda m: f"{m[1]}{told(results, m[2], m[3], m[4] or '', m[5] or '')}<!-- / -->", text)
+
+
 CHARTS = {
     "study": ("study-rendered", "study-real"),
     "study_strong": ("study-strong-rendered", "study-strong-real"),
@@ -45,16 +76,21 @@ CHARTS = {
 STUDIES = ("study-", "ingredients-", "graded", "sources", "regime")
 
 
-def main():
+def filled_documents():
+    """{path: text} of README.md and docs/study.md as the results have them."""
     documents = {path: path.read_text() for path in (ROOT / "README.md", ROOT / "docs/study.md")}
-    for path in sorted((ROOT / "docs/results").glob("*.json")):
-        results = json.loads(path.read_text())
-        block = study_block(results) if path.stem.startswith(STUDIES) else run_block(results)
-        new = {document: text for document, old in documents.items() if (text := filled(old, path.stem, block)) is not None}
+    results = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "docs/results").glob("*.json"))}
+    for name, held in results.items():
+        block = study_block(held) if name.startswith(STUDIES) else run_block(held)
+        new = {document: text for document, old in documents.items() if (text := filled(old, name, block)) is not None}
         if not new:
-            raise SystemExit(f"neither README.md nor docs/study.md has <!-- {path.stem} --> ... <!-- /{path.stem} --> to fill")
+            raise SystemExit(f"neither README.md nor docs/study.md has <!-- {name} --> ... <!-- /{name} --> to fill")
         documents |= new
-    for document, text in documents.items():
+    return {path: sentences(text, results) for path, text in documents.items()}
+
+
+def main():
+    for document, text in filled_documents().items():
         document.write_text(text)
     for name, files in CHARTS.items():
         held = [json.loads((ROOT / f"docs/results/{file}.json").read_text()) for file in files]

@@ -52,7 +52,8 @@ PRESETS = {
     "ingredients": ("What each ingredient of the best row brings, on a finished run's source.", Study(out="runs/ingredients", part="ingredients", seeds=(0, 1, 2))),
 }
 LONG_LR = 1e-3
-WHOLE, NO_TEACHER = "prior_from_theta_0.safetensors", "prior_from_theta_0_no_teacher.safetensors"
+# phi of two checkpoints, from theta_0 on: to the distilled student, to the one without a teacher, to the end of the training with Adam's inner step.
+WHOLE, NO_TEACHER, OF_ADAM = (f"prior_from_theta_0{end}.safetensors" for end in ("", "_no_teacher", "_of_adam"))
 # How else phi is learned: {name: settings of distill.Distill}.
 LEARNED = {"no-teacher": {"no_teacher": True}, "split": {"split": True}, "l3": {"inner_steps": 3}, "all": {"phi_parameters": "all"}}
 
@@ -141,16 +142,17 @@ def learn_others(base, out, settings, rows):
     stage = experiment.source_stages(settings, base)["distill"]
     whole = {"start": "theta_0", "epochs": settings.student_epochs + settings.distill_epochs, "alpha": stage.alpha / 16}
     adam = whole | {"inner_optimizer": "adam", "alpha": 1e-3}
-    for name, changes in (LEARNED | {"from-theta-0": whole, "adam": adam}).items():
-        if f"prior-{name}" not in rows:
+    used = {row["settings"].get("prior") for row in rows.values()}
+    for name, changes in (LEARNED | {"from-theta-0": whole, "adam": adam, "adam-no-teacher": adam | {"no_teacher": True}}).items():
+        if str(out / name / "prior_p2.safetensors") not in used and not (name == "adam" and str(out / OF_ADAM) in used):
             continue
         engine.say(f"phi: {name}")
         distill.run(replace(stage, out=str(out / name), exponents=(2,), **changes))
     if rows.keys() & {"early-none", "early-prior"}:
         student.run(replace(experiment.source_stages(settings, base)["student"], out=str(out / "early"), epochs=1))
-    if any(name.startswith("prior-whole") for name in rows):
-        engine.on_first_rank(lambda: experiment.two_checkpoints(base, out / WHOLE, "theta_0"))
-        engine.on_first_rank(lambda: experiment.two_checkpoints(base, out / NO_TEACHER, "theta_0", base / "continued/student.safetensors"))
+    for name, end in ((WHOLE, base / "distill/distilled"), (NO_TEACHER, base / "continued/student"), (OF_ADAM, out / "adam/distilled")):
+        if str(out / name) in used:
+            engine.on_first_rank(lambda: experiment.two_checkpoints(base, out / name, "theta_0", end.with_suffix(".safetensors")))  # noqa: B023 - called at once
     path = out / "fisher.safetensors"
     if "fisher-centred" in rows and not path.exists():
         net = engine.load_weights(base / "distill/distilled.safetensors", distill.build(base / "student", 3, "student")[0])
@@ -195,13 +197,16 @@ def rows(base, out):
         "prior-all": row("prior on all parameters", prior=other("all")),
         "prior-whole": row("prior of two checkpoints, from θ₀ on", prior=str(out / WHOLE)),
         "prior-whole-permuted": row("control: that of two checkpoints, permuted", prior=str(out / WHOLE), permuted=True),
-        "prior-whole-layer-mean": row("control: its layer mean", prior=str(out / WHOLE), layer_mean=True),
+        "prior-whole-layer-mean": row("control: layer mean of that of two checkpoints", prior=str(out / WHOLE), layer_mean=True),
         "prior-whole-no-teacher": row("control: of two checkpoints without a teacher, from θ₀ on", prior=str(out / NO_TEACHER)),
         "prior-from-theta-0": row("prior learned from θ₀ on, α / 16", prior=other("from-theta-0")),
         "prior-from-theta-0-permuted": row("control: the learned one, permuted", prior=other("from-theta-0"), permuted=True),
         "prior-adam": row("prior learned from θ₀ on, by Adam's inner step", prior=other("adam")),
         "prior-adam-permuted": row("control: that of Adam's inner step, permuted", prior=other("adam"), permuted=True),
-        "prior-adam-layer-mean": row("control: its layer mean", prior=other("adam"), layer_mean=True),
+        "prior-adam-layer-mean": row("control: layer mean of that of Adam's inner step", prior=other("adam"), layer_mean=True),
+        "prior-adam-no-teacher": row("control: learned by Adam's inner step without a teacher", prior=other("adam-no-teacher")),
+        "prior-adam-two-checkpoints": row("control: of two checkpoints of the training with Adam's inner step", prior=str(out / OF_ADAM)),
+        "l2-to-distilled": row("control: ℓ² around the distilled weights, from θ₀ (no φ)", centre=distilled),
         "fresh-none": row("fresh θ₀, no regulariser", False, fresh=77),
         "fresh-prior": row("control: fresh θ₀, prior", prior=phi, fresh=77),
         "early-none": row("early source student, fine-tuned", False, start=early),
