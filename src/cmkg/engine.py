@@ -15,6 +15,7 @@ import logging
 import multiprocessing.connection
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import threading
@@ -310,7 +311,7 @@ def environment():
     packages = ("cmkg", "torch", "lightning-fabric", "transformers", "warp-lang", "numpy", "opencv-python-headless")
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": " ".join([program, *sys.argv[1:]]),
+        "command": shlex.join([program, *sys.argv[1:]]),
         "commit": commit(),
         "python": platform.python_version(),
         "versions": {p: installed(p) for p in packages},

@@ -266,7 +266,7 @@ def rows(config, out):
 
 
 def recipe(config, out):
-    """Settings of the row with the lowest error, see docs/study.md: what each of them brings is `cmkg run ingredients`."""
+    """Settings of the row that was chosen on held-out training frames, see docs/study.md: what each of them brings is `cmkg run ingredients`."""
     start, hands = ("wide/student", "data/wide") if config.wide_count else ("continued/student", "data/source")
     return {"start": str(out / f"{start}.safetensors"), "scale": "set", "alongside": str(out / hands), "epochs": config.long_epochs, "lr": config.long_lr}
 

@@ -162,10 +162,11 @@ def learn_others(base, out, settings, rows):
 
 
 def train_source_on(base, out, settings, frames):
-    """The recipe's control: the source student, trained on its source for as many steps as the recipe takes in all."""
+    """The recipe's control: the source student, trained on its source for as many steps as the recipe takes in all, its pictures
+    augmented as the recipe augments those alongside."""
     steps = settings.long_epochs * (frames // settings.batch) + settings.wide_epochs * (settings.wide_count // settings.batch)
     stage = experiment.source_stages(settings, base)["continued"]
-    student.run(replace(stage, start=str(base / "continued/student.safetensors"), out=str(out / "source-for-longer"), lr=settings.long_lr,
+    student.run(replace(stage, start=str(base / "continued/student.safetensors"), out=str(out / "source-for-longer"), lr=settings.long_lr, augmentation=settings.augmentation,
                         epochs=max(1, round(steps / (settings.source_count // settings.batch)))))  # fmt: skip
 
 

@@ -89,7 +89,8 @@ def hide_folders(settings, sessions):
         if Path(folder := settings.get(key, "")).is_absolute():
             settings[key] = Path(folder).name
             for session in sessions:
-                session["command"] = session["command"].replace(folder, Path(folder).name)
+                for written in (folder, folder.replace("'", "'\"'\"'")):  # the second is what quoting makes of it
+                    session["command"] = session["command"].replace(written, Path(folder).name)
 
 
 def loss_shares(path):
