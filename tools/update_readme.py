@@ -55,7 +55,8 @@ def told(results, file, row, what, reference):
     if other:
         d = study.difference(np.array(error["values"]), np.array(other["values"]))
         low, high = d["interval"]
-        text = f"{d['mean']:+.1f} [{low:+.1f}, {high:+.1f}]" if what == "vs" else f"{100 * d['share']:+.0f} %"
+        digits = 1 if max(-low, high) >= 0.5 else 2
+        text = f"{d['mean']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]" if what == "vs" else f"{100 * d['share']:+.0f} %"
         return text.replace("-", "−")
     return f"{error['mean']:.1f}" if what == "mean" or error["sd"] is None else f"{error['mean']:.1f} ± {error['sd']:.1f}"
 
@@ -69,9 +70,9 @@ def sentences(text, results):
 
 
 CHARTS = {
-    "study": ("study-rendered", "study-real"),
-    "study_strong": ("study-strong-rendered", "study-strong-real"),
-    "ingredients": ("ingredients-rendered", "ingredients-real"),
+    "study": {"study-rendered": "rendered", "study-real": "photographs"},
+    "study_strong": {"study-strong-again": "rendered, source anew", "study-strong-rendered": "rendered", "study-strong-real": "photographs"},
+    "ingredients": {"ingredients-rendered": "rendered", "ingredients-real": "photographs"},
 }
 STUDIES = ("study-", "ingredients-", "graded", "sources", "regime")
 
@@ -93,7 +94,7 @@ def main():
     for document, text in filled_documents().items():
         document.write_text(text)
     for name, files in CHARTS.items():
-        held = [json.loads((ROOT / f"docs/results/{file}.json").read_text()) for file in files]
+        held = [json.loads((ROOT / f"docs/results/{file}.json").read_text()) | {"target": title} for file, title in files.items()]
         (ROOT / f"docs/{name}.svg").write_text(study.chart(held))
 
 

@@ -91,7 +91,7 @@ PRESETS = {
         Experiment(),
     ),
     "real": (
-        "The target is real photographs (--real-hands FOLDER). An hour and a quarter on two cores.",
+        "The target is real photographs (--real-hands FOLDER). An hour and a half on two cores.",
         Experiment(
             out="runs/real",
             target="real hands",

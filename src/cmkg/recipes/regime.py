@@ -2,7 +2,7 @@
 
 alike: how alike the phi are that other alpha and beta learn. If they are, strength is the only setting that matters. Another
 unit of the loss is another alpha and beta. carried: what theta_0 and phi alone give, without a target. curves: validation EPE
-over four decades of strength, trained longer, coupled and decoupled, beside l2 and the permuted phi.
+over three decades of strength, trained longer, coupled and decoupled, beside l2 and the permuted phi.
 """
 
 from dataclasses import dataclass, replace
@@ -40,7 +40,7 @@ class Regime:
         graded.whole_sequences("--frames", self.frames)
 
 
-PRESETS = {"regime": ("What phi alone carries, what alpha and beta change, and four decades of strength.", Regime())}
+PRESETS = {"regime": ("What phi alone carries, what alpha and beta change, and three decades of strength.", Regime())}
 VARIANTS = {"alpha / 4": {"alpha": 5e-5 / 4}, "alpha / 16": {"alpha": 5e-5 / 16}, "beta x 10": {"beta": 1e-2}, "another order": {"seed": 1}}
 DECAYS = torch.logspace(-3, 3, 61)  # 2 lr K, the decay that phi of a root mean square of one has done
 

@@ -89,7 +89,9 @@ def error_chart(studies, references):
 
     studies: what study.collect returns, in the order of the panels; rows that one of them lacks stay empty there.
     """
-    labels = {r["name"]: r["label"] for found in studies for r in found["rows"]}
+    labels = {}
+    for r in (r for found in studies for r in found["rows"]):
+        labels.setdefault(r["name"], r["label"])
     height = {name: -i for i, name in enumerate(labels)}
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, len(studies), figsize=(4.3 + 3.0 * len(studies), 0.8 + 0.27 * len(labels)), sharey=True, squeeze=False)
