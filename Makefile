@@ -5,7 +5,7 @@ BIN := .venv/bin
 demo: .venv/installed ## the main job on rendered data, a quarter of an hour on two cores
 	$(BIN)/cmkg run demo
 
-real: .venv/installed ## the main job on real photographs: make real REAL_HANDS=folder, an hour and a half
+real: .venv/installed ## the main job on real photographs: make real REAL_HANDS=folder, two hours
 	$(BIN)/cmkg run real --real-hands $(REAL_HANDS)
 
 test: .venv/installed ## under 5 minutes

@@ -91,7 +91,7 @@ PRESETS = {
         Experiment(),
     ),
     "real": (
-        "The target is real photographs (--real-hands FOLDER). An hour and a half on two cores.",
+        "The target is real photographs (--real-hands FOLDER). Two hours on two cores.",
         Experiment(
             out="runs/real",
             target="real hands",
@@ -102,6 +102,7 @@ PRESETS = {
             student_epochs=12,
             distill_epochs=2,
             target_epochs=20,
+            wide_count=72_000,
             long_epochs=180,
         ),  # fmt: skip
     ),
