@@ -72,7 +72,7 @@ def sentences(text, results):
 CHARTS = {
     "study": {"study-rendered": "rendered", "study-real": "photographs"},
     "study_strong": {"study-strong-again": "rendered, source anew", "study-strong-rendered": "rendered", "study-strong-real": "photographs"},
-    "ingredients": {"ingredients-rendered": "rendered", "ingredients-real": "photographs"},
+    "ingredients": {"ingredients-rendered": "rendered", "ingredients-real": "photographs", "ingredients-wide": "photographs, wide"},
 }
 STUDIES = ("study-", "ingredients-", "graded", "sources", "regime")
 
