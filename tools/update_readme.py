@@ -1,5 +1,5 @@
 """Puts what docs/results/*.json holds into README.md and docs/study.md: tables between their markers, numbers inside sentences,
-and draws the study's charts: no result there is typed.
+and draws the study's charts.
 
 cp runs/demo/results.json docs/results/demo.json && python tools/update_readme.py
 

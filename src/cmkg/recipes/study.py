@@ -137,14 +137,21 @@ def targets(config, base, settings):
     return data, {"fit": (0, 300), "validation": (300, 360)}
 
 
+def learned_phi(out, name):
+    """File of the phi, p = 2, that a distillation in the folder `out` has learned."""
+    return str(out / name / "prior_p2.safetensors")
+
+
 def learn_others(base, out, settings, rows):
     """What `rows` need: phi learned in other ways, the Fisher information at the distilled student, an early student."""
     stage = experiment.source_stages(settings, base)["distill"]
     whole = {"start": "theta_0", "epochs": settings.student_epochs + settings.distill_epochs, "alpha": stage.alpha / 16}
     adam = whole | {"inner_optimizer": "adam", "alpha": 1e-3}
     used = {row["settings"].get("prior") for row in rows.values()}
+    if str(out / OF_ADAM) in used:  # it is made from where that training ends
+        used.add(learned_phi(out, "adam"))
     for name, changes in (LEARNED | {"from-theta-0": whole, "adam": adam, "adam-no-teacher": adam | {"no_teacher": True}}).items():
-        if str(out / name / "prior_p2.safetensors") not in used and not (name == "adam" and str(out / OF_ADAM) in used):
+        if learned_phi(out, name) not in used:
             continue
         engine.say(f"phi: {name}")
         distill.run(replace(stage, out=str(out / name), exponents=(2,), **changes))
@@ -185,7 +192,7 @@ def unweighted(base):
 def rows(base, out):
     """{name: label, settings of target.Target, whether sigma is tuned}: the table's rows and the study's."""
     row = lambda label, tuned=True, **settings: {"label": label, "tuned": tuned, "settings": settings}
-    phi, other = str(base / "distill/prior_p2.safetensors"), lambda name: str(out / name / "prior_p2.safetensors")
+    phi, other = learned_phi(base, "distill"), lambda name: learned_phi(out, name)
     distilled, early = str(base / "distill/distilled.safetensors"), str(out / "early/student.safetensors")
     left_out = ("l2-paper", "l1-paper", "recipe")
     known = {n: r for n, r in experiment.rows(experiment.Experiment(), base).items() if n not in left_out}

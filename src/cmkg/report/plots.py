@@ -14,7 +14,7 @@ from ..hands.skeleton import BONES, FINGER_COLOURS, FINGER_OF_BONE
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-STYLE = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
+STYLE = {"svg.fonttype": "none", "svg.hashsalt": "cmkg", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
          "figure.constrained_layout.use": True, "legend.frameon": False, "axes.grid": True, "grid.alpha": 0.25}  # fmt: skip
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
 
