@@ -16,6 +16,7 @@ test-slow: .venv/installed ## minutes each; also installs Anny
 	$(BIN)/python -m pytest -m slow
 
 lint: .venv/installed
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
 bench: .venv/installed ## ratios, each against a named alternative in the same run

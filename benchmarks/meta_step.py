@@ -1,13 +1,15 @@
-"""How much does learning the prior cost? One meta-step against a plain distillation step, and against the same step
-with `higher` and with TorchOpt. Each library twice: as its documentation writes such a step (the inner loop in its
-context, `backward` through it, theta's own update after it), and rewritten by hand to share what ours shares (the first
-forward pass, the teacher's maps, gradients of phi alone), where autograd prunes the second-order graph at l = 1.
+"""How much does learning the prior cost? One meta-step against a plain distillation step, and
+against the same step with `higher` and with TorchOpt. Each library twice: as its documentation
+writes such a step (the inner loop in its context, `backward` through it, theta's own update
+after it), and rewritten by hand to share what ours shares (the first forward pass, the teacher's
+maps, gradients of phi alone), where autograd prunes the second-order graph at l = 1.
 
-Ratios within one run. Time: the variants take turns, median of the rounds. Memory: each variant alone in a fresh
-process, growth of its peak over the networks and the batch. Bars: <= 2.5x the time and <= 1.5x the memory of plain
-distillation; at least 1.5x faster and leaner than higher and TorchOpt as they are documented.
+Ratios within one run. Time: the variants take turns, median of the rounds. Memory: each variant
+alone in a fresh process, growth of its peak over the networks and the batch. Bars: <= 2.5x the time
+and <= 1.5x the memory of plain distillation; at least 1.5x faster and leaner than higher and
+TorchOpt as they are documented.
 
-    python benchmarks/meta_step.py [--backbone resnet18] [--width 0.5] [--px 64] [--batch 32] [--rounds 8]
+    python benchmarks/meta_step.py --backbone resnet18 --width 0.5 --px 64 --batch 32 --rounds 8
 """
 
 import argparse
@@ -33,10 +35,21 @@ def setting(options):
     taps = FeatureTap(student, student.feature_layers), FeatureTap(teacher, teacher.feature_layers)
     g = torch.Generator().manual_seed(0)
     size = (options.batch, options.px, options.px)
-    x, depth = torch.randn(size[0], 3, *size[1:], generator=g), torch.randn(size[0], 1, *size[1:], generator=g)
+    x, depth = (
+        torch.randn(size[0], 3, *size[1:], generator=g),
+        torch.randn(size[0], 1, *size[1:], generator=g),
+    )
     optimizer = torch.optim.Adam(student.parameters(), ALPHA)
     x, depth = (t.contiguous(memory_format=torch.channels_last) for t in (x, depth))
-    return student, taps, teacher.requires_grad_(False), optimizer, x, depth, torch.randn(size[0], 21, 3, generator=g)
+    return (
+        student,
+        taps,
+        teacher.requires_grad_(False),
+        optimizer,
+        x,
+        depth,
+        torch.randn(size[0], 21, 3, generator=g),
+    )
 
 
 def plain(student, taps, teacher, optimizer, x, depth, y):
@@ -45,7 +58,9 @@ def plain(student, taps, teacher, optimizer, x, depth, y):
 
 def closed_form(student, taps, teacher, optimizer, x, depth, y):
     prior = Prior.constant(student)
-    return lambda: meta_step(student, taps[0], teacher, taps[1], optimizer, [prior], x, depth, y, ALPHA, BETA)
+    return lambda: meta_step(
+        student, taps[0], teacher, taps[1], optimizer, [prior], x, depth, y, ALPHA, BETA
+    )
 
 
 def penalty(parameters, phi):
@@ -60,10 +75,11 @@ def maps_of(teacher, tap, depth):
 
 
 def apply(optimizer, parameters, gradients, phi, phi_gradients):
-    """phi's update and theta's, as the meta-step makes them: the same work, shared in the same way."""
+    """phi's update and theta's, as the meta-step makes them: the same work, shared in the same
+    way."""
     with torch.no_grad():
         torch._foreach_add_(list(phi.values()), phi_gradients, alpha=-BETA)
-    for t, g in zip(parameters, gradients):
+    for t, g in zip(parameters, gradients, strict=False):
         t.grad = g
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -72,18 +88,25 @@ def apply(optimizer, parameters, gradients, phi, phi_gradients):
 def with_higher(student, taps, teacher, optimizer, x, depth, y):
     import higher
 
-    phi = {n: torch.zeros_like(t).requires_grad_() for n, t in student.named_parameters() if t.dim() >= 2}
+    phi = {
+        n: torch.zeros_like(t).requires_grad_()
+        for n, t in student.named_parameters()
+        if t.dim() >= 2
+    }
     inner = torch.optim.SGD(student.parameters(), ALPHA)
     names = [n for n, _ in student.named_parameters()]
 
     def step():
         maps = maps_of(teacher, taps[1], depth)
-        with higher.innerloop_ctx(student, inner, copy_initial_weights=False) as (ahead, optimizer_ahead):
+        with higher.innerloop_ctx(student, inner, copy_initial_weights=False) as (
+            ahead,
+            optimizer_ahead,
+        ):
             tap, theta = FeatureTap(ahead, ahead.feature_layers), list(ahead.parameters())
             regression = regression_loss(ahead(x), y)
             distilled = sum(distillation_loss(tap.maps, maps).values())
             total = torch.autograd.grad(regression + distilled, theta, retain_graph=True)
-            optimizer_ahead.step(regression + penalty(zip(names, theta), phi))
+            optimizer_ahead.step(regression + penalty(zip(names, theta, strict=False), phi))
             outer = regression_loss(ahead(x), y) + sum(distillation_loss(tap.maps, maps).values())
             gradients = torch.autograd.grad(outer, list(phi.values()))
         apply(optimizer, list(student.parameters()), total, phi, gradients)
@@ -94,23 +117,36 @@ def with_higher(student, taps, teacher, optimizer, x, depth, y):
 def distil_alone(student, taps, optimizer, x, y, maps):
     """theta's update on G, as a step of its own."""
     optimizer.zero_grad()
-    (regression_loss(student(x), y) + sum(distillation_loss(taps[0].maps, maps).values())).backward()
+    (
+        regression_loss(student(x), y) + sum(distillation_loss(taps[0].maps, maps).values())
+    ).backward()
     optimizer.step()
 
 
 def higher_documented(student, taps, teacher, optimizer, x, depth, y):
     import higher
 
-    phi = {n: torch.zeros_like(t).requires_grad_() for n, t in student.named_parameters() if t.dim() >= 2}
-    inner, meta = torch.optim.SGD(student.parameters(), ALPHA), torch.optim.SGD(list(phi.values()), BETA)
+    phi = {
+        n: torch.zeros_like(t).requires_grad_()
+        for n, t in student.named_parameters()
+        if t.dim() >= 2
+    }
+    inner, meta = (
+        torch.optim.SGD(student.parameters(), ALPHA),
+        torch.optim.SGD(list(phi.values()), BETA),
+    )
 
     def step():
         maps = maps_of(teacher, taps[1], depth)
         meta.zero_grad()
         with higher.innerloop_ctx(student, inner) as (ahead, optimizer_ahead):
             tap = FeatureTap(ahead, ahead.feature_layers)
-            optimizer_ahead.step(regression_loss(ahead(x), y) + penalty(ahead.named_parameters(), phi))
-            (regression_loss(ahead(x), y) + sum(distillation_loss(tap.maps, maps).values())).backward()
+            optimizer_ahead.step(
+                regression_loss(ahead(x), y) + penalty(ahead.named_parameters(), phi)
+            )
+            (
+                regression_loss(ahead(x), y) + sum(distillation_loss(tap.maps, maps).values())
+            ).backward()
         meta.step()
         distil_alone(student, taps, optimizer, x, y, maps)
 
@@ -120,7 +156,11 @@ def higher_documented(student, taps, teacher, optimizer, x, depth, y):
 def torchopt_documented(student, taps, teacher, optimizer, x, depth, y):
     import torchopt
 
-    phi = {n: torch.zeros_like(t).requires_grad_() for n, t in student.named_parameters() if t.dim() >= 2}
+    phi = {
+        n: torch.zeros_like(t).requires_grad_()
+        for n, t in student.named_parameters()
+        if t.dim() >= 2
+    }
     meta = torch.optim.SGD(list(phi.values()), BETA)
 
     def step():
@@ -129,7 +169,9 @@ def torchopt_documented(student, taps, teacher, optimizer, x, depth, y):
         inner = torchopt.MetaSGD(student, lr=ALPHA)
         before = torchopt.extract_state_dict(student, by="reference")
         inner.step(regression_loss(student(x), y) + penalty(student.named_parameters(), phi))
-        (regression_loss(student(x), y) + sum(distillation_loss(taps[0].maps, maps).values())).backward()
+        (
+            regression_loss(student(x), y) + sum(distillation_loss(taps[0].maps, maps).values())
+        ).backward()
         meta.step()
         torchopt.recover_state_dict(student, before)
         distil_alone(student, taps, optimizer, x, y, maps)
@@ -140,7 +182,11 @@ def torchopt_documented(student, taps, teacher, optimizer, x, depth, y):
 def with_torchopt(student, taps, teacher, optimizer, x, depth, y):
     import torchopt
 
-    phi = {n: torch.zeros_like(t).requires_grad_() for n, t in student.named_parameters() if t.dim() >= 2}
+    phi = {
+        n: torch.zeros_like(t).requires_grad_()
+        for n, t in student.named_parameters()
+        if t.dim() >= 2
+    }
 
     def step():
         maps = maps_of(teacher, taps[1], depth)
@@ -166,23 +212,34 @@ def with_torchopt(student, taps, teacher, optimizer, x, depth, y):
 
 
 def unrolled(student, taps, teacher, optimizer, x, depth, y):
-    """Algorithm 1 in torch.func (cmkg.meta.unrolled_gradient, the tests' oracle), and theta's update after it."""
+    """Algorithm 1 in torch.func (cmkg.meta.unrolled_gradient, the tests' oracle), and theta's
+    update after it."""
     prior = Prior.constant(student)
 
     def step():
         maps = maps_of(teacher, taps[1], depth)
-        outer = lambda net: regression_loss(net(x), y) + sum(distillation_loss(taps[0].maps, maps).values())
-        found = unrolled_gradient(student, prior, lambda net: regression_loss(net(x), y), outer, ALPHA)
+
+        def outer(net):
+            return regression_loss(net(x), y) + sum(distillation_loss(taps[0].maps, maps).values())
+
+        found = unrolled_gradient(
+            student, prior, lambda net: regression_loss(net(x), y), outer, ALPHA
+        )
         prior.learn_(list(found.values()), BETA)
         distil_alone(student, taps, optimizer, x, y, maps)
 
     return step
 
 
-VARIANTS = {"plain distillation": plain, "meta-step (closed form)": closed_form,
-            "torch.func, unrolled": unrolled,
-            "higher, as documented": higher_documented, "TorchOpt, as documented": torchopt_documented,
-            "higher, shared by hand": with_higher, "TorchOpt, shared by hand": with_torchopt}  # fmt: skip
+VARIANTS = {
+    "plain distillation": plain,
+    "meta-step (closed form)": closed_form,
+    "torch.func, unrolled": unrolled,
+    "higher, as documented": higher_documented,
+    "TorchOpt, as documented": torchopt_documented,
+    "higher, shared by hand": with_higher,
+    "TorchOpt, shared by hand": with_torchopt,
+}
 
 
 def peak_growth(name, options):
@@ -196,9 +253,14 @@ def peak_growth(name, options):
 
 def measure_memory(options):
     step = VARIANTS[options.memory_of](*setting(options))
-    status = lambda key: int(
-        next(line for line in Path("/proc/self/status").read_text().splitlines() if key in line).split()[1]
-    )
+
+    def status(key):
+        return int(
+            next(
+                line for line in Path("/proc/self/status").read_text().splitlines() if key in line
+            ).split()[1]
+        )
+
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew from here
     before = status("VmRSS")
@@ -208,7 +270,9 @@ def measure_memory(options):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--width", type=float, default=0.5)
     parser.add_argument("--px", type=int, default=64)
@@ -235,11 +299,13 @@ def main():
     base = statistics.median(seconds["plain distillation"])
     memory = {name: peak_growth(name, options) for name in steps}
     print(
-        f"{options.backbone} x {options.width}, {options.px} px, batch {options.batch}, {torch.get_num_threads()} threads"
+        f"{options.backbone} x {options.width}, {options.px} px, batch {options.batch}, "
+        f"{torch.get_num_threads()} threads"
     )
     print(f"{'':26}{'time':>8}{'memory':>9}   (plain distillation = 1)")
     for name, t in seconds.items():
-        print(f"{name:26}{statistics.median(t) / base:8.2f}{memory[name] / memory['plain distillation']:9.2f}")
+        ratio = memory[name] / memory["plain distillation"]
+        print(f"{name:26}{statistics.median(t) / base:8.2f}{ratio:9.2f}")
     return None
 
 

@@ -1,7 +1,8 @@
 """How many RHD pictures a second does `cmkg data pack` write at 128 px, and what bounds it?
 
-Bar on two quiet cores: 300 a second. On made data in RHD's layout (three PNGs a sample: colour, depth, mask). Beside the
-whole: the share of a sample's time that decoding, checking and cropping take in one process.
+Bar on two quiet cores: 300 a second. On made data in RHD's layout (three PNGs a sample: colour,
+depth, mask). Beside the whole: the share of a sample's time that decoding, checking and cropping
+take in one process.
 
     python benchmarks/pack.py [--count 600] [--px 128] [--workers 2]
 """
@@ -45,12 +46,23 @@ def packed_in(dataset, count, folder, workers):
 
 def shares(dataset, rounds=40):
     """{part: ms a sample} in one process."""
-    paths = [dataset.path(kind, i % len(dataset)) for i in range(rounds) for kind in ("color", "depth", "mask")]
+    paths = [
+        dataset.path(kind, i % len(dataset))
+        for i in range(rounds)
+        for kind in ("color", "depth", "mask")
+    ]
     data = [p.read_bytes() for p in paths]
-    parts = {"reading": lambda: [p.read_bytes() for p in paths], "checksums": lambda: [files._broken(d) for d in data],
-             "decoding": lambda: [cv2.imdecode(np.frombuffer(d, np.uint8), cv2.IMREAD_UNCHANGED) for d in data]}  # fmt: skip
+    parts = {
+        "reading": lambda: [p.read_bytes() for p in paths],
+        "checksums": lambda: [files._broken(d) for d in data],
+        "decoding": lambda: [
+            cv2.imdecode(np.frombuffer(d, np.uint8), cv2.IMREAD_UNCHANGED) for d in data
+        ],
+    }
     frames = [dataset.frame(i % len(dataset)) for i in range(rounds)]
-    parts["cropping"] = lambda: [cropped(f, dataset.px, dataset.margin, geometry.reference_side) for f in frames]
+    parts["cropping"] = lambda: [
+        cropped(f, dataset.px, dataset.margin, geometry.reference_side) for f in frames
+    ]
     parts["all"] = lambda: dataset.samples([i % len(dataset) for i in range(rounds)])
     found = {}
     for name, run in parts.items():
@@ -61,7 +73,9 @@ def shares(dataset, rounds=40):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=3000)
     parser.add_argument("--px", type=int, default=128)
     parser.add_argument("--workers", type=int, default=2)
@@ -70,8 +84,14 @@ def main():
     with tempfile.TemporaryDirectory() as home:
         made.make("rhd", Path(home) / "rhd", 64)
         dataset = Rhd(str(Path(home) / "rhd"), px=options.px)
-        short, long = (packed_in(dataset, n, Path(home) / f"set-{n}", options.workers) for n in (128, 128 + options.count))
-        print(f"{options.px} px: {options.count / (long - short):.0f} pictures/s from {options.workers} processes (bar 300); they start in {short:.1f} s")
+        short, long = (
+            packed_in(dataset, n, Path(home) / f"set-{n}", options.workers)
+            for n in (128, 128 + options.count)
+        )
+        print(
+            f"{options.px} px: {options.count / (long - short):.0f} pictures/s from "
+            f"{options.workers} processes (bar 300); they start in {short:.1f} s"
+        )
         for name, ms in shares(dataset).items():
             print(f"{name:10} {ms:6.2f} ms a sample in one process")
 

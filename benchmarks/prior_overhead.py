@@ -1,9 +1,11 @@
-"""What does the prior add to an optimiser's step? Adam on ResNet-50: bare, with its own weight decay (plain l2), and with a
-per-weight prior on its 23.5 million weights, coupled and decoupled. Steps alone; then the prior's share of a whole
-training step (forward and backward at 64 px, batch 32).
+"""What does the prior add to an optimiser's step? Adam on ResNet-50: bare, with its own weight
+decay (plain l2), and with a per-weight prior on its 23.5 million weights, coupled and decoupled.
+Steps alone; then the prior's share of a whole training step (forward and backward at 64 px,
+batch 32).
 
-Ratios within one run, median of the rounds, the variants in turn. Bar: at most 1.15. The step is bound by memory: it passes
-over some seven arrays of the weights' size, and the prior has to read two and write one more.
+Ratios within one run, median of the rounds, the variants in turn. Bar: at most 1.15. The step is
+bound by memory: it passes over some seven arrays of the weights' size, and the prior has to read
+two and write one more.
 
     python benchmarks/prior_overhead.py [--backbone resnet50] [--rounds 20]
 """
@@ -29,12 +31,18 @@ def stepper(backbone, coupled=None, decay=0.0):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
-    steps = {"Adam": stepper(options.backbone), "Adam, weight decay": stepper(options.backbone, decay=1e-4),
-             "coupled prior": stepper(options.backbone, True), "decoupled prior": stepper(options.backbone, False)}  # fmt: skip
+    steps = {
+        "Adam": stepper(options.backbone),
+        "Adam, weight decay": stepper(options.backbone, decay=1e-4),
+        "coupled prior": stepper(options.backbone, True),
+        "decoupled prior": stepper(options.backbone, False),
+    }
     seconds = {name: [] for name in steps}
     for round_ in range(options.rounds + 2):
         for name, step in steps.items():
@@ -44,9 +52,17 @@ def main():
                 seconds[name].append(time.perf_counter() - began)
     base = statistics.median(seconds["Adam"])
     for name, t in seconds.items():
-        print(f"{name:20} {statistics.median(t) / base:6.2f}   ({1000 * statistics.median(t):.1f} ms)")
-    whole, more = training_step(options.backbone), statistics.median(seconds["coupled prior"]) - base
-    print(f"the coupled prior's share of a training step: {more / (whole + base + more):.1%} ({1000 * whole:.0f} ms forward and backward)")
+        print(
+            f"{name:20} {statistics.median(t) / base:6.2f}   ({1000 * statistics.median(t):.1f} ms)"
+        )
+    whole, more = (
+        training_step(options.backbone),
+        statistics.median(seconds["coupled prior"]) - base,
+    )
+    print(
+        f"the coupled prior's share of a training step: {more / (whole + base + more):.1%} "
+        f"({1000 * whole:.0f} ms forward and backward)"
+    )
 
 
 def training_step(backbone):

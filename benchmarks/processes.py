@@ -1,6 +1,8 @@
-"""How does a training step scale over processes? `cmkg student`'s steps at one global batch on 1, 2 and 4 gloo processes.
+"""How does a training step scale over processes? `cmkg student`'s steps at one global batch on 1, 2
+and 4 gloo processes.
 
-On n cores more than n processes cannot gain: the figures tell what the exchange costs. Ratios within one run.
+On n cores more than n processes cannot gain: the figures tell what the exchange costs. Ratios
+within one run.
 
     python benchmarks/processes.py [--processes 1 2 4] [--batch 64] [--steps 20]
 """
@@ -24,7 +26,8 @@ taps = FeatureTap(student, student.feature_layers), FeatureTap(teacher, teacher.
 optimizer, prior = torch.optim.Adam(student.parameters(), 1e-4), Prior.constant(student)
 mine = batch // fabric.world_size
 x, depth, y = torch.randn(mine, 3, 64, 64), torch.randn(mine, 1, 64, 64), torch.randn(mine, 21, 3)
-step = lambda: meta_step(student, taps[0], teacher, taps[1], optimizer, [prior], x, depth, y, 1e-5, 1e-3, average=engine.averaged(fabric))
+networks = student, taps[0], teacher, taps[1], optimizer, [prior]
+step = lambda: meta_step(*networks, x, depth, y, 1e-5, 1e-3, average=engine.averaged(fabric))
 for _ in range(3): step()
 engine.wait_for_all(); began = time.perf_counter()
 for _ in range(steps): step()
@@ -37,13 +40,27 @@ def seconds(processes, batch, steps, home):
     script, out = home / "step.py", home / "seconds.json"
     script.write_text(STEP)
     threads = str(max(len(os.sched_getaffinity(0)) // processes, 1))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), str(script), str(batch), str(steps), str(out)]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": threads})
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(processes),
+        str(script),
+        str(batch),
+        str(steps),
+        str(out),
+    ]
+    subprocess.run(
+        command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": threads}
+    )
     return json.loads(out.read_text())
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
@@ -51,7 +68,10 @@ def main():
     with tempfile.TemporaryDirectory() as home:
         found = {n: seconds(n, options.batch, options.steps, Path(home)) for n in options.processes}
     base = found[options.processes[0]]
-    print(f"meta-step, ResNet-18 x 0.25, 64 px, global batch {options.batch}, {len(os.sched_getaffinity(0))} cores; {options.processes[0]} process(es) = 1")
+    print(
+        f"meta-step, ResNet-18 x 0.25, 64 px, global batch {options.batch}, "
+        f"{len(os.sched_getaffinity(0))} cores; {options.processes[0]} process(es) = 1"
+    )
     for n, s in found.items():
         print(f"{n} processes: {s / base:5.2f} x the time of a step")
 

@@ -1,6 +1,8 @@
-"""How many pictures a second does the renderer draw, everything included (pose, light, background, camera, packing)?
+"""How many pictures a second does the renderer draw, everything included (pose, light, background,
+camera, packing)?
 
-Bars on two quiet cores: 300 a second at 64 px, 100 at 128 px. The start of the worker processes is timed apart.
+Bars on two quiet cores: 300 a second at 64 px, 100 at 128 px. The start of the worker processes is
+timed apart.
 
     python benchmarks/renderer.py [--count 1536] [--workers 2]
 """
@@ -25,7 +27,9 @@ def seconds(px, count, workers):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=1536)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
@@ -33,7 +37,8 @@ def main():
     for px, bar in ((64, 300), (128, 100)):
         short, long = (seconds(px, n, options.workers) for n in (128, 128 + options.count))
         print(
-            f"{px:4} px: {options.count / (long - short):6.0f} pictures/s (bar {bar}); processes start in {short:.1f} s"
+            f"{px:4} px: {options.count / (long - short):6.0f} pictures/s (bar {bar}); "
+            f"processes start in {short:.1f} s"
         )
 
 

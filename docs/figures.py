@@ -1,4 +1,5 @@
-"""Draws the figures of docs/: `make docs`. Each from a training that runs here, none from stored numbers."""
+"""Draws the figures of docs/: `make docs`. Each from a training that runs here, none from stored
+numbers."""
 
 import copy
 import sys
@@ -26,23 +27,56 @@ def learned(make_optimizer, beta=1.0, alpha=1e-2, epochs=20):
             F.cross_entropy(teacher(sharp), y).backward()
             optimizer.step()
     distillation = DistillationLoss([(16, 4, 4), (32, 4, 4)], [(16, 8, 8), (32, 8, 8)], 1.0)
-    taps, prior = [FeatureTap(net, ["1", "3"]) for net in (student, teacher)], Prior.constant(student)
-    optimizer, before = make_optimizer(student.parameters()), copy.deepcopy(dict(student.named_parameters()))
+    taps, prior = (
+        [FeatureTap(net, ["1", "3"]) for net in (student, teacher)],
+        Prior.constant(student),
+    )
+    optimizer, before = (
+        make_optimizer(student.parameters()),
+        copy.deepcopy(dict(student.named_parameters())),
+    )
     for _ in range(epochs):
         for x, sharp, y in digits.Batches(source):
-            meta_step(student, taps[0], teacher, taps[1], optimizer, [prior], x, sharp, y, alpha, beta, loss=F.cross_entropy, distillation=distillation)
+            meta_step(
+                student,
+                taps[0],
+                teacher,
+                taps[1],
+                optimizer,
+                [prior],
+                x,
+                sharp,
+                y,
+                alpha,
+                beta,
+                loss=F.cross_entropy,
+                distillation=distillation,
+            )
     return prior, Prior.from_checkpoints(before, dict(student.named_parameters()), beta)
 
 
 def two_checkpoints():
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, 2, figsize=(7.0, 3.3))
-        for axes, (name, make) in zip(panels, {"SGD": lambda t: torch.optim.SGD(t, 1e-2), "Adam": lambda t: torch.optim.Adam(t, 1e-3)}.items()):
+        for axes, (name, make) in zip(
+            panels,
+            {
+                "SGD": lambda t: torch.optim.SGD(t, 1e-2),
+                "Adam": lambda t: torch.optim.Adam(t, 1e-3),
+            }.items(),
+            strict=False,
+        ):
             torch.manual_seed(0)
-            phi, free = (torch.cat([t.flatten() for t in p.phi.values()]).detach() for p in learned(make))
+            phi, free = (
+                torch.cat([t.flatten() for t in p.phi.values()]).detach() for p in learned(make)
+            )
             r = torch.corrcoef(torch.stack([free, phi]))[0, 1]
-            axes.scatter(free[::3], phi[::3], s=3, alpha=0.4, color=PALETTE[0], lw=0, rasterized=True)
-            axes.set(title=f"{name}: correlation {r:.2f}", xlabel="−β (θ_K² − θ_0²)", ylabel="learned φ")
+            axes.scatter(
+                free[::3], phi[::3], s=3, alpha=0.4, color=PALETTE[0], lw=0, rasterized=True
+            )
+            axes.set(
+                title=f"{name}: correlation {r:.2f}", xlabel="−β (θ_K² − θ_0²)", ylabel="learned φ"
+            )
         return svg(figure)
 
 

@@ -1,10 +1,12 @@
-"""Privileged columns: a teacher that sees thirty measurements of a cell nucleus, a student that sees five.
+"""Privileged columns: a teacher that sees thirty measurements of a cell nucleus, a student that
+sees five.
 
-Real measured data: scikit-learn's breast-cancer set (569 biopsies). Source: 250 patients with all columns. Target: 60 other
-patients of whom only the five cheap columns were taken. Test: the remaining ones. The table's question is the reader's:
-is it worth measuring the other columns once?
+Real measured data: scikit-learn's breast-cancer set (569 biopsies). Source: 250 patients with all
+columns. Target: 60 other patients of whom only the five cheap columns were taken. Test: the
+remaining ones. The table's question is the reader's: is it worth measuring the other columns once?
 
-    python examples/privileged_columns.py            # about two minutes on two cores; error rates over 5 seeds, with controls
+    # about two minutes on two cores; error rates over 5 seeds, with controls
+    python examples/privileged_columns.py
 """
 
 import argparse
@@ -29,7 +31,10 @@ def patients(seed):
     order = torch.randperm(569, generator=torch.Generator().manual_seed(seed))
     x, y = torch.tensor(data.data, dtype=torch.float32)[order], torch.tensor(data.target)[order]
     x = (x - x[:250].mean(0)) / x[:250].std(0)  # by what the source knows
-    part = lambda a, b: {"cheap": x[a:b, CHEAP], "all": x[a:b], "y": y[a:b]}
+
+    def part(a, b):
+        return {"cheap": x[a:b, CHEAP], "all": x[a:b], "y": y[a:b]}
+
     return part(0, 250), part(250, 290), part(290, 310), part(310, 569)
 
 
@@ -46,7 +51,9 @@ class Batches:
 
 def network(columns, seed):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(columns, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
+    return nn.Sequential(
+        nn.Linear(columns, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2)
+    )
 
 
 def error(model, data):
@@ -55,12 +62,15 @@ def error(model, data):
 
 
 def tuned(theta, data, validation, priors, epochs, seed):
-    """The model of the strength that is best on the validation block; the same number of tries for every family."""
+    """The model of the strength that is best on the validation block; the same number of tries
+    for every family."""
     models = []
     for prior in priors:
         torch.manual_seed(seed)
         model = copy.deepcopy(theta)
-        train_with_prior(model, Batches(data), F.cross_entropy, prior, fields=TARGET, epochs=epochs, lr=1e-3)
+        train_with_prior(
+            model, Batches(data), F.cross_entropy, prior, fields=TARGET, epochs=epochs, lr=1e-3
+        )
         models.append(model)
     return min(models, key=lambda m: error(m, validation))
 
@@ -68,24 +78,51 @@ def tuned(theta, data, validation, priors, epochs, seed):
 def one_seed(seed, epochs):
     source, target, validation, test = patients(seed)
     theta_0, teacher, student = network(5, seed), network(30, seed + 1000), network(5, seed)
-    train = lambda model, key: train_with_prior(model, Batches(source), F.cross_entropy, fields=Fields(key, None, "y"), epochs=epochs, lr=1e-3)
+
+    def train(model, key):
+        return train_with_prior(
+            model,
+            Batches(source),
+            F.cross_entropy,
+            fields=Fields(key, None, "y"),
+            epochs=epochs,
+            lr=1e-3,
+        )
+
     train(teacher, "all")
     train(student, "cheap")
     continued, distilled = copy.deepcopy(student), copy.deepcopy(student)
     train(continued, "cheap")
-    (phi,) = learn_prior(distilled, teacher, Batches(source), F.cross_entropy, theta_0=theta_0, fields=SOURCE, layers=[("1", "1"), ("3", "3")], epochs=epochs, lr=1e-3,
-                         alpha=1e-2, beta=1.0, attention_weight=0.0)  # fmt: skip
-    tune = lambda start, priors: tuned(start, target, validation, priors, 4 * epochs, seed)
+    (phi,) = learn_prior(
+        distilled,
+        teacher,
+        Batches(source),
+        F.cross_entropy,
+        theta_0=theta_0,
+        fields=SOURCE,
+        layers=[("1", "1"), ("3", "3")],
+        epochs=epochs,
+        lr=1e-3,
+        alpha=1e-2,
+        beta=1.0,
+        attention_weight=0.0,
+    )
+
+    def tune(start, priors):
+        return tuned(start, target, validation, priors, 4 * epochs, seed)
+
     rows = {
         "source student, untouched": continued,
         "distilled student, untouched": distilled,
         "no regulariser": tune(theta_0, [None]),
         "l2, tuned": tune(theta_0, [Prior.constant(theta_0, s) for s in SIGMAS]),
         "prior, tuned": tune(theta_0, [phi.with_rms(s) for s in SIGMAS]),
-        "control: phi permuted within layers": tune(theta_0, [phi.permuted(seed).with_rms(s) for s in SIGMAS]),
+        "control: phi permuted within layers": tune(
+            theta_0, [phi.permuted(seed).with_rms(s) for s in SIGMAS]
+        ),
         "fine-tuned source student": tune(continued, [None]),
         "fine-tuned distilled student": tune(distilled, [None]),
-    }  # fmt: skip
+    }
     return {name: error(model, test) for name, model in rows.items()}
 
 
@@ -100,7 +137,9 @@ def main(seeds=5, epochs=15):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=15)
     main(**vars(parser.parse_args()))

@@ -29,7 +29,10 @@ LAYERS = ["0.0", "0.1", "0.3"]
 @pytest.fixture
 def batch():
     generator = torch.Generator().manual_seed(3)
-    draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
     return draw(5, 3, 8, 8), draw(5, 1, 8, 8), draw(5, 6)
 
 

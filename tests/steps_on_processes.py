@@ -1,4 +1,5 @@
-"""k meta-steps on the processes of this job, from one global batch a step: theta and phi of the first process to a file.
+"""k meta-steps on the processes of this job, from one global batch a step: theta and phi of the
+first process to a file.
 
 torchrun --nproc-per-node N tests/steps_on_processes.py OUT [batchnorm]
 """
@@ -15,7 +16,16 @@ from cmkg import FeatureTap, Prior, engine, meta_step
 def net(channels, seed, normalised):
     torch.manual_seed(seed)
     norm = (lambda c: nn.BatchNorm2d(c)) if normalised else (lambda c: nn.Identity())
-    return nn.Sequential(nn.Conv2d(channels, 4, 3, padding=1), norm(4), nn.Tanh(), nn.Conv2d(4, 5, 3, padding=1, stride=2), norm(5), nn.Tanh(), nn.Flatten(), nn.Linear(80, 6))
+    return nn.Sequential(
+        nn.Conv2d(channels, 4, 3, padding=1),
+        norm(4),
+        nn.Tanh(),
+        nn.Conv2d(4, 5, 3, padding=1, stride=2),
+        norm(5),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(80, 6),
+    )
 
 
 def main(out, normalised=""):
@@ -27,12 +37,31 @@ def main(out, normalised=""):
     x, depth, y = (torch.randn(s, generator=g) for s in ((64, 3, 8, 8), (64, 1, 8, 8), (64, 6)))
     for step in range(6):
         rows = engine.batch_indices(0, step, 64, 16, fabric.global_rank, fabric.world_size)
-        losses = meta_step(student, taps[0], teacher, taps[1], optimizer, [prior], x[rows], depth[rows], y[rows], 1e-2, 1.0,
-                           attention_weight=1.0, average=engine.averaged(fabric))  # fmt: skip
+        losses = meta_step(
+            student,
+            taps[0],
+            teacher,
+            taps[1],
+            optimizer,
+            [prior],
+            x[rows],
+            depth[rows],
+            y[rows],
+            1e-2,
+            1.0,
+            attention_weight=1.0,
+            average=engine.averaged(fabric),
+        )
     losses = {k: torch.tensor(v / fabric.world_size) for k, v in engine.summed(losses).items()}
     if engine.rank() == 0:
-        save_file({**{f"theta/{n}": t.detach().clone() for n, t in student.named_parameters()}, **{f"phi/{n}": t for n, t in prior.phi.items()},
-                   **{f"loss/{n}": t for n, t in losses.items()}}, out)  # fmt: skip
+        save_file(
+            {
+                **{f"theta/{n}": t.detach().clone() for n, t in student.named_parameters()},
+                **{f"phi/{n}": t for n, t in prior.phi.items()},
+                **{f"loss/{n}": t for n, t in losses.items()},
+            },
+            out,
+        )
 
 
 if __name__ == "__main__":

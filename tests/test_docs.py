@@ -34,13 +34,17 @@ def test_commands_and_pictures_of_a_page_exist(page):
     stages, groups = commands(), {"data": data.COMMANDS, "prior": priors.COMMANDS, "run": {}}
     for module in (paper, experiment, study, graded, regime, sources):
         groups["run"] |= module.PRESETS
-    for first, second in re.findall(r"cmkg (\w+) ?([\w-]*)", " ".join(re.findall(r"```\n(.*?)```", text, re.DOTALL))):
+    for first, second in re.findall(
+        r"cmkg (\w+) ?([\w-]*)", " ".join(re.findall(r"```\n(.*?)```", text, re.DOTALL))
+    ):
         assert first in stages, first
         assert first not in groups or second in groups[first], (first, second)
 
 
 def test_the_documents_hold_what_the_results_say():
-    spec = importlib.util.spec_from_file_location("update_readme", DOCS.parent / "tools/update_readme.py")
+    spec = importlib.util.spec_from_file_location(
+        "update_readme", DOCS.parent / "tools/update_readme.py"
+    )
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     for path, text in tool.filled_documents().items():

@@ -1,4 +1,5 @@
-"""Families of priors: tied phi, Fisher, merges, transfer; around any optimiser; learned free of units."""
+"""Families of priors: tied phi, Fisher, merges, transfer; around any optimiser; learned free of
+units."""
 
 import copy
 
@@ -19,7 +20,9 @@ from .conftest import LAYERS, small_net
 ALPHA = 0.003
 
 
-@pytest.mark.parametrize("granularity,shape", [("filter", (4, 1, 1, 1)), ("layer", (1, 1, 1, 1))])
+@pytest.mark.parametrize(
+    ("granularity", "shape"), [("filter", (4, 1, 1, 1)), ("layer", (1, 1, 1, 1))]
+)
 @pytest.mark.parametrize("p", [1, 2])
 def test_a_tied_prior_has_the_unrolled_gradient(batch, granularity, shape, p):
     student, teacher = small_net(), small_net(channels=1, seed=7)
@@ -30,16 +33,36 @@ def test_a_tied_prior_has_the_unrolled_gradient(batch, granularity, shape, p):
     x, x_superior, y = batch
     teacher.eval()(x_superior)
     maps = [m.detach() for m in teacher_tap.maps]
-    unit = lambda q: nn.functional.normalize(q.square().sum(1).flatten(1), dim=1)
+
+    def unit(q):
+        return nn.functional.normalize(q.square().sum(1).flatten(1), dim=1)
 
     def G(net):
         regression = regression_loss(net(x), y)
         activation = (tap.maps[-1] - maps[-1]).square().flatten(1).sum(1).mean()
-        return regression + activation + sum((unit(s) - unit(t)).square().sum(1).mean() for s, t in zip(tap.maps, maps))
+        return (
+            regression
+            + activation
+            + sum(
+                (unit(s) - unit(t)).square().sum(1).mean()
+                for s, t in zip(tap.maps, maps, strict=False)
+            )
+        )
 
     expected = unrolled_gradient(student, prior, lambda net: regression_loss(net(x), y), G, ALPHA)
     before = {n: t.clone() for n, t in prior.phi.items()}
-    meta_step(student, tap, teacher, teacher_tap, torch.optim.SGD(student.parameters(), 0.0), [prior], *batch, alpha=ALPHA, beta=1.0, attention_weight=1.0)
+    meta_step(
+        student,
+        tap,
+        teacher,
+        teacher_tap,
+        torch.optim.SGD(student.parameters(), 0.0),
+        [prior],
+        *batch,
+        alpha=ALPHA,
+        beta=1.0,
+        attention_weight=1.0,
+    )
     for n, t in prior.phi.items():
         torch.testing.assert_close(before[n] - t, expected[n], rtol=1e-10, atol=1e-14)
 
@@ -53,12 +76,15 @@ def test_a_tied_prior_is_the_spread_out_one_and_goes_through_a_file(batch, tmp_p
     assert tied.penalty(net).item() == pytest.approx(full.penalty(net).item())
     a, b = copy.deepcopy(net), copy.deepcopy(net)
     for model, prior in ((a, tied), (b, full)):
-        supervised_step(model, torch.optim.Adam(model.parameters(), 1e-2), batch[0], batch[2], prior=prior)
-    for t, u in zip(a.parameters(), b.parameters()):
+        supervised_step(
+            model, torch.optim.Adam(model.parameters(), 1e-2), batch[0], batch[2], prior=prior
+        )
+    for t, u in zip(a.parameters(), b.parameters(), strict=False):
         torch.testing.assert_close(t, u)
     tied.save(tmp_path / "p.safetensors")
     again = Prior.load(tmp_path / "p.safetensors")
-    assert again.manifest["granularity"] == "filter" and again.penalty(net).item() == pytest.approx(tied.penalty(net).item())
+    assert again.manifest["granularity"] == "filter"
+    assert again.penalty(net).item() == pytest.approx(tied.penalty(net).item())
     with pytest.raises(InputError, match="granularity is one of weight, filter, layer, got 'row'"):
         Prior.constant(net, granularity="row")
 
@@ -71,17 +97,27 @@ def test_constant_phi_around_weights_is_l2_sp(batch):
         for t in net.parameters():
             t.add_(0.01 * torch.randn_like(t))
     other = copy.deepcopy(net)
-    supervised_step(net, torch.optim.SGD(net.parameters(), 0.1), batch[0], batch[2], prior=Prior.constant(net, 0.25, centre=start))
+    supervised_step(
+        net,
+        torch.optim.SGD(net.parameters(), 0.1),
+        batch[0],
+        batch[2],
+        prior=Prior.constant(net, 0.25, centre=start),
+    )
     loss = regression_loss(other(batch[0]), batch[2])
-    loss = loss + 0.5 / 2 * sum((t - start[n]).square().sum() for n, t in other.named_parameters() if t.dim() >= 2)
+    loss = loss + 0.5 / 2 * sum(
+        (t - start[n]).square().sum() for n, t in other.named_parameters() if t.dim() >= 2
+    )
     loss.backward()
     torch.optim.SGD(other.parameters(), 0.1).step()
-    for t, u in zip(net.parameters(), other.parameters()):
+    for t, u in zip(net.parameters(), other.parameters(), strict=False):
         torch.testing.assert_close(t, u)
 
 
 @pytest.mark.parametrize("coupled", [True, False])
-@pytest.mark.parametrize("make", [lambda t: torch.optim.AdamW(t, 1e-2), lambda t: torch.optim.SGD(t, 1e-2, momentum=0.9)])
+@pytest.mark.parametrize(
+    "make", [lambda t: torch.optim.AdamW(t, 1e-2), lambda t: torch.optim.SGD(t, 1e-2, momentum=0.9)]
+)
 def test_attached_to_any_optimiser_it_is_the_step(batch, coupled, make):
     a, b = small_net(), small_net()
     prior = Prior.constant(a, 0.2)
@@ -92,7 +128,7 @@ def test_attached_to_any_optimiser_it_is_the_step(batch, coupled, make):
         theirs.zero_grad()
         regression_loss(b(batch[0]), batch[2]).backward()
         theirs.step()
-    for t, u in zip(a.parameters(), b.parameters()):
+    for t, u in zip(a.parameters(), b.parameters(), strict=False):
         torch.testing.assert_close(t, u)
     detach()
     before = [t.detach().clone() for t in b.parameters()]
@@ -116,7 +152,7 @@ def test_attached_with_a_closure_it_is_not_lost(batch):
 
     supervised_step(a, torch.optim.SGD(a.parameters(), 1e-2), batch[0], batch[2], prior=prior)
     optimizer.step(closure)
-    for t, u in zip(a.parameters(), b.parameters()):
+    for t, u in zip(a.parameters(), b.parameters(), strict=False):
         torch.testing.assert_close(t, u)
     optimizer.step(closure=closure)
 
@@ -125,13 +161,16 @@ def test_growth_is_limited():
     net = small_net()
     prior = Prior.constant(net, -0.5)
     assert prior.growth(0.1)["2.weight"] == pytest.approx(1.1)
-    assert prior.limited(0.1, 50, factor=2.0).growth(0.1)["2.weight"] ** 50 == pytest.approx(2.0, rel=1e-5)  # float32
+    # float32
+    assert prior.limited(0.1, 50, factor=2.0).growth(0.1)["2.weight"] ** 50 == pytest.approx(
+        2.0, rel=1e-5
+    )
     held = prior.limited(0.1, 50, factor=2.0)
     weights = held.bind(net)
     before = [t.detach().clone() for t in weights]
     for _ in range(50):
         held.decay_(weights, 0.1)
-    for t, b in zip(weights, before):
+    for t, b in zip(weights, before, strict=False):
         torch.testing.assert_close(t.detach(), 2 * b, rtol=1e-4, atol=1e-8)
 
 
@@ -140,9 +179,24 @@ def test_the_unit_free_update_does_not_depend_on_the_losses_unit(batch):
     for unit in (1.0, 1000.0):
         student, teacher = small_net(), small_net(channels=1, seed=7)
         prior = Prior.constant(student)
-        scaled = lambda p, y, u=unit: u * regression_loss(p, y)
-        meta_step(student, FeatureTap(student, LAYERS), teacher, FeatureTap(teacher, LAYERS), torch.optim.SGD(student.parameters(), 0.0), [prior], *batch,
-                  alpha=1e-9, beta=0.1, loss=scaled, distillation=lambda s, t: {"activation": 0 * s[-1].sum()}, unit_free=True)  # fmt: skip
+
+        def scaled(p, y, u=unit):
+            return u * regression_loss(p, y)
+
+        meta_step(
+            student,
+            FeatureTap(student, LAYERS),
+            teacher,
+            FeatureTap(teacher, LAYERS),
+            torch.optim.SGD(student.parameters(), 0.0),
+            [prior],
+            *batch,
+            alpha=1e-9,
+            beta=0.1,
+            loss=scaled,
+            distillation=lambda s, t: {"activation": 0 * s[-1].sum()},
+            unit_free=True,
+        )
         learned.append(prior.phi)
     for n, t in learned[0].items():
         torch.testing.assert_close(t, learned[1][n], rtol=1e-3, atol=1e-4)
@@ -158,7 +212,16 @@ def test_the_fisher_information_is_a_loop_over_samples():
     for name, t in net.named_parameters():
         if t.dim() < 2:
             continue
-        naive = sum(torch.autograd.grad(nn.functional.cross_entropy(net(x[i : i + 1]), y[i : i + 1]), t)[0] ** 2 for i in range(12)) / 24
+        naive = (
+            sum(
+                torch.autograd.grad(
+                    nn.functional.cross_entropy(net(x[i : i + 1]), y[i : i + 1]), t
+                )[0]
+                ** 2
+                for i in range(12)
+            )
+            / 24
+        )
         torch.testing.assert_close(prior.phi[name], naive)
     assert prior.penalty(net).item() == 0  # centred at the weights
     with pytest.raises(InputError, match="needs samples"):
@@ -166,11 +229,16 @@ def test_the_fisher_information_is_a_loop_over_samples():
 
 
 def test_merges():
-    phi = lambda *values: {"w": torch.tensor([values])}
+    def phi(*values):
+        return {"w": torch.tensor([values])}
+
     a, b, c = Prior(phi(1.0, 2.0, -1.0)), Prior(phi(3.0, -1.0, -3.0)), Prior(phi(2.0, 5.0, 8.0))
     torch.testing.assert_close(merged([a, b, c]).phi["w"], torch.tensor([[2.0, 2.0, 4 / 3]]))
     torch.testing.assert_close(merged([a, b, c], "sign").phi["w"], torch.tensor([[2.0, 3.5, 8.0]]))
-    a, b = Prior(phi(1.0, 2.0), variance=phi(1.0, 4.0)), Prior(phi(3.0, -2.0), variance=phi(3.0, 4.0))
+    a, b = (
+        Prior(phi(1.0, 2.0), variance=phi(1.0, 4.0)),
+        Prior(phi(3.0, -2.0), variance=phi(3.0, 4.0)),
+    )
     torch.testing.assert_close(merged([a, b], "precision").phi["w"], torch.tensor([[1.5, 0.0]]))
     with pytest.raises(InputError, match="differ at 'w'"):
         merged([a, Prior({"w": torch.zeros(2, 2)})])
@@ -204,10 +272,19 @@ def test_transfer_by_a_map_of_names_reports_and_refuses():
     net = small_net()
     prior = Prior.constant(net, 0.5)
     wide = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(80, 7))
-    with pytest.raises(InputError, match=r"covers 0% of ModuleDict's weights, expected at least 90% .*the prior has no such parameter"):
+    with pytest.raises(
+        InputError,
+        match=r"covers 0% of ModuleDict's weights, expected at least 90% .*the prior has no "
+        r"such parameter",
+    ):
         transferred(prior, nn.ModuleDict({"a": nn.Linear(2, 2)}))
-    moved, report = transferred(prior, wide, {"0.weight": "0.0.0.weight", "1.weight": "2.weight"}, coverage=0.1)
-    assert report["matched"] == ["0.weight"] and "shape (6, 80), expected (7, 80)" in report["unmatched"]["1.weight"]
-    assert report["coverage"] == pytest.approx(108 / (108 + 560)) and moved.bind(wide)
+    moved, report = transferred(
+        prior, wide, {"0.weight": "0.0.0.weight", "1.weight": "2.weight"}, coverage=0.1
+    )
+    assert report["matched"] == ["0.weight"]
+    assert "shape (6, 80), expected (7, 80)" in report["unmatched"]["1.weight"]
+    assert report["coverage"] == pytest.approx(108 / (108 + 560))
+    assert moved.bind(wide)
     same, report = transferred(prior, small_net(seed=3), lambda n: n)
-    assert report["coverage"] == 1 and set(same.phi) == set(prior.phi)
+    assert report["coverage"] == 1
+    assert set(same.phi) == set(prior.phi)

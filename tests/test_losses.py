@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from cmkg.losses import activation_loss, attention_loss, attention_map, distillation_loss, regression_loss
+from cmkg.losses import (
+    activation_loss,
+    attention_loss,
+    attention_map,
+    distillation_loss,
+    regression_loss,
+)
 
 
 def draw(*shape, seed=0):
@@ -12,30 +18,50 @@ def draw(*shape, seed=0):
 
 def test_regression_sums_coordinates_and_averages_the_batch():
     a, b = draw(4, 21, 3), draw(4, 21, 3, seed=1)
-    naive = sum(sum((float(x) - float(y)) ** 2 for x, y in zip(p.flatten(), q.flatten())) for p, q in zip(a, b)) / 4
+    naive = (
+        sum(
+            sum((float(x) - float(y)) ** 2 for x, y in zip(p.flatten(), q.flatten(), strict=False))
+            for p, q in zip(a, b, strict=False)
+        )
+        / 4
+    )
     assert regression_loss(a, b).item() == pytest.approx(naive)
 
 
 def test_activation_is_the_squared_distance_of_the_maps():
     a, b = draw(2, 3, 4, 4), draw(2, 3, 4, 4, seed=1)
-    assert activation_loss(a, b).item() == pytest.approx(float(sum(((p - q) ** 2).sum() for p, q in zip(a, b))) / 2)
+    assert activation_loss(a, b).item() == pytest.approx(
+        float(sum(((p - q) ** 2).sum() for p, q in zip(a, b, strict=False))) / 2
+    )
 
 
 def test_attention_map_against_loops():
     q = draw(2, 3, 4, 5)
     for i in range(2):
-        a = torch.stack([sum(q[i, c, y, x] ** 2 for c in range(3)) for y in range(4) for x in range(5)])
-        torch.testing.assert_close(attention_map(q)[i].double(), a / (a**2).sum() ** 0.5, rtol=1e-5, atol=1e-6)
+        a = torch.stack(
+            [sum(q[i, c, y, x] ** 2 for c in range(3)) for y in range(4) for x in range(5)]
+        )
+        torch.testing.assert_close(
+            attention_map(q)[i].double(), a / (a**2).sum() ** 0.5, rtol=1e-5, atol=1e-6
+        )
 
 
 def test_attention_ignores_the_scale_of_a_map_and_the_order_of_its_channels():
-    maps, other = [draw(2, 6, 4, 4), draw(2, 8, 2, 2)], [draw(2, 6, 4, 4, seed=2), draw(2, 8, 2, 2, seed=3)]
+    maps, other = (
+        [draw(2, 6, 4, 4), draw(2, 8, 2, 2)],
+        [draw(2, 6, 4, 4, seed=2), draw(2, 8, 2, 2, seed=3)],
+    )
     changed = [3.7 * maps[0].flip(1), maps[1]]
-    assert attention_loss(changed, other).item() == pytest.approx(attention_loss(maps, other).item(), rel=1e-5)
+    assert attention_loss(changed, other).item() == pytest.approx(
+        attention_loss(maps, other).item(), rel=1e-5
+    )
 
 
 def test_distillation_is_activation_of_the_last_plus_lambda_attention_of_all():
-    s, t = [draw(2, 6, 4, 4), draw(2, 8, 2, 2)], [draw(2, 6, 4, 4, seed=2), draw(2, 8, 2, 2, seed=3)]
+    s, t = (
+        [draw(2, 6, 4, 4), draw(2, 8, 2, 2)],
+        [draw(2, 6, 4, 4, seed=2), draw(2, 8, 2, 2, seed=3)],
+    )
     parts = distillation_loss(s, t, attention_weight=10.0)
     assert parts["activation"].item() == pytest.approx(activation_loss(s[1], t[1]).item(), rel=1e-5)
     assert parts["attention"].item() == pytest.approx(10 * attention_loss(s, t).item(), rel=1e-5)

@@ -1,7 +1,9 @@
-"""The heart: closed form = unrolled = finite differences in float64; theta and buffers untouched, bit for bit."""
+"""The heart: closed form = unrolled = finite differences in float64; theta and buffers
+untouched, bit for bit."""
 
 import copy
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -31,8 +33,21 @@ def closed_form(student, tap, teacher, teacher_tap, prior, batch, **options):
     """The step's own dG/dphi, read off phi with beta = 1 and a student that does not move."""
     before = {n: t.clone() for n, t in prior.phi.items()}
     x, x_superior, y = batch
-    meta_step(student, tap, teacher, teacher_tap, torch.optim.SGD(student.parameters(), 0.0), [prior], x, x_superior, y,
-              alpha=ALPHA, beta=1.0, attention_weight=3.0, **options)  # fmt: skip
+    meta_step(
+        student,
+        tap,
+        teacher,
+        teacher_tap,
+        torch.optim.SGD(student.parameters(), 0.0),
+        [prior],
+        x,
+        x_superior,
+        y,
+        alpha=ALPHA,
+        beta=1.0,
+        attention_weight=3.0,
+        **options,
+    )
     return {n: before[n] - t for n, t in prior.phi.items()}
 
 
@@ -52,7 +67,10 @@ def losses(student_tap, teacher, teacher_tap, batch):
     def G(net):
         reg = regression_loss(net(x), y)
         act = (student_tap.maps[-1] - maps[-1]).square().flatten(1).sum(1).mean()
-        att = sum((unit(s) - unit(t)).square().sum(1).mean() for s, t in zip(student_tap.maps, maps))
+        att = sum(
+            (unit(s) - unit(t)).square().sum(1).mean()
+            for s, t in zip(student_tap.maps, maps, strict=False)
+        )
         return reg + act + 3.0 * att
 
     return (lambda net: regression_loss(net(x), y)), G
@@ -82,34 +100,62 @@ def test_closed_form_equals_unrolled_with_distillation(p, batch):
 
 
 def test_adams_inner_step_has_the_same_closed_form(batch):
-    """Against finite differences of G(theta - alpha s (grad L_REG + 2 phi theta)), s of an Adam that has stepped before."""
+    """Against finite differences of G(theta - alpha s (grad L_REG + 2 phi theta)), s of an Adam
+    that has stepped before."""
     student, tap, teacher, teacher_tap, prior = parts(2)
     x, x_superior, y = batch
     adam = torch.optim.Adam(student.parameters(), 1e-3)
     distil_step(student, tap, teacher, teacher_tap, adam, x, x_superior, y, attention_weight=3.0)
     inner, G = losses(tap, teacher, teacher_tap, batch)
-    gradients_of = lambda loss: torch.autograd.grad(loss(student), list(student.parameters()))
+
+    def gradients_of(loss):
+        return torch.autograd.grad(loss(student), list(student.parameters()))
+
     scales = []
-    for t, g in zip(student.parameters(), gradients_of(G)):
+    for t, g in zip(student.parameters(), gradients_of(G), strict=False):
         v = (0.999 * adam.state[t]["exp_avg_sq"] + 0.001 * g**2) / (1 - 0.999**2)
         scales.append(1e-3 / (v.sqrt() + 0.1 * v.sqrt().mean() + 1e-8))
-    step = {n: (s, d) for (n, _), s, d in zip(student.named_parameters(), scales, gradients_of(inner))}
+    step = {
+        n: (s, d)
+        for (n, _), s, d in zip(
+            student.named_parameters(), scales, gradients_of(inner), strict=False
+        )
+    }
     theta = {n: t.detach().clone() for n, t in student.named_parameters()}
     alpha = 1.0
 
     def value(phi):
-        moved = {n: t - alpha * step[n][0] * (step[n][1] + (2 * phi[n] * t if n in phi else 0)) for n, t in theta.items()}
+        moved = {
+            n: t - alpha * step[n][0] * (step[n][1] + (2 * phi[n] * t if n in phi else 0))
+            for n, t in theta.items()
+        }
         buffers = {n: b.clone() for n, b in student.named_buffers()}
         return float(G(lambda *inputs: functional_call(student, (moved, buffers), inputs)))
 
     before = {n: t.clone() for n, t in prior.phi.items()}
-    meta_step(student, tap, teacher, teacher_tap, adam, [prior], x, x_superior, y, alpha=alpha, beta=1.0, attention_weight=3.0, inner_optimizer="adam")
+    meta_step(
+        student,
+        tap,
+        teacher,
+        teacher_tap,
+        adam,
+        [prior],
+        x,
+        x_superior,
+        y,
+        alpha=alpha,
+        beta=1.0,
+        attention_weight=3.0,
+        inner_optimizer="adam",
+    )
     for name in ("0.0.0.weight", "2.weight"):
         index = (0,) * before[name].dim()
         up, down = ({n: t.clone() for n, t in before.items()} for _ in range(2))
         up[name][index] += 1e-4
         down[name][index] -= 1e-4
-        assert float((before[name] - prior.phi[name])[index]) == pytest.approx((value(up) - value(down)) / 2e-4, rel=1e-4)
+        assert float((before[name] - prior.phi[name])[index]) == pytest.approx(
+            (value(up) - value(down)) / 2e-4, rel=1e-4
+        )
 
 
 def test_adams_inner_step_needs_adam(batch):
@@ -124,11 +170,16 @@ def test_several_inner_steps_are_summed_to_first_order(batch, monkeypatch):
     for alpha in (ALPHA, ALPHA / 10):
         monkeypatch.setattr(sys.modules[__name__], "ALPHA", alpha)
         student, tap, teacher, teacher_tap, prior = parts(2)
-        exact = unrolled_gradient(student, prior, *losses(tap, teacher, teacher_tap, batch), alpha, steps=3)
+        exact = unrolled_gradient(
+            student, prior, *losses(tap, teacher, teacher_tap, batch), alpha, steps=3
+        )
         for n in (1, 3):
-            errors[n, alpha] = relative(closed_form(*parts(2)[:4], prior, batch, inner_steps=n), exact)
+            errors[n, alpha] = relative(
+                closed_form(*parts(2)[:4], prior, batch, inner_steps=n), exact
+            )
     small, large = sorted(alpha for _, alpha in errors)[::2]
-    assert errors[3, small] < errors[3, large] / 5 < 0.05 and errors[1, small] > 0.5
+    assert errors[3, small] < errors[3, large] / 5 < 0.05
+    assert errors[1, small] > 0.5
 
 
 @pytest.mark.parametrize("p", [1, 2])
@@ -154,21 +205,30 @@ def value_after(student, phi, p, inner, outer, steps):
     theta = {n: t.detach().clone() for n, t in student.named_parameters()}
     for _ in range(steps):
         theta = {n: t.requires_grad_() for n, t in theta.items()}
-        run = lambda *x, theta=theta: functional_call(
-            student, (theta, {n: b.clone() for n, b in student.named_buffers()}), x
-        )
+
+        def run(*x, theta=theta):
+            return functional_call(
+                student, (theta, {n: b.clone() for n, b in student.named_buffers()}), x
+            )
+
         g = torch.autograd.grad(inner(run), list(theta.values()))
         moved = {}
-        for (n, t), d in zip(theta.items(), g):
+        for (n, t), d in zip(theta.items(), g, strict=False):
             pull = phi[n] * (2 * t if p == 2 else t.sign()) if n in phi else 0.0
             moved[n] = (t - ALPHA * d - ALPHA * pull).detach()
         theta = moved
-    run = lambda *x: functional_call(student, (theta, {n: b.clone() for n, b in student.named_buffers()}), x)
+
+    def run(*x):
+        return functional_call(
+            student, (theta, {n: b.clone() for n, b in student.named_buffers()}), x
+        )
+
     return float(outer(run))
 
 
 def test_the_look_ahead_leaves_weights_and_batchnorm_bit_for_bit(batch):
-    """A meta-step moves theta and the running statistics exactly as a plain distillation step does."""
+    """A meta-step moves theta and the running statistics exactly as a plain distillation step
+    does."""
     student, tap, teacher, teacher_tap, prior = parts(2)
     plain = copy.deepcopy(student)
     plain_tap = FeatureTap(plain, LAYERS)
@@ -188,9 +248,20 @@ def test_the_look_ahead_leaves_weights_and_batchnorm_bit_for_bit(batch):
             0.5,
             1e-3,
         )
-        distil_step(plain, plain_tap, teacher, teacher_tap, torch.optim.SGD(plain.parameters(), 0.01), x, x_superior, y)
+        distil_step(
+            plain,
+            plain_tap,
+            teacher,
+            teacher_tap,
+            torch.optim.SGD(plain.parameters(), 0.01),
+            x,
+            x_superior,
+            y,
+        )
     # The two add the same gradients in another order: theta to rounding; frozen theta bit for bit.
-    for (name, a), b in zip(student.state_dict().items(), plain.state_dict().values()):
+    for (name, a), b in zip(
+        student.state_dict().items(), plain.state_dict().values(), strict=False
+    ):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=name)
     still = copy.deepcopy(student.state_dict())
     meta_step(
@@ -208,7 +279,9 @@ def test_the_look_ahead_leaves_weights_and_batchnorm_bit_for_bit(batch):
     )
     for name, t in student.named_parameters():
         assert torch.equal(t, still[name]), name
-    assert student.state_dict()["0.0.1.num_batches_tracked"] == still["0.0.1.num_batches_tracked"] + 1
+    assert (
+        student.state_dict()["0.0.1.num_batches_tracked"] == still["0.0.1.num_batches_tracked"] + 1
+    )
     for name, t in teacher.state_dict().items():
         assert torch.equal(t, teacher_before[name]), f"the teacher's {name} moved"
 
@@ -218,7 +291,7 @@ def test_buffers_after_a_meta_step_are_those_of_its_first_pass_only(batch):
     once = copy.deepcopy(student)
     once(batch[0])
     closed_form(student, tap, teacher, teacher_tap, prior, batch)
-    for (name, a), b in zip(student.named_buffers(), once.buffers()):
+    for (name, a), b in zip(student.named_buffers(), once.buffers(), strict=False):
         assert torch.equal(a, b), name
 
 
@@ -227,19 +300,22 @@ def test_several_priors_learn_side_by_side_what_each_learns_alone(batch):
     two = random_prior(student, 2)
     alone = [copy.deepcopy(q) for q in (one, two)]
     x, x_superior, y = batch
-    step = lambda priors: meta_step(
-        student,
-        tap,
-        teacher,
-        teacher_tap,
-        torch.optim.SGD(student.parameters(), 0.0),
-        priors,
-        x,
-        x_superior,
-        y,
-        0.01,
-        0.1,
-    )
+
+    def step(priors):
+        return meta_step(
+            student,
+            tap,
+            teacher,
+            teacher_tap,
+            torch.optim.SGD(student.parameters(), 0.0),
+            priors,
+            x,
+            x_superior,
+            y,
+            0.01,
+            0.1,
+        )
+
     step([one, two])
     for q in alone:
         step([q])
@@ -262,10 +338,11 @@ def test_distillation_moves_the_student_towards_the_teacher(batch):
     for term, weight in (("activation", 1e-9), ("attention", 1e4)):
         student, tap, teacher, teacher_tap, _ = parts(2)
         optimizer = torch.optim.Adam(student.parameters(), 0.01)
-        step = lambda: distil_step(
-            student, tap, teacher, teacher_tap, optimizer, x, x_superior, y, attention_weight=weight
+
+        step = partial(
+            distil_step, student, tap, teacher, teacher_tap, optimizer, attention_weight=weight
         )
-        losses = [step()[term] for _ in range(60)]
+        losses = [step(x, x_superior, y)[term] for _ in range(60)]
         assert losses[-1] < 0.6 * losses[0], term
 
 
@@ -273,7 +350,10 @@ def test_a_prior_of_zero_changes_nothing(batch):
     a, b, (x, _, y) = small_net(), small_net(), batch
     supervised_step(a, torch.optim.Adam(a.parameters(), 0.01), x, y)
     supervised_step(b, torch.optim.Adam(b.parameters(), 0.01), x, y, prior=Prior.constant(b, 0.0))
-    assert all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values()))
+    assert all(
+        torch.equal(p, q)
+        for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=False)
+    )
 
 
 def test_a_split_batch_moves_theta_on_both_halves_and_learns_phi_on_the_second(batch):
@@ -281,8 +361,19 @@ def test_a_split_batch_moves_theta_on_both_halves_and_learns_phi_on_the_second(b
     moved, oracle = copy.deepcopy(student), copy.deepcopy(student)
     first, second = (tuple(t[rows] for t in batch) for rows in (slice(0, 2), slice(2, 4)))
     before = {n: t.clone() for n, t in prior.phi.items()}
-    meta_step(moved, FeatureTap(moved, LAYERS), teacher, teacher_tap, torch.optim.SGD(moved.parameters(), 0.01), [prior], *first, alpha=ALPHA, beta=1.0,
-              attention_weight=3.0, outer=second)  # fmt: skip
+    meta_step(
+        moved,
+        FeatureTap(moved, LAYERS),
+        teacher,
+        teacher_tap,
+        torch.optim.SGD(moved.parameters(), 0.01),
+        [prior],
+        *first,
+        alpha=ALPHA,
+        beta=1.0,
+        attention_weight=3.0,
+        outer=second,
+    )
     oracle_tap = FeatureTap(oracle, LAYERS)
     inner = losses(oracle_tap, teacher, teacher_tap, first)[0]
     outer = losses(oracle_tap, teacher, teacher_tap, second)[1]
@@ -292,5 +383,5 @@ def test_a_split_batch_moves_theta_on_both_halves_and_learns_phi_on_the_second(b
     for half in (first, second):
         G = losses(oracle_tap, teacher, teacher_tap, half)[1]
         gradients.append(torch.autograd.grad(G(oracle), list(oracle.parameters())))
-    for t, start, a, b in zip(moved.parameters(), oracle.parameters(), *gradients):
+    for t, start, a, b in zip(moved.parameters(), oracle.parameters(), *gradients, strict=False):
         torch.testing.assert_close(t, start - 0.01 * (a + b) / 2)

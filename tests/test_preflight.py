@@ -27,7 +27,9 @@ def test_information_of_gaussians_is_the_formulas_and_nothing_for_strangers():
         expected = -torch.tensor(1 - rho**2).log().item()  # two directions
         assert shared_information(x[:, :2], z) == pytest.approx(expected, rel=0.15)
     turn = torch.linalg.qr(torch.randn(2, 2, generator=g))[0]
-    assert shared_information(x[:, :2], z @ turn) == pytest.approx(shared_information(x[:, :2], z), rel=0.02)
+    assert shared_information(x[:, :2], z @ turn) == pytest.approx(
+        shared_information(x[:, :2], z), rel=0.02
+    )
 
 
 class Shuffled:
@@ -39,21 +41,28 @@ class Shuffled:
             yield {k: v[rows] for k, v in self.whole.items()}
 
 
-# ---- made problems ----------------------------------------------------------------------------------------------
+# ---- made problems -------------------------------------------------------------------------------
 def net(inputs):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(inputs, 32), nn.Tanh(), nn.Linear(32, 16), nn.Tanh(), nn.Linear(16, 1))
+    return nn.Sequential(
+        nn.Linear(inputs, 32), nn.Tanh(), nn.Linear(32, 16), nn.Tanh(), nn.Linear(16, 1)
+    )
 
 
 def problem(kind, n, seed):
-    """Batches {"weak", "superior", "y"}. The truth is a function of six hidden numbers, the label its noisy sum.
+    """Batches {"weak", "superior", "y"}. The truth is a function of six hidden numbers, the label
+    its noisy sum.
 
-    shared: the teacher sees the numbers, the student a noisy view of all of them. same: both see the same noisy view.
-    hidden: the teacher sees three numbers that make up most of the label and of which the student sees nothing.
+    shared: the teacher sees the numbers, the student a noisy view of all of them. same: both see
+    the same noisy view. hidden: the teacher sees three numbers that make up most of the label
+    and of which the student sees nothing.
     """
     g = torch.Generator().manual_seed(seed)
     z = torch.randn(n, 6, generator=g)
-    noise = lambda scale, width=6: scale * torch.randn(n, width, generator=g)
+
+    def noise(scale, width=6):
+        return scale * torch.randn(n, width, generator=g)
+
     weights = torch.tensor([1.0, -1.0, 1.0, 0.5, -0.5, 0.5])
     if kind == "hidden":
         y = 3 * z[:, 3:].sum(1, keepdim=True) + z[:, :1]
@@ -62,11 +71,15 @@ def problem(kind, n, seed):
         y = (z * weights).sum(1, keepdim=True) + noise(1.0, 1)
         weak, superior = z + noise(0.8), z + (noise(0.0) if kind == "shared" else noise(0.8))
         superior = weak.clone() if kind == "same" else superior
-    return [{"weak": weak[i : i + 32], "superior": superior[i : i + 32], "y": y[i : i + 32]} for i in range(0, n, 32)]
+    return [
+        {"weak": weak[i : i + 32], "superior": superior[i : i + 32], "y": y[i : i + 32]}
+        for i in range(0, n, 32)
+    ]
 
 
 def target_of(kind, n, seed, related):
-    """Few samples without the superior view, of the same task or of one that has nothing to do with it."""
+    """Few samples without the superior view, of the same task or of one that has nothing to do
+    with it."""
     batches = problem(kind, n, seed)
     if not related:
         generator = torch.Generator().manual_seed(seed + 9)
@@ -77,15 +90,35 @@ def target_of(kind, n, seed, related):
 
 def verdict_on(kind, related=True):
     width = {"hidden": 3}.get(kind, 6)
-    return preflight(lambda: net(width), lambda: net(width), problem(kind, 640, 0), Shuffled(problem(kind, 640, 1)), target_of(kind, 64, 2, related), target_of(kind, 640, 3, related),
-                     F.mse_loss, F.mse_loss, fields=Fields("weak", "superior", "y"), epochs=25, lr=3e-3, layers=[("1", "1"), ("3", "3")])  # fmt: skip
+    return preflight(
+        lambda: net(width),
+        lambda: net(width),
+        problem(kind, 640, 0),
+        Shuffled(problem(kind, 640, 1)),
+        target_of(kind, 64, 2, related),
+        target_of(kind, 640, 3, related),
+        F.mse_loss,
+        F.mse_loss,
+        fields=Fields("weak", "superior", "y"),
+        epochs=25,
+        lr=3e-3,
+        layers=[("1", "1"), ("3", "3")],
+    )
 
 
-@pytest.mark.parametrize("kind,expected,reason", [("shared", True, "can see some of it"), ("same", False, "nothing to distil"), ("hidden", False, "not in the student's view")])
+@pytest.mark.parametrize(
+    ("kind", "expected", "reason"),
+    [
+        ("shared", True, "can see some of it"),
+        ("same", False, "nothing to distil"),
+        ("hidden", False, "not in the student's view"),
+    ],
+)
 def test_the_verdict_on_distillation_is_the_constructions(kind, expected, reason):
     report = verdict_on(kind)
     yes, why = report["verdicts"]["distillation"]
-    assert yes == expected and reason in why, told(report)
+    assert yes == expected, told(report)
+    assert reason in why, told(report)
 
 
 def test_the_verdict_on_transfer_is_the_constructions():
@@ -94,15 +127,27 @@ def test_the_verdict_on_transfer_is_the_constructions():
 
 
 def test_a_prior_within_its_noise_is_not_recommended():
-    numbers = {"student": 1.0, "teacher": 0.5, "information_teacher_student": 2.0, "information_student_label": 1.0, "continued": 1.0, "distilled": 0.9,
-               "target_none": 1.0, "target_fine_tuned": 0.8, "target_l2": 0.9, "target_prior": 0.5, "phi_over_noise": 1.1}  # fmt: skip
-    assert not verdicts(numbers)["prior"][0] and verdicts(numbers | {"phi_over_noise": 9.0})["prior"][0]
+    numbers = {
+        "student": 1.0,
+        "teacher": 0.5,
+        "information_teacher_student": 2.0,
+        "information_student_label": 1.0,
+        "continued": 1.0,
+        "distilled": 0.9,
+        "target_none": 1.0,
+        "target_fine_tuned": 0.8,
+        "target_l2": 0.9,
+        "target_prior": 0.5,
+        "phi_over_noise": 1.1,
+    }
+    assert not verdicts(numbers)["prior"][0]
+    assert verdicts(numbers | {"phi_over_noise": 9.0})["prior"][0]
     assert not verdicts(numbers | {"phi_over_noise": 9.0, "target_prior": 0.89})["prior"][0]
     assert "not likely to help: phi is 1.1 times its noise" in told({"verdicts": verdicts(numbers)})
 
 
-# ---- examples ---------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name,rows", [("digits", 9), ("privileged_columns", 8)])
+# ---- examples ------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("name", "rows"), [("digits", 9), ("privileged_columns", 8)])
 def test_examples_run(name, rows, capsys):
     path = Path(__file__).parents[1] / f"examples/{name}.py"
     assert len(path.read_text().splitlines()) < 120
@@ -110,5 +155,6 @@ def test_examples_run(name, rows, capsys):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     table = module.main(seeds=1, epochs=2)
-    assert len(table) == rows and all(0 <= v[0] <= 100 for v in table.values())
+    assert len(table) == rows
+    assert all(0 <= v[0] <= 100 for v in table.values())
     assert "±" in capsys.readouterr().out

@@ -26,7 +26,10 @@ def test_penalty_against_a_loop_and_its_slope_against_autograd(p, centred):
     naive = 0.0
     for name, phi in prior.phi.items():
         offset = named[name] - (centre[name] if centred else 0)
-        naive += sum(float(f) * abs(float(o)) ** p for f, o in zip(phi.flatten(), offset.detach().flatten()))
+        naive += sum(
+            float(f) * abs(float(o)) ** p
+            for f, o in zip(phi.flatten(), offset.detach().flatten(), strict=False)
+        )
     penalty = prior.penalty(net)
     assert penalty.item() == pytest.approx(naive)
     held = prior.bind(net)
@@ -37,7 +40,9 @@ def test_penalty_against_a_loop_and_its_slope_against_autograd(p, centred):
     torch.testing.assert_close([t.grad for t in held], list(expected))
     before = [t.detach().clone() for t in held]
     prior.decay_(held, lr=0.01)
-    torch.testing.assert_close([t.detach() for t in held], [b - 0.01 * g for b, g in zip(before, expected)])
+    torch.testing.assert_close(
+        [t.detach() for t in held], [b - 0.01 * g for b, g in zip(before, expected, strict=False)]
+    )
 
 
 def test_constant_coupled_prior_is_weight_decay():
@@ -45,7 +50,10 @@ def test_constant_coupled_prior_is_weight_decay():
     x, y = torch.randn(4, 3, 8, 8, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
     prior = Prior.constant(ours, 0.05, 2, which="all")
     prior.phi = {n: t.double() for n, t in prior.phi.items()}
-    a, b = torch.optim.Adam(ours.parameters(), 0.01), torch.optim.Adam(theirs.parameters(), 0.01, weight_decay=0.1)
+    a, b = (
+        torch.optim.Adam(ours.parameters(), 0.01),
+        torch.optim.Adam(theirs.parameters(), 0.01, weight_decay=0.1),
+    )
     for _ in range(3):
         for net, optimizer in ((ours, a), (theirs, b)):
             optimizer.zero_grad()
@@ -80,10 +88,15 @@ def test_scaling_sets_the_root_mean_square():
 
 
 def test_two_checkpoint_prior_is_what_sgd_learns_to_first_order():
-    """With SGD on G and small steps, -beta (theta_K^2 - theta_0^2) is the meta-learned phi (method: telescoping sum)."""
+    """With SGD on G and small steps, -beta (theta_K^2 - theta_0^2) is the meta-learned phi
+    (method: telescoping sum)."""
     from cmkg.meta import closed_form_gradient, inner_step_, weights_lent
 
-    net, x, y = small_net(), torch.randn(6, 3, 8, 8, dtype=torch.float64), torch.randn(6, 6, dtype=torch.float64)
+    net, x, y = (
+        small_net(),
+        torch.randn(6, 3, 8, 8, dtype=torch.float64),
+        torch.randn(6, 6, dtype=torch.float64),
+    )
     start = {n: t.detach().clone() for n, t in net.named_parameters()}
     prior, alpha, beta = Prior.constant(net, 0.0), 1e-4, 0.1
     prior.phi = {n: t.double() for n, t in prior.phi.items()}
@@ -92,8 +105,12 @@ def test_two_checkpoint_prior_is_what_sgd_learns_to_first_order():
         gradients = torch.autograd.grad(loss(), parameters)
         with weights_lent(net, parameters):
             slope = inner_step_(prior.bind(net), parameters, gradients, prior, alpha)
-            ahead = dict(zip(map(id, parameters), torch.autograd.grad(loss(), parameters)))
-        prior.learn_(closed_form_gradient(slope, [ahead[id(t)] for t in prior.bind(net)], alpha), beta)
+            ahead = dict(
+                zip(map(id, parameters), torch.autograd.grad(loss(), parameters), strict=False)
+            )
+        prior.learn_(
+            closed_form_gradient(slope, [ahead[id(t)] for t in prior.bind(net)], alpha), beta
+        )
         with torch.no_grad():
             torch._foreach_add_(parameters, gradients, alpha=-alpha)
     cheap = Prior.from_checkpoints(start, dict(net.named_parameters()), beta)
@@ -104,11 +121,16 @@ def test_two_checkpoint_prior_is_what_sgd_learns_to_first_order():
 
 def test_saving_and_loading(tmp_path):
     net = small_net(dtype=torch.float32)
-    prior = Prior.constant(net, 0.5, 1, centre=dict(net.named_parameters()), alpha=1e-3, loss_units="mm^2")
+    prior = Prior.constant(
+        net, 0.5, 1, centre=dict(net.named_parameters()), alpha=1e-3, loss_units="mm^2"
+    )
     prior.save(tmp_path / "a.safetensors", beta=1e-3)
     again = Prior.load(tmp_path / "a.safetensors")
-    assert again.p == 1 and again.manifest["alpha"] == 1e-3 and again.manifest["beta"] == 1e-3
-    assert again.manifest["shapes"]["0.0.0.weight"] == [4, 3, 3, 3] and again.manifest["versions"]["torch"]
+    assert again.p == 1
+    assert again.manifest["alpha"] == 1e-3
+    assert again.manifest["beta"] == 1e-3
+    assert again.manifest["shapes"]["0.0.0.weight"] == [4, 3, 3, 3]
+    assert again.manifest["versions"]["torch"]
     torch.testing.assert_close(again.phi, prior.phi)
     torch.testing.assert_close(again.centre, prior.centre)
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
@@ -120,7 +142,9 @@ def test_a_wrong_network_is_refused_by_name_and_another_start_warned_of(tmp_path
     with pytest.raises(ValueError, match="another network: it has '0.0.0.weight', Linear has not"):
         prior.bind(nn.Linear(3, 3))
     wider = small_net(channels=4)
-    with pytest.raises(ValueError, match=r"'0.0.0.weight' is \(4, 3, 3, 3\) in the prior, \(4, 4, 3, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"'0.0.0.weight' is \(4, 3, 3, 3\) in the prior, \(4, 4, 3, 3\)"
+    ):
         prior.bind(wider)
     with pytest.warns(UserWarning, match="another initialisation"):
         prior.check_start(small_net(seed=9))

@@ -1,4 +1,5 @@
-"""Several processes are one with the same global batch; a killed one ends the job in a sentence, and the job goes on."""
+"""Several processes are one with the same global batch; a killed one ends the job in a sentence,
+and the job goes on."""
 
 import json
 import os
@@ -20,8 +21,23 @@ SCRIPT = str(Path(__file__).with_name("steps_on_processes.py"))
 
 
 def torchrun(count, *arguments, port=29511):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "--master-port", str(port), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "CMKG_CHECKPOINT_SECONDS": "0"})
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(count),
+        "--master-port",
+        str(port),
+        *arguments,
+    ]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CMKG_CHECKPOINT_SECONDS": "0"},
+    )
 
 
 def after_steps(count, folder, *more):
@@ -40,40 +56,78 @@ def one(tmp_path_factory):
 @pytest.mark.parametrize("count", [2, 4])
 def test_theta_phi_and_losses_are_those_of_one_process(one, tmp_path, count):
     found = after_steps(count, tmp_path)
-    assert one.keys() == found.keys() and any(k.startswith("phi/") for k in one)
+    assert one.keys() == found.keys()
+    assert any(k.startswith("phi/") for k in one)
     for name, t in one.items():
         torch.testing.assert_close(found[name], t, rtol=1e-5, atol=1e-5, msg=name)
         assert t.dim() == 0 or (t != 0).any()
 
 
 def test_batchnorm_sees_its_own_share_on_cpus(tmp_path):
-    """What BatchNorm changes: each process normalises by its share of the batch, so the steps differ, though little."""
+    """What BatchNorm changes: each process normalises by its share of the batch, so the steps
+    differ, though little."""
     one, two = (after_steps(n, tmp_path, "batchnorm") for n in (1, 2))
-    theta = [torch.cat([v.flatten() for k, v in found.items() if k.startswith("theta/")]) for found in (one, two)]
+    theta = [
+        torch.cat([v.flatten() for k, v in found.items() if k.startswith("theta/")])
+        for found in (one, two)
+    ]
     assert not torch.allclose(*theta, rtol=1e-5, atol=1e-5)
     assert (theta[0] - theta[1]).norm() / theta[0].norm() < 0.05
 
 
 @pytest.fixture(scope="module")
 def hands(tmp_path_factory):
-    return pack(Rendered(SceneConfig(px=40, seed=3), 64), tmp_path_factory.mktemp("hands") / "set", workers=1).folder
+    return pack(
+        Rendered(SceneConfig(px=40, seed=3), 64),
+        tmp_path_factory.mktemp("hands") / "set",
+        workers=1,
+    ).folder
 
 
 def test_a_killed_process_ends_the_job_in_a_sentence_and_the_job_goes_on(hands, tmp_path):
-    command = ["-m", "cmkg", "student", "--data", str(hands), "--test", str(hands), "--backbone", "resnet10", "--width", "0.125", "--px", "32", "--batch", "8",
-               "--epochs", "40", "--precision", "32-true", "--out", str(tmp_path / "run")]  # fmt: skip
+    command = [
+        "-m",
+        "cmkg",
+        "student",
+        "--data",
+        str(hands),
+        "--test",
+        str(hands),
+        "--backbone",
+        "resnet10",
+        "--width",
+        "0.125",
+        "--px",
+        "32",
+        "--batch",
+        "8",
+        "--epochs",
+        "40",
+        "--precision",
+        "32-true",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     job = torchrun(2, *command, port=29513)
     checkpoint, deadline = tmp_path / "run/checkpoint.pt", time.time() + 120
     while not checkpoint.exists() and job.poll() is None and time.time() < deadline:
         time.sleep(0.02)
-    children = [int(p) for p in Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()]
+    children = [
+        int(p) for p in Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+    ]
     os.kill(children[1], signal.SIGKILL)  # the second process, or whatever torchrun started second
     _, err = job.communicate(timeout=120)
-    assert job.returncode != 0 and checkpoint.exists()
+    assert job.returncode != 0
+    assert checkpoint.exists()
     assert not (tmp_path / "run/result.json").exists()
     again = torchrun(2, *command, port=29515)
     out, err = again.communicate(timeout=200)
-    assert again.returncode == 0 and "resumes at step" in err and out.count("EPE") == 1, err[-2000:]
+    assert again.returncode == 0, err[-2000:]
+    assert "resumes at step" in err, err[-2000:]
+    assert out.count("EPE") == 1, err[-2000:]
     assert json.loads((tmp_path / "run/result.json").read_text())["samples"] == 64
-    steps = [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == list(range(50, 321, 50)) + [320]

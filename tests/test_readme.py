@@ -18,17 +18,39 @@ def test_the_loop_in_the_readme(tmp_path, monkeypatch, batch):
     calls, code = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     student, teacher, target_student = small_net(), small_net(channels=1, seed=7), small_net()
     x, x_depth, y = batch
-    few = {"source": [{"rgb": x, "depth": x_depth, "y": y}], "target": [(x, y)], "strength": 1e-3, "loss": regression_loss}
+    few = {
+        "source": [{"rgb": x, "depth": x_depth, "y": y}],
+        "target": [(x, y)],
+        "strength": 1e-3,
+        "loss": regression_loss,
+    }
     with pytest.warns(UserWarning, match="another initialisation"):
-        exec(calls, few | {"student": small_net(), "teacher": small_net(channels=1, seed=7), "target_student": small_net(seed=1)})
+        exec(
+            calls,
+            few
+            | {
+                "student": small_net(),
+                "teacher": small_net(channels=1, seed=7),
+                "target_student": small_net(seed=1),
+            },
+        )
     names = {
-        "student": student, "teacher": teacher, "layers": LAYERS, "teacher_layers": LAYERS, "source_tuples": [(x, x_depth, y)] * 3,
-        "target": [(x, y)] * 3, "target_student": target_student, "theta_0": small_net(), "strength": 10.0,
+        "student": student,
+        "teacher": teacher,
+        "layers": LAYERS,
+        "teacher_layers": LAYERS,
+        "source_tuples": [(x, x_depth, y)] * 3,
+        "target": [(x, y)] * 3,
+        "target_student": target_student,
+        "theta_0": small_net(),
+        "strength": 10.0,
         "optimizer": torch.optim.Adam(student.parameters(), 1e-3),
-        "target_optimizer": torch.optim.Adam(target_student.parameters(), 1e-3)}  # fmt: skip
+        "target_optimizer": torch.optim.Adam(target_student.parameters(), 1e-3),
+    }
     before = target_student[2].weight.detach().clone()
     exec(code, names)
-    assert names["prior"].rms() > 0 and not torch.equal(before, target_student[2].weight)
+    assert names["prior"].rms() > 0
+    assert not torch.equal(before, target_student[2].weight)
 
 
 def test_the_tree_names_files_that_exist():

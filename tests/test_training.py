@@ -27,16 +27,27 @@ def quiet(monkeypatch):
 
 def mlp(inputs, hidden, outputs, seed=0):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+    return nn.Sequential(
+        nn.Linear(inputs, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, outputs),
+    )
 
 
 def classes(n=96, seed=0):
     """Batches as dicts: a teacher's clear view, a student's noisy one, a class."""
     g = torch.Generator().manual_seed(seed)
     y = torch.randint(0, 3, (n,), generator=g)
-    clear = F.one_hot(y, 3).float() @ torch.randn(3, 8, generator=g) + 0.1 * torch.randn(n, 8, generator=g)
+    clear = F.one_hot(y, 3).float() @ torch.randn(3, 8, generator=g) + 0.1 * torch.randn(
+        n, 8, generator=g
+    )
     noisy = clear[:, :5] + torch.randn(n, 5, generator=g)
-    return [{"noisy": noisy[i : i + 16], "clear": clear[i : i + 16], "label": y[i : i + 16]} for i in range(0, n, 16)]
+    return [
+        {"noisy": noisy[i : i + 16], "clear": clear[i : i + 16], "label": y[i : i + 16]}
+        for i in range(0, n, 16)
+    ]
 
 
 FIELDS = Fields("noisy", "clear", "label")
@@ -45,41 +56,114 @@ FIELDS = Fields("noisy", "clear", "label")
 def test_classification_with_networks_of_different_widths():
     student, teacher, data = mlp(5, 12, 3), mlp(8, 20, 3, seed=1), classes()
     frozen = copy.deepcopy(teacher.state_dict())
-    first, *_, last = distill(student, teacher, data, F.cross_entropy, fields=FIELDS, epochs=15, lr=1e-2, attention_weight=0.0)
-    assert set(first) == {"regression", "activation", "attention"} and last["regression"] < first["regression"] and last["activation"] < first["activation"]
-    assert not teacher.training and all(torch.equal(frozen[k], v) for k, v in teacher.state_dict().items())
+    first, *_, last = distill(
+        student,
+        teacher,
+        data,
+        F.cross_entropy,
+        fields=FIELDS,
+        epochs=15,
+        lr=1e-2,
+        attention_weight=0.0,
+    )
+    assert set(first) == {"regression", "activation", "attention"}
+    assert last["regression"] < first["regression"]
+    assert last["activation"] < first["activation"]
+    assert not teacher.training
+    assert all(torch.equal(frozen[k], v) for k, v in teacher.state_dict().items())
     assert not any(t.requires_grad for t in teacher.parameters())
 
 
 def test_a_prior_for_classification_and_its_use_on_a_target():
     student, teacher, data = mlp(5, 12, 3), mlp(8, 20, 3, seed=1), classes()
     theta_0 = copy.deepcopy(student)
-    one, two = learn_prior(student, teacher, data, F.cross_entropy, p=(1, 2), fields=FIELDS, epochs=3, alpha=1e-2, beta=1.0, split=True)
-    assert one.p == 1 and two.p == 2 and two.rms() > 0 and all(v > 0 for v in two.signal_to_noise().values())
+    one, two = learn_prior(
+        student,
+        teacher,
+        data,
+        F.cross_entropy,
+        p=(1, 2),
+        fields=FIELDS,
+        epochs=3,
+        alpha=1e-2,
+        beta=1.0,
+        split=True,
+    )
+    assert one.p == 1
+    assert two.p == 2
+    assert two.rms() > 0
+    assert all(v > 0 for v in two.signal_to_noise().values())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        history = train_with_prior(theta_0, data, F.cross_entropy, two.with_rms(1e-3), fields=Fields("noisy", None, "label"), epochs=4, lr=1e-2)
+        history = train_with_prior(
+            theta_0,
+            data,
+            F.cross_entropy,
+            two.with_rms(1e-3),
+            fields=Fields("noisy", None, "label"),
+            epochs=4,
+            lr=1e-2,
+        )
     assert history[-1]["regression"] < history[0]["regression"]
     with pytest.warns(UserWarning, match="another initialisation"):
-        train_with_prior(mlp(5, 12, 3, seed=9), data, F.cross_entropy, two, fields=Fields("noisy", None, "label"))
+        train_with_prior(
+            mlp(5, 12, 3, seed=9), data, F.cross_entropy, two, fields=Fields("noisy", None, "label")
+        )
 
 
 def test_a_dense_task_with_maps_of_other_sizes():
-    """The student's maps are half as large and have other channels: resized for attention, projected for activation."""
+    """The student's maps are half as large and have other channels: resized for attention,
+    projected for activation."""
     torch.manual_seed(0)
-    student = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 5, 3, stride=2, padding=1), nn.ReLU(), nn.Upsample(scale_factor=4), nn.Conv2d(5, 1, 1))
-    teacher = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 7, 3, stride=2, padding=1), nn.ReLU(), nn.Upsample(scale_factor=2), nn.Conv2d(7, 1, 1))
-    data = [(torch.randn(4, 3, 16, 16), torch.randn(4, 1, 16, 16), torch.randn(4, 1, 16, 16)) for _ in range(3)]
+    student = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(4, 5, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Upsample(scale_factor=4),
+        nn.Conv2d(5, 1, 1),
+    )
+    teacher = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(6, 7, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(7, 1, 1),
+    )
+    data = [
+        (torch.randn(4, 3, 16, 16), torch.randn(4, 1, 16, 16), torch.randn(4, 1, 16, 16))
+        for _ in range(3)
+    ]
     layers = [("1", "1"), ("3", "3")]
-    (prior,) = learn_prior(student, teacher, data, F.mse_loss, layers=layers, alpha=1e-2, beta=1.0, attention_weight=1.0)
+    (prior,) = learn_prior(
+        student,
+        teacher,
+        data,
+        F.mse_loss,
+        layers=layers,
+        alpha=1e-2,
+        beta=1.0,
+        attention_weight=1.0,
+    )
     assert prior.rms() > 0
     loss = DistillationLoss([(4, 8, 8), (5, 4, 4)], [(6, 16, 16), (7, 8, 8)], 1.0)
-    found = loss([torch.randn(2, 4, 8, 8), torch.randn(2, 5, 4, 4)], [torch.randn(2, 6, 16, 16), torch.randn(2, 7, 8, 8)])
-    assert loss.project.weight.shape == (7, 5, 1, 1) and all(v.dim() == 0 and v > 0 for v in found.values())
+    found = loss(
+        [torch.randn(2, 4, 8, 8), torch.randn(2, 5, 4, 4)],
+        [torch.randn(2, 6, 16, 16), torch.randn(2, 7, 8, 8)],
+    )
+    assert loss.project.weight.shape == (7, 5, 1, 1)
+    assert all(v.dim() == 0 and v > 0 for v in found.values())
 
 
 def test_volumes_are_resized_place_by_place():
-    fine = torch.arange(4.0).repeat_interleave(1)[:, None, None].expand(4, 4, 4)[None, None].contiguous()  # grows along the first axis
+    # grows along the first axis
+    fine = (
+        torch.arange(4.0)
+        .repeat_interleave(1)[:, None, None]
+        .expand(4, 4, 4)[None, None]
+        .contiguous()
+    )
     loss = DistillationLoss([(1, 4, 4, 4)], [(1, 2, 2, 2)], 1.0)
     coarse = torch.tensor([0.5, 2.5])[:, None, None].expand(2, 2, 2)[None, None]
     assert loss([fine], [coarse])["activation"].item() == pytest.approx(0, abs=1e-6)
@@ -91,7 +175,8 @@ def test_modules_frozen_in_eval_stay_so():
     net = small_net(dtype=torch.float32)
     net[0][0][1].eval()
     layers_of(net, torch.randn(2, 3, 8, 8))
-    assert net.training and not net[0][0][1].training
+    assert net.training
+    assert not net[0][0][1].training
 
 
 def test_equal_shapes_give_the_papers_loss():
@@ -114,8 +199,12 @@ def test_several_inputs_and_a_field_that_is_not_there():
 
     data = [(torch.randn(8, 2), torch.randn(8, 2), torch.randn(8, 3), torch.randn(8, 2))]
     distill(Two(), mlp(3, 7, 2), data, F.mse_loss, fields=Fields((0, 1), 2, 3))
-    with pytest.raises(InputError, match=r"a batch has no field 'label'; it has \['noisy'\]: say with Fields"):
-        train_with_prior(mlp(5, 4, 3), [{"noisy": torch.randn(4, 5)}], fields=Fields("noisy", None, "label"))
+    with pytest.raises(
+        InputError, match=r"a batch has no field 'label'; it has \['noisy'\]: say with Fields"
+    ):
+        train_with_prior(
+            mlp(5, 4, 3), [{"noisy": torch.randn(4, 5)}], fields=Fields("noisy", None, "label")
+        )
     with pytest.raises(InputError, match="the source has no batch"):
         distill(mlp(5, 4, 3), mlp(8, 4, 3), [])
 
@@ -123,8 +212,16 @@ def test_several_inputs_and_a_field_that_is_not_there():
 def test_sources_alternate():
     student = mlp(5, 12, 3)
     a, b = classes(48, seed=1), classes(32, seed=2)
-    (prior,) = learn_prior(student, [mlp(8, 20, 3, seed=1), mlp(8, 9, 3, seed=2)], [a, b], F.cross_entropy, fields=FIELDS, beta=1.0)
-    assert prior.rms() > 0 and float(prior.noise["count"]) == 5
+    (prior,) = learn_prior(
+        student,
+        [mlp(8, 20, 3, seed=1), mlp(8, 9, 3, seed=2)],
+        [a, b],
+        F.cross_entropy,
+        fields=FIELDS,
+        beta=1.0,
+    )
+    assert prior.rms() > 0
+    assert float(prior.noise["count"]) == 5
     with pytest.raises(InputError, match="as many teachers as sources, got 1 and 2"):
         learn_prior(student, [mlp(8, 20, 3)], [a, b], F.cross_entropy, fields=FIELDS)
 
@@ -142,35 +239,78 @@ def test_killed_between_epochs_it_goes_on_to_the_same_weights(tmp_path):
         torch.manual_seed(5)
         student, teacher = mlp(5, 12, 3), mlp(8, 20, 3, seed=1)
         torch.manual_seed(6)
-        (prior,) = learn_prior(student, teacher, Shuffled(), F.cross_entropy, fields=FIELDS, epochs=epochs, beta=1.0, out=out)
+        (prior,) = learn_prior(
+            student,
+            teacher,
+            Shuffled(),
+            F.cross_entropy,
+            fields=FIELDS,
+            epochs=epochs,
+            beta=1.0,
+            out=out,
+        )
         return student, prior
 
     run(2, tmp_path / "killed")
     resumed, unbroken = run(4, tmp_path / "killed"), run(4, tmp_path / "unbroken")
-    for a, b in zip(resumed[0].parameters(), unbroken[0].parameters()):
+    for a, b in zip(resumed[0].parameters(), unbroken[0].parameters(), strict=False):
         assert torch.equal(a, b)
-    with pytest.raises(InputError, match="holds a call with alpha = 0.00025, this one has 0.5; give another `out`"):
-        learn_prior(mlp(5, 12, 3), mlp(8, 20, 3), classes(), F.cross_entropy, fields=FIELDS, beta=1.0, alpha=0.5, out=tmp_path / "killed")
+    with pytest.raises(
+        InputError, match="holds a call with alpha = 0.00025, this one has 0.5; give another `out`"
+    ):
+        learn_prior(
+            mlp(5, 12, 3),
+            mlp(8, 20, 3),
+            classes(),
+            F.cross_entropy,
+            fields=FIELDS,
+            beta=1.0,
+            alpha=0.5,
+            out=tmp_path / "killed",
+        )
     for n, t in resumed[1].phi.items():
-        assert torch.equal(t, unbroken[1].phi[n]) and torch.equal(resumed[1].variance[n], unbroken[1].variance[n])
+        assert torch.equal(t, unbroken[1].phi[n])
+        assert torch.equal(resumed[1].variance[n], unbroken[1].variance[n])
 
 
-# ---- pairing ----------------------------------------------------------------------------------------------------
+# ---- pairing -------------------------------------------------------------------------------------
 def test_candidates_have_shapes_and_the_network_stays_as_it_was():
     net, x = small_net(dtype=torch.float32), torch.randn(2, 3, 8, 8)
     before = copy.deepcopy(net.state_dict())
     layers = {layer.name: layer for layer in layers_of(net, x)}
-    assert layers["0.0"].shape == (4, 8, 8) and layers["0"].shape == (5, 4, 4) and "0.3" not in layers  # one name a tensor: the outermost
+    # one name a tensor: the outermost
+    assert layers["0.0"].shape == (4, 8, 8)
+    assert layers["0"].shape == (5, 4, 4)
+    assert "0.3" not in layers
     assert "2" not in layers  # the network's own output
-    assert net.training and all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    assert net.training
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
 
 
 def test_in_place_activations_are_found_and_warned_of():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3, stride=2), nn.Sigmoid(), nn.Flatten(), nn.Linear(36, 2))
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(4, 4, 3, stride=2),
+        nn.Sigmoid(),
+        nn.Flatten(),
+        nn.Linear(36, 2),
+    )
     layers = {layer.name: layer for layer in layers_of(net, torch.randn(2, 3, 9, 9))}
-    assert layers["0"].overwritten and not layers["2"].overwritten
-    other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 4, 3, stride=2), nn.Tanh(), nn.Flatten(), nn.Linear(36, 2))
-    with pytest.warns(UserWarning, match=r"layer '0' \(Conv2d\) is overwritten by a later layer that works in place"):
+    assert layers["0"].overwritten
+    assert not layers["2"].overwritten
+    other = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.Tanh(),
+        nn.Conv2d(4, 4, 3, stride=2),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(36, 2),
+    )
+    with pytest.warns(
+        UserWarning,
+        match=r"layer '0' \(Conv2d\) is overwritten by a later layer that works in place",
+    ):
         pair_layers(net, other, torch.randn(2, 3, 9, 9), torch.randn(2, 3, 9, 9))
 
 
@@ -180,15 +320,25 @@ def test_the_table_proposes_stages_of_equal_size_and_hidden_layers_of_mlps():
     student, teacher = pose_net("resnet10", 0.125), pose_net("resnet18", 0.25, in_channels=1)
     x, depth = torch.randn(2, 3, 64, 64), torch.randn(2, 1, 64, 64)
     pairs = pair_layers(student, teacher, x, depth)
-    assert [a for a, _ in pairs] == [f"backbone.encoder.stages.{i}" for i in range(4)] == [b for _, b in pairs]
+    assert (
+        [a for a, _ in pairs]
+        == [f"backbone.encoder.stages.{i}" for i in range(4)]
+        == [b for _, b in pairs]
+    )
     text = table(student, teacher, x, depth)
-    assert "proposed pairs:" in text and "64 x 2 x 2" in text
-    assert pair_layers(mlp(5, 12, 3), mlp(8, 20, 3), torch.randn(2, 5), torch.randn(2, 8)) == [("0", "0"), ("1", "1"), ("2", "2"), ("3", "3")]
+    assert "proposed pairs:" in text
+    assert "64 x 2 x 2" in text
+    assert pair_layers(mlp(5, 12, 3), mlp(8, 20, 3), torch.randn(2, 5), torch.randn(2, 8)) == [
+        ("0", "0"),
+        ("1", "1"),
+        ("2", "2"),
+        ("3", "3"),
+    ]
     with pytest.raises(InputError, match="the student, Linear, has no intermediate layer"):
         pair_layers(nn.Linear(3, 2), mlp(8, 4, 3), torch.randn(2, 3), torch.randn(2, 8))
 
 
-# ---- other engines ----------------------------------------------------------------------------------------------
+# ---- other engines -------------------------------------------------------------------------------
 def one_meta_step(wrap=lambda net: net, context=None):
     student, teacher = (small_net(c, s, torch.float32) for c, s in ((3, 0), (1, 7)))
     taps = FeatureTap(student, LAYERS), FeatureTap(teacher, LAYERS)
@@ -197,7 +347,21 @@ def one_meta_step(wrap=lambda net: net, context=None):
     x, depth, y = (torch.randn(s, generator=g) for s in ((16, 3, 8, 8), (16, 1, 8, 8), (16, 6)))
     more = {"context": context} if context else {}
     for _ in range(3):
-        meta_step(wrap(student), taps[0], teacher, taps[1], torch.optim.SGD(student.parameters(), 1e-3), [prior], x, depth, y, 1e-3, 1.0, attention_weight=1.0, **more)
+        meta_step(
+            wrap(student),
+            taps[0],
+            teacher,
+            taps[1],
+            torch.optim.SGD(student.parameters(), 1e-3),
+            [prior],
+            x,
+            depth,
+            y,
+            1e-3,
+            1.0,
+            attention_weight=1.0,
+            **more,
+        )
     return student, prior
 
 
@@ -208,17 +372,20 @@ def test_the_meta_step_of_a_compiled_student_agrees():
         return compiled.setdefault(id(net), torch.compile(net, backend="aot_eager"))
 
     (a, p), (b, q) = one_meta_step(), one_meta_step(wrap)
-    for t, u in zip(a.parameters(), b.parameters()):
+    for t, u in zip(a.parameters(), b.parameters(), strict=False):
         torch.testing.assert_close(t, u, rtol=1e-4, atol=1e-6)
     for n, t in p.phi.items():
         torch.testing.assert_close(t, q.phi[n], rtol=1e-3, atol=1e-6)
 
 
 def test_the_meta_step_in_bfloat16_agrees_and_keeps_phi_in_float32():
-    (a, p), (b, q) = one_meta_step(), one_meta_step(context=lambda: torch.autocast("cpu", torch.bfloat16))
+    (a, p), (b, q) = (
+        one_meta_step(),
+        one_meta_step(context=lambda: torch.autocast("cpu", torch.bfloat16)),
+    )
     for n, t in p.phi.items():
         assert q.phi[n].dtype == torch.float32
         assert F.cosine_similarity(t.flatten(), q.phi[n].flatten(), dim=0) > 0.98, n
-    for t, u in zip(a.parameters(), b.parameters()):
+    for t, u in zip(a.parameters(), b.parameters(), strict=False):
         assert u.dtype == torch.float32
         torch.testing.assert_close(t, u, rtol=0.05, atol=5e-3)

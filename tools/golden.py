@@ -1,4 +1,5 @@
-"""Runs every stage, experiment and study in its smallest form and records a hash of everything they compute.
+"""Runs every stage, experiment and study in its smallest form and records a hash of everything they
+compute.
 
 A change that moves code must not move a number. Run it before and after, on the same machine:
 
@@ -6,9 +7,10 @@ A change that moves code must not move a number. Run it before and after, on the
     python tools/golden.py record after.json
     python tools/golden.py compare before.json after.json
 
-A record maps `file: tensor` to a hash: every tensor of every safetensors file, every array of every packed set and
-prediction file, and the numbers of every JSON result without times, commits and machines. Rounding differs between
-processors, so a record means something only on the machine that made it.
+A record maps `file: tensor` to a hash: every tensor of every safetensors file, every array of
+every packed set and prediction file, and the numbers of every JSON result without times, commits
+and machines. Rounding differs between processors, so a record means something only on the
+machine that made it.
 """
 
 import contextlib
@@ -26,21 +28,37 @@ os.environ["OMP_NUM_THREADS"] = "2"  # sums depend on the number of threads
 
 # Keys of JSON files that differ from run to run, or name where and when it ran.
 VOLATILE = {
-    "seconds", "sessions", "commits", "commit", "commands", "command", "machine", "machines", "hours",
-    "images_per_s", "started", "environment", "versions", "settings", "crc32", "sets",
+    "seconds",
+    "sessions",
+    "commits",
+    "commit",
+    "commands",
+    "command",
+    "machine",
+    "machines",
+    "hours",
+    "images_per_s",
+    "started",
+    "environment",
+    "versions",
+    "settings",
+    "crc32",
+    "sets",
 }
 SKIPPED = {"environment.json", "config.json", "rows.json", "study_rows.json", "paper_rows.json"}
 
 NET = "--backbone resnet10 --width 0.125 --px 32"
 FEW = "--batch 8 --precision 32-true"
 DEMO = (
-    f"{NET} {FEW} --source-count 48 --target-frames 12 --teacher-epochs 1 --student-epochs 1 --distill-epochs 1 "
+    f"{NET} {FEW} --source-count 48 --target-frames 12 --teacher-epochs 1 --student-epochs 1 "
+    "--distill-epochs 1 "
     "--target-epochs 1 --wide-count 16 --wide-epochs 1 --long-epochs 1 --tries 0.1 10 --seeds 0 1"
 )
 SOURCE = f"--data demo/data/source --test demo/data/source-test --epochs 1 {FEW}"
 DISTILL = f"{SOURCE} --student pooled/student --teacher pooled/teacher"
 TARGET = (
-    f"--data demo/data/target --test demo/data/target-test --source demo/data/source --student demo/student "
+    "--data demo/data/target --test demo/data/target-test --source demo/data/source --student "
+    "demo/student "
     f"--epochs 1 {FEW}"
 )
 PHI = "demo/distill/prior_p2.safetensors"
@@ -48,11 +66,16 @@ ROWS = {
     "permuted": f"--prior {PHI} --sigma 0.1 --permuted",
     "layer-mean": f"--prior {PHI} --sigma 0.1 --layer-mean --no-coupled",
     "fresh": "--fresh 77 --sigma 0.1 --exponent 1",
-    "set-scale": "--start demo/distill/distilled.safetensors --scale set --alongside demo/data/source",
-    "centred": f"--start demo/distill/distilled.safetensors --centre demo/distill/distilled.safetensors --prior {PHI}",
+    "set-scale": "--start demo/distill/distilled.safetensors --scale set --alongside "
+    "demo/data/source",
+    "centred": "--start demo/distill/distilled.safetensors --centre "
+    f"demo/distill/distilled.safetensors --prior {PHI}",
     "frames": "--frames 0 36 --validation 36 48 --turns-deg -30 30 --schedule cosine",
 }
-STUDY_ROWS = "none l2 l2-to-distilled prior-split fresh-prior early-none fisher-centred prior-adam-two-checkpoints"
+STUDY_ROWS = (
+    "none l2 l2-to-distilled prior-split fresh-prior early-none fisher-centred "
+    "prior-adam-two-checkpoints"
+)
 COMMANDS = [
     f"cmkg run demo --out demo {DEMO}",
     f"cmkg teacher --out pooled/teacher {SOURCE} {NET} --extra demo/data/wide-depth",
@@ -60,33 +83,46 @@ COMMANDS = [
     f"cmkg distill --out pooled/distill {DISTILL}",
     f"cmkg distill --out pooled/l3 {DISTILL} --inner-steps 3 --exponents 2",
     f"cmkg distill --out pooled/split {DISTILL} --split --phi-parameters all --schedule cosine",
-    f"cmkg distill --out pooled/adam {DISTILL} --inner-optimizer adam --alpha 1e-3 --start theta_0 --no-teacher",
+    f"cmkg distill --out pooled/adam {DISTILL} --inner-optimizer adam --alpha 1e-3 --start "
+    "theta_0 --no-teacher",
     f"cmkg distill --out pooled/alone {DISTILL} --exponents",
     *(f"cmkg target --out rows/{name} {TARGET} {flags}" for name, flags in ROWS.items()),
     "cmkg lookalikes --data demo/data/target --out lookalikes --count 8",
-    "cmkg evaluate --weights rows/centred/target.safetensors --data demo/data/target-test --out evaluated "
-    "--student demo/student --export predictions.json --root palm --align procrustes --precision 32-true",
-    "cmkg evaluate --predictions predictions.json --data demo/data/target-test --out theirs --scale given",
+    "cmkg evaluate --weights rows/centred/target.safetensors --data demo/data/target-test "
+    "--out evaluated "
+    "--student demo/student --export predictions.json --root palm --align procrustes "
+    "--precision 32-true",
+    "cmkg evaluate --predictions predictions.json --data demo/data/target-test --out theirs "
+    "--scale given",
     "cmkg export --stage rows/centred --student demo/student --out exported",
     f"cmkg prior merge --files {PHI} pooled/distill/prior_p2.safetensors --out never.safetensors",
-    "cmkg prior merge --files demo/distill/prior_p2.safetensors twin.safetensors --out merged.safetensors --how sign",
-    f"cmkg preflight --source demo/data/source --source-test demo/data/source-test --target demo/data/target "
+    "cmkg prior merge --files demo/distill/prior_p2.safetensors twin.safetensors --out "
+    "merged.safetensors --how sign",
+    "cmkg preflight --source demo/data/source --source-test demo/data/source-test --target "
+    "demo/data/target "
     f"--target-test demo/data/target-test --out preflight --epochs 1 {NET} --batch 8 --sigmas 1",
     "cmkg data make --dataset rhd --root made/rhd --count 8",
     "cmkg data make --dataset stb --root made/stb --count 8",
     "cmkg data make --dataset freihand --root made/freihand --count 8",
     "cmkg data pack --dataset rhd --root made/rhd --out packed/rhd --px 40",
-    "cmkg data pack --dataset stb --root made/stb --out packed/stb --px 40 --camera SK_color --wrist middle",
-    "cmkg data pack --dataset freihand --root made/freihand --out packed/freihand --px 40 --domain auto",
+    "cmkg data pack --dataset stb --root made/stb --out packed/stb --px 40 --camera SK_color "
+    "--wrist middle",
+    "cmkg data pack --dataset freihand --root made/freihand --out packed/freihand --px 40 "
+    "--domain auto",
     "cmkg run table2 --quick --out paper --rows stb/l1-1e-4 stb/prior-l2 --precision 32-true",
-    f"cmkg run study --base demo --out study --epochs 1 --seeds 0 1 --tries 1 --precision 32-true --only {STUDY_ROWS}",
-    "cmkg run ingredients --base demo --out parts --epochs 1 --long-epochs 1 --lookalikes 8 --seeds 0 1 "
+    "cmkg run study --base demo --out study --epochs 1 --seeds 0 1 --tries 1 --precision "
+    f"32-true --only {STUDY_ROWS}",
+    "cmkg run ingredients --base demo --out parts --epochs 1 --long-epochs 1 --lookalikes 8 "
+    "--seeds 0 1 "
     "--precision 32-true --only fine-tune-student long-likes longer-source recipe",
-    "cmkg run graded --base demo --out graded --seeds 0 --tries 1 --sizes 20 --shifts views --test-frames 8 --steps 2 "
+    "cmkg run graded --base demo --out graded --seeds 0 --tries 1 --sizes 20 --shifts views "
+    "--test-frames 8 --steps 2 "
     "--rows none l2 --precision 32-true",
-    "cmkg run sources --base demo --out sources --seeds 0 --tries 1 --source-seeds 1 --epochs 1 --rows none prior-p2 "
+    "cmkg run sources --base demo --out sources --seeds 0 --tries 1 --source-seeds 1 --epochs "
+    "1 --rows none prior-p2 "
     "--precision 32-true",
-    "cmkg run regime --base demo --out regime --frames 20 --steps 1 --strengths 1 --precision 32-true",
+    "cmkg run regime --base demo --out regime --frames 20 --steps 1 --strengths 1 --precision "
+    "32-true",
 ]
 EXPECTED_TO_FAIL = ("never.safetensors",)  # priors of different networks: refused
 
@@ -131,7 +167,9 @@ def hashes_of(path: Path) -> dict[str, str]:
     from safetensors.numpy import load_file
 
     if path.suffix == ".safetensors":
-        return {n: fingerprint(repr(a.shape).encode() + a.tobytes()) for n, a in load_file(path).items()}
+        return {
+            n: fingerprint(repr(a.shape).encode() + a.tobytes()) for n, a in load_file(path).items()
+        }
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             return {n: fingerprint(repr(a.shape).encode() + a.tobytes()) for n, a in arrays.items()}
@@ -139,7 +177,11 @@ def hashes_of(path: Path) -> dict[str, str]:
         array = np.load(path)
         return {"array": fingerprint(repr(array.shape).encode() + array.tobytes())}
     if path.suffix == ".json" and path.name not in SKIPPED:
-        return {"json": fingerprint(json.dumps(without_volatile(json.loads(path.read_text())), sort_keys=True).encode())}
+        return {
+            "json": fingerprint(
+                json.dumps(without_volatile(json.loads(path.read_text())), sort_keys=True).encode()
+            )
+        }
     return {}
 
 
@@ -151,7 +193,10 @@ def record(out: Path) -> None:
             began = time.monotonic()
             prepare(command)
             execute(command)
-            print(f"{number}/{len(COMMANDS)} {time.monotonic() - began:5.1f} s  {command[:90]}", flush=True)
+            print(
+                f"{number}/{len(COMMANDS)} {time.monotonic() - began:5.1f} s  {command[:90]}",
+                flush=True,
+            )
         held = {}
         for path in sorted(Path().rglob("*")):
             if path.is_file():
@@ -174,7 +219,11 @@ def compare(before: Path, after: Path) -> int:
     """Prints what differs; returns how many hashes do."""
     a, b = json.loads(before.read_text()), json.loads(after.read_text())
     changed = sorted(k for k in a.keys() & b.keys() if a[k] != b[k])
-    for title, names in (("changed", changed), ("gone", sorted(a.keys() - b.keys())), ("new", sorted(b.keys() - a.keys()))):
+    for title, names in (
+        ("changed", changed),
+        ("gone", sorted(a.keys() - b.keys())),
+        ("new", sorted(b.keys() - a.keys())),
+    ):
         files = sorted({n.split(": ")[0] for n in names})
         print(f"{title}: {len(names)} hashes in {len(files)} files")
         for file in files[:60]:

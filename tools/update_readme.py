@@ -1,10 +1,11 @@
-"""Puts what docs/results/*.json holds into README.md and docs/study.md: tables between their markers, numbers inside sentences,
-and draws the study's charts.
+"""Puts what docs/results/*.json holds into README.md and docs/study.md: tables between their
+markers, numbers inside sentences, and draws the study's charts.
 
 cp runs/demo/results.json docs/results/demo.json && python tools/update_readme.py
 
-In a sentence <!-- =FILE/ROW --> … <!-- / --> is a row's mean and spread in mm, `=FILE/ROW mean` the mean, `=FILE/ROW vs REF` its
-difference to another row with the interval, `=FILE/ROW share REF` that in per cent; FILE is FILE:CELL where there are several.
+In a sentence <!-- =FILE/ROW --> … <!-- / --> is a row's mean and spread in mm, `=FILE/ROW mean`
+the mean, `=FILE/ROW vs REF` its difference to another row with the interval, `=FILE/ROW share
+REF` that in per cent; FILE is FILE:CELL where there are several.
 """
 
 import json
@@ -19,8 +20,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def filled(text, name, block):
-    """`text` with what stands between the markers of `name` replaced by block; None where there are none."""
-    new, found = re.subn(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _: f"<!-- {name} -->\n{block}<!-- /{name} -->", text, flags=re.DOTALL)
+    """`text` with what stands between the markers of `name` replaced by block; None where there
+    are none."""
+    new, found = re.subn(
+        f"<!-- {name} -->.*?<!-- /{name} -->",
+        lambda _: f"<!-- {name} -->\n{block}<!-- /{name} -->",
+        text,
+        flags=re.DOTALL,
+    )
     return new if found else None
 
 
@@ -28,7 +35,10 @@ def run_block(results):
     sessions, machine = results["sessions"], results["sessions"][-1]["machine"]
     commits = ", ".join(dict.fromkeys(s["commit"] for s in sessions))
     minutes = sum(results["seconds"].values()) / 60
-    facts = f"`{sessions[-1]['command']}`, commit {commits}, {machine['cores']} cores, {minutes:.0f} min of training and tuning."
+    facts = (
+        f"`{sessions[-1]['command']}`, commit {commits}, {machine['cores']} cores, "
+        f"{minutes:.0f} min of training and tuning."
+    )
     return f"{facts}\n\n{page.markdown(results)}"
 
 
@@ -39,11 +49,15 @@ def study_block(results):
         return f"{facts}.\n\n{study.cells_markdown(results)}"
     if "curves" in results:
         return f"{facts}.\n\n{study.regime_markdown(results)}"
-    return f"{facts}, {results['epochs']} epochs, {len(results['seeds'])} seeds.\n\n{study.markdown(results)}"
+    return (
+        f"{facts}, {results['epochs']} epochs, {len(results['seeds'])} "
+        f"seeds.\n\n{study.markdown(results)}"
+    )
 
 
 def told(results, file, row, what, reference):
-    """The text of one number in a sentence; see above. Raises SystemExit where the results do not have it."""
+    """The text of one number in a sentence; see above. Raises SystemExit where the results do
+    not have it."""
     stem, _, cell = file.partition(":")
     try:
         held = results[stem]
@@ -51,28 +65,50 @@ def told(results, file, row, what, reference):
         errors = {r["name"]: r["epe_mm"] for r in held["rows"]}
         error, other = errors[row], errors[reference] if reference else None
     except (KeyError, StopIteration) as missing:
-        raise SystemExit(f"<!-- ={file}/{row} {what} {reference} -->: docs/results has no such row ({missing})") from None
+        raise SystemExit(
+            f"<!-- ={file}/{row} {what} {reference} -->: docs/results has no such row ({missing})"
+        ) from None
     if other:
         d = study.difference(np.array(error["values"]), np.array(other["values"]))
         low, high = d["interval"]
         digits = 1 if max(-low, high) >= 0.5 else 2
-        text = f"{d['mean']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]" if what == "vs" else f"{100 * d['share']:+.0f} %"
+        text = (
+            f"{d['mean']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+            if what == "vs"
+            else f"{100 * d['share']:+.0f} %"
+        )
         return text.replace("-", "−")
-    return f"{error['mean']:.1f}" if what == "mean" or error["sd"] is None else f"{error['mean']:.1f} ± {error['sd']:.1f}"
+    return (
+        f"{error['mean']:.1f}"
+        if what == "mean" or error["sd"] is None
+        else f"{error['mean']:.1f} ± {error['sd']:.1f}"
+    )
 
 
-IN_A_SENTENCE = re.compile(r"(<!-- =(\S+)/(\S+)(?: (mean|vs|share)(?: (\S+))?)? -->).*?<!-- / -->", re.DOTALL)
+IN_A_SENTENCE = re.compile(
+    r"(<!-- =(\S+)/(\S+)(?: (mean|vs|share)(?: (\S+))?)? -->).*?<!-- / -->", re.DOTALL
+)
 
 
 def sentences(text, results):
     """`text` with every number of a sentence anew."""
-    return IN_A_SENTENCE.sub(lambda m: f"{m[1]}{told(results, m[2], m[3], m[4] or '', m[5] or '')}<!-- / -->", text)
+    return IN_A_SENTENCE.sub(
+        lambda m: f"{m[1]}{told(results, m[2], m[3], m[4] or '', m[5] or '')}<!-- / -->", text
+    )
 
 
 CHARTS = {
     "study": {"study-rendered": "rendered", "study-real": "photographs"},
-    "study_strong": {"study-strong-again": "rendered, source anew", "study-strong-rendered": "rendered", "study-strong-real": "photographs"},
-    "ingredients": {"ingredients-rendered": "rendered", "ingredients-real": "photographs", "ingredients-wide": "photographs, wide"},
+    "study_strong": {
+        "study-strong-again": "rendered, source anew",
+        "study-strong-rendered": "rendered",
+        "study-strong-real": "photographs",
+    },
+    "ingredients": {
+        "ingredients-rendered": "rendered",
+        "ingredients-real": "photographs",
+        "ingredients-wide": "photographs, wide",
+    },
 }
 STUDIES = ("study-", "ingredients-", "graded", "sources", "regime")
 
@@ -80,12 +116,22 @@ STUDIES = ("study-", "ingredients-", "graded", "sources", "regime")
 def filled_documents():
     """{path: text} of README.md and docs/study.md as the results have them."""
     documents = {path: path.read_text() for path in (ROOT / "README.md", ROOT / "docs/study.md")}
-    results = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "docs/results").glob("*.json"))}
+    results = {
+        path.stem: json.loads(path.read_text())
+        for path in sorted((ROOT / "docs/results").glob("*.json"))
+    }
     for name, held in results.items():
         block = study_block(held) if name.startswith(STUDIES) else run_block(held)
-        new = {document: text for document, old in documents.items() if (text := filled(old, name, block)) is not None}
+        new = {
+            document: text
+            for document, old in documents.items()
+            if (text := filled(old, name, block)) is not None
+        }
         if not new:
-            raise SystemExit(f"neither README.md nor docs/study.md has <!-- {name} --> ... <!-- /{name} --> to fill")
+            raise SystemExit(
+                f"neither README.md nor docs/study.md has <!-- {name} --> ... <!-- /{name} --> "
+                "to fill"
+            )
         documents |= new
     return {path: sentences(text, results) for path, text in documents.items()}
 
@@ -94,7 +140,10 @@ def main():
     for document, text in filled_documents().items():
         document.write_text(text)
     for name, files in CHARTS.items():
-        held = [json.loads((ROOT / f"docs/results/{file}.json").read_text()) | {"target": title} for file, title in files.items()]
+        held = [
+            json.loads((ROOT / f"docs/results/{file}.json").read_text()) | {"target": title}
+            for file, title in files.items()
+        ]
         (ROOT / f"docs/{name}.svg").write_text(study.chart(held))
 
 

@@ -1,8 +1,10 @@
-"""Devices, precision, processes, run folders, checkpoints, resuming, progress and logs. Nothing else knows of them.
+"""Devices, precision, processes, run folders, checkpoints, resuming, progress and logs. Nothing
+else knows of them.
 
 A run folder explains itself:
 
-    config.json       the settings          environment.json   of each session: commit, command, versions, machine
+    config.json       the settings
+    environment.json  of each session: commit, command, versions, machine
     metrics.jsonl     one line a log        checkpoint.pt      while it runs
     *.safetensors     weights, priors       result.json        written last: the run is finished
 """
@@ -44,18 +46,26 @@ LOG_EVERY = 50  # steps between two lines of metrics.jsonl; checkpoints fall on 
 CHECKPOINT_SECONDS = float(os.environ.get("CMKG_CHECKPOINT_SECONDS", 20))
 
 
-# ---- hardware ---------------------------------------------------------------------------------------------------
+# ---- hardware ------------------------------------------------------------------------------------
 def launch(precision="auto", accelerator="auto"):
-    """A Fabric for this process, one of those that `torchrun` started or alone. precision "auto": bf16 autocast where the machine computes it natively, else float32."""
-    from lightning_fabric import Fabric  # here: half of the program's start, and rendering processes do without
+    """A Fabric for this process, one of those that `torchrun` started or alone. precision
+    "auto": bf16 autocast where the machine computes it natively, else float32."""
+    # here: half of the program's start, and rendering processes do without
+    from lightning_fabric import Fabric
 
     if precision == "auto":
-        native = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
+        native = (
+            torch.cuda.is_bf16_supported()
+            if torch.cuda.is_available()
+            else torch.cpu._is_avx512_bf16_supported()
+        )
         precision = "bf16-mixed" if native else "32-true"
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     total, local = (int(os.environ.get(n, 1)) for n in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    fabric = Fabric(accelerator=accelerator, devices=local, num_nodes=total // local, precision=precision)
+    fabric = Fabric(
+        accelerator=accelerator, devices=local, num_nodes=total // local, precision=precision
+    )
     fabric.launch()
     if world() > 1:
         atexit.register(_leave)
@@ -77,7 +87,10 @@ def averaged(fabric):
     def average(gradients):
         flat = torch.cat([g.flatten() for g in gradients])
         flat = fabric.all_reduce(flat, reduce_op="mean")
-        return [part.view_as(g) for part, g in zip(flat.split([g.numel() for g in gradients]), gradients)]
+        return [
+            part.view_as(g)
+            for part, g in zip(flat.split([g.numel() for g in gradients]), gradients, strict=False)
+        ]
 
     return average
 
@@ -89,7 +102,11 @@ def rank():
 
 def world():
     """How many processes train together."""
-    return torch.distributed.get_world_size() if torch.distributed.is_available() and torch.distributed.is_initialized() else 1
+    return (
+        torch.distributed.get_world_size()
+        if torch.distributed.is_available() and torch.distributed.is_initialized()
+        else 1
+    )
 
 
 def summed(values):
@@ -122,15 +139,23 @@ def same_everywhere(model):
 
 @torch.no_grad()
 def average_buffers(models):
-    """BatchNorm's running statistics, which each process takes from its own share of the batches, averaged over all."""
+    """BatchNorm's running statistics, which each process takes from its own share of the
+    batches, averaged over all."""
     if world() > 1:
-        for buffer in (b for m in models if isinstance(m, torch.nn.Module) for b in m.buffers() if b.is_floating_point()):
+        for buffer in (
+            b
+            for m in models
+            if isinstance(m, torch.nn.Module)
+            for b in m.buffers()
+            if b.is_floating_point()
+        ):
             torch.distributed.all_reduce(buffer)
             buffer /= world()
 
 
 def placed(model, fabric):
-    """The model on this process's device; on several GPUs its BatchNorm layers see the whole batch."""
+    """The model on this process's device; on several GPUs its BatchNorm layers see the whole
+    batch."""
     if fabric.world_size > 1 and fabric.device.type == "cuda":
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model.to(fabric.device)
@@ -154,17 +179,23 @@ def on_first_rank(function):
 def say(text):
     """A heading among the progress, from the first process."""
     if rank() == 0:
-        console.print(f"[bold]{text}[/bold]" if console.is_terminal else f"-- {text}", soft_wrap=True)
+        console.print(
+            f"[bold]{text}[/bold]" if console.is_terminal else f"-- {text}", soft_wrap=True
+        )
 
 
-# ---- random streams ---------------------------------------------------------------------------------------------
+# ---- random streams ------------------------------------------------------------------------------
 def generator(*key, device="cpu"):
-    """A torch.Generator for a key of names and numbers: other keys do not move it, so nothing needs saving."""
-    return torch.Generator(device).manual_seed(zlib.crc32(repr(key).encode()) * 2654435761 % (1 << 63))
+    """A torch.Generator for a key of names and numbers: other keys do not move it, so nothing
+    needs saving."""
+    return torch.Generator(device).manual_seed(
+        zlib.crc32(repr(key).encode()) * 2654435761 % (1 << 63)
+    )
 
 
 def batch_indices(seed, step, count, batch, rank=0, world=1):
-    """The sample numbers of one step: each epoch a new permutation; this process's share of the global batch."""
+    """The sample numbers of one step: each epoch a new permutation; this process's share of the
+    global batch."""
     batch = min(batch, count)
     epoch, place = divmod(step, count // batch)
     order = _permutation(seed, epoch, count)
@@ -176,7 +207,7 @@ def _permutation(seed, epoch, count):
     return torch.randperm(count, generator=generator("order", seed, epoch, count))
 
 
-# ---- processes --------------------------------------------------------------------------------------------------
+# ---- processes -----------------------------------------------------------------------------------
 def cores():
     return len(os.sched_getaffinity(0))
 
@@ -186,8 +217,12 @@ def process_map(function, jobs, workers):
 
     They end with this process, however it ends; the first error cancels what has not begun.
     """
-    context = multiprocessing.get_context("spawn")  # a forked child would inherit locked thread pools
-    with _single_threaded_children(), ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+    # a forked child would inherit locked thread pools
+    context = multiprocessing.get_context("spawn")
+    with (
+        _single_threaded_children(),
+        ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool,
+    ):
         futures = [pool.submit(function, *job) for job in jobs]
         try:
             for future in futures:
@@ -199,7 +234,8 @@ def process_map(function, jobs, workers):
 
 @contextmanager
 def _single_threaded_children():
-    """Processes that start inside run their BLAS on one thread: threads of several processes would spin for the cores."""
+    """Processes that start inside run their BLAS on one thread: threads of several processes
+    would spin for the cores."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {n: os.environ.get(n) for n in names}
     os.environ.update(dict.fromkeys(names, "1"))
@@ -224,13 +260,15 @@ def _end_with_parent():
     os._exit(1)
 
 
-# ---- files ------------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
 def write_atomically(path, write):
-    """Calls write(temporary path), then renames: `path` is either whole or as it was before. The first process alone."""
+    """Calls write(temporary path), then renames: `path` is either whole or as it was before. The
+    first process alone."""
     if rank():
         return
     path = Path(path)
-    partial = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}.partial")  # machines may share a folder
+    # machines may share a folder
+    partial = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}.partial")
     try:
         write(partial)
         os.replace(partial, path)
@@ -238,8 +276,11 @@ def write_atomically(path, write):
         if error.filename == str(partial):  # a message names the file that was asked for
             error.filename = str(path)
         raise
-    except (RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a full disk
-        raise OSError(errno.EIO, f"could not be written ({str(error).splitlines()[0]})", str(path)) from error
+    # what torch and safetensors make of a full disk
+    except (RuntimeError, SafetensorError) as error:
+        raise OSError(
+            errno.EIO, f"could not be written ({str(error).splitlines()[0]})", str(path)
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -259,12 +300,16 @@ def write_arrays(path, **arrays):
 
 
 def read_arrays(path):
-    """Everything in an .npz that write_arrays wrote: {name: array}. Raises InputError when it cannot be read."""
+    """Everything in an .npz that write_arrays wrote: {name: array}. Raises InputError when it
+    cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: expected arrays (.npz), could not read them ({error}); run the stage that writes them again") from None
+        raise InputError(
+            f"{path}: expected arrays (.npz), could not read them ({error}); run the stage "
+            "that writes them again"
+        ) from None
 
 
 def read_json(path):
@@ -272,11 +317,13 @@ def read_json(path):
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise InputError(
-            f"{path}: expected a file of a finished run, found none; run the stage that writes it first"
+            f"{path}: expected a file of a finished run, found none; run the stage that writes "
+            "it first"
         ) from None
     except ValueError as error:
         raise InputError(
-            f"{path}: expected JSON, could not read it ({error}); remove the folder and run its stage again"
+            f"{path}: expected JSON, could not read it ({error}); remove the folder and run "
+            "its stage again"
         ) from None
 
 
@@ -284,11 +331,14 @@ def save_weights(path, model, **metadata):
     from safetensors.torch import save_file
 
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    write_atomically(path, lambda p: save_file(tensors, p, metadata={k: str(v) for k, v in metadata.items()}))
+    write_atomically(
+        path, lambda p: save_file(tensors, p, metadata={k: str(v) for k, v in metadata.items()})
+    )
 
 
 def load_weights(path, model):
-    """Loads a safetensors file into the model. InputError naming the file when it is missing, broken or of another network."""
+    """Loads a safetensors file into the model. InputError naming the file when it is missing,
+    broken or of another network."""
     from safetensors.torch import load_file
 
     try:
@@ -305,19 +355,31 @@ def load_weights(path, model):
     return model
 
 
-# ---- run folders ------------------------------------------------------------------------------------------------
+# ---- run folders ---------------------------------------------------------------------------------
 def environment():
     program = Path(sys.argv[0]).name.replace("__main__.py", "cmkg")  # `python -m cmkg` is `cmkg`
-    packages = ("cmkg", "torch", "lightning-fabric", "transformers", "warp-lang", "numpy", "opencv-python-headless")
+    packages = (
+        "cmkg",
+        "torch",
+        "lightning-fabric",
+        "transformers",
+        "warp-lang",
+        "numpy",
+        "opencv-python-headless",
+    )
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join([program, *sys.argv[1:]]),
         "commit": commit(),
         "python": platform.python_version(),
         "versions": {p: installed(p) for p in packages},
-        "machine": {"processor": _processor(), "cores": cores(), "threads": torch.get_num_threads(),
-                    "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
-    }  # fmt: skip
+        "machine": {
+            "processor": _processor(),
+            "cores": cores(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }
 
 
 def commit():
@@ -338,7 +400,11 @@ def installed(package):
 
 def _processor():
     try:
-        return next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
+        return next(
+            line.split(":")[1].strip()
+            for line in open("/proc/cpuinfo")
+            if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -351,7 +417,8 @@ def plain(config):
 
 
 class Run:
-    """One stage's folder: refuses other settings, knows whether it is finished, resumes where it was killed."""
+    """One stage's folder: refuses other settings, knows whether it is finished, resumes where it
+    was killed."""
 
     def __init__(self, folder, config):
         self.folder = Path(folder)
@@ -363,7 +430,9 @@ class Run:
             return
         if (self.folder / "config.json").exists():
             held = read_json(self.folder / "config.json")
-            self._refuse_other_settings({k: held.get(k, defaults.get(k)) for k in settings} | held, settings)
+            self._refuse_other_settings(
+                {k: held.get(k, defaults.get(k)) for k in settings} | held, settings
+            )
             if self.result is None and rank() == 0:
                 write_json(log, {"sessions": [*read_json(log)["sessions"], environment()]})
         else:
@@ -377,8 +446,12 @@ class Run:
         for key in [*new, *old]:  # a setting that an older version did not write has its default
             gone = key not in new and not old[key]  # and one that is no more was off
             if old.get(key) != new.get(key) and not gone:
-                raise InputError(f"{self.folder}/config.json: this folder holds a run with {key} = {old.get(key)!r}, "
-                                 f"the command asks for {new.get(key)!r}; give another --out or remove the folder")  # fmt: skip
+                raise InputError(
+                    f"{self.folder}/config.json: this folder holds a run with {key} = "
+                    f"{old.get(key)!r}, "
+                    f"the command asks for {new.get(key)!r}; give another --out or remove the "
+                    "folder"
+                )
 
     @property
     def seconds(self):
@@ -399,10 +472,11 @@ class Run:
         return result
 
     def steps(self, total, state, images_per_step=1):
-        """Yields the step numbers that are left, and `log` for each: resumes, saves, logs, shows progress.
+        """Yields the step numbers that are left, and `log` for each: resumes, saves, logs, shows
+        progress.
 
-        state: {name: object with state_dict / load_state_dict, or dict of tensors that are updated in place}.
-        Yields (step, log); log(losses) keeps their means for metrics.jsonl.
+        state: {name: object with state_dict / load_state_dict, or dict of tensors that are
+        updated in place}. Yields (step, log); log(losses) keeps their means for metrics.jsonl.
         """
         first = self._resume(state)
         sums, saved, began = {}, time.monotonic(), time.monotonic()
@@ -437,7 +511,8 @@ class Run:
             return
         values = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in state.items()}
         write_atomically(
-            self.folder / "checkpoint.pt", lambda p: torch.save({"step": step, "seconds": self.seconds, **values}, p)
+            self.folder / "checkpoint.pt",
+            lambda p: torch.save({"step": step, "seconds": self.seconds, **values}, p),
         )
 
     def _resume(self, state):
@@ -448,7 +523,8 @@ class Run:
             first, self.seconds_before = saved["step"], saved["seconds"]
             restore(state, saved)
             console.print(f"{self.name}: resumes at step {first}")
-        if log.exists() and rank() == 0:  # lines that the killed run wrote after its last checkpoint come again
+        # lines that the killed run wrote after its last checkpoint come again
+        if log.exists() and rank() == 0:
             kept = [
                 line
                 for line in log.read_text().splitlines()
@@ -459,7 +535,8 @@ class Run:
 
 
 def restore(state, saved):
-    """Puts saved states back: {name: object with load_state_dict, or dict of tensors that are updated in place}."""
+    """Puts saved states back: {name: object with load_state_dict, or dict of tensors that are
+    updated in place}."""
     for name, holder in state.items():
         if hasattr(holder, "load_state_dict"):
             holder.load_state_dict(saved[name])
@@ -469,21 +546,36 @@ def restore(state, saved):
 
 
 class Bar:
-    """A context that gives advance(): a live bar on a terminal, a line every ten seconds elsewhere."""
+    """A context that gives advance(): a live bar on a terminal, a line every ten seconds
+    elsewhere."""
 
     def __init__(self, name, total, first=0, per_step=1):
-        self.name, self.total, self.first, self.done, self.per_step = name, total, first, first, per_step
+        self.name, self.total, self.first, self.done, self.per_step = (
+            name,
+            total,
+            first,
+            first,
+            per_step,
+        )
         self.began = self.shown = time.monotonic()
         self.bar = None
         self.silent = rank() > 0
         if console.is_terminal and not self.silent:
-            self.bar = Progress(TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(),
-                                TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console)  # fmt: skip
+            self.bar = Progress(
+                TextColumn("{task.description:<12}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=console,
+            )
 
     def __enter__(self):
         if self.bar:
             self.bar.start()
-            self.task = self.bar.add_task(self.name, total=self.total, completed=self.first, rate="")
+            self.task = self.bar.add_task(
+                self.name, total=self.total, completed=self.first, rate=""
+            )
         return self.advance
 
     def advance(self):
@@ -501,7 +593,10 @@ class Bar:
         elif now - self.shown > 10 or (self.done == self.total and now - self.began > 10):
             self.shown = now
             left = (self.total - self.done) * self.per_step / max(rate, 1e-9)
-            console.print(f"{self.name:<10} {self.done}/{self.total}  {rate:.0f} images/s  {duration(left)} left")
+            console.print(
+                f"{self.name:<10} {self.done}/{self.total}  {rate:.0f} images/s  "
+                f"{duration(left)} left"
+            )
 
     def __exit__(self, *_):
         if self.bar:

@@ -2,4 +2,5 @@
 
 
 class InputError(ValueError):
-    """One sentence for the user: which file and field, what was expected, what came, what to do. Exit code 2."""
+    """One sentence for the user: which file and field, what was expected, what came, what to do.
+    Exit code 2."""

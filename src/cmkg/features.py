@@ -6,7 +6,8 @@ class FeatureTap:
 
         tap = FeatureTap(net, ["layer3", "layer4"])
         prediction = net(x)
-        maps = tap.maps                      # [output of layer3, output of layer4], in the order of the names
+        # [output of layer3, output of layer4], in the order of the names
+        maps = tap.maps
 
     The maps keep their graph: they are the very tensors of the pass. `close()` removes the hooks.
     Raises ValueError for a name that the module does not have, listing those it has.
@@ -17,7 +18,8 @@ class FeatureTap:
         for name in names:
             if name not in known:
                 raise ValueError(
-                    f"{type(module).__name__} has no submodule {name!r}; it has: {', '.join(filter(None, known))}"
+                    f"{type(module).__name__} has no submodule {name!r}; it has: "
+                    f"{', '.join(filter(None, known))}"
                 )
         self.names, self._kept = list(names), {}
         self._hooks = [known[n].register_forward_hook(self._keep(n)) for n in names]

@@ -9,7 +9,8 @@ from .prior import Prior
 
 
 class SharedPrior(ModelHubMixin, library_name="cmkg", tags=["cmkg"]):
-    """A Prior that is saved, loaded and shared as models are: SharedPrior(prior).save_pretrained(folder), .push_to_hub(name),
+    """A Prior that is saved, loaded and shared as models are:
+    SharedPrior(prior).save_pretrained(folder), .push_to_hub(name),
     SharedPrior.from_pretrained(folder or name).prior."""
 
     FILE = "prior.safetensors"
@@ -19,13 +20,28 @@ class SharedPrior(ModelHubMixin, library_name="cmkg", tags=["cmkg"]):
 
     def _save_pretrained(self, folder):
         self.prior.save(Path(folder) / self.FILE)
-        write_card(Path(folder) / "README.md", "A prior learned by cross-modal distillation", prior_facts(self.prior), ABOUT_PRIOR)
+        write_card(
+            Path(folder) / "README.md",
+            "A prior learned by cross-modal distillation",
+            prior_facts(self.prior),
+            ABOUT_PRIOR,
+        )
 
     @classmethod
-    def _from_pretrained(cls, *, model_id, revision, cache_dir, force_download, local_files_only, token, **_):
+    def _from_pretrained(
+        cls, *, model_id, revision, cache_dir, force_download, local_files_only, token, **_
+    ):
         path = Path(model_id) / cls.FILE
         if not Path(model_id).is_dir():
             from huggingface_hub import hf_hub_download
 
-            path = hf_hub_download(model_id, cls.FILE, revision=revision, cache_dir=cache_dir, force_download=force_download, local_files_only=local_files_only, token=token)
+            path = hf_hub_download(
+                model_id,
+                cls.FILE,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+            )
         return cls(Prior.load(path))

@@ -1,12 +1,15 @@
-"""The gradient of the source loss G with respect to the prior phi: closed form (Alg. 3) and unrolled (Alg. 1).
+"""The gradient of the source loss G with respect to the prior phi: closed form (Alg. 3) and
+unrolled (Alg. 1).
 
-One inner step is theta'' = theta - alpha (phi dR/dtheta + grad L_REG(theta)). So d theta''_i / d phi_i = -alpha times
-the slope of |theta_i - theta*_i|^p, and for l = 1 the closed form  dG/dphi = -alpha * slope(theta) * grad G(theta'')
-is exact. For l > 1 the terms of the inner steps are summed (first order: relative error about 1e-3 at l = 2);
-`unrolled_gradient` is exact for any l, for small networks and as the tests' oracle.
+One inner step is theta'' = theta - alpha (phi dR/dtheta + grad L_REG(theta)). So d theta''_i / d
+phi_i = -alpha times the slope of |theta_i - theta*_i|^p, and for l = 1 the closed form  dG/dphi =
+-alpha * slope(theta) * grad G(theta'') is exact. For l > 1 the terms of the inner steps are summed
+(first order: relative error about 1e-3 at l = 2); `unrolled_gradient` is exact for any l, for small
+networks and as the tests' oracle.
 
-With scales s_i, alpha s_i stands for alpha throughout: a preconditioned inner step, and just as exact. With Adam's s_i (adam_scales) phi
-sums what the weights really do, -2 beta theta dtheta at small alpha; plain SGD's phi is ruled by the weights of large gradients.
+With scales s_i, alpha s_i stands for alpha throughout: a preconditioned inner step, and just as
+exact. With Adam's s_i (adam_scales) phi sums what the weights really do, -2 beta theta dtheta at
+small alpha; plain SGD's phi is ruled by the weights of large gradients.
 """
 
 from contextlib import contextmanager
@@ -19,9 +22,11 @@ from .errors import InputError
 
 @contextmanager
 def weights_lent(model, parameters):
-    """Lets `parameters` of `model` be overwritten inside the block; puts them and all buffers back bit for bit.
+    """Lets `parameters` of `model` be overwritten inside the block; puts them and all buffers back
+    bit for bit.
 
-    Forward passes in the block may move running statistics (BatchNorm): these are buffers, and are put back.
+    Forward passes in the block may move running statistics (BatchNorm): these are buffers, and
+    are put back.
     """
     saved = [t.detach().clone() for t in parameters]
     buffers = list(model.buffers())
@@ -38,11 +43,13 @@ def weights_lent(model, parameters):
 
 @torch.no_grad()
 def inner_step_(parameters, all_parameters, gradients, prior, alpha, scales=None):
-    """theta'' <- theta (1 - 2 alpha phi) - alpha grad L_REG in place (p = 2, centre 0; generally the prior's slope).
+    """theta'' <- theta (1 - 2 alpha phi) - alpha grad L_REG in place (p = 2, centre 0; generally
+    the prior's slope).
 
-    parameters: those that carry phi, in its order; all_parameters, gradients: every trained one and its gradient.
-    scales: one tensor each of `parameters`, which the slope is multiplied by; the gradients come with theirs.
-    Returns the slope at theta, scaled, which the closed form needs.
+    parameters: those that carry phi, in its order; all_parameters, gradients: every trained one
+    and its gradient. scales: one tensor each of `parameters`, which the slope is multiplied by;
+    the gradients come with theirs. Returns the slope at theta, scaled, which the closed form
+    needs.
     """
     slope = prior.slope(parameters)
     if scales:
@@ -57,17 +64,22 @@ DAMPING = 0.1
 
 @torch.no_grad()
 def adam_scales(optimizer, parameters, gradients):
-    """lr / (sqrt(v) + damping) of the step that Adam is about to take on `gradients`: a tensor each of `parameters`.
+    """lr / (sqrt(v) + damping) of the step that Adam is about to take on `gradients`: a tensor each
+    of `parameters`.
 
-    The damping is a tenth of the layer's mean sqrt(v), so that a weight whose gradient was next to nothing (a dead unit's) does not
-    get a phi thousands of times the others' when the look-ahead wakes it. Raises InputError for an optimiser without Adam's two betas.
+    The damping is a tenth of the layer's mean sqrt(v), so that a weight whose gradient was next
+    to nothing (a dead unit's) does not get a phi thousands of times the others' when the look-
+    ahead wakes it. Raises InputError for an optimiser without Adam's two betas.
     """
     group_of = {id(t): group for group in optimizer.param_groups for t in group["params"]}
     found = []
     for t, g in zip(parameters, gradients, strict=True):
         group, state = group_of[id(t)], optimizer.state.get(t, {})
         if len(group.get("betas", ())) != 2:
-            raise InputError(f"an inner step of Adam's: expected Adam or AdamW for the student, got {type(optimizer).__name__}")
+            raise InputError(
+                "an inner step of Adam's: expected Adam or AdamW for the student, got "
+                f"{type(optimizer).__name__}"
+            )
         beta = group["betas"][1]
         v = (1 - beta) * g.square() + (beta * state["exp_avg_sq"] if state else 0)
         root = (v / (1 - beta ** (float(state["step"]) + 1 if state else 1))).sqrt()
@@ -77,7 +89,8 @@ def adam_scales(optimizer, parameters, gradients):
 
 @torch.no_grad()
 def closed_form_gradient(slope, outer_gradients, alpha):
-    """Alg. 3: dG/dphi = -alpha * slope * grad G(theta''); for p = 2 this is -2 alpha theta * grad G.
+    """Alg. 3: dG/dphi = -alpha * slope * grad G(theta''); for p = 2 this is -2 alpha theta * grad
+    G.
 
     Lists of tensors; written into `slope`, which is returned.
     """
@@ -98,10 +111,14 @@ def unrolled_gradient(model, prior, inner_loss, outer_loss, alpha, steps=1):
 
     def run(weights):
         # Buffers are lent as copies: a pass in training mode moves the copy only.
-        return lambda *inputs: functional_call(model, (weights, {n: b.clone() for n, b in buffers.items()}), inputs)
+        return lambda *inputs: functional_call(
+            model, (weights, {n: b.clone() for n, b in buffers.items()}), inputs
+        )
 
     for _ in range(steps):
-        gradients = torch.autograd.grad(inner_loss(run(theta)), list(theta.values()), create_graph=True)
+        gradients = torch.autograd.grad(
+            inner_loss(run(theta)), list(theta.values()), create_graph=True
+        )
         moved = {}
         for (name, t), g in zip(theta.items(), gradients, strict=True):
             moved[name] = t - alpha * g

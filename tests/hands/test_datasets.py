@@ -28,7 +28,7 @@ def packed_folder(tmp_path_factory):
 
 def test_a_pack_holds_what_the_dataset_yields(packed_folder):
     packed = Packed(packed_folder)
-    for i, sample in zip((0, 37), HANDS.samples([0, 37])):
+    for i, sample in zip((0, 37), HANDS.samples([0, 37]), strict=False):
         for name in ("rgb", "depth"):
             np.testing.assert_array_equal(getattr(packed, name)[i], getattr(sample, name))
         np.testing.assert_allclose(packed.joints_mm[i], sample.joints_mm, rtol=1e-6)
@@ -47,8 +47,12 @@ def test_several_processes_write_the_same_set(packed_folder, tmp_path):
 
 
 def test_a_killed_pack_goes_on(tmp_path):
-    code = (f"from cmkg.hands.datasets.packed import pack; from cmkg.hands.datasets.rendered import Rendered; "
-            f"from cmkg.hands.scenes import SceneConfig; pack(Rendered(SceneConfig(px=32), 400), {str(tmp_path / 'set')!r}, 1)")  # fmt: skip
+    code = (
+        "from cmkg.hands.datasets.packed import pack; from cmkg.hands.datasets.rendered "
+        "import Rendered; "
+        "from cmkg.hands.scenes import SceneConfig; pack(Rendered(SceneConfig(px=32), 400), "
+        f"{str(tmp_path / 'set')!r}, 1)"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     chunks = tmp_path / "set.partial" / "chunks.npy"
     deadline = time.time() + 60
@@ -58,7 +62,8 @@ def test_a_killed_pack_goes_on(tmp_path):
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "set").exists() and 2 <= np.load(chunks).sum() < 13
+    assert not (tmp_path / "set").exists()
+    assert 2 <= np.load(chunks).sum() < 13
     resumed = pack(Rendered(SceneConfig(px=32), 400), tmp_path / "set", workers=1)
     unbroken = pack(Rendered(SceneConfig(px=32), 400), tmp_path / "again", workers=1)
     assert resumed.meta["crc32"] == unbroken.meta["crc32"]
@@ -77,7 +82,7 @@ def truncate(copy):
 
 
 @pytest.mark.parametrize(
-    "damage,sentence",
+    ("damage", "sentence"),
     [
         (truncate, "rgb.npy: expected"),
         (lambda c: (c / "K.npy").unlink(), "K.npy: expected"),
@@ -107,7 +112,9 @@ def test_merged_shards_are_the_whole_set(packed_folder, tmp_path):
         pack(Shard(HANDS, f"{i}/3"), tmp_path / f"{i}", workers=1)
     whole = merge([tmp_path / n for n in "201"], tmp_path / "whole")
     assert whole.meta == json.loads((packed_folder / "meta.json").read_text())
-    with pytest.raises(InputError, match="expected the shards 0/3 to 2/3, each once; found 0/3, 2/3"):
+    with pytest.raises(
+        InputError, match="expected the shards 0/3 to 2/3, each once; found 0/3, 2/3"
+    ):
         merge([tmp_path / "0", tmp_path / "2"], tmp_path / "other")
     pack(Shard(Rendered(SceneConfig(px=32, seed=4), 40), "1/3"), tmp_path / "stranger", workers=1)
     with pytest.raises(InputError, match="holds another set"):
@@ -122,7 +129,7 @@ def test_another_set_in_the_same_folder_is_refused(packed_folder):
         pack(Rendered(SceneConfig(px=32, seed=4), 40), packed_folder)
 
 
-# ---- real hands, in made data of the same layout ------------------------------------------------------------------
+# ---- real hands, in made data of the same layout -------------------------------------------------
 @pytest.fixture
 def photographs(tmp_path):
     rng, n = np.random.default_rng(0), 460
@@ -131,7 +138,9 @@ def photographs(tmp_path):
     boxes = np.tile([440, 160, 400, 400], (n, 1)).astype(np.int32)
     (tmp_path / "images").mkdir()
     for i in range(3):
-        cv2.imwrite(str(tmp_path / f"images/{i:05d}.jpg"), rng.integers(0, 255, (256, 256, 3), np.uint8))
+        cv2.imwrite(
+            str(tmp_path / f"images/{i:05d}.jpg"), rng.integers(0, 255, (256, 256, 3), np.uint8)
+        )
     savemat(tmp_path / "params.mat", {"cam_param": cameras, "bbox": boxes})
     savemat(tmp_path / "pose_gt.mat", {"pose_gt": joints})
     return tmp_path, joints, cameras, boxes
@@ -142,24 +151,39 @@ def test_real_hands_are_centimetres_left_and_cropped(photographs):
     sample = RealHands(str(folder), "train").samples([2])[0]
     back = sample.joints_mm @ sample.rotation  # out of the virtual camera
     np.testing.assert_allclose(back, 10 * joints[2] * [-1, 1, 1], rtol=1e-5)
-    assert sample.mirrored and sample.rgb.shape == (80, 80, 3)
+    assert sample.mirrored
+    assert sample.rgb.shape == (80, 80, 3)
     uv = geometry.project(sample.joints_mm, sample.K)
     np.testing.assert_allclose(uv[9], [39.5, 39.5], atol=1e-6)
 
 
 def test_blocks_are_contiguous_and_do_not_overlap():
-    assert BLOCKS["train"] == (0, 360) and BLOCKS["test"] == (360, 460)
-    assert BLOCKS["fit"][1] == BLOCKS["validation"][0] and BLOCKS["validation"][1] == BLOCKS["train"][1]
+    assert BLOCKS["train"] == (0, 360)
+    assert BLOCKS["test"] == (360, 460)
+    assert BLOCKS["fit"][1] == BLOCKS["validation"][0]
+    assert BLOCKS["validation"][1] == BLOCKS["train"][1]
 
 
 @pytest.mark.parametrize(
-    "damage,sentence",
+    ("damage", "sentence"),
     [
-        (lambda f: (f / "images/00001.jpg").unlink(), "images/00001.jpg: no such file; expected a picture"),
-        (lambda f: (f / "images/00001.jpg").write_bytes(b"\xff\xd8 broken"), "images/00001.jpg: expected"),
+        (
+            lambda f: (f / "images/00001.jpg").unlink(),
+            "images/00001.jpg: no such file; expected a picture",
+        ),
+        (
+            lambda f: (f / "images/00001.jpg").write_bytes(b"\xff\xd8 broken"),
+            "images/00001.jpg: expected",
+        ),
         (lambda f: (f / "pose_gt.mat").unlink(), "pose_gt.mat: no such file"),
-        (lambda f: (f / "pose_gt.mat").write_bytes(b"junk" * 99), "pose_gt.mat: expected a MATLAB file"),
-        (lambda f: savemat(f / "pose_gt.mat", {"other": np.zeros(3)}), "pose_gt.mat: has no field 'pose_gt'"),
+        (
+            lambda f: (f / "pose_gt.mat").write_bytes(b"junk" * 99),
+            "pose_gt.mat: expected a MATLAB file",
+        ),
+        (
+            lambda f: savemat(f / "pose_gt.mat", {"other": np.zeros(3)}),
+            "pose_gt.mat: has no field 'pose_gt'",
+        ),
         (
             lambda f: savemat(f / "pose_gt.mat", {"pose_gt": np.zeros((460, 20, 3))}),
             r"field 'pose_gt' has shape \(460, 20, 3\)",
@@ -172,7 +196,10 @@ def test_blocks_are_contiguous_and_do_not_overlap():
             lambda f: savemat(f / "pose_gt.mat", {"pose_gt": np.ones((100, 21, 3))}),
             "params.mat: field 'cam_param' has shape",
         ),
-        (lambda f: savemat(f / "params.mat", {"cam_param": np.ones((460, 4))}), "params.mat: has no field 'bbox'"),
+        (
+            lambda f: savemat(f / "params.mat", {"cam_param": np.ones((460, 4))}),
+            "params.mat: has no field 'bbox'",
+        ),
     ],
 )
 def test_bad_real_hands_are_one_sentence(photographs, damage, sentence):

@@ -29,40 +29,68 @@ def draw(n=9, seed=0):
 def test_a_file_is_in_the_datasets_own_frame_and_comes_back(packed, made_sets, tmp_path, name):
     true = np.asarray(packed.joints_mm, float)
     theirs = exchange.to_dataset(true, packed)
-    for i, dataset in enumerate([Rhd(str(made_sets["rhd"]))] * 2):  # sample 0 is a right hand, 1 a left one
+    # sample 0 is a right hand, 1 a left one
+    for i, dataset in enumerate([Rhd(str(made_sets["rhd"]))] * 2):
         np.testing.assert_allclose(theirs[i], dataset.frame(i).joints_mm, atol=1e-3)
     exchange.write(tmp_path / name, theirs)
-    np.testing.assert_allclose(exchange.from_dataset(exchange.read(tmp_path / name, len(packed)), packed), true, atol=1e-6)
+    np.testing.assert_allclose(
+        exchange.from_dataset(exchange.read(tmp_path / name, len(packed)), packed), true, atol=1e-6
+    )
     if name == "p.json":
         xyz, vertices = json.loads((tmp_path / name).read_text())
-        assert np.shape(xyz) == (8, 21, 3) and np.shape(vertices) == (8, 778, 3)
+        assert np.shape(xyz) == (8, 21, 3)
+        assert np.shape(vertices) == (8, 778, 3)
         np.testing.assert_allclose(np.array(xyz)[1] * 1000, theirs[1])
 
 
 def test_anyones_file_is_scored(packed, tmp_path):
     true = np.asarray(packed.joints_mm, float)
-    exchange.write(tmp_path / "good.json", exchange.to_dataset(true + 7.0, packed))  # a shift is no error: the root is given
-    result = evaluate.run(evaluate.Evaluate(data=str(packed.folder), predictions=str(tmp_path / "good.json"), out=str(tmp_path / "a")))
-    assert result["epe_mm"] == pytest.approx(0, abs=1e-6) and result["auc"] == 1
+    # a shift is no error: the root is given
+    exchange.write(tmp_path / "good.json", exchange.to_dataset(true + 7.0, packed))
+    result = evaluate.run(
+        evaluate.Evaluate(
+            data=str(packed.folder),
+            predictions=str(tmp_path / "good.json"),
+            out=str(tmp_path / "a"),
+        )
+    )
+    assert result["epe_mm"] == pytest.approx(0, abs=1e-6)
+    assert result["auc"] == 1
     off = true.copy()
     off[:, 4, 0] += 21.0  # the thumb's tip alone
     exchange.write(tmp_path / "off.npz", exchange.to_dataset(off, packed))
     settings = {"root": "palm", "joints": "visible", "thresholds": "0-50"}
-    result = evaluate.run(evaluate.Evaluate(data=str(packed.folder), predictions=str(tmp_path / "off.npz"), out=str(tmp_path / "b"), **settings))
+    result = evaluate.run(
+        evaluate.Evaluate(
+            data=str(packed.folder),
+            predictions=str(tmp_path / "off.npz"),
+            out=str(tmp_path / "b"),
+            **settings,
+        )
+    )
     seen = np.asarray(packed.visible)
     assert result["epe_mm"] == pytest.approx(21 * seen[:, 4].sum() / seen.sum())
     said = evaluate.sentence(result)
-    assert "palm root, visible joints, not aligned, scale as predicted" in said and "AUC 0-50" in said
+    assert "palm root, visible joints, not aligned, scale as predicted" in said
+    assert "AUC 0-50" in said
 
 
 @pytest.mark.parametrize(
-    "name,content,sentence",
+    ("name", "content", "sentence"),
     [
         ("a.json", "[[], []]", "field 'xyz' has 0 entries, the packed set 8 samples"),
         ("a.json", "{}", r"expected a list of two lists, \[xyz, vertices\]"),
         ("a.json", "[[1", "expected JSON"),
-        ("a.json", json.dumps([[[[0, 0]] * 21] * 8, []]), r"field 'xyz', entry 0 has shape \(21, 2\), expected \(21, 3\)"),
-        ("a.json", json.dumps([[[[0, 0, "x"]] * 21] * 8, []]), "entry 0 holds something that is no number"),
+        (
+            "a.json",
+            json.dumps([[[[0, 0]] * 21] * 8, []]),
+            r"field 'xyz', entry 0 has shape \(21, 2\), expected \(21, 3\)",
+        ),
+        (
+            "a.json",
+            json.dumps([[[[0, 0, "x"]] * 21] * 8, []]),
+            "entry 0 holds something that is no number",
+        ),
         ("a.npz", "junk", "expected a NumPy .npz file"),
         ("a.txt", "", "ends in .json"),
     ],
@@ -75,22 +103,34 @@ def test_bad_files_are_one_sentence(packed, tmp_path, name, content, sentence):
 
 def test_protocols_are_loops():
     p, t, seen = draw()
-    palm = lambda joints, i: (joints[i, 0] + joints[i, 9]) / 2
-    errors = {(i, j): np.sqrt((((p[i, j] - palm(p, i)) - (t[i, j] - palm(t, i))) ** 2).sum()) for i in range(9) for j in range(21) if seen[i, j]}
+
+    def palm(joints, i):
+        return (joints[i, 0] + joints[i, 9]) / 2
+
+    errors = {
+        (i, j): np.sqrt((((p[i, j] - palm(p, i)) - (t[i, j] - palm(t, i))) ** 2).sum())
+        for i in range(9)
+        for j in range(21)
+        if seen[i, j]
+    }
     result = scored(p, t, seen, root="palm", joints="visible", thresholds="0-50")
     assert result["epe_mm"] == pytest.approx(np.mean(list(errors.values())))
     areas = []
     for j in range(21):
         own = [e for (_, k), e in errors.items() if k == j]
         curve = [sum(e <= th for e in own) / len(own) for th in THRESHOLDS_MM]
-        areas.append(sum((a + b) / 2 for a, b in zip(curve, curve[1:])) / (len(curve) - 1))
+        areas.append(
+            sum((a + b) / 2 for a, b in zip(curve, curve[1:], strict=False)) / (len(curve) - 1)
+        )
     assert result["auc"] == pytest.approx(np.mean(areas))
 
 
 def test_a_given_bone_length_removes_the_scale():
     _, t, seen = draw()
     assert scored(1.7 * t, t, seen, scale="given")["epe_mm"] == pytest.approx(0, abs=1e-9)
-    assert scored(1.7 * t, t, seen)["epe_mm"] == pytest.approx(np.linalg.norm(0.7 * rooted(t), axis=2).mean())
+    assert scored(1.7 * t, t, seen)["epe_mm"] == pytest.approx(
+        np.linalg.norm(0.7 * rooted(t), axis=2).mean()
+    )
 
 
 def test_procrustes_takes_out_turn_scale_and_shift_but_no_reflection():
@@ -99,11 +139,17 @@ def test_procrustes_takes_out_turn_scale_and_shift_but_no_reflection():
     moved = 0.4 * np.einsum("nij,nkj->nki", R, t) + 100.0
     np.testing.assert_allclose(procrustes(moved, t), t, atol=1e-9)
     assert scored(t * [-1, 1, 1], t, seen, align="procrustes")["epe_mm"] > 5
-    np.testing.assert_allclose(procrustes(np.einsum("nij,nkj->nki", R, 3 * p) - 7, t), procrustes(p, t), atol=1e-9)
+    np.testing.assert_allclose(
+        procrustes(np.einsum("nij,nkj->nki", R, 3 * p) - 7, t), procrustes(p, t), atol=1e-9
+    )
     for i in range(9):  # against scipy's rotation alone, and the scale by least squares
         a, b = p[i] - p[i].mean(0), t[i] - t[i].mean(0)
         turned = Rotation.align_vectors(b, a)[0].apply(a)
-        np.testing.assert_allclose(procrustes(p[i : i + 1], t[i : i + 1])[0], (turned * b).sum() / (a * a).sum() * turned + t[i].mean(0), atol=1e-6)
+        np.testing.assert_allclose(
+            procrustes(p[i : i + 1], t[i : i + 1])[0],
+            (turned * b).sum() / (a * a).sum() * turned + t[i].mean(0),
+            atol=1e-6,
+        )
 
 
 def test_a_collapsed_prediction_is_no_success():

@@ -43,7 +43,9 @@ def test_a_mirrored_hand_projects_to_the_mirrored_place():
 
 def blob_picture(uv, px):
     image = np.zeros((px, px, 3), np.uint8)
-    cv2.circle(image, tuple(int(round(v * 16)) for v in uv), 32, (255, 255, 255), -1, cv2.LINE_AA, shift=4)
+    cv2.circle(
+        image, tuple(int(round(v * 16)) for v in uv), 32, (255, 255, 255), -1, cv2.LINE_AA, shift=4
+    )
     return image
 
 
@@ -62,10 +64,18 @@ def test_augmentation_turns_pixels_joints_and_depth_together():
     settings = augment.Augmentation(turn_deg=60, shift=0.1, zoom=0.2, colour=0, noise=0, erase=0)
     tensors = [
         torch.from_numpy(a)
-        for a in (rgb, depth, joints.astype(np.float32), np.repeat(Ks[None], 12, 0).astype(np.float32))
+        for a in (
+            rgb,
+            depth,
+            joints.astype(np.float32),
+            np.repeat(Ks[None], 12, 0).astype(np.float32),
+        )
     ]
     meta = {"margin": margin, "arrays": {"rgb": [list(rgb.shape), "uint8"]}}
-    key = lambda: torch.Generator().manual_seed(3)
+
+    def key():
+        return torch.Generator().manual_seed(3)
+
     out = augment.network_inputs(*tensors, meta, 128, settings, key())
     R, zoom = augment.camera_turns(12, settings, tensors[3][:, 0, 0], px / margin, key())
     Kn = augment.network_camera(tensors[3], margin, px, 128, zoom)
@@ -76,15 +86,20 @@ def test_augmentation_turns_pixels_joints_and_depth_together():
             continue
         bright = out["rgb"][i].sum(0).numpy()
         bright = bright - bright.min()
-        seen = np.array([(bright * g).sum() / bright.sum() for g in np.meshgrid(np.arange(128), np.arange(128))])
+        seen = np.array(
+            [(bright * g).sum() / bright.sum() for g in np.meshgrid(np.arange(128), np.arange(128))]
+        )
         np.testing.assert_allclose(seen, uv, atol=0.6)
         new_normal = R[i].numpy() @ normal
         rays = augment.rays(Kn[i : i + 1], 128)[0].numpy().reshape(128, 128, 3)
-        expected = (distance / (rays @ new_normal) - turned[i, 0, 2].item()) / augment.DEPTH_RANGE_MM
+        expected = (
+            distance / (rays @ new_normal) - turned[i, 0, 2].item()
+        ) / augment.DEPTH_RANGE_MM
         inside = np.abs(expected) < 0.9
         inside &= out["depth"][i, 0].numpy() < 0.999
         assert (
-            np.abs(out["depth"][i, 0].numpy() - expected)[inside].max() * augment.DEPTH_RANGE_MM < 2.5
+            np.abs(out["depth"][i, 0].numpy() - expected)[inside].max() * augment.DEPTH_RANGE_MM
+            < 2.5
         )  # a nearest pixel and a rounded mm
     bone = (turned[:, 9] - turned[:, 10]).norm(dim=1)
     torch.testing.assert_close(out["joints"], (turned - turned[:, :1]) / bone[:, None, None])
@@ -94,8 +109,12 @@ def test_without_augmentation_the_labels_are_untouched():
     joints = torch.from_numpy(points().astype(np.float32))[None]
     Ks = torch.tensor([[[300.0, 0, 39.5], [0, 300, 39.5], [0, 0, 1]]])
     meta = {"margin": 1.25, "arrays": {"rgb": [[1, 80, 80, 3], "uint8"]}}
-    out = augment.network_inputs(torch.zeros(1, 80, 80, 3, dtype=torch.uint8), None, joints, Ks, meta, 64)
-    torch.testing.assert_close(out["joints"] * out["scale_mm"].view(1, 1, 1), joints - joints[:, :1])
+    out = augment.network_inputs(
+        torch.zeros(1, 80, 80, 3, dtype=torch.uint8), None, joints, Ks, meta, 64
+    )
+    torch.testing.assert_close(
+        out["joints"] * out["scale_mm"].view(1, 1, 1), joints - joints[:, :1]
+    )
     assert "depth" not in out
 
 
@@ -106,6 +125,6 @@ def test_retargeting_sets_bone_lengths_and_keeps_directions():
     lengths = np.array([np.linalg.norm(joints[b] - joints[a]) for a, b in BONES])
     wanted = rng.uniform(0.5, 2, 20)
     moved = retarget_matrix(lengths, wanted) @ joints
-    for (a, b), old, new in zip(BONES, lengths, wanted):
+    for (a, b), old, new in zip(BONES, lengths, wanted, strict=False):
         np.testing.assert_allclose((moved[b] - moved[a]) / new, (joints[b] - joints[a]) / old)
     np.testing.assert_allclose(moved[0], 0)

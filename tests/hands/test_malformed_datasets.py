@@ -1,5 +1,5 @@
-"""Bad input: hundreds of malformations a dataset. Each ends in one sentence that names the file, never in a traceback,
-never in a half-written pack."""
+"""Bad input: hundreds of malformations a dataset. Each ends in one sentence that names the file,
+never in a traceback, never in a half-written pack."""
 
 import json
 import pickle
@@ -20,7 +20,7 @@ from .test_public_datasets import clear
 CASES = 240
 
 
-# ---- damage: (name, function of (path, rng)) ---------------------------------------------------------------------
+# ---- damage: (name, function of (path, rng)) -----------------------------------------------------
 def cut(path, rng):
     data = path.read_bytes()
     path.write_bytes(data[: int(rng.integers(0, len(data) - 12))])
@@ -54,7 +54,12 @@ def picture_of(shape, dtype=np.uint8):
 
 
 PICTURES = [cut, junk, remove, folder_instead, picture_of((10, 10, 3)), picture_of((700, 20, 3))]
-PNGS = [flip, picture_of((320, 320, 4)), picture_of((320, 320, 3), np.uint16), picture_of((321, 320, 3))]
+PNGS = [
+    flip,
+    picture_of((320, 320, 4)),
+    picture_of((320, 320, 3), np.uint16),
+    picture_of((321, 320, 3)),
+]
 FILES = [cut, junk, remove, folder_instead]
 BAD_VALUES = [np.nan, np.inf, -np.inf, "text", None, [], {}, [[1]], 1j, b"x", 10**400, object]
 
@@ -81,10 +86,18 @@ def rhd_label(path, rng):
     elif how == 5:
         entry["xyz"][:, 2] -= 5
     elif how == 6:
-        labels = [{**labels, 99: entry}, {k: v for k, v in labels.items() if k}, list(labels.values()), None, {str(k) + "a": v for k, v in labels.items()}][int(rng.integers(5))]
+        labels = [
+            {**labels, 99: entry},
+            {k: v for k, v in labels.items() if k},
+            list(labels.values()),
+            None,
+            {str(k) + "a": v for k, v in labels.items()},
+        ][int(rng.integers(5))]
     else:
         entry["K"] = entry["K"] * rng.choice([0, -1, 1000])
-    path.write_bytes(pickle.dumps(labels if not callable(labels) else None, protocol=int(rng.integers(0, 6))))
+    path.write_bytes(
+        pickle.dumps(labels if not callable(labels) else None, protocol=int(rng.integers(0, 6)))
+    )
 
 
 class Evil:
@@ -100,14 +113,29 @@ def evil_pickle(path, rng):
     import subprocess
 
     marker = path.with_name("ran")
-    call = [(os.system, f"touch {marker}"), (eval, f"open({str(marker)!r}, 'w')"), (exec, f"open({str(marker)!r}, 'w')"),
-            (subprocess.getoutput, f"touch {marker}"), (__import__, "os"), (getattr, dict, "clear"), (np.load, str(marker)), (print, "x")][int(rng.integers(8))]  # fmt: skip
+    call = [
+        (os.system, f"touch {marker}"),
+        (eval, f"open({str(marker)!r}, 'w')"),
+        (exec, f"open({str(marker)!r}, 'w')"),
+        (subprocess.getoutput, f"touch {marker}"),
+        (__import__, "os"),
+        (getattr, dict, "clear"),
+        (np.load, str(marker)),
+        (print, "x"),
+    ][int(rng.integers(8))]
     labels = pickle.loads(path.read_bytes())
-    path.write_bytes(pickle.dumps({**labels, 0: Evil(*call)} if rng.random() < 0.5 else Evil(*call), protocol=int(rng.integers(0, 6))))
+    path.write_bytes(
+        pickle.dumps(
+            {**labels, 0: Evil(*call)} if rng.random() < 0.5 else Evil(*call),
+            protocol=int(rng.integers(0, 6)),
+        )
+    )
 
 
 def stb_label(path, rng):
-    joints = np.tile(np.array([[0.0], [0.0], [500.0]])[:, None], (1, 21, 1)) + rng.normal(0, 30, (3, 21, 1))
+    joints = np.tile(np.array([[0.0], [0.0], [500.0]])[:, None], (1, 21, 1)) + rng.normal(
+        0, 30, (3, 21, 1)
+    )
     how = int(rng.integers(8))
     held = {"handPara": joints}
     if how == 0:
@@ -117,7 +145,9 @@ def stb_label(path, rng):
     elif how == 2:
         held["handPara"] = np.concatenate([joints] * int(rng.integers(2, 5)), 2)
     elif how == 3:
-        held["handPara"][int(rng.integers(3)), int(rng.integers(21)), 0] = rng.choice([np.nan, np.inf, -np.inf])
+        held["handPara"][int(rng.integers(3)), int(rng.integers(21)), 0] = rng.choice(
+            [np.nan, np.inf, -np.inf]
+        )
     elif how == 4:
         held["handPara"][2] *= -1
     elif how == 5:
@@ -140,7 +170,9 @@ def json_label(path, rng):
     elif how == 2:
         value[entry] = [None, "text", {}, [], [[["deep"]]]][int(rng.integers(5))]
     elif how == 3:
-        value[entry][int(rng.integers(3))][0] = [float("nan"), float("inf"), None, "1.0", [2]][int(rng.integers(5))]
+        value[entry][int(rng.integers(3))][0] = [float("nan"), float("inf"), None, "1.0", [2]][
+            int(rng.integers(5))
+        ]
     elif how == 4:
         value[entry] = (-np.array(value[entry])).tolist()
     elif how == 5:
@@ -162,7 +194,8 @@ def fail_to_pack(dataset, out):
 
 
 def malformations(root, make, targets, out):
-    """Damages one file at a time in CASES ways; every one must be told in one sentence that names the file."""
+    """Damages one file at a time in CASES ways; every one must be told in one sentence that
+    names the file."""
     sentences = set()
     for case in range(CASES):
         rng = np.random.default_rng(case)
@@ -173,11 +206,18 @@ def malformations(root, make, targets, out):
         damage(path, rng)
         try:
             said = fail_to_pack(make(), out)
-            assert path.name in said or path.parent.name in said or path.stem in said, (case, damage.__name__, said)
-            assert "\n" not in said and len(said) < 700, said
+            assert path.name in said or path.parent.name in said or path.stem in said, (
+                case,
+                damage.__name__,
+                said,
+            )
+            assert "\n" not in said, said
+            assert len(said) < 700, said
             sentences.add(said.split(":")[-1])
         except pytest.fail.Exception as error:
-            raise AssertionError(f"case {case}: {damage.__name__} of {path} was not noticed") from error
+            raise AssertionError(
+                f"case {case}: {damage.__name__} of {path} was not noticed"
+            ) from error
         finally:
             if path.is_dir():
                 path.rmdir()
@@ -196,26 +236,43 @@ def own(made_sets, tmp_path):
 
 def test_rhd(own, tmp_path):
     root = own("rhd")
-    targets = [("training/color/*.png", PICTURES + PNGS), ("training/depth/*.png", PICTURES + PNGS), ("training/mask/*.png", PICTURES + PNGS),
-               ("training/anno_training.pickle", FILES), *[("training/anno_training.pickle", [rhd_label])] * 3, ("training/anno_training.pickle", [evil_pickle])]  # fmt: skip
+    targets = [
+        ("training/color/*.png", PICTURES + PNGS),
+        ("training/depth/*.png", PICTURES + PNGS),
+        ("training/mask/*.png", PICTURES + PNGS),
+        ("training/anno_training.pickle", FILES),
+        *[("training/anno_training.pickle", [rhd_label])] * 3,
+        ("training/anno_training.pickle", [evil_pickle]),
+    ]
     malformations(root, lambda: Rhd(str(root), px=24), targets, tmp_path / "out")
     labels = pickle.loads((root / "training/anno_training.pickle").read_bytes())
     for protocol in (2, 5):
-        held = labels | {0: labels[0] | {"K": np.array([["a"] * 3] * 3, object)}}  # an array of pointers
+        # an array of pointers
+        held = labels | {0: labels[0] | {"K": np.array([["a"] * 3] * 3, object)}}
         (root / "training/anno_training.pickle").write_bytes(pickle.dumps(held, protocol))
         clear()
-        assert "refused: this pickle holds an array of 'O8'" in fail_to_pack(Rhd(str(root), px=24), tmp_path / "other")
+        assert "refused: this pickle holds an array of 'O8'" in fail_to_pack(
+            Rhd(str(root), px=24), tmp_path / "other"
+        )
     assert not (root / "training/ran").exists()  # no pickle ever ran anything
 
 
 def test_stb(own, tmp_path):
     root = own("stb")
-    targets = [("images/B1*/BB_left_*.png", PICTURES + PNGS), ("labels/B1*_BB.mat", FILES), *[("labels/B1*_BB.mat", [stb_label])] * 2]
+    targets = [
+        ("images/B1*/BB_left_*.png", PICTURES + PNGS),
+        ("labels/B1*_BB.mat", FILES),
+        *[("labels/B1*_BB.mat", [stb_label])] * 2,
+    ]
     malformations(root, lambda: Stb(str(root), "test", px=24), targets, tmp_path / "out")
 
 
 def test_freihand(own, tmp_path):
     root = own("freihand")
-    targets = [("training/rgb/0000000[0-7].jpg", PICTURES), ("training_K.json", FILES), ("training_xyz.json", FILES),
-               *[("training_[Kx]*.json", [json_label])] * 3]  # fmt: skip
+    targets = [
+        ("training/rgb/0000000[0-7].jpg", PICTURES),
+        ("training_K.json", FILES),
+        ("training_xyz.json", FILES),
+        *[("training_[Kx]*.json", [json_label])] * 3,
+    ]
     malformations(root, lambda: FreiHand(str(root), px=24), targets, tmp_path / "out")

@@ -33,9 +33,8 @@ def test_a_heatmap_moved_by_a_cell_moves_its_centre_by_a_cell():
     logits[0, 0, 3, 2] = 50.0
     centre, weights = centre_of_mass(logits)
     moved, _ = centre_of_mass(logits.roll((1, 2), (2, 3)))
-    assert torch.allclose(moved - centre, torch.tensor([[[0.5, 0.25]]]), atol=1e-5) and float(
-        weights.sum()
-    ) == pytest.approx(1)
+    assert torch.allclose(moved - centre, torch.tensor([[[0.5, 0.25]]]), atol=1e-5)
+    assert float(weights.sum()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("head", ["pooled", "integral"])
@@ -44,7 +43,8 @@ def test_joints_are_wrist_relative_numbers_and_follow_the_convention(head):
     x = torch.randn(2, 3, 32, 32)
     joints = net(x)
     net.convention.copy_(2 * torch.eye(21))
-    assert joints.shape == (2, 21, 3) and torch.allclose(net(x), 2 * joints)
+    assert joints.shape == (2, 21, 3)
+    assert torch.allclose(net(x), 2 * joints)
     trained = net.train()(x)
     assert trained.shape == ((2, 21, 3) if head == "pooled" else (2, 21, 3 + 4 * 4))
 

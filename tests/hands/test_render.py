@@ -1,4 +1,5 @@
-"""The rasteriser against shapes whose depth is known; the hand against its own joints; determinism."""
+"""The rasteriser against shapes whose depth is known; the hand against its own joints;
+determinism."""
 
 import numpy as np
 import pytest
@@ -45,15 +46,52 @@ def test_a_tilted_plane():
     normal = np.cross(corners[1] - corners[0], corners[3] - corners[0])
     _, depth = draw_mesh(corners, np.array([[0, 1, 2], [0, 2, 3]]))
     expected = normal @ corners[0] / (rays() @ normal)
-    assert (depth > 0).all() and np.abs(depth - expected).max() < 0.0005
+    assert (depth > 0).all()
+    assert np.abs(depth - expected).max() < 0.0005
 
 
 def icosphere(radius, centre, divisions=5):
     t = (1 + 5**0.5) / 2
-    v = np.array([[-1, t, 0], [1, t, 0], [-1, -t, 0], [1, -t, 0], [0, -1, t], [0, 1, t], [0, -1, -t], [0, 1, -t], [t, 0, -1], [t, 0, 1],
-                  [-t, 0, -1], [-t, 0, 1]])  # fmt: skip
-    f = np.array([[0, 11, 5], [0, 5, 1], [0, 1, 7], [0, 7, 10], [0, 10, 11], [1, 5, 9], [5, 11, 4], [11, 10, 2], [10, 7, 6], [7, 1, 8],
-                  [3, 9, 4], [3, 4, 2], [3, 2, 6], [3, 6, 8], [3, 8, 9], [4, 9, 5], [2, 4, 11], [6, 2, 10], [8, 6, 7], [9, 8, 1]])  # fmt: skip
+    v = np.array(
+        [
+            [-1, t, 0],
+            [1, t, 0],
+            [-1, -t, 0],
+            [1, -t, 0],
+            [0, -1, t],
+            [0, 1, t],
+            [0, -1, -t],
+            [0, 1, -t],
+            [t, 0, -1],
+            [t, 0, 1],
+            [-t, 0, -1],
+            [-t, 0, 1],
+        ]
+    )
+    f = np.array(
+        [
+            [0, 11, 5],
+            [0, 5, 1],
+            [0, 1, 7],
+            [0, 7, 10],
+            [0, 10, 11],
+            [1, 5, 9],
+            [5, 11, 4],
+            [11, 10, 2],
+            [10, 7, 6],
+            [7, 1, 8],
+            [3, 9, 4],
+            [3, 4, 2],
+            [3, 2, 6],
+            [3, 6, 8],
+            [3, 8, 9],
+            [4, 9, 5],
+            [2, 4, 11],
+            [6, 2, 10],
+            [8, 6, 7],
+            [9, 8, 1],
+        ]
+    )
     for _ in range(divisions):
         a, b, c = (v[f[:, i]] for i in range(3))
         n = len(v)
@@ -61,7 +99,10 @@ def icosphere(radius, centre, divisions=5):
         m = len(f)
         ab, bc, ca = (n + i * m + np.arange(m) for i in range(3))
         f = np.concatenate(
-            [np.stack(q, 1) for q in ((f[:, 0], ab, ca), (f[:, 1], bc, ab), (f[:, 2], ca, bc), (ab, bc, ca))]
+            [
+                np.stack(q, 1)
+                for q in ((f[:, 0], ab, ca), (f[:, 1], bc, ab), (f[:, 2], ca, bc), (ab, bc, ca))
+            ]
         )
         v = v / np.linalg.norm(v, axis=1, keepdims=True)
     return radius * v + centre, f
@@ -75,12 +116,12 @@ def test_a_sphere_and_its_light():
     disc = b**2 - a * c
     hit = disc > 0
     expected = (b - np.sqrt(np.maximum(disc, 0))) / a
-    inner = disc > 0.02 * b**2 * radius  # away from the silhouette, where a facet's chord is longest
+    # away from the silhouette, where a facet's chord is longest
+    inner = disc > 0.02 * b**2 * radius
     assert np.abs(depth - expected)[inner].max() < 0.0005
     assert ((depth > 0) != hit).mean() < 0.01
-    assert (
-        rgb[hit].min() >= 0 and rgb[int(PX / 2), int(PX / 2)].mean() > rgb[hit].mean()
-    )  # the lamp stands behind the camera
+    assert rgb[hit].min() >= 0
+    assert rgb[int(PX / 2), int(PX / 2)].mean() > rgb[hit].mean()
 
 
 def test_joints_lie_in_the_hand_and_the_depth_agrees():
@@ -89,16 +130,21 @@ def test_joints_lie_in_the_hand_and_the_depth_agrees():
     for s in scenes.draw(config, range(24)):
         uv = np.rint(geometry.project(s["joints_mm"], s["K"])).astype(int)
         for (u, v), z in zip(
-            uv[np.r_[0:4, 5:8, 9:12, 13:16, 17:20]], s["joints_mm"][np.r_[0:4, 5:8, 9:12, 13:16, 17:20], 2]
+            uv[np.r_[0:4, 5:8, 9:12, 13:16, 17:20]],
+            s["joints_mm"][np.r_[0:4, 5:8, 9:12, 13:16, 17:20], 2],
+            strict=False,
         ):
             total += 1
             inside += s["mask"][max(v - 1, 0) : v + 2, max(u - 1, 0) : u + 2].any()
-            behind += s["depth"][v, u] == 0 or s["depth"][v, u] < z + 3  # the skin is in front of the bone
-    assert inside / total > 0.99 and behind / total > 0.98
+            # the skin is in front of the bone
+            behind += s["depth"][v, u] == 0 or s["depth"][v, u] < z + 3
+    assert inside / total > 0.99
+    assert behind / total > 0.98
 
 
 @pytest.mark.parametrize(
-    "config", [scenes.SceneConfig(px=32, seed=4), scenes.SceneConfig(px=32, seed=4, sequences=2, frames=40)]
+    "config",
+    [scenes.SceneConfig(px=32, seed=4), scenes.SceneConfig(px=32, seed=4, sequences=2, frames=40)],
 )
 def test_a_sample_depends_on_seed_and_index_alone(config):
     together = scenes.draw(config, range(30, 40))
@@ -107,7 +153,9 @@ def test_a_sample_depends_on_seed_and_index_alone(config):
     for other in (alone, backwards):
         for key, value in together[5].items():
             np.testing.assert_array_equal(value, other[key], err_msg=key)
-    assert not np.array_equal(together[5]["rgb"], scenes.draw(scenes.SceneConfig(px=32, seed=5), [35])[0]["rgb"])
+    assert not np.array_equal(
+        together[5]["rgb"], scenes.draw(scenes.SceneConfig(px=32, seed=5), [35])[0]["rgb"]
+    )
 
 
 def test_sequences_are_smooth_and_share_one_person():
@@ -115,7 +163,7 @@ def test_sequences_are_smooth_and_share_one_person():
     found = [scenes.sequence_scene(config, i) for i in range(58)]
     steps = [
         np.linalg.norm((b.joints - b.joints[0]) - (a.joints - a.joints[0]), axis=1).max()
-        for a, b in zip(found, found[1:])
+        for a, b in zip(found, found[1:], strict=False)
     ]
     assert max(steps) < 0.03  # metres between two frames
     lengths = [
@@ -129,21 +177,37 @@ def test_poses_are_inside_human_limits_and_mostly_free_of_collisions():
     shape, free = np.zeros(len(anny_hand().shape_directions)), 0
     for i in range(200):
         angles = poses.sample_free_angles(scenes.stream("t", i), anny_hand(), shape)
-        assert (angles >= LIMITS_DEG[:, 0]).all() and (angles <= LIMITS_DEG[:, 1]).all()
+        assert (angles >= LIMITS_DEG[:, 0]).all()
+        assert (angles <= LIMITS_DEG[:, 1]).all()
         free += not poses.collides(skeleton(anny_hand(), shape, angles)[2])
     assert free > 190
 
 
 def test_gestures_are_inside_human_limits_and_shut_more_fingers():
-    draws = lambda draw: np.stack([draw(scenes.stream("g", i)) for i in range(300)])
+    def draws(draw):
+        return np.stack([draw(scenes.stream("g", i)) for i in range(300)])
+
     gestures, others = draws(poses.sample_gesture), draws(poses.sample_angles)
-    assert (gestures >= LIMITS_DEG[:, 0]).all() and (gestures <= LIMITS_DEG[:, 1]).all()
-    fists = lambda angles: (angles[:, 2:16:4] > 80).all(1).mean()  # the middle joints of all four fingers
+    assert (gestures >= LIMITS_DEG[:, 0]).all()
+    assert (gestures <= LIMITS_DEG[:, 1]).all()
+
+    # the middle joints of all four fingers
+    def fists(angles):
+        return (angles[:, 2:16:4] > 80).all(1).mean()
+
     assert fists(gestures) > 2 * fists(others)
 
 
 def test_wide_scenes_are_rolled_by_any_angle():
-    up = lambda wide: np.stack([scenes.sample_orientation(scenes.stream("r", i), anny_hand(), 30, wide) @ (anny_hand().rest_joints[9] - anny_hand().rest_joints[0]) for i in range(300)])
+    def up(wide):
+        return np.stack(
+            [
+                scenes.sample_orientation(scenes.stream("r", i), anny_hand(), 30, wide)
+                @ (anny_hand().rest_joints[9] - anny_hand().rest_joints[0])
+                for i in range(300)
+            ]
+        )
+
     assert (up(False)[:, 1] > 0).mean() < 0.1  # image y points down: few hands hang
     assert 0.4 < (up(True)[:, 1] > 0).mean() < 0.6
     plain, wide = (scenes.scene(scenes.SceneConfig(seed=3, wide=w), 0) for w in (False, True))
@@ -159,23 +223,31 @@ def test_flexion_bends_towards_the_palm_and_keeps_bone_lengths():
     (_, open_hand), (_, fist) = pose(hand, shape, zero), pose(hand, shape, bent)
     assert ((fist - open_hand)[[8, 12, 16, 20]] @ hand.palm_normal > 0.03).all()
     for a, b in BONES:
-        assert np.linalg.norm(fist[b] - fist[a]) == pytest.approx(np.linalg.norm(open_hand[b] - open_hand[a]), rel=0.02)
+        assert np.linalg.norm(fist[b] - fist[a]) == pytest.approx(
+            np.linalg.norm(open_hand[b] - open_hand[a]), rel=0.02
+        )
 
 
 def test_views_stay_within_the_flag():
     def turned(views_deg):
         rotations = [
-            scenes.sample_orientation(scenes.stream("o", i), anny_hand(), views_deg) @ scenes.upright(anny_hand()).T for i in range(300)
+            scenes.sample_orientation(scenes.stream("o", i), anny_hand(), views_deg)
+            @ scenes.upright(anny_hand()).T
+            for i in range(300)
         ]
-        return np.rad2deg([np.arccos(np.clip(R[2, 2], -1, 1)) for R in rotations])  # between palm and camera
+        # between palm and camera
+        return np.rad2deg([np.arccos(np.clip(R[2, 2], -1, 1)) for R in rotations])
 
     assert turned(40.0).max() <= 40.001
-    assert turned(180.0).max() > 150 and np.median(turned(180.0)) < 90  # both faces, the palm more often
+    # both faces, the palm more often
+    assert turned(180.0).max() > 150
+    assert np.median(turned(180.0)) < 90
 
 
 @pytest.mark.slow
 def test_our_skinning_is_annys():
-    """The same pose through Anny's own forward pass. Needs `pip install cmkg[hand]`; Anny's first load takes a minute."""
+    """The same pose through Anny's own forward pass. Needs `pip install cmkg[hand]`; Anny's
+    first load takes a minute."""
     anny, torch = pytest.importorskip("anny"), pytest.importorskip("torch")
     model = anny.Anny()
     hand = anny_hand()
@@ -184,11 +256,17 @@ def test_our_skinning_is_annys():
     out0 = model(pose_parameters=rotation)
     from cmkg.hands.mesh import axis_angle, skin
 
-    bone, axis = labels.index("finger3-1.R"), np.array([0.3, 0.9, 0.1]) / np.linalg.norm([0.3, 0.9, 0.1])
+    bone, axis = (
+        labels.index("finger3-1.R"),
+        np.array([0.3, 0.9, 0.1]) / np.linalg.norm([0.3, 0.9, 0.1]),
+    )
     turn = axis_angle(axis, np.array(0.7))
     delta = rotation.clone()
     delta[0, model.bone_labels.index("finger3-1.R"), :3, :3] = torch.as_tensor(turn)
-    moved = model(pose_parameters=delta, pose_parameterization="local-ref")["vertices"][0] - out0["vertices"][0]
+    moved = (
+        model(pose_parameters=delta, pose_parameterization="local-ref")["vertices"][0]
+        - out0["vertices"][0]
+    )
     kept = moved.norm(dim=1).numpy()
     R, t = np.tile(np.eye(3), (len(labels), 1, 1)), np.zeros((len(labels), 3))
     for b in (bone, bone + 1, bone + 2):

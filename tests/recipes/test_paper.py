@@ -24,7 +24,13 @@ from cmkg.recipes.common import conversion, fetch
 def some_rows(tmp_path_factory, made_sets):
     """Two rows of table 2 and one of table 1 with 𝒜, in their smallest form."""
     out = tmp_path_factory.mktemp("paper") / "run"
-    shared = {"out": str(out), "quick": True, "rhd": str(made_sets["rhd"]), "stb": str(made_sets["stb"]), "precision": "32-true"}
+    shared = {
+        "out": str(out),
+        "quick": True,
+        "rhd": str(made_sets["rhd"]),
+        "stb": str(made_sets["stb"]),
+        "precision": "32-true",
+    }
     paper.run(paper.Paper(preset="table2", rows=("stb/none", "stb/prior-l2"), **shared))
     return out, shared
 
@@ -33,17 +39,25 @@ def test_rows_run_alone_and_the_report_marks_the_others(some_rows):
     out, _ = some_rows
     found = json.loads((out / "paper.json").read_text())
     rows = {r["stage"]: r for r in found["presets"]["table2"]}
-    assert [r for r in rows if rows[r]["ours"]] == ["stb/none", "stb/prior-l2"] and found["made"]
+    assert [r for r in rows if rows[r]["ours"]] == ["stb/none", "stb/prior-l2"]
+    assert found["made"]
     for stage in ("stb/none", "stb/prior-l2"):
         errors = np.load(out / f"seed-0/{stage}/predictions.npz")["errors_mm"]
         assert rows[stage]["ours"]["epe_mm"]["mean"] == pytest.approx(errors.mean(), rel=1e-5)
     text = (out / "paper.md").read_text()
-    assert "| ℓ², σ = 1e-3 | not run | not run | 12.28 | 0.957 |" in text and "Made data" in text
+    assert "| ℓ², σ = 1e-3 | not run | not run | 12.28 | 0.957 |" in text
+    assert "Made data" in text
     page = (out / "paper.html").read_text()
-    assert "not run" in page and "Zimmermann" in page
-    assert all((a or b).startswith(("data:", "#")) for a, b in re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]+)|url\(([^)]+)\)""", page))
+    assert "not run" in page
+    assert "Zimmermann" in page
+    assert all(
+        (a or b).startswith(("data:", "#"))
+        for a, b in re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]+)|url\(([^)]+)\)""", page)
+    )
     settings = json.loads((out / "seed-0/stb/prior-l2/config.json").read_text())
-    assert settings["prior"].endswith("r18/act-att/prior_p2.safetensors") and not settings["start"]  # from theta_0
+    # from theta_0
+    assert settings["prior"].endswith("r18/act-att/prior_p2.safetensors")
+    assert not settings["start"]
 
 
 def test_another_row_reuses_what_is_there(some_rows, capsys):
@@ -61,39 +75,62 @@ def test_the_plan_has_the_papers_values():
     config = paper.Paper()
     for preset, rows in paper.ROWS.items():
         plan = paper.all_stages(replace(config, preset=preset), list(rows), 0)
-        assert list(plan)[-1] == list(rows)[-1] and set(rows) <= set(plan)
+        assert list(plan)[-1] == list(rows)[-1]
+        assert set(rows) <= set(plan)
         for name, s in plan.items():
-            assert (s.batch, s.lr) == (32, 2.5e-4) and s.augmentation is not NONE, name
+            assert (s.batch, s.lr) == (32, 2.5e-4), name
+            assert s.augmentation is not NONE, name
             assert s.epochs == (200 if name.endswith("/teacher") else 100)
             if hasattr(s, "px"):
-                assert s.px == 256 and s.backbone == ("resnet50" if name.startswith("r50") else "resnet18") and s.head == "pooled"
+                assert s.px == 256
+                assert s.backbone == ("resnet50" if name.startswith("r50") else "resnet18")
+                assert s.head == "pooled"
             if hasattr(s, "exponents"):
                 assert s.attention_weight == (1e3 if name.endswith("act-att") else 0)
             if hasattr(s, "extra"):
                 assert bool(s.extra) == ("-a/" in name)
     assert config.synthetic_count == 50_000
-    assert {k: v[1] for k, v in paper.TABLE_2.items()} == {"stb/none": 15.67, "stb/l1-1e-4": 11.41, "stb/l1-1e-6": 11.82, "stb/l2-1e-3": 12.28,
-                                                           "stb/l2-1e-5": 12.02, "stb/prior-l1": 8.86, "stb/prior-l2": 8.18}  # fmt: skip
+    assert {k: v[1] for k, v in paper.TABLE_2.items()} == {
+        "stb/none": 15.67,
+        "stb/l1-1e-4": 11.41,
+        "stb/l1-1e-6": 11.82,
+        "stb/l2-1e-3": 12.28,
+        "stb/l2-1e-5": 12.02,
+        "stb/prior-l1": 8.86,
+        "stb/prior-l2": 8.18,
+    }
 
 
 def test_mistakes_are_one_sentence(tmp_path):
-    with pytest.raises(InputError, match="--rows: table1 has no row 'stb/none'; it has r18/continued"):
+    with pytest.raises(
+        InputError, match="--rows: table1 has no row 'stb/none'; it has r18/continued"
+    ):
         paper.Paper(rows=("stb/none",))
-    with pytest.raises(InputError, match="--rhd: expected the dataset's folder, got none; give it, or --quick"):
+    with pytest.raises(
+        InputError, match="--rhd: expected the dataset's folder, got none; give it, or --quick"
+    ):
         paper.run(paper.Paper(out=str(tmp_path / "a")))
     with pytest.raises(InputError, match="no such folder; expected RHD_published_v2"):
         paper.run(paper.Paper(out=str(tmp_path / "a"), rhd=str(tmp_path / "none")))
 
 
 def test_a_joined_set_is_both_in_the_convention_of_the_first(tmp_path):
-    a, b = (pack(Rendered(SceneConfig(px=24, seed=s), n), tmp_path / f"{s}", workers=1) for s, n in ((1, 6), (2, 4)))
+    a, b = (
+        pack(Rendered(SceneConfig(px=24, seed=s), n), tmp_path / f"{s}", workers=1)
+        for s, n in ((1, 6), (2, 4))
+    )
     joined = Joined(a, b)
     batch = fetch(joined, np.array([7, 0, 9, 3]), 16, "cpu", ("rgb", "depth"))
-    first, second = fetch(a, [0, 3], 16, "cpu", ("rgb", "depth")), fetch(b, [1, 3], 16, "cpu", ("rgb", "depth"))
+    first, second = (
+        fetch(a, [0, 3], 16, "cpu", ("rgb", "depth")),
+        fetch(b, [1, 3], 16, "cpu", ("rgb", "depth")),
+    )
     assert len(joined) == 10
     for key in ("rgb", "depth", "scale_mm"):
-        assert (batch[key][:2] == first[key]).all() and (batch[key][2:] == second[key]).all()
-    for key in ("joints", "uv"):  # on the picture, too, the joints move to where the other annotators would put them
+        assert (batch[key][:2] == first[key]).all()
+        assert (batch[key][2:] == second[key]).all()
+    # on the picture, too, the joints move to where the other annotators would put them
+    for key in ("joints", "uv"):
         wrist, M = second[key][:, :1].numpy(), conversion(b, a).numpy()
         expected = wrist + np.einsum("ij,bjk->bik", M, second[key].numpy() - wrist)
         assert (batch[key][:2] == first[key]).all()
@@ -101,17 +138,46 @@ def test_a_joined_set_is_both_in_the_convention_of_the_first(tmp_path):
 
 
 def test_two_processes_train_one_student(some_rows, tmp_path):
-    """The same command under torchrun: one run folder, both processes end. (What BatchNorm changes: another test's.)"""
+    """The same command under torchrun: one run folder, both processes end. (What BatchNorm
+    changes: another test's.)"""
     out, _ = some_rows
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29641", "-m", "cmkg", "student", "--data", f"{out}/data/rhd-training",
-               "--test", f"{out}/data/rhd-evaluation", "--out", str(tmp_path / "two"), "--backbone", "resnet10", "--width", "0.125", "--px", "32", "--batch", "4",
-               "--epochs", "3", "--precision", "32-true"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "29641",
+        "-m",
+        "cmkg",
+        "student",
+        "--data",
+        f"{out}/data/rhd-training",
+        "--test",
+        f"{out}/data/rhd-evaluation",
+        "--out",
+        str(tmp_path / "two"),
+        "--backbone",
+        "resnet10",
+        "--width",
+        "0.125",
+        "--px",
+        "32",
+        "--batch",
+        "4",
+        "--epochs",
+        "3",
+        "--precision",
+        "32-true",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("EPE") == 1
     lines = [json.loads(line) for line in (tmp_path / "two/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [6]
-    assert load_file(tmp_path / "two/student.safetensors") and json.loads((tmp_path / "two/result.json").read_text())["samples"] == 2
+    assert load_file(tmp_path / "two/student.safetensors")
+    assert json.loads((tmp_path / "two/result.json").read_text())["samples"] == 2
 
 
 @pytest.mark.slow
@@ -120,4 +186,7 @@ def test_all_six_presets_run_quickly_on_made_data(tmp_path):
         paper.run(paper.Paper(preset=preset, quick=True, out=str(tmp_path / "run")))
     found = json.loads((tmp_path / "run/paper.json").read_text())
     assert all(r["ours"] for rows in found["presets"].values() for r in rows)
-    assert all(Packed(p.parent).meta["holds"].get("made") or p.parent.name == "synthetic" for p in Path(tmp_path / "run/data").glob("*/meta.json"))
+    assert all(
+        Packed(p.parent).meta["holds"].get("made") or p.parent.name == "synthetic"
+        for p in Path(tmp_path / "run/data").glob("*/meta.json")
+    )

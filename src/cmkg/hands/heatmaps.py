@@ -1,4 +1,5 @@
-"""Heatmaps: where on the picture a joint is, as one distribution over cells. The sides of a map are -1 and 1."""
+"""Heatmaps: where on the picture a joint is, as one distribution over cells. The sides of a map
+are -1 and 1."""
 
 import torch
 
@@ -17,15 +18,18 @@ def cell_centres(height, width, device=None):
 
 
 def centre_of_mass(logits):
-    """Soft-argmax (Sun et al., ECCV 2018; Eq. 4 there). logits (B, 21, H, W) -> (B, 21, 2) and weights (B, 21, H * W)."""
+    """Soft-argmax (Sun et al., ECCV 2018; Eq. 4 there). logits (B, 21, H, W) -> (B, 21, 2) and
+    weights (B, 21, H * W)."""
     weights = logits.flatten(2).softmax(2)
     return weights @ cell_centres(*logits.shape[2:], logits.device), weights
 
 
 def heatmap_loss(logits, uv):
-    """Cross-entropy between heatmaps and Gaussians around the joints; mean over the batch and the joints.
+    """Cross-entropy between heatmaps and Gaussians around the joints; mean over the batch and the
+    joints.
 
-    logits (B, 21, H, W) or, of a square map, (B, 21, H * W); uv (B, 21, 2). A joint far outside the box counts nothing.
+    logits (B, 21, H, W) or, of a square map, (B, 21, H * W); uv (B, 21, 2). A joint far outside
+    the box counts nothing.
     """
     if logits.dim() == 3:
         side = round(logits.shape[2] ** 0.5)

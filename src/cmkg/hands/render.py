@@ -1,9 +1,11 @@
-"""Vertices -> RGB, depth and mask: a z-buffer rasteriser in NVIDIA Warp, the same kernels on CPU and CUDA.
+"""Vertices -> RGB, depth and mask: a z-buffer rasteriser in NVIDIA Warp, the same kernels on CPU
+and CUDA.
 
-Each image is independent of its batch. Per (image, triangle) a packed key (depth in micrometres, face) goes through
-`atomic_min`, so that the result does not depend on the order of the threads; per (image, pixel) the nearest triangle
-is shaded: wrapped diffuse and specular light from two lamps with a shadow map for the first, ambient light from
-above and below, a skin texture that sticks to the hand, a sleeve.
+Each image is independent of its batch. Per (image, triangle) a packed key (depth in micrometres,
+face) goes through `atomic_min`, so that the result does not depend on the order of the threads;
+per (image, pixel) the nearest triangle is shaded: wrapped diffuse and specular light from two
+lamps with a shadow map for the first, ambient light from above and below, a skin texture that
+sticks to the hand, a sleeve.
 """
 
 import logging
@@ -22,7 +24,8 @@ EMPTY = 0x7FFFFFFFFFFFFFFF
 
 @dataclass
 class Look:
-    """What one image looks like beside its geometry. Colours are linear RGB, directions unit vectors to the lamp."""
+    """What one image looks like beside its geometry. Colours are linear RGB, directions unit
+    vectors to the lamp."""
 
     albedo: np.ndarray  # (V, 3) skin of each vertex
     lamps: np.ndarray  # (2, 3) directions in the camera frame
@@ -40,8 +43,17 @@ LOOK_SIZE = 6 + 6 + 3 + 3 + 2 + 1 + 6 + 1
 
 
 def _pack(look):
-    parts = (look.lamps, look.lamp_colours, look.sky, look.ground, look.gloss, look.grain, look.sleeve_start,
-             look.sleeve, look.stripes)  # fmt: skip
+    parts = (
+        look.lamps,
+        look.lamp_colours,
+        look.sky,
+        look.ground,
+        look.gloss,
+        look.grain,
+        look.sleeve_start,
+        look.sleeve,
+        look.stripes,
+    )
     return np.concatenate([np.ravel(p) for p in parts]).astype(np.float32)
 
 
@@ -85,7 +97,11 @@ def raster(
 
 @wp.func
 def hash01(x: int, y: int, z: int):
-    n = wp.uint32(x) * wp.uint32(374761393) + wp.uint32(y) * wp.uint32(668265263) + wp.uint32(z) * wp.uint32(2147483647)
+    n = (
+        wp.uint32(x) * wp.uint32(374761393)
+        + wp.uint32(y) * wp.uint32(668265263)
+        + wp.uint32(z) * wp.uint32(2147483647)
+    )
     n = (n ^ (n >> wp.uint32(13))) * wp.uint32(1274126177)
     n = n ^ (n >> wp.uint32(16))
     return float(n & wp.uint32(65535)) / 65535.0
@@ -100,7 +116,9 @@ def value_noise(p: wp.vec3):
     fy = p[1] - wp.floor(p[1])
     fz = p[2] - wp.floor(p[2])
     a = wp.lerp(
-        wp.lerp(hash01(x, y, z), hash01(x + 1, y, z), fx), wp.lerp(hash01(x, y + 1, z), hash01(x + 1, y + 1, z), fx), fy
+        wp.lerp(hash01(x, y, z), hash01(x + 1, y, z), fx),
+        wp.lerp(hash01(x, y + 1, z), hash01(x + 1, y + 1, z), fx),
+        fy,
     )
     b = wp.lerp(
         wp.lerp(hash01(x, y, z + 1), hash01(x + 1, y, z + 1), fx),
@@ -168,17 +186,26 @@ def shade(
     shine = wp.vec3(0.0, 0.0, 0.0)
     for lamp in range(2):
         d = wp.vec3(look[image, 3 * lamp], look[image, 3 * lamp + 1], look[image, 3 * lamp + 2])
-        colour = wp.vec3(look[image, 6 + 3 * lamp], look[image, 7 + 3 * lamp], look[image, 8 + 3 * lamp])
+        colour = wp.vec3(
+            look[image, 6 + 3 * lamp], look[image, 7 + 3 * lamp], look[image, 8 + 3 * lamp]
+        )
         lit = 1.0
         if lamp == 0:
-            s = u * light_view[image, f[0]] + v * light_view[image, f[1]] + w * light_view[image, f[2]]
+            s = (
+                u * light_view[image, f[0]]
+                + v * light_view[image, f[1]]
+                + w * light_view[image, f[2]]
+            )
             blocked = 0.0
             for dy in range(2):
                 for dx in range(2):
                     sx = wp.clamp(int(s[0]) + dx, 0, light_keys.shape[2] - 1)
                     sy = wp.clamp(int(s[1]) + dy, 0, light_keys.shape[1] - 1)
                     nearest = light_keys[image, sy, sx]
-                    if nearest != FAR and s[2] - (float(nearest >> wp.int64(24)) * 1.0e-6 - 10.0) > 0.006:
+                    if (
+                        nearest != FAR
+                        and s[2] - (float(nearest >> wp.int64(24)) * 1.0e-6 - 10.0) > 0.006
+                    ):
                         blocked += 0.25
             lit = 1.0 - blocked
         # Light scattered below the skin softens the terminator and reddens it.
@@ -216,14 +243,21 @@ class Renderer:
     def __init__(self, rest, faces, along_arm, device="cpu", shadow_px=96):
         from scipy.sparse import csr_matrix
 
-        with stderr_closed():  # Warp's native part reports a missing CUDA driver past every log level
+        # Warp's native part reports a missing CUDA driver past every log level
+        with stderr_closed():
             wp.init()
 
         if len(faces) >= 1 << 24:
             raise ValueError(f"the rasteriser's key holds 2^24 faces, got {len(faces)}")
-        self.device, self.shadow_px, self.faces = device, shadow_px, np.ascontiguousarray(faces, np.int32)
+        self.device, self.shadow_px, self.faces = (
+            device,
+            shadow_px,
+            np.ascontiguousarray(faces, np.int32),
+        )
         corner = np.arange(3 * len(faces)) // 3
-        self.vertex_of_face = csr_matrix((np.ones(len(corner), np.float32), (self.faces.ravel(), corner)))
+        self.vertex_of_face = csr_matrix(
+            (np.ones(len(corner), np.float32), (self.faces.ravel(), corner))
+        )
         self._faces = wp.array(self.faces, dtype=wp.vec3i, device=device)
         self._rest = wp.array(np.asarray(rest, np.float32), dtype=wp.vec3, device=device)
         self._along = wp.array(np.asarray(along_arm, np.float32), dtype=float, device=device)
@@ -231,33 +265,67 @@ class Renderer:
     def draw(self, vertices, K, px, looks):
         """vertices (B, V, 3) metres in the camera frame, K (B, 3, 3) for px x px pictures, B Looks.
 
-        Returns linear RGB (B, px, px, 3), black where empty, depth (B, px, px) in metres, 0 where empty.
+        Returns linear RGB (B, px, px, 3), black where empty, depth (B, px, px) in metres, 0
+        where empty.
         """
         vertices = np.ascontiguousarray(vertices, np.float32)
         B = len(vertices)
-        to = lambda a, dtype: wp.array(np.ascontiguousarray(a, np.float32), dtype=dtype, device=self.device)
+
+        def to(a, dtype):
+            return wp.array(np.ascontiguousarray(a, np.float32), dtype=dtype, device=self.device)
+
         h = np.einsum("bij,bvj->bvi", K, vertices)
-        screen = to(np.concatenate([h[..., :2] / np.maximum(h[..., 2:], 1e-6), vertices[..., 2:]], -1), wp.vec3)
+        screen = to(
+            np.concatenate([h[..., :2] / np.maximum(h[..., 2:], 1e-6), vertices[..., 2:]], -1),
+            wp.vec3,
+        )
         keys = self._keys(screen, 1, B, px)
-        light_view = to(np.stack([self._seen_by_lamp(v, look.lamps[0]) for v, look in zip(vertices, looks)]), wp.vec3)
+        light_view = to(
+            np.stack(
+                [
+                    self._seen_by_lamp(v, look.lamps[0])
+                    for v, look in zip(vertices, looks, strict=False)
+                ]
+            ),
+            wp.vec3,
+        )
         light_keys = self._keys(light_view, 0, B, self.shadow_px)
         rgb = wp.zeros((B, px, px), dtype=wp.vec3, device=self.device)
         depth = wp.zeros((B, px, px), dtype=float, device=self.device)
         normals = to(np.stack([self.normals(v) for v in vertices]), wp.vec3)
         albedo = to(np.stack([look.albedo for look in looks]), wp.vec3)
         look = to(np.stack([_pack(look) for look in looks]), float)
-        inputs = [to(vertices, wp.vec3), screen, normals, self._rest, self._along, albedo, self._faces, keys,
-                  light_view, light_keys, look, rgb, depth]  # fmt: skip
+        inputs = [
+            to(vertices, wp.vec3),
+            screen,
+            normals,
+            self._rest,
+            self._along,
+            albedo,
+            self._faces,
+            keys,
+            light_view,
+            light_keys,
+            look,
+            rgb,
+            depth,
+        ]
         wp.launch(shade, (B, px, px), inputs=inputs, device=self.device)
         return rgb.numpy(), depth.numpy()
 
     def _keys(self, screen, perspective, B, px):
         keys = wp.full((B, px, px), EMPTY, dtype=wp.int64, device=self.device)
-        wp.launch(raster, (B, len(self.faces)), inputs=[screen, self._faces, perspective, keys], device=self.device)
+        wp.launch(
+            raster,
+            (B, len(self.faces)),
+            inputs=[screen, self._faces, perspective, keys],
+            device=self.device,
+        )
         return keys
 
     def _seen_by_lamp(self, vertices, direction):
-        """Orthographic view (V, 3) from the lamp: pixels of the shadow map, distance from the lamp in metres."""
+        """Orthographic view (V, 3) from the lamp: pixels of the shadow map, distance from the
+        lamp in metres."""
         z = -direction
         x = np.cross(z, [0.0, 1.0, 0.3])
         x /= np.linalg.norm(x)

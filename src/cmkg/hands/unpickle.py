@@ -1,8 +1,9 @@
 """Foreign pickles (RHD's annotations, MANO's model), read without running anything of theirs.
 
-An unpickler asks for every class and function by name: it gets stand-ins for the few that such a file needs, which keep
-what they are given and do nothing, and anything else is refused by name before it could run. Arrays are built by us
-afterwards, from plain numbers alone: NumPy's own classes would follow pointers that a file may hold.
+An unpickler asks for every class and function by name: it gets stand-ins for the few that such a
+file needs, which keep what they are given and do nothing, and anything else is refused by name
+before it could run. Arrays are built by us afterwards, from plain numbers alone: NumPy's own
+classes would follow pointers that a file may hold.
 """
 
 import io
@@ -42,36 +43,71 @@ def _reconstructor(kind, base, state):
     return kind()
 
 
-# ---- NumPy's arrays -------------------------------------------------------------------------------------------------
-Array, Scalar, Dtype, FromBuffer = foreign("ndarray"), foreign("scalar"), foreign("dtype"), foreign("_frombuffer")
+# ---- NumPy's arrays ------------------------------------------------------------------------------
+Array, Scalar, Dtype, FromBuffer = (
+    foreign("ndarray"),
+    foreign("scalar"),
+    foreign("dtype"),
+    foreign("_frombuffer"),
+)
 NUMPY = {("numpy", "ndarray"): Array, ("numpy", "dtype"): Dtype, ("_codecs", "encode"): _latin1} | {
     (f"numpy.{core}.{module}", name): ours
     for core in ("core", "_core")
-    for module, name, ours in (("multiarray", "_reconstruct", Array), ("multiarray", "scalar", Scalar), ("numeric", "_frombuffer", FromBuffer))
+    for module, name, ours in (
+        ("multiarray", "_reconstruct", Array),
+        ("multiarray", "scalar", Scalar),
+        ("numeric", "_frombuffer", FromBuffer),
+    )
 }
-PYTHON_2 = {("copy_reg", "_reconstructor"): _reconstructor, ("copyreg", "_reconstructor"): _reconstructor,
-            ("__builtin__", "object"): object, ("builtins", "object"): object}  # fmt: skip
+PYTHON_2 = {
+    ("copy_reg", "_reconstructor"): _reconstructor,
+    ("copyreg", "_reconstructor"): _reconstructor,
+    ("__builtin__", "object"): object,
+    ("builtins", "object"): object,
+}
 
 
 def _dtype(value):
     """The plain numeric dtype that a pickled one stands for."""
     code = value.arguments[0] if isinstance(value, Dtype) and value.arguments else None
-    order = value.state[1] if isinstance(value, Dtype) and isinstance(value.state, tuple) and len(value.state) > 1 else "="
-    if not isinstance(code, str) or code[:1] not in tuple("biuf") or not code[1:].isdecimal() or order not in tuple("<>=|"):
-        raise pickle.UnpicklingError(f"holds an array of {code!r}, where plain numbers are expected")
+    order = (
+        value.state[1]
+        if isinstance(value, Dtype) and isinstance(value.state, tuple) and len(value.state) > 1
+        else "="
+    )
+    if (
+        not isinstance(code, str)
+        or code[:1] not in tuple("biuf")
+        or not code[1:].isdecimal()
+        or order not in tuple("<>=|")
+    ):
+        raise pickle.UnpicklingError(
+            f"holds an array of {code!r}, where plain numbers are expected"
+        )
     return np.dtype(f"{order if order != '|' else '='}{code}")
 
 
 def _array(shape, dtype, data, order):
     dtype = _dtype(dtype)
-    data = data.encode("latin1") if isinstance(data, str) else bytes(data) if isinstance(data, (bytes, bytearray, pickle.PickleBuffer)) else None
-    if data is None or not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
+    data = (
+        data.encode("latin1")
+        if isinstance(data, str)
+        else bytes(data)
+        if isinstance(data, (bytes, bytearray, pickle.PickleBuffer))
+        else None
+    )
+    if (
+        data is None
+        or not isinstance(shape, tuple)
+        or not all(isinstance(n, int) and n >= 0 for n in shape)
+    ):
         raise pickle.UnpicklingError("holds a broken array")
     return np.frombuffer(data, dtype).reshape(shape, order=order).copy()
 
 
 def built(value):
-    """`value` with arrays and numbers in place of their stand-ins, in dicts, lists, tuples and other stand-ins' states."""
+    """`value` with arrays and numbers in place of their stand-ins, in dicts, lists, tuples and
+    other stand-ins' states."""
     if isinstance(value, Array):
         _, shape, dtype, fortran, data = value.state
         return _array(shape, dtype, data, "F" if fortran else "C")
@@ -106,14 +142,23 @@ class _Restricted(pickle.Unpickler):
 
 
 def read_pickle(path, what, admitted=NUMPY):
-    """The object in a pickle that needs only `admitted`: {(module, name): what stands for it}. Else InputError."""
+    """The object in a pickle that needs only `admitted`: {(module, name): what stands for it}.
+    Else InputError."""
     data = read_bytes(path, what)
     try:
         return built(_Restricted(data, admitted).load())
     except pickle.UnpicklingError as error:
         if any(word in str(error) for word in ("asks for", "reconstructs", "holds an array of")):
-            raise InputError(f"{path}: refused: this pickle {error}, which {what} does not need; do not trust this file, "
-                             "get it from its owners again") from None  # fmt: skip
-        raise InputError(f"{path}: expected {what}, the pickle is broken ({error}); copy it again") from None
+            raise InputError(
+                f"{path}: refused: this pickle {error}, which {what} does not need; do not "
+                "trust this file, "
+                "get it from its owners again"
+            ) from None
+        raise InputError(
+            f"{path}: expected {what}, the pickle is broken ({error}); copy it again"
+        ) from None
     except (Exception, MemoryError) as error:  # a damaged pickle can raise anything
-        raise InputError(f"{path}: expected {what}, the pickle is broken ({type(error).__name__}: {error}); copy it again") from None
+        raise InputError(
+            f"{path}: expected {what}, the pickle is broken ({type(error).__name__}: {error}); "
+            "copy it again"
+        ) from None

@@ -40,13 +40,21 @@ def reasonable_margin(margin):
 
 
 def new_file(path, suffix, *inputs):
-    """Refuses an output file of another kind, a folder, or one that is read as well or lies in a folder that is read."""
+    """Refuses an output file of another kind, a folder, or one that is read as well or lies in a
+    folder that is read."""
     path = Path(path)
     if path.suffix != suffix or path.is_dir():
-        raise InputError(f"--out {path}: expected the name of a file that ends in {suffix}{', this is a folder' if path.is_dir() else ''}")
+        raise InputError(
+            f"--out {path}: expected the name of a file that ends in "
+            f"{suffix}{', this is a folder' if path.is_dir() else ''}"
+        )
     for source in map(Path, inputs):
-        if path.resolve() == source.resolve() or (source.is_dir() and source.resolve() in path.resolve().parents):
-            raise InputError(f"--out {path}: is among what this command reads ({source}); choose another name")
+        if path.resolve() == source.resolve() or (
+            source.is_dir() and source.resolve() in path.resolve().parents
+        ):
+            raise InputError(
+                f"--out {path}: is among what this command reads ({source}); choose another name"
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -61,22 +69,32 @@ def _expect(config, names, holds, what):
             raise InputError(f"--{name.replace('_', '-')}: expected {what}, got {value!r}")
 
 
-def fetch(packed, indices, px, device, modalities=("rgb",), augmentation=NONE, generator=None, turns=None):
-    """Network inputs (see augment.network_inputs) of the packed samples `indices`, on the device."""
+def fetch(
+    packed, indices, px, device, modalities=("rgb",), augmentation=NONE, generator=None, turns=None
+):
+    """Network inputs (see augment.network_inputs) of the packed samples `indices`, on the
+    device."""
     rows = np.asarray(indices)
     if isinstance(packed, Joined):
         return fetch_joined(packed, rows, px, device, modalities, augmentation, generator, turns)
-    pick = lambda name: torch.from_numpy(getattr(packed, name)[rows]).to(device)
+
+    def pick(name):
+        return torch.from_numpy(getattr(packed, name)[rows]).to(device)
+
     if missing := [m for m in modalities if getattr(packed, m) is None]:
         raise InputError(
-            f"{packed.folder}: has no {missing[0]}; this stage needs a packed set with {' and '.join(modalities)}"
+            f"{packed.folder}: has no {missing[0]}; this stage needs a packed set with "
+            f"{' and '.join(modalities)}"
         )
     pictures = [pick(m) if m in modalities else None for m in ("rgb", "depth")]
-    return network_inputs(*pictures, pick("joints_mm"), pick("K"), packed.meta, px, augmentation, generator, turns)
+    return network_inputs(
+        *pictures, pick("joints_mm"), pick("K"), packed.meta, px, augmentation, generator, turns
+    )
 
 
 def fetch_joined(joined, rows, *settings):
-    """fetch of a Joined set: the first part's samples, then the second's, their joints in the first one's convention."""
+    """fetch of a Joined set: the first part's samples, then the second's, their joints in the
+    first one's convention."""
     first, second = joined.parts
     own, other = rows[rows < len(first)], rows[rows >= len(first)] - len(first)
     if not len(other):
@@ -91,15 +109,22 @@ def together(a, b):
 
 
 def conversion(source, packed):
-    """Joints of the source's annotators to those of the target's: (21, 21), see skeleton.retarget_matrix."""
-    return torch.from_numpy(retarget_matrix(source.meta["bone_lengths"], packed.meta["bone_lengths"])).float()
+    """Joints of the source's annotators to those of the target's: (21, 21), see
+    skeleton.retarget_matrix."""
+    return torch.from_numpy(
+        retarget_matrix(source.meta["bone_lengths"], packed.meta["bone_lengths"])
+    ).float()
 
 
 def converted(batch, matrix):
-    """The batch with its joints in another convention, and their places on the picture likewise (as under a weak perspective)."""
+    """The batch with its joints in another convention, and their places on the picture likewise
+    (as under a weak perspective)."""
     matrix = matrix.to(batch["joints"].device)
     wrist = batch["uv"][:, WRIST : WRIST + 1]
-    return batch | {"joints": torch.einsum("ij,bjk->bik", matrix, batch["joints"]), "uv": wrist + torch.einsum("ij,bjk->bik", matrix, batch["uv"] - wrist)}
+    return batch | {
+        "joints": torch.einsum("ij,bjk->bik", matrix, batch["joints"]),
+        "uv": wrist + torch.einsum("ij,bjk->bik", matrix, batch["uv"] - wrist),
+    }
 
 
 UNIT_MM = 10.0
@@ -107,16 +132,19 @@ LOSS_UNIT = "cm^2 of the set's mean hand"
 
 
 def labels(batch):
-    """What loss_cm compares with: (B, 21, 5), joints in bone units and their places on the picture."""
+    """What loss_cm compares with: (B, 21, 5), joints in bone units and their places on the
+    picture."""
     return torch.cat([batch["joints"], batch["uv"]], 2)
 
 
 def loss_cm(packed, heatmap_weight):
-    """Eq. 1 in cm^2 of the set's mean hand: predictions and targets are in bone units, one bone is `bone_mm` long.
-    Predictions that carry heatmaps get heatmap_weight times their cross-entropy on top (not in the paper).
+    """Eq. 1 in cm^2 of the set's mean hand: predictions and targets are in bone units, one bone is
+    `bone_mm` long. Predictions that carry heatmaps get heatmap_weight times their cross-entropy
+    on top (not in the paper).
 
-    The paper does not state its unit. In cm^2 the three terms of G are of one size with the paper's lambda; in mm^2
-    L_DIST would be a hundredth of G, and the inner SGD step would diverge.
+    The paper does not state its unit. In cm^2 the three terms of G are of one size with the
+    paper's lambda; in mm^2 L_DIST would be a hundredth of G, and the inner SGD step would
+    diverge.
     """
     bone = packed.meta["bone_mm"] / UNIT_MM
 
@@ -143,34 +171,47 @@ def block(packed, frames):
     """(first, last) of the frames to use; all when None."""
     first, last = frames or (0, len(packed))
     if not 0 <= first < last <= len(packed):
-        raise InputError(f"frames {first} to {last}: expected a range inside the {len(packed)} of {packed.folder}")
+        raise InputError(
+            f"frames {first} to {last}: expected a range inside the {len(packed)} of "
+            f"{packed.folder}"
+        )
     return first, last
 
 
 def training_batches(run, config, packed, state, fabric, modalities=("rgb",), px=None, frames=None):
-    """Yields (step, total, batch, log) for all epochs. Sample order and augmentation follow from (seed, step) alone."""
+    """Yields (step, total, batch, log) for all epochs. Sample order and augmentation follow from
+    (seed, step) alone."""
     first, last = block(packed, frames)
     count = last - first
     batch = min(config.batch, count)
     total = config.epochs * (count // batch)
     for step, log in run.steps(total, state, batch):
         rows = (
-            first + engine.batch_indices(config.seed, step, count, batch, fabric.global_rank, fabric.world_size).numpy()
+            first
+            + engine.batch_indices(
+                config.seed, step, count, batch, fabric.global_rank, fabric.world_size
+            ).numpy()
         )
-        draws = engine.generator("augment", config.seed, step, fabric.global_rank, device=fabric.device)
+        draws = engine.generator(
+            "augment", config.seed, step, fabric.global_rank, device=fabric.device
+        )
         yield (
             step,
             total,
-            fetch(packed, rows, px or config.px, fabric.device, modalities, config.augmentation, draws),
+            fetch(
+                packed, rows, px or config.px, fabric.device, modalities, config.augmentation, draws
+            ),
             log,
         )
 
 
 @torch.no_grad()
 def predict(model, packed, px, fabric, modality="rgb", frames=None, turns_deg=(0.0,), batch=128):
-    """Predictions (N, 21, 3) in bone units, targets (N, 21, 3) and scales (N,), CPU, in the order of the frames.
+    """Predictions (N, 21, 3) in bone units, targets (N, 21, 3) and scales (N,), CPU, in the order
+    of the frames.
 
-    A prediction is the mean over pictures turned in their plane by turns_deg, each turned back; (0,) is the paper's.
+    A prediction is the mean over pictures turned in their plane by turns_deg, each turned back;
+    (0,) is the paper's.
     """
     model.eval()
     first, last = block(packed, frames)
@@ -191,7 +232,8 @@ def predict(model, packed, px, fabric, modality="rgb", frames=None, turns_deg=(0
 
 
 def score(prediction, target, scale_mm):
-    """The metrics of metrics.PoseMetrics for whole arrays, which `predict` has gathered from all processes already."""
+    """The metrics of metrics.PoseMetrics for whole arrays, which `predict` has gathered from all
+    processes already."""
     metrics = PoseMetrics()
     metrics.update(prediction, target, scale_mm)
     return metrics.compute()
@@ -208,7 +250,8 @@ def channels_last(x):
 
 
 def mean_pose(train, test, folder):
-    """The score of the mean training pose as every prediction; the floor that any network must beat."""
+    """The score of the mean training pose as every prediction; the floor that any network must
+    beat."""
 
     def targets(packed):
         joints = torch.from_numpy(np.array(packed.joints_mm))
@@ -221,19 +264,44 @@ def mean_pose(train, test, folder):
     return score(predicted, target, scale)
 
 
-# ---- model cards ------------------------------------------------------------------------------------------------
-ABOUT_STUDENT = ("Estimates 21 joints of a hand from one RGB crop, wrist-relative, in units of the bone |middle MCP - middle PIP|. Trained with depth as the "
-         "superior modality where the settings below say so. Left hands are to be mirrored first. Its errors are those of its test set alone.")  # fmt: skip
+# ---- model cards ---------------------------------------------------------------------------------
+ABOUT_STUDENT = (
+    "Estimates 21 joints of a hand from one RGB crop, wrist-relative, in units of the bone "
+    "|middle MCP - middle PIP|. Trained with depth as the "
+    "superior modality where the settings below say so. Left hands are to be mirrored first. "
+    "Its errors are those of its test set alone."
+)
 
 
 def card_facts(settings, result):
     """What a student's model card tells: its training's settings and its test."""
-    told = ("data", "extra", "test", "start", "prior", "sigma", "exponent", "centre", "teacher", "epochs", "batch", "lr", "schedule", "seed")
-    score = {"EPE, mm": f"{result['epe_mm']:.2f}", "AUC 20-50": f"{result['auc_20_50']:.3f}", "test samples": result["samples"]}
+    told = (
+        "data",
+        "extra",
+        "test",
+        "start",
+        "prior",
+        "sigma",
+        "exponent",
+        "centre",
+        "teacher",
+        "epochs",
+        "batch",
+        "lr",
+        "schedule",
+        "seed",
+    )
+    score = {
+        "EPE, mm": f"{result['epe_mm']:.2f}",
+        "AUC 20-50": f"{result['auc_20_50']:.3f}",
+        "test samples": result["samples"],
+    }
     return score | {k: settings[k] for k in told if settings.get(k)}
 
 
 def finish_student(run, config, result, title):
     """Writes the stage's result and, beside its student, a model card."""
-    write_card(run.folder / "README.md", title, card_facts(engine.plain(config), result), ABOUT_STUDENT)
+    write_card(
+        run.folder / "README.md", title, card_facts(engine.plain(config), result), ABOUT_STUDENT
+    )
     return run.finish(result)

@@ -1,5 +1,6 @@
-"""`cmkg data`: datasets on disk. inspect draws them, verify looks at every file and field, pack writes what training
-reads, info tells what a packed set holds, make writes made data in a dataset's layout."""
+"""`cmkg data`: datasets on disk. inspect draws them, verify looks at every file and field, pack
+writes what training reads, info tells what a packed set holds, make writes made data in a
+dataset's layout."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,8 @@ class Which:
     root: str
     """Its folder."""
     split: str = ""
-    """RHD: training, evaluation. STB: train, test. FreiHAND: train, test, evaluation. Real hands: train, test, all. Empty = the first."""
+    """RHD: training, evaluation. STB: train, test. FreiHAND: train, test, evaluation. Real
+    hands: train, test, all. Empty = the first."""
     domain: str = "gs"
     """FreiHAND: gs, hom, sample or auto."""
     camera: str = "BB_left"
@@ -123,7 +125,10 @@ class Make:
 
 
 COMMANDS = {
-    "inspect": (Inspect, "Draw a contact sheet: pictures with projected skeletons, crops, depth; and the counts."),
+    "inspect": (
+        Inspect,
+        "Draw a contact sheet: pictures with projected skeletons, crops, depth; and the counts.",
+    ),
     "verify": (Verify, "Look at every file and field; list all that is wrong."),
     "pack": (Pack, "Write the packed set that training reads; goes on where a killed one stopped."),
     "merge": (Merge, "One packed set of its shards."),
@@ -133,10 +138,12 @@ COMMANDS = {
 
 
 def run(config):
-    {Inspect: inspect, Verify: verify, Pack: pack, Merge: merge, Info: info, Make: make}[type(config)](config)
+    {Inspect: inspect, Verify: verify, Pack: pack, Merge: merge, Info: info, Make: make}[
+        type(config)
+    ](config)
 
 
-# ---- inspect ----------------------------------------------------------------------------------------------------
+# ---- inspect -------------------------------------------------------------------------------------
 def inspect(config):
     from ..report import plots
 
@@ -152,20 +159,27 @@ def inspect(config):
 
 
 def pictures(dataset, i, plots):
-    """{label: picture} of one sample: as it is on disk, as it is packed, and what is for inspection alone."""
+    """{label: picture} of one sample: as it is on disk, as it is packed, and what is for
+    inspection alone."""
     frame, sample = dataset.frame(i), dataset.samples([i])[0]
-    shown = {"on disk": plots.skeleton_picture(frame.rgb, frame.K, frame.joints_mm),
-             "packed": plots.skeleton_picture(sample.rgb, sample.K, sample.joints_mm)}  # fmt: skip
+    shown = {
+        "on disk": plots.skeleton_picture(frame.rgb, frame.K, frame.joints_mm),
+        "packed": plots.skeleton_picture(sample.rgb, sample.K, sample.joints_mm),
+    }
     if sample.depth is not None:
         shown["depth"] = plots.depth_picture(sample.depth, sample.joints_mm[0, 2])
     if isinstance(dataset, Stb) and dataset.camera == "SK_color":
-        shown["SK_depth\n(inspection)"] = plots.depth_picture(dataset.depth(i), frame.joints_mm[0, 2])
+        shown["SK_depth\n(inspection)"] = plots.depth_picture(
+            dataset.depth(i), frame.joints_mm[0, 2]
+        )
     if isinstance(dataset, Stb) and dataset.camera != "SK_color":
-        shown["other eye\n(inspection)"] = dataset.color(i, {"BB_left": "BB_right", "BB_right": "BB_left"}[dataset.camera])
+        shown["other eye\n(inspection)"] = dataset.color(
+            i, {"BB_left": "BB_right", "BB_right": "BB_left"}[dataset.camera]
+        )
     return shown
 
 
-# ---- verify -----------------------------------------------------------------------------------------------------
+# ---- verify --------------------------------------------------------------------------------------
 def findings(checks):
     """What the checks find: each returns sentences, or raises one."""
     found = []
@@ -193,7 +207,11 @@ def verify(config):
     found += findings(dataset.file_checks())
     jobs = [(dataset, first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
     workers = config.workers or engine.cores()
-    results = engine.process_map(check_items, jobs, workers) if len(jobs) > 2 and workers > 1 else (check_items(*job) for job in jobs)
+    results = (
+        engine.process_map(check_items, jobs, workers)
+        if len(jobs) > 2 and workers > 1
+        else (check_items(*job) for job in jobs)
+    )
     with engine.Bar("verify", len(jobs), per_step=CHUNK) as advance:
         for more in results:
             found += more
@@ -202,15 +220,24 @@ def verify(config):
     for sentence in found:
         print(sentence)
     if found:
-        raise InputError(f"{config.which.root}: {len(found)} finding(s) in {count} samples, listed above")
+        raise InputError(
+            f"{config.which.root}: {len(found)} finding(s) in {count} samples, listed above"
+        )
     print(f"{config.which.root}: {count} samples, every file and field is as expected")
 
 
-# ---- pack, info, make -------------------------------------------------------------------------------------------
+# ---- pack, info, make ----------------------------------------------------------------------------
 def pack(config):
     dataset = opened(config.which)
-    written = packed.pack(packed.Shard(dataset, config.shard) if config.shard else dataset, config.out, config.workers or None)
-    print(f"{config.out}: {len(written)} samples, middle bone {written.meta['bone_mm']:.1f} mm on average")
+    written = packed.pack(
+        packed.Shard(dataset, config.shard) if config.shard else dataset,
+        config.out,
+        config.workers or None,
+    )
+    print(
+        f"{config.out}: {len(written)} samples, middle bone {written.meta['bone_mm']:.1f} mm "
+        "on average"
+    )
 
 
 def merge(config):
@@ -230,4 +257,7 @@ def info(config):
 
 def make(config):
     counts = made.make(config.dataset, config.root, config.count, config.seed)
-    print(f"{config.root}: made data in the layout of {config.dataset}, {', '.join(f'{k} {v}' for k, v in counts.items())}")
+    print(
+        f"{config.root}: made data in the layout of {config.dataset}, "
+        f"{', '.join(f'{k} {v}' for k, v in counts.items())}"
+    )

@@ -1,4 +1,5 @@
-"""`cmkg lookalikes`: rendered hands in the poses, views, backgrounds and convention of a target, to train beside it."""
+"""`cmkg lookalikes`: rendered hands in the poses, views, backgrounds and convention of a target,
+to train beside it."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ class LookAlike:
     data: str = "data/target"
     """The target's packed training set: pictures and joints, no depth."""
     out: str = "data/lookalikes"
-    """Folder of the packed look-alikes; the fit to the target's joints is written beside it, with its pictures."""
+    """Folder of the packed look-alikes; the fit to the target's joints is written beside it,
+    with its pictures."""
     count: int = 6000
     frames: tuple[int, int] | None = None
     """Only these frames [first, last) of `data` are looked at; None = all."""
@@ -42,7 +44,10 @@ class LookAlike:
         from_zero(self, "jitter_deg", "turn_deg", "seed", "workers")
         for name in ("mixed", "free", "own_background"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"--{name.replace('_', '-')}: expected a share from 0 to 1, got {getattr(self, name)}")
+                raise InputError(
+                    f"--{name.replace('_', '-')}: expected a share from 0 to 1, got "
+                    f"{getattr(self, name)}"
+                )
 
 
 def run(config: LookAlike):
@@ -51,8 +56,17 @@ def run(config: LookAlike):
     path = Path(f"{config.out}-fit.npz")
     if not path.exists():
         engine.on_first_rank(lambda: lay(packed.joints_mm[first:last], path))
-    settings = {n: v for n, v in asdict(config).items() if n not in ("data", "out", "workers", "frames")}
-    hands = LookAlikes(config.data, str(path), frames=(first, last), px=packed.meta["arrays"]["rgb"][0][1], margin=packed.meta["margin"], **settings)
+    settings = {
+        n: v for n, v in asdict(config).items() if n not in ("data", "out", "workers", "frames")
+    }
+    hands = LookAlikes(
+        config.data,
+        str(path),
+        frames=(first, last),
+        px=packed.meta["arrays"]["rgb"][0][1],
+        margin=packed.meta["margin"],
+        **settings,
+    )
     return pack(hands, config.out, config.workers or None)
 
 
@@ -60,5 +74,8 @@ def lay(joints_mm, path):
     """Lays the open hand into the joints and writes the fit."""
     path.parent.mkdir(parents=True, exist_ok=True)
     found = fit(anny_hand(), joints_mm)
-    engine.say(f"the hand in {len(joints_mm)} frames: {found.residual_mm.mean():.1f} mm from the joints on average")
+    engine.say(
+        f"the hand in {len(joints_mm)} frames: {found.residual_mm.mean():.1f} mm from the "
+        "joints on average"
+    )
     engine.write_arrays(path, **vars(found))

@@ -1,4 +1,5 @@
-"""`cmkg preflight`: a short run on packed sets that says whether distilling, transfer and the prior are likely to help."""
+"""`cmkg preflight`: a short run on packed sets that says whether distilling, transfer and the
+prior are likely to help."""
 
 from dataclasses import dataclass
 
@@ -12,7 +13,16 @@ from ..hands.metrics import errors_mm
 from ..hands.model import Head, pose_net
 from ..preflight import preflight, told
 from ..training import Fields
-from .common import at_least_one, channels_last, conversion, converted, fetch, labels, loss_cm, positive
+from .common import (
+    at_least_one,
+    channels_last,
+    conversion,
+    converted,
+    fetch,
+    labels,
+    loss_cm,
+    positive,
+)
 
 
 @dataclass(frozen=True)
@@ -41,10 +51,17 @@ class Preflight:
 
 
 class Batches:
-    """A packed set as an iterable of batches: {"rgb", "depth" when there is one, "y"}, evenly over the set."""
+    """A packed set as an iterable of batches: {"rgb", "depth" when there is one, "y"}, evenly
+    over the set."""
 
     def __init__(self, packed, config, most, matrix=None, augmentation=None):
-        self.packed, self.config, self.matrix, self.augmentation, self.passes = packed, config, matrix, augmentation, 0
+        self.packed, self.config, self.matrix, self.augmentation, self.passes = (
+            packed,
+            config,
+            matrix,
+            augmentation,
+            0,
+        )
         self.rows = torch.linspace(0, len(packed) - 1, min(most, len(packed))).round().long()
 
     def __len__(self):
@@ -67,18 +84,46 @@ def run(config: Preflight):
     if run.result:
         print(run.result["text"])
         return run.result
-    source, test, target, target_test = (Packed(getattr(config, n)) for n in ("source", "source_test", "target", "target_test"))
+    source, test, target, target_test = (
+        Packed(getattr(config, n)) for n in ("source", "source_test", "target", "target_test")
+    )
     if config.epochs * (min(config.samples, len(source)) // config.batch) < 2:
-        raise InputError(f"--samples, --epochs, --batch: expected at least two steps, got {config.epochs} epochs of {min(config.samples, len(source))} samples "
-                         f"in batches of {config.batch}")  # fmt: skip
-    to_target, mild = conversion(source, target), Augmentation(15, 0.03, 0.05, 0.15, 0, 0)  # one convention: the target's
-    data = (Batches(source, config, config.samples, to_target, mild), Batches(test, config, 500, to_target),
-            Batches(target, config, config.samples, None, mild), Batches(target_test, config, 500))  # fmt: skip
-    net = lambda channels: pose_net(config.backbone, config.width, channels, config.seed, config.head, 2)
+        raise InputError(
+            f"--samples, --epochs, --batch: expected at least two steps, got {config.epochs} "
+            f"epochs of {min(config.samples, len(source))} samples "
+            f"in batches of {config.batch}"
+        )
+    # one convention: the target's
+    to_target, mild = conversion(source, target), Augmentation(15, 0.03, 0.05, 0.15, 0, 0)
+    data = (
+        Batches(source, config, config.samples, to_target, mild),
+        Batches(test, config, 500, to_target),
+        Batches(target, config, config.samples, None, mild),
+        Batches(target_test, config, 500),
+    )
+
+    def net(channels):
+        return pose_net(config.backbone, config.width, channels, config.seed, config.head, 2)
+
     bone = torch.tensor(target.meta["bone_mm"])
-    error = lambda prediction, y: errors_mm(prediction[..., :3].float(), y[..., :3], bone.expand(len(y)).to(y)).mean()
-    report = preflight(lambda: net(3), lambda: net(1), *data, loss_cm(target, 100.0), error, fields=Fields("rgb", "depth", "y"),
-                       epochs=config.epochs, lr=config.lr, alpha=5e-5, beta=1e-3, sigmas=config.sigmas, attention_weight=1e3)  # fmt: skip
+
+    def error(prediction, y):
+        return errors_mm(prediction[..., :3].float(), y[..., :3], bone.expand(len(y)).to(y)).mean()
+
+    report = preflight(
+        lambda: net(3),
+        lambda: net(1),
+        *data,
+        loss_cm(target, 100.0),
+        error,
+        fields=Fields("rgb", "depth", "y"),
+        epochs=config.epochs,
+        lr=config.lr,
+        alpha=5e-5,
+        beta=1e-3,
+        sigmas=config.sigmas,
+        attention_weight=1e3,
+    )
     text = told(report)
     print(text)
     return run.finish(report | {"text": text})

@@ -62,24 +62,41 @@ def info(config):
         if value not in (None, ""):
             print(f"{key:14} {value}")
     noise = prior.signal_to_noise() if prior.variance else {}
-    print(f"\n{'layer':44}{'10 %':>11}{'median':>11}{'90 %':>11}" + (f"{'phi / noise':>13}" if noise else ""))
+    print(
+        f"\n{'layer':44}{'10 %':>11}{'median':>11}{'90 %':>11}"
+        + (f"{'phi / noise':>13}" if noise else "")
+    )
     for name, q in prior.quantiles().items():
-        print(f"{name:44}{q['q10']:11.2e}{q['median']:11.2e}{q['q90']:11.2e}" + (f"{noise[name]:13.1f}" if noise else ""))
+        print(
+            f"{name:44}{q['q10']:11.2e}{q['median']:11.2e}{q['q90']:11.2e}"
+            + (f"{noise[name]:13.1f}" if noise else "")
+        )
 
 
 def compare(config):
     a, b = Prior.load(config.file), Prior.load(config.other)
     shared = [n for n in a.phi if n in b.phi and a.phi[n].shape == b.phi[n].shape]
     if not shared:
-        raise InputError(f"{config.file} and {config.other} have no layer of the same name and shape: they belong to different networks")
+        raise InputError(
+            f"{config.file} and {config.other} have no layer of the same name and shape: they "
+            "belong to different networks"
+        )
     if a.manifest.get("fingerprint") != b.manifest.get("fingerprint"):
         print("learned from different initialisations: weights of the same name do not correspond")
     if apart := sorted((a.phi.keys() | b.phi.keys()) - set(shared)):
-        print(f"not compared, as one of the two has no such layer or another shape: {len(apart)}, e.g. {apart[0]}")
+        print(
+            "not compared, as one of the two has no such layer or another shape: "
+            f"{len(apart)}, e.g. {apart[0]}"
+        )
     print(f"{'layer':44}{'correlation':>13}{'same sign':>11}{'rms ratio':>11}")
     for name in [*shared, "all"]:
-        x, y = (torch.cat([q.phi[n].flatten().double() for n in (shared if name == "all" else [name])]) for q in (a, b))
-        print(f"{name:44}{correlation(x, y):13.3f}{float((x.sign() == y.sign()).double().mean()):11.1%}{float((y.square().mean() / x.square().mean().clamp_min(1e-60)).sqrt()):11.3g}")
+        x, y = (
+            torch.cat([q.phi[n].flatten().double() for n in (shared if name == "all" else [name])])
+            for q in (a, b)
+        )
+        same_sign = float((x.sign() == y.sign()).double().mean())
+        ratio = float((y.square().mean() / x.square().mean().clamp_min(1e-60)).sqrt())
+        print(f"{name:44}{correlation(x, y):13.3f}{same_sign:11.1%}{ratio:11.3g}")
 
 
 def correlation(x, y):
@@ -95,7 +112,10 @@ def merge(config):
     new_file(config.out, ".safetensors", *config.files)
     whole = merged([Prior.load(f) for f in config.files], config.how)
     whole.save(config.out)
-    print(f"{config.out}: {len(config.files)} priors merged by {config.how}, rms of phi {whole.rms():.3g}")
+    print(
+        f"{config.out}: {len(config.files)} priors merged by {config.how}, rms of phi "
+        f"{whole.rms():.3g}"
+    )
 
 
 def plot(config):

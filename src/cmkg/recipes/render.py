@@ -23,9 +23,11 @@ class Render:
     views_deg: float = 180.0
     """Largest angle between palm and camera; 180 shows both faces of the hand."""
     wide: bool = False
-    """Hands turned by any angle in the picture's plane, half of them gestures: fingers stretched or shut, the thumb anywhere."""
+    """Hands turned by any angle in the picture's plane, half of them gestures: fingers stretched
+    or shut, the thumb anywhere."""
     sequences: int = 0
-    """0: independent hands with depth. Else STB-like RGB: one person, one camera, this many smooth sequences."""
+    """0: independent hands with depth. Else STB-like RGB: one person, one camera, this many
+    smooth sequences."""
     sequence_offset: int = 0
     frames: int = 500
     """Frames in a sequence."""
@@ -35,7 +37,8 @@ class Render:
     mano: str = ""
     """MANO_RIGHT.pkl, or its folder; empty = the open hand that ships with cmkg."""
     textures: str = ""
-    """A folder of scans registered to the hand (*.ply with coloured vertices); empty = procedural skin."""
+    """A folder of scans registered to the hand (*.ply with coloured vertices); empty =
+    procedural skin."""
     workers: int = 0
     """Processes; 0 = one a core."""
     shard: str = ""
@@ -48,12 +51,17 @@ class Render:
         if self.px > 1024 or self.px % 2:
             raise InputError(f"--px: expected an even number up to 1024, got {self.px}")
         if self.wide and (self.sequences or self.mano):
-            raise InputError("--wide: is for independent scenes of the hand that ships with cmkg; leave --sequences and --mano out")
+            raise InputError(
+                "--wide: is for independent scenes of the hand that ships with cmkg; leave "
+                "--sequences and --mano out"
+            )
 
 
 def run(config: Render):
     hands = dataset(config)
-    return pack(Shard(hands, config.shard) if config.shard else hands, config.out, config.workers or None)
+    return pack(
+        Shard(hands, config.shard) if config.shard else hands, config.out, config.workers or None
+    )
 
 
 def dataset(config):

@@ -27,10 +27,14 @@ def run(config: Report):
         study.write(out)
         engine.say(f"{out}/study.md, study.svg and study.json are written")
     elif (out / "cells.json").exists():
-        study.write_cells(out, [cell["target"] for cell in engine.read_json(out / "cells.json")["cells"]])
+        study.write_cells(
+            out, [cell["target"] for cell in engine.read_json(out / "cells.json")["cells"]]
+        )
         engine.say(f"{out}/cells.md and cells.json are written")
     elif (out / "curves").exists():
         study.write_regime(out)
         engine.say(f"{out}/regime.md and regime.json are written")
     else:
-        raise InputError(f"{out}: expected the folder of a `cmkg run` that has rows to report, found none")
+        raise InputError(
+            f"{out}: expected the folder of a `cmkg run` that has rows to report, found none"
+        )

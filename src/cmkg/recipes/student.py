@@ -1,4 +1,5 @@
-"""`cmkg student`: f(x; theta) on the source's RGB, with L_REG (Eq. 1). Keeps theta_0, where every target row starts."""
+"""`cmkg student`: f(x; theta) on the source's RGB, with L_REG (Eq. 1). Keeps theta_0, where
+every target row starts."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -29,7 +30,8 @@ from .common import (
 class Student:
     data: str = "data/source"
     extra: str = ""
-    """Packed set mixed into `data`, its joints in the convention of `data`: the paper's synthetic augmentation."""
+    """Packed set mixed into `data`, its joints in the convention of `data`: the paper's
+    synthetic augmentation."""
     test: str = "data/source-test"
     out: str = "runs/student"
     start: str = ""
@@ -37,7 +39,8 @@ class Student:
     backbone: str = "resnet18"
     width: float = 1.0
     head: Head = "pooled"
-    """pooled: the paper's. integral: heatmaps, their centres of mass, the depth there; far better after short training."""
+    """pooled: the paper's. integral: heatmaps, their centres of mass, the depth there; far
+    better after short training."""
     stem_stride: Literal[2, 4] = 4
     """4 is ResNet's own; 2 for pictures of 64 px."""
     heatmap_weight: float = 100.0
@@ -60,7 +63,11 @@ def run(config: Student):
     run = engine.Run(config.out, config)
     if run.result:
         return run.result
-    fabric, packed, test = engine.launch(config.precision), opened(config.data, config.extra), Packed(config.test)
+    fabric, packed, test = (
+        engine.launch(config.precision),
+        opened(config.data, config.extra),
+        Packed(config.test),
+    )
     model = pose_net(config.backbone, config.width, 3, config.seed, config.head, config.stem_stride)
     if config.start:
         engine.load_weights(config.start, model)
@@ -72,8 +79,17 @@ def run(config: Student):
         run, config, packed, {"model": model, "optimizer": optimizer}, fabric
     ):
         set_lr(optimizer, config, step, total)
-        log(supervised_step(model, optimizer, channels_last(batch["rgb"]), labels(batch), loss,
-                            context=fabric.autocast, average=engine.averaged(fabric)))  # fmt: skip
+        log(
+            supervised_step(
+                model,
+                optimizer,
+                channels_last(batch["rgb"]),
+                labels(batch),
+                loss,
+                context=fabric.autocast,
+                average=engine.averaged(fabric),
+            )
+        )
     engine.save_weights(run.folder / "student.safetensors", model)
     predicted = predict(model, test, config.px, fabric)
     save_predictions(run.folder / "predictions.npz", *predicted)

@@ -1,4 +1,5 @@
-"""`cmkg target`: the student on a target without depth, on F = L_REG + R(theta; phi) (Eq. 9, Algorithm 2)."""
+"""`cmkg target`: the student on a target without depth, on F = L_REG + R(theta; phi) (Eq. 9,
+Algorithm 2)."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -50,7 +51,8 @@ class Target:
     prior: str = ""
     """A prior's file; empty = phi_i = sigma for all weights (plain l1, l2; with centre L2-SP)."""
     sigma: float = 0.0
-    """With a prior: phi is scaled to this root mean square (its strength), 0 = as it was learned. Without: the constant, 0 = none."""
+    """With a prior: phi is scaled to this root mean square (its strength), 0 = as it was
+    learned. Without: the constant, 0 = none."""
     exponent: int = 2
     """p, for the constant; a prior's file has its own."""
     centre: str = ""
@@ -60,12 +62,16 @@ class Target:
     layer_mean: bool = False
     """Control: each layer's phi replaced by its mean."""
     fresh: int = 0
-    """Control: a number gives theta_0 anew from that seed, which phi does not belong to; 0 = the student's."""
+    """Control: a number gives theta_0 anew from that seed, which phi does not belong to; 0 = the
+    student's."""
     alongside: str = ""
-    """A packed set: each batch is joined by as many of its samples, their labels in the target's bone convention."""
+    """A packed set: each batch is joined by as many of its samples, their labels in the target's
+    bone convention."""
     scale: Literal["frame", "set"] = "frame"
-    """The unit of the student's joints. frame: the protocol's, each frame's own annotated bone. set: the training frames' mean bone, for a
-    target of one person: an annotator's bone varies from frame to frame (by 9 % on the real hands). The test frames' bones are then not used."""
+    """The unit of the student's joints. frame: the protocol's, each frame's own annotated bone.
+    set: the training frames' mean bone, for a target of one person: an annotator's bone
+    varies from frame to frame (by 9 % on the real hands). The test frames' bones are then not
+    used."""
     coupled: bool = True
     """True: R's gradient goes through Adam (the paper's F). False: decoupled decay (Eq. 16)."""
     frames: tuple[int, int] | None = None
@@ -91,7 +97,8 @@ class Target:
 
 
 def load_start(weights, student, source, packed):
-    """The network with `weights` (empty: theta_0); trained weights speak the target's bone convention.
+    """The network with `weights` (empty: theta_0); trained weights speak the target's bone
+    convention.
 
     The convention is a linear map on joints, the network's last step: no weight moves.
     """
@@ -105,7 +112,9 @@ def load_start(weights, student, source, packed):
 def joined(batch, config, other, matrix, step, px, fabric):
     """The batch, followed by as many samples of `other` with converted labels."""
     count = len(batch["joints"])
-    rows = engine.batch_indices(("source", config.seed), step, len(other), count, fabric.global_rank, fabric.world_size)
+    rows = engine.batch_indices(
+        ("source", config.seed), step, len(other), count, fabric.global_rank, fabric.world_size
+    )
     draws = engine.generator("source", config.seed, step, fabric.global_rank, device=fabric.device)
     more = fetch(other, rows.numpy(), px, fabric.device, ("rgb",), config.augmentation, draws)
     return together(batch, converted(more, matrix))
@@ -149,7 +158,14 @@ def run(config: Target):
     block(scored, config.validation)
     model, settings = load_start(config.start, config.student, config.source, packed)
     if config.fresh:
-        model = pose_net(settings["backbone"], settings["width"], 3, config.fresh, settings["head"], settings["stem_stride"])
+        model = pose_net(
+            settings["backbone"],
+            settings["width"],
+            3,
+            config.fresh,
+            settings["head"],
+            settings["stem_stride"],
+        )
     prior = regulariser(config, model, packed)
     prior = prior and prior.to(fabric.device)
     model, px = engine.placed(model, fabric), settings["px"]
@@ -159,26 +175,52 @@ def run(config: Target):
     bone_mm = mean_bone_mm(config, packed)
     other = Packed(config.alongside) if config.alongside else None
     matrix = conversion(other, packed) if other else None
-    for step, total, batch, log in training_batches(run, config, packed, state, fabric, px=px, frames=config.frames):
+    for step, total, batch, log in training_batches(
+        run, config, packed, state, fabric, px=px, frames=config.frames
+    ):
         set_lr(optimizer, config, step, total)
         if config.scale == "set":
             batch["joints"] = batch["joints"] * (batch["scale_mm"] / bone_mm)[:, None, None]
         if other:
             batch = joined(batch, config, other, matrix, step, px, fabric)
-        log(supervised_step(model, optimizer, channels_last(batch["rgb"]), labels(batch), loss, prior, config.coupled,
-                            fabric.autocast, engine.averaged(fabric)))  # fmt: skip
+        log(
+            supervised_step(
+                model,
+                optimizer,
+                channels_last(batch["rgb"]),
+                labels(batch),
+                loss,
+                prior,
+                config.coupled,
+                fabric.autocast,
+                engine.averaged(fabric),
+            )
+        )
     engine.save_weights(run.folder / "target.safetensors", model, theta_start=began)
-    predicted = predict(model, scored, px, fabric, frames=config.validation, turns_deg=config.turns_deg)
+    predicted = predict(
+        model, scored, px, fabric, frames=config.validation, turns_deg=config.turns_deg
+    )
     if config.scale == "set":
         joints, true, scale_mm = predicted
         predicted = joints * (bone_mm / scale_mm)[:, None, None], true, scale_mm
     save_predictions(run.folder / "predictions.npz", *predicted)
-    return finish_student(run, config, score(*predicted) | {"weights": histogram(model)}, "A hand student, trained on the target")
+    return finish_student(
+        run,
+        config,
+        score(*predicted) | {"weights": histogram(model)},
+        "A hand student, trained on the target",
+    )
 
 
 def histogram(model):
     """Counts of all convolution and linear weights (Fig. 5)."""
     edges = np.linspace(-0.3, 0.3, 121)
-    weights = torch.cat([t.detach().flatten().cpu() for t in model.parameters() if t.dim() >= 2]).numpy()
-    return {"edges": edges.round(4).tolist(), "counts": np.histogram(weights, edges)[0].tolist(),
-            "near_zero": float((np.abs(weights) < 1e-3).mean()), "rms": float(np.sqrt((weights**2).mean()))}  # fmt: skip
+    weights = torch.cat(
+        [t.detach().flatten().cpu() for t in model.parameters() if t.dim() >= 2]
+    ).numpy()
+    return {
+        "edges": edges.round(4).tolist(),
+        "counts": np.histogram(weights, edges)[0].tolist(),
+        "near_zero": float((np.abs(weights) < 1e-3).mean()),
+        "rms": float(np.sqrt((weights**2).mean())),
+    }

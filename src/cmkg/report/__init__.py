@@ -1,1 +1,2 @@
-"""Run folders -> results.json and one self-contained page. Reads what is on disk, computes no result."""
+"""Run folders -> results.json and one self-contained page. Reads what is on disk, computes no
+result."""

@@ -6,8 +6,11 @@ import numpy as np
 
 from ..engine import read_json
 
-UNTRAINED = {"mean-pose": "mean training pose", "untouched-student": "source student, untouched",
-             "untouched-distilled": "distilled student, untouched"}  # fmt: skip
+UNTRAINED = {
+    "mean-pose": "mean training pose",
+    "untouched-student": "source student, untouched",
+    "untouched-distilled": "distilled student, untouched",
+}
 
 
 def spread(values):
@@ -32,23 +35,43 @@ def target_row(out, row):
     results = [read_json(p) for p in seeds]
     whole = out / "target" / row["name"]
     tried = read_json(whole / "tried.json") if (whole / "tried.json").exists() else None
-    return {"name": row["name"], "label": row["label"], "trained": True,
-            "epe_mm": spread([r["epe_mm"] for r in results]), "auc_20_50": spread([r["auc_20_50"] for r in results]),
-            "pck": np.mean([r["pck"] for r in results], 0).tolist(), "per_joint_mm": np.mean([r["epe_per_joint_mm"] for r in results], 0).tolist(),
-            "weights": results[0]["weights"], "tried": tried, "seconds": sum(read_json(p)["seconds"] for p in whole.rglob("result.json"))}  # fmt: skip
+    return {
+        "name": row["name"],
+        "label": row["label"],
+        "trained": True,
+        "epe_mm": spread([r["epe_mm"] for r in results]),
+        "auc_20_50": spread([r["auc_20_50"] for r in results]),
+        "pck": np.mean([r["pck"] for r in results], 0).tolist(),
+        "per_joint_mm": np.mean([r["epe_per_joint_mm"] for r in results], 0).tolist(),
+        "weights": results[0]["weights"],
+        "tried": tried,
+        "seconds": sum(read_json(p)["seconds"] for p in whole.rglob("result.json")),
+    }
 
 
 def untrained_row(out, name):
     result = read_json(out / "target" / name / "result.json")
-    return {"name": name, "label": UNTRAINED[name], "trained": False, "epe_mm": spread([result["epe_mm"]]),
-            "auc_20_50": spread([result["auc_20_50"]]), "pck": result["pck"], "per_joint_mm": result["epe_per_joint_mm"], "tried": None}  # fmt: skip
+    return {
+        "name": name,
+        "label": UNTRAINED[name],
+        "trained": False,
+        "epe_mm": spread([result["epe_mm"]]),
+        "auc_20_50": spread([result["auc_20_50"]]),
+        "pck": result["pck"],
+        "per_joint_mm": result["epe_per_joint_mm"],
+        "tried": None,
+    }
 
 
 def collect(out):
     """Everything of one `cmkg run` folder."""
     out = Path(out)
     plan = read_json(out / "rows.json")
-    sessions = [s for f in ("", *plan["stages"]) for s in read_json(out / f / "environment.json")["sessions"]]
+    sessions = [
+        s
+        for f in ("", *plan["stages"])
+        for s in read_json(out / f / "environment.json")["sessions"]
+    ]
     hide_folders(plan["settings"], sessions)
     rows = [untrained_row(out, n) for n in UNTRAINED] + [target_row(out, r) for r in plan["rows"]]
     trained = [r for r in rows if r["trained"]]
@@ -67,14 +90,20 @@ def collect(out):
         "rows": rows,
         "best": best["name"],
         "source": [
-            {"name": s, "label": names[s], "epe_mm": sources[s]["epe_mm"], "auc_20_50": sources[s]["auc_20_50"]}
+            {
+                "name": s,
+                "label": names[s],
+                "epe_mm": sources[s]["epe_mm"],
+                "auc_20_50": sources[s]["auc_20_50"],
+            }
             for s in names
         ],
         "phi": {f"p = {p}": read_json(out / f"distill/prior_p{p}.json") for p in (1, 2)},
         "blocks": plan["blocks"],
         "settings": plan["settings"],
         "sessions": sorted(sessions, key=lambda s: s["started"]),
-        "seconds": {s: r["seconds"] for s, r in sources.items()} | {"target rows": sum(r["seconds"] for r in trained)},
+        "seconds": {s: r["seconds"] for s, r in sources.items()}
+        | {"target rows": sum(r["seconds"] for r in trained)},
         "counts": {
             n: read_json(out / f"data/{n}/meta.json")["holds"]["count"]
             for n in ("source", "source-test", "target", "target-test")
@@ -89,7 +118,8 @@ def hide_folders(settings, sessions):
         if Path(folder := settings.get(key, "")).is_absolute():
             settings[key] = Path(folder).name
             for session in sessions:
-                for written in (folder, folder.replace("'", "'\"'\"'")):  # the second is what quoting makes of it
+                # the second is what quoting makes of it
+                for written in (folder, folder.replace("'", "'\"'\"'")):
                     session["command"] = session["command"].replace(written, Path(folder).name)
 
 
@@ -99,5 +129,8 @@ def loss_shares(path):
 
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     last = lines[-max(len(lines) // 10, 1) :]
-    terms = {t: float(np.mean([line[t] for line in last])) for t in ("regression", "activation", "attention")}
+    terms = {
+        t: float(np.mean([line[t] for line in last]))
+        for t in ("regression", "activation", "attention")
+    }
     return {t: v / sum(terms.values()) for t, v in terms.items()}

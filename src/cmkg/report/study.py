@@ -9,11 +9,13 @@ from . import plots
 from .collect import hide_folders, target_row
 
 REFERENCES = {"l2": "tuned ℓ²", "fine-tune-distilled": "fine-tuning"}
-PLAIN = {"fine-tune-student": "plain fine-tuning"}  # where a study's rows are the ingredients of the best one
+# where a study's rows are the ingredients of the best one
+PLAIN = {"fine-tune-student": "plain fine-tuning"}
 
 
 def interval(values, draws=10_000, level=0.95):
-    """Percentile bootstrap of the mean: (low, high). With few seeds it is rough, and rather too narrow.
+    """Percentile bootstrap of the mean: (low, high). With few seeds it is rough, and rather too
+    narrow.
 
     >>> low, high = interval([1.0, 1.0, 1.0])
     >>> (float(low), float(high))
@@ -25,11 +27,19 @@ def interval(values, draws=10_000, level=0.95):
 
 
 def made_by(out):
-    """Commits, commands and machine of the sessions that wrote a folder; of the user's own folders the last part only."""
+    """Commits, commands and machine of the sessions that wrote a folder; of the user's own
+    folders the last part only."""
     sessions = engine.read_json(out / "environment.json")["sessions"]
     hide_folders(engine.read_json(out / "config.json"), sessions)
-    every = lambda key: list(dict.fromkeys(s[key] for s in sessions))
-    return {"commits": every("commit"), "commands": every("command"), "machine": sessions[-1]["machine"]}
+
+    def every(key):
+        return list(dict.fromkeys(s[key] for s in sessions))
+
+    return {
+        "commits": every("commit"),
+        "commands": every("command"),
+        "machine": sessions[-1]["machine"],
+    }
 
 
 def collect(out):
@@ -40,10 +50,16 @@ def collect(out):
     rows = [target_row(Path(r.get("home", out)), r) for r in plan["rows"] if r not in diverged]
     by_name = {r["name"]: np.array(r["epe_mm"]["values"]) for r in rows}
     for r in rows:
-        r["against"] = {ref: difference(by_name[r["name"]], by_name[ref]) for ref in references(by_name) if ref in by_name and ref != r["name"]}
+        r["against"] = {
+            ref: difference(by_name[r["name"]], by_name[ref])
+            for ref in references(by_name)
+            if ref in by_name and ref != r["name"]
+        }
         for bulky in ("weights", "pck", "per_joint_mm"):
             r.pop(bulky)
-    return {"rows": rows, "diverged": diverged} | {k: plan[k] for k in ("target", "epochs", "seeds", "tries", "base")}
+    return {"rows": rows, "diverged": diverged} | {
+        k: plan[k] for k in ("target", "epochs", "seeds", "tries", "base")
+    }
 
 
 def references(names):
@@ -52,21 +68,38 @@ def references(names):
 
 
 def difference(values, reference):
-    """Row minus reference, paired by seed: mean and interval in mm; below zero is better than the reference."""
+    """Row minus reference, paired by seed: mean and interval in mm; below zero is better than
+    the reference."""
     paired = values - reference
-    return {"mean": float(paired.mean()), "share": float(paired.mean() / reference.mean()), "interval": [float(x) for x in interval(paired)]}
+    return {
+        "mean": float(paired.mean()),
+        "share": float(paired.mean() / reference.mean()),
+        "interval": [float(x) for x in interval(paired)],
+    }
 
 
 def markdown(found):
     compared = references([r["name"] for r in found["rows"]])
     against = " | ".join(f"against {label}" for label in compared.values())
-    lines = [f"| row, {found['target']} | EPE, mm | σ | {against} |", f"| :-- | --: | --: |{' --: |' * len(compared)}"]
+    lines = [
+        f"| row, {found['target']} | EPE, mm | σ | {against} |",
+        f"| :-- | --: | --: |{' --: |' * len(compared)}",
+    ]
     for r in found["rows"]:
-        sigma = f"{r['tried']['chosen']:g}{'*' if r['tried']['at_the_edge'] else ''}" if r["tried"] else ""
+        sigma = (
+            f"{r['tried']['chosen']:g}{'*' if r['tried']['at_the_edge'] else ''}"
+            if r["tried"]
+            else ""
+        )
         sd = f" ± {r['epe_mm']['sd']:.2f}" if r["epe_mm"]["sd"] is not None else ""
         cells = [told(r["against"].get(ref)) for ref in compared]
-        lines.append(f"| {r['label']} | {r['epe_mm']['mean']:.2f}{sd} | {sigma} | {' | '.join(cells)} |")
-    lines += [f"| {r['label']} | diverged at every strength | |{' |' * len(compared)}" for r in found["diverged"]]
+        lines.append(
+            f"| {r['label']} | {r['epe_mm']['mean']:.2f}{sd} | {sigma} | {' | '.join(cells)} |"
+        )
+    lines += [
+        f"| {r['label']} | diverged at every strength | |{' |' * len(compared)}"
+        for r in found["diverged"]
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -77,23 +110,35 @@ def chart(studies):
 
 def told(d):
     share = f", {d['share']:+.0%}" if d and "share" in d else ""
-    return "" if d is None else f"{d['mean']:+.2f} [{d['interval'][0]:+.2f}, {d['interval'][1]:+.2f}]{share}"
+    return (
+        ""
+        if d is None
+        else f"{d['mean']:+.2f} [{d['interval'][0]:+.2f}, {d['interval'][1]:+.2f}]{share}"
+    )
 
 
 def write(out):
-    """Writes study.json, study.md and study.svg into the folder of a `cmkg run study`; returns what the first holds."""
+    """Writes study.json, study.md and study.svg into the folder of a `cmkg run study`; returns
+    what the first holds."""
     out = Path(out)
     found = collect(out) | made_by(out)
-    engine.write_atomically(out / "study.svg", lambda p: p.write_text(chart([found]), encoding="utf-8"))
+    engine.write_atomically(
+        out / "study.svg", lambda p: p.write_text(chart([found]), encoding="utf-8")
+    )
     engine.write_json(out / "study.json", found)
-    engine.write_atomically(out / "study.md", lambda p: p.write_text(markdown(found), encoding="utf-8"))
+    engine.write_atomically(
+        out / "study.md", lambda p: p.write_text(markdown(found), encoding="utf-8")
+    )
     return found
 
 
-# ---- several small studies side by side -------------------------------------------------------------------------
+# ---- several small studies side by side ----------------------------------------------------------
 def cells_markdown(found):
-    """A row a row, a column a small study: EPE in mm over seeds, and the strength that was chosen."""
-    labels = {r["name"]: r["label"] for cell in found["cells"] for r in [*cell["rows"], *cell["diverged"]]}
+    """A row a row, a column a small study: EPE in mm over seeds, and the strength that was
+    chosen."""
+    labels = {
+        r["name"]: r["label"] for cell in found["cells"] for r in [*cell["rows"], *cell["diverged"]]
+    }
     names = [c["target"] for c in found["cells"]]
     lines = [f"| EPE, mm | {' | '.join(names)} |", f"| :-- |{' --: |' * len(names)}"]
     for name, label in labels.items():
@@ -111,24 +156,41 @@ def cell_text(cell, name):
 
 
 def write_cells(out, names):
-    """Writes cells.json and cells.md of the small studies `names` in `out`; returns what they hold."""
+    """Writes cells.json and cells.md of the small studies `names` in `out`; returns what they
+    hold."""
     found = {"cells": [collect(out / n) for n in names]} | made_by(out)
     engine.write_json(out / "cells.json", found)
-    engine.write_atomically(out / "cells.md", lambda p: p.write_text(cells_markdown(found), encoding="utf-8"))
+    engine.write_atomically(
+        out / "cells.md", lambda p: p.write_text(cells_markdown(found), encoding="utf-8")
+    )
     return found
 
 
-# ---- the regime -------------------------------------------------------------------------------------------------
+# ---- the regime ----------------------------------------------------------------------------------
 def regime_markdown(found):
     """Three tables: what phi alone carries; how alike phi are; validation EPE over strength."""
-    lines = ["| θ₀ moved by | cosine with the source's own displacement | EPE on the source, mm |", "| :-- | --: | --: |"]
-    lines += [f"| {r['label']} | {r['cosine']:.3f} | {metres(r['epe_mm'])} |" for r in found["carried"]["rows"]]
+    lines = [
+        "| θ₀ moved by | cosine with the source's own displacement | EPE on the source, mm |",
+        "| :-- | --: | --: |",
+    ]
+    lines += [
+        f"| {r['label']} | {r['cosine']:.3f} | {metres(r['epe_mm'])} |"
+        for r in found["carried"]["rows"]
+    ]
     lines += ["", "| φ learned with | correlation with the run's φ |", "| :-- | --: |"]
     lines += [f"| {name} | {value:.3f} |" for name, value in found["alike"].items()]
     strengths = list(next(c for n, c in found["curves"].items() if n != "none"))
-    lines += ["", f"| validation EPE, mm, at σ = | {' | '.join(strengths)} |", f"| :-- |{' --: |' * len(strengths)}"]
+    lines += [
+        "",
+        f"| validation EPE, mm, at σ = | {' | '.join(strengths)} |",
+        f"| :-- |{' --: |' * len(strengths)}",
+    ]
     for name, curve in found["curves"].items():
-        cells = [curve[s] for s in strengths] if name != "none" else [curve["0"], *[[]] * (len(strengths) - 1)]
+        cells = (
+            [curve[s] for s in strengths]
+            if name != "none"
+            else [curve["0"], *[[]] * (len(strengths) - 1)]
+        )
         lines.append(f"| {name} | {' | '.join(map(point, cells))} |")
     return "\n".join(lines) + "\n"
 
@@ -148,5 +210,7 @@ def write_regime(out):
     """Writes regime.json and regime.md of a `cmkg run regime`; returns what they hold."""
     found = engine.read_json(out / "result.json") | made_by(out)
     engine.write_json(out / "regime.json", found)
-    engine.write_atomically(out / "regime.md", lambda p: p.write_text(regime_markdown(found), encoding="utf-8"))
+    engine.write_atomically(
+        out / "regime.md", lambda p: p.write_text(regime_markdown(found), encoding="utf-8")
+    )
     return found

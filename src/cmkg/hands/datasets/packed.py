@@ -5,8 +5,8 @@
     mirrored.npy (N,) bool              visible.npy (N, 21) bool
     meta.json: format, what it holds, px, margin, mean bone lengths, checksums
 
-Written under a temporary name by several processes, chunk by chunk, and renamed when whole: a killed pack goes on
-where it was, a pack that exists is complete.
+Written under a temporary name by several processes, chunk by chunk, and renamed when whole: a
+killed pack goes on where it was, a pack that exists is complete.
 """
 
 import json
@@ -27,20 +27,34 @@ CHUNK = 32
 
 
 class Packed:
-    """A packed set. rgb, depth (or None), joints_mm, K, rotation, mirrored, visible: arrays, memory-mapped. meta: its meta.json."""
+    """A packed set. rgb, depth (or None), joints_mm, K, rotation, mirrored, visible: arrays,
+    memory-mapped. meta: its meta.json."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
         meta = self.folder / "meta.json"
         if not meta.exists():
             raise InputError(
-                f"{self.folder}: expected a packed set (meta.json and arrays), found none; write it with `cmkg render` or `cmkg data pack`"
+                f"{self.folder}: expected a packed set (meta.json and arrays), found none; "
+                "write it with `cmkg render` or `cmkg data pack`"
             )
         self.meta = read_json(meta)
-        for field, kind in (("format", str), ("holds", dict), ("arrays", dict), ("crc32", dict), ("margin", (int, float)), ("bone_mm", (int, float)), ("bone_lengths", list)):
+        for field, kind in (
+            ("format", str),
+            ("holds", dict),
+            ("arrays", dict),
+            ("crc32", dict),
+            ("margin", (int, float)),
+            ("bone_mm", (int, float)),
+            ("bone_lengths", list),
+        ):
             found = self.meta.get(field) if isinstance(self.meta, dict) else self.meta
             if not isinstance(found, kind) or (field == "format" and found != FORMAT):
-                raise InputError(f"{meta}: field {field!r} is {found!r}, expected {FORMAT if field == 'format' else getattr(kind, '__name__', 'a number')}; pack the set again")
+                raise InputError(
+                    f"{meta}: field {field!r} is {found!r}, expected "
+                    f"{FORMAT if field == 'format' else getattr(kind, '__name__', 'a number')}; "
+                    "pack the set again"
+                )
         for name, (shape, dtype) in self.meta["arrays"].items():
             setattr(self, name, self._array(name, shape, dtype))
         self.depth = getattr(self, "depth", None)
@@ -53,11 +67,13 @@ class Packed:
             array = np.load(path, mmap_mode="r")
         except (OSError, ValueError, EOFError) as error:
             raise InputError(
-                f"{path}: expected {tuple(shape)} {dtype}, could not read it ({error}); pack the set again"
+                f"{path}: expected {tuple(shape)} {dtype}, could not read it ({error}); pack "
+                "the set again"
             ) from None
         if array.shape != tuple(shape) or str(array.dtype) != dtype:
             raise InputError(
-                f"{path}: holds {array.shape} {array.dtype}, meta.json says {tuple(shape)} {dtype}; pack the set again"
+                f"{path}: holds {array.shape} {array.dtype}, meta.json says {tuple(shape)} "
+                f"{dtype}; pack the set again"
             )
         return array
 
@@ -66,13 +82,16 @@ class Packed:
 
 
 class Shard:
-    """The i-th of n nearly equal consecutive parts of a dataset, "i/n": packed by itself, then `merge`d with the others."""
+    """The i-th of n nearly equal consecutive parts of a dataset, "i/n": packed by itself, then
+    `merge`d with the others."""
 
     def __init__(self, dataset, shard):
         self.dataset, self.shard = dataset, shard
         i, _, n = shard.partition("/")
         if not (i.isdecimal() and n.isdecimal() and int(i) < int(n) <= len(dataset)):
-            raise InputError(f"--shard: expected i/n with 0 <= i < n <= {len(dataset)}, got {shard!r}")
+            raise InputError(
+                f"--shard: expected i/n with 0 <= i < n <= {len(dataset)}, got {shard!r}"
+            )
         self.first, self.last = (len(dataset) * k // int(n) for k in (int(i), int(i) + 1))
 
     def __len__(self):
@@ -101,7 +120,8 @@ def opened(data, extra=""):
 
 
 def pack(dataset, folder, workers=None):
-    """Writes `dataset` to `folder` in parallel; goes on where a killed pack stopped. Returns Packed.
+    """Writes `dataset` to `folder` in parallel; goes on where a killed pack stopped. Returns
+    Packed.
 
     A finished pack of the same dataset is reused; of another one is refused (InputError).
     """
@@ -114,10 +134,14 @@ def _pack(dataset, folder, workers):
     if (folder / "meta.json").exists():
         held = read_json(folder / "meta.json").get("holds", {})
         for key in description | held:
-            older = key not in held and not description[key]  # a setting that an older version did not have was off
+            # a setting that an older version did not have was off
+            older = key not in held and not description[key]
             if held.get(key) != description.get(key) and not older:
-                raise InputError(f"{folder}/meta.json: this set has {key} = {held.get(key)!r}, asked for is {description.get(key)!r}; "
-                                 "choose another folder or remove this one")  # fmt: skip
+                raise InputError(
+                    f"{folder}/meta.json: this set has {key} = {held.get(key)!r}, asked for is "
+                    f"{description.get(key)!r}; "
+                    "choose another folder or remove this one"
+                )
         return
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty and holds no packed set; choose another folder")
@@ -126,12 +150,14 @@ def _pack(dataset, folder, workers):
     _fill(dataset, partial, arrays, workers or cores())
     write_json(partial / "meta.json", _meta(partial, arrays, description))
     os.replace(partial, folder)
-    for scaffold in ("chunks.npy", "holds.json"):  # after the rename: killed between the two, the set is still whole
+    # after the rename: killed between the two, the set is still whole
+    for scaffold in ("chunks.npy", "holds.json"):
         (folder / scaffold).unlink()
 
 
 def merge(folders, out):
-    """Writes the packed set whose shards lie in `folders`, in any order; the same bytes as one pack would write.
+    """Writes the packed set whose shards lie in `folders`, in any order; the same bytes as one pack
+    would write.
 
     Raises InputError where a shard is missing, there twice, or of another set.
     """
@@ -143,11 +169,16 @@ def merge(folders, out):
     whole = {k: v for k, v in shards[0].meta["holds"].items() if k != "shard"}
     for shard in shards:
         if {k: v for k, v in shard.meta["holds"].items() if k != "shard"} != whole:
-            raise InputError(f"{shard.folder}/meta.json: holds another set than {shards[0].folder}; merge shards of one set")
+            raise InputError(
+                f"{shard.folder}/meta.json: holds another set than {shards[0].folder}; merge "
+                "shards of one set"
+            )
     count = _place(shards[0])[1]
     if [_place(s) for s in shards] != [(i, count) for i in range(count)]:
         there = ", ".join(s.meta["holds"].get("shard", "a whole set") for s in shards)
-        raise InputError(f"{out}: expected the shards 0/{count} to {count - 1}/{count}, each once; found {there}")
+        raise InputError(
+            f"{out}: expected the shards 0/{count} to {count - 1}/{count}, each once; found {there}"
+        )
     if out.exists():
         raise InputError(f"{out}: is there already; choose another folder")
     partial = out.with_name(out.name + ".partial")
@@ -174,8 +205,14 @@ def _place(packed):
 def _prepare(dataset, partial, description):
     """Creates the empty arrays, or takes up those of a killed pack of the same dataset."""
     first, count = dataset.samples([0])[0], len(dataset)
-    arrays = {"rgb": ((count, *first.rgb.shape), "uint8"), "joints_mm": ((count, 21, 3), "float32"), "K": ((count, 3, 3), "float32"),
-              "rotation": ((count, 3, 3), "float32"), "mirrored": ((count,), "bool"), "visible": ((count, 21), "bool")}  # fmt: skip
+    arrays = {
+        "rgb": ((count, *first.rgb.shape), "uint8"),
+        "joints_mm": ((count, 21, 3), "float32"),
+        "K": ((count, 3, 3), "float32"),
+        "rotation": ((count, 3, 3), "float32"),
+        "mirrored": ((count,), "bool"),
+        "visible": ((count, 21), "bool"),
+    }
     if first.depth is not None:
         arrays["depth"] = ((count, *first.depth.shape), "uint16")
     held = partial / "holds.json"
@@ -253,6 +290,7 @@ def verify(folder):
     for name, expected in packed.meta["crc32"].items():
         if _crc(packed.folder / f"{name}.npy") != expected:
             raise InputError(
-                f"{packed.folder / name}.npy: its checksum is not the one in meta.json; pack the set again"
+                f"{packed.folder / name}.npy: its checksum is not the one in meta.json; pack "
+                "the set again"
             )
     return json.dumps(packed.meta["holds"])

@@ -1,9 +1,11 @@
-"""460 real photographs of one left hand with 3D joints (Snap Inc., research licence; the user brings the folder).
+"""460 real photographs of one left hand with 3D joints (Snap Inc., research licence; the user
+brings the folder).
 
-    images/%05d.jpg (256 x 256), params.mat (bbox, cam_param), pose_gt.mat (pose_gt: N x 21 x 3, centimetres)
+    images/%05d.jpg (256 x 256), params.mat (bbox, cam_param),
+    pose_gt.mat (pose_gt: N x 21 x 3, centimetres)
 
-Frames follow each other in time: split in contiguous blocks, never at random. Where a box leaves the photograph its
-edge is repeated: black bars would be a thing that no rendered hand has.
+Frames follow each other in time: split in contiguous blocks, never at random. Where a box leaves
+the photograph its edge is repeated: black bars would be a thing that no rendered hand has.
 """
 
 from dataclasses import dataclass
@@ -17,7 +19,13 @@ from ...errors import InputError
 from .files import mat_field, picture
 from .sample import Frame, cropped, implausible, refuse_implausible
 
-BLOCKS = {"train": (0, 360), "test": (360, 460), "fit": (0, 300), "validation": (300, 360), "all": (0, 460)}
+BLOCKS = {
+    "train": (0, 360),
+    "test": (360, 460),
+    "fit": (0, 300),
+    "validation": (300, 360),
+    "all": (0, 460),
+}
 SIZE = (256, 256)
 
 
@@ -57,7 +65,8 @@ class RealHands:
         joints, cameras, boxes = label_files(self.folder)
         if len(joints) < BLOCKS[self.block][1]:
             raise InputError(
-                f"{self.folder}/pose_gt.mat: block {self.block!r} ends at frame {BLOCKS[self.block][1]}, the file holds {len(joints)}"
+                f"{self.folder}/pose_gt.mat: block {self.block!r} ends at frame "
+                f"{BLOCKS[self.block][1]}, the file holds {len(joints)}"
             )
         return joints, cameras, boxes
 
@@ -66,7 +75,10 @@ class RealHands:
         return BLOCKS[self.block][1] - BLOCKS[self.block][0]
 
     def samples(self, indices):
-        return [cropped(self.frame(int(i)), self.px, self.margin, border=cv2.BORDER_REPLICATE) for i in indices]
+        return [
+            cropped(self.frame(int(i)), self.px, self.margin, border=cv2.BORDER_REPLICATE)
+            for i in indices
+        ]
 
     def color(self, i):
         return picture(Path(self.folder) / "images" / f"{BLOCKS[self.block][0] + i:05d}.jpg", SIZE)
@@ -75,8 +87,11 @@ class RealHands:
         """joints_mm (21, 3), K (3, 3) of the crop."""
         joints, cameras, box = (a[BLOCKS[self.block][0] + i] for a in self._labels)
         if box[2] <= 0:
-            raise InputError(f"{self.folder}/params.mat: field 'bbox' has a width of {box[2]:g} at frame {BLOCKS[self.block][0] + i}, "
-                             "expected positive pixels; copy it again")  # fmt: skip
+            raise InputError(
+                f"{self.folder}/params.mat: field 'bbox' has a width of {box[2]:g} at frame "
+                f"{BLOCKS[self.block][0] + i}, "
+                "expected positive pixels; copy it again"
+            )
         fx, fy, cx, cy = (cameras - [0, 0, *box[:2]]) * SIZE[1] / box[2]
         return joints, np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
 
@@ -85,7 +100,7 @@ class RealHands:
         refuse_implausible(joints, K, SIZE, self.name(i))
         return Frame(self.color(i), joints, K, left=True)
 
-    # ---- for `cmkg data` ----------------------------------------------------------------------------------------
+    # ---- for `cmkg data` -------------------------------------------------------------------------
     def name(self, i):
         return f"{self.folder}/pose_gt.mat: field 'pose_gt', frame {BLOCKS[self.block][0] + i}"
 
@@ -99,4 +114,10 @@ class RealHands:
         return BLOCKS[self.block][1] - BLOCKS[self.block][0]
 
     def describe(self):
-        return {"dataset": "real hands", "block": self.block, "count": len(self), "px": self.px, "margin": self.margin}
+        return {
+            "dataset": "real hands",
+            "block": self.block,
+            "count": len(self),
+            "px": self.px,
+            "margin": self.margin,
+        }

@@ -1,4 +1,5 @@
-"""Rendered hands: paired RGB and depth, or "STB-like" RGB sequences of one person. See scenes.SceneConfig."""
+"""Rendered hands: paired RGB and depth, or "STB-like" RGB sequences of one person. See
+scenes.SceneConfig."""
 
 from dataclasses import asdict, dataclass
 
@@ -21,7 +22,13 @@ class Rendered:
     def samples(self, indices):
         drawn = draw(self.config, [self.first + int(i) for i in indices], self.device)
         return [
-            Sample(d["rgb"], d["joints_mm"], d["K"], d["rotation"], d["depth"] if self.with_depth else None)
+            Sample(
+                d["rgb"],
+                d["joints_mm"],
+                d["K"],
+                d["rotation"],
+                d["depth"] if self.with_depth else None,
+            )
             for d in drawn
         ]
 

@@ -1,7 +1,8 @@
-"""RHD, the Rendered Hand pose Dataset (Zimmermann and Brox, ICCV 2017): RGB, depth and mask. The paper's source.
+"""RHD, the Rendered Hand pose Dataset (Zimmermann and Brox, ICCV 2017): RGB, depth and mask. The
+paper's source.
 
-    {training,evaluation}/{color,depth,mask}/%05d.png (320 x 320), {split}/anno_{split}.pickle:
-    {id: {"uv_vis": (42, 3), "xyz": (42, 3) metres, "K": (3, 3), another camera for each picture}}
+{training,evaluation}/{color,depth,mask}/%05d.png (320 x 320), {split}/anno_{split}.pickle: {id:
+{"uv_vis": (42, 3), "xyz": (42, 3) metres, "K": (3, 3), another camera for each picture}}
 """
 
 from dataclasses import dataclass
@@ -16,11 +17,16 @@ from ..unpickle import read_pickle
 from .files import folder, made, numbers, picture
 from .sample import Frame, cropped, implausible, refuse_implausible
 
-LAYOUT = ("expected RHD_published_v2: {training,evaluation}/{color,depth,mask}/%05d.png and anno_{training,evaluation}.pickle beside them; "
-          "its owners publish it at lmb.informatik.uni-freiburg.de/resources/datasets/RenderedHandposeDataset.en.html")  # fmt: skip
+LAYOUT = (
+    "expected RHD_published_v2: {training,evaluation}/{color,depth,mask}/%05d.png and "
+    "anno_{training,evaluation}.pickle beside them; "
+    "its owners publish it at "
+    "lmb.informatik.uni-freiburg.de/resources/datasets/RenderedHandposeDataset.en.html"
+)
 COUNTS = {"training": 41_258, "evaluation": 2_728}
 SIZE = (320, 320)
-TO_OUR_ORDER = np.array([0, 4, 3, 2, 1, 8, 7, 6, 5, 12, 11, 10, 9, 16, 15, 14, 13, 20, 19, 18, 17])  # theirs: tip -> base
+# theirs: tip -> base
+TO_OUR_ORDER = np.array([0, 4, 3, 2, 1, 8, 7, 6, 5, 12, 11, 10, 9, 16, 15, 14, 13, 20, 19, 18, 17])
 RIGHT = 21  # points 0-20 are the left hand's, 21-41 the right one's
 LEFT_PARTS, RIGHT_PARTS = (2, 17), (18, 33)  # mask values; 0 is the background, 1 the person
 DEPTH_RANGE_M = 5.0
@@ -28,7 +34,8 @@ FIELDS = {"uv_vis": (42, 3), "xyz": (42, 3), "K": (3, 3)}
 
 
 def decode_depth(rgb):
-    """Millimetres uint16 of a depth picture (H, W, 3): metres = (R 256 + G) / 65535 * 5, the high byte in red.
+    """Millimetres uint16 of a depth picture (H, W, 3): metres = (R 256 + G) / 65535 * 5, the high
+    byte in red.
 
     >>> int(decode_depth(np.array([[[26, 10, 0]]], np.uint8))[0, 0])
     509
@@ -39,7 +46,10 @@ def decode_depth(rgb):
 
 def larger_hand_is_left(mask):
     """Which hand a picture is of: the side with more mask pixels; a tie goes right."""
-    count = lambda low, high: int(((mask >= low) & (mask <= high)).sum())
+
+    def count(low, high):
+        return int(((mask >= low) & (mask <= high)).sum())
+
     return count(*LEFT_PARTS) > count(*RIGHT_PARTS)
 
 
@@ -53,7 +63,10 @@ def annotations(root, split):
     held, expected = read_pickle(path, "RHD's annotations"), made(root, **COUNTS)[split]
     if not isinstance(held, dict) or set(held) != set(range(expected)):
         found = f"a dict of {len(held)}" if isinstance(held, dict) else type(held).__name__
-        raise InputError(f"{path}: expected a dict with the ids 0 to {expected - 1}, found {found}; copy the file again")
+        raise InputError(
+            f"{path}: expected a dict with the ids 0 to {expected - 1}, found {found}; copy "
+            "the file again"
+        )
     return held
 
 
@@ -89,9 +102,15 @@ class Rhd:
         name = f"{self.root}/{self.split}/anno_{self.split}.pickle: id {i}"
         entry = annotations(self.root, self.split)[i]
         if not isinstance(entry, dict) or set(FIELDS) - set(entry):
-            raise InputError(f"{name}: expected the fields {', '.join(FIELDS)}, found "
-                             f"{', '.join(map(str, entry)) if isinstance(entry, dict) else type(entry).__name__}; copy the file again")  # fmt: skip
-        return [numbers(entry[field], shape, f"{name}, field {field!r}") for field, shape in FIELDS.items()]
+            found = ", ".join(map(str, entry)) if isinstance(entry, dict) else type(entry).__name__
+            raise InputError(
+                f"{name}: expected the fields {', '.join(FIELDS)}, found {found}; "
+                "copy the file again"
+            )
+        return [
+            numbers(entry[field], shape, f"{name}, field {field!r}")
+            for field, shape in FIELDS.items()
+        ]
 
     def hand(self, i, left):
         """joints_mm (21, 3), K, visible (21,) of one of the two hands, in our order."""
@@ -106,9 +125,12 @@ class Rhd:
         return Frame(self.color(i), joints, K, left, visible, self.depth(i))
 
     def samples(self, indices):
-        return [cropped(self.frame(int(i)), self.px, self.margin, geometry.reference_side) for i in indices]
+        return [
+            cropped(self.frame(int(i)), self.px, self.margin, geometry.reference_side)
+            for i in indices
+        ]
 
-    # ---- for `cmkg data` ----------------------------------------------------------------------------------------
+    # ---- for `cmkg data` -------------------------------------------------------------------------
     def name(self, i):
         return f"{self.root}/{self.split}/anno_{self.split}.pickle: id {i}"
 
@@ -116,16 +138,28 @@ class Rhd:
         return [lambda: annotations(self.root, self.split)]
 
     def item_checks(self, i):
-        return [lambda: self.color(i), lambda: self.depth(i), lambda: self.mask(i), lambda: self.plausible(i)]
+        return [
+            lambda: self.color(i),
+            lambda: self.depth(i),
+            lambda: self.mask(i),
+            lambda: self.plausible(i),
+        ]
 
     def plausible(self, i):
         """The hand that the picture is of: the other one may be anywhere."""
         return implausible(*self.hand(i, larger_hand_is_left(self.mask(i)))[:2], SIZE, self.name(i))
 
     def items(self):
-        """How many pictures there are to check, should the annotations be unreadable: those of the folder."""
+        """How many pictures there are to check, should the annotations be unreadable: those of
+        the folder."""
         return len(list((Path(self.root) / self.split / "color").glob("*.png")))
 
     def describe(self):
-        return {"dataset": "RHD", "split": self.split, "count": len(self), "px": self.px, "margin": self.margin,
-                "made": made(self.root, **COUNTS)["made"]}  # fmt: skip
+        return {
+            "dataset": "RHD",
+            "split": self.split,
+            "count": len(self),
+            "px": self.px,
+            "margin": self.margin,
+            "made": made(self.root, **COUNTS)["made"],
+        }

@@ -1,6 +1,7 @@
-"""STB, the Stereo hand pose Tracking Benchmark (Zhang et al., 2016): RGB sequences of one left hand. A target.
+"""STB, the Stereo hand pose Tracking Benchmark (Zhang et al., 2016): RGB sequences of one left
+hand. A target.
 
-    [images/]B{1..6}{Counting,Random}/{BB_left,BB_right,SK_color,SK_depth}_{0..1499}.png (640 x 480),
+    [images/]B{1..6}{Counting,Random}/{BB_left,BB_right,SK_color,SK_depth}_{0..1499}.png, 640 x 480,
     labels/<sequence>_{BB,SK}.mat, field handPara (3, 21, 1500) in mm
 
 The depth camera's maps and the stereo pair are for inspection: `samples` never opens them.
@@ -18,8 +19,11 @@ from .. import geometry
 from .files import folder, made, mat_field, picture
 from .sample import Frame, cropped, implausible, refuse_implausible
 
-LAYOUT = ("expected STB: [images/]B1Counting/BB_left_0.png and so on, labels/B1Counting_BB.mat and labels/B1Counting_SK.mat; "
-          "its owners publish it at sites.google.com/site/zhjw1988")  # fmt: skip
+LAYOUT = (
+    "expected STB: [images/]B1Counting/BB_left_0.png and so on, labels/B1Counting_BB.mat and "
+    "labels/B1Counting_SK.mat; "
+    "its owners publish it at sites.google.com/site/zhjw1988"
+)
 SEQUENCES = tuple(f"B{b}{kind}" for b in range(1, 7) for kind in ("Counting", "Random"))
 SPLITS = {"test": SEQUENCES[:2], "train": SEQUENCES[2:]}  # B1 is the evaluation
 FRAMES = 1500
@@ -37,12 +41,17 @@ MCPS = np.array([5, 9, 13, 17])
 
 
 def palm_to_wrist(joints, convention="ring"):
-    """Joints (..., 21, 3) with STB's palm centre at 0 -> the wrist there. Authors differ, by 8 to 20 mm of the root:
+    """Joints (..., 21, 3) with STB's palm centre at 0 -> the wrist there. Authors differ, by 8 to
+    20 mm of the root:
 
-    ring: ring MCP + 2 (palm - ring MCP), the default; middle: middle MCP + 2.2 (palm - middle MCP);
-    mean: M + 2.25 (palm - M) with the mean M of the four finger MCPs.
+    ring: ring MCP + 2 (palm - ring MCP), the default; middle: middle MCP + 2.2 (palm - middle
+    MCP); mean: M + 2.25 (palm - M) with the mean M of the four finger MCPs.
     """
-    known = {"ring": (joints[..., 13, :], 2.0), "middle": (joints[..., 9, :], 2.2), "mean": (joints[..., MCPS, :].mean(-2), 2.25)}
+    known = {
+        "ring": (joints[..., 13, :], 2.0),
+        "middle": (joints[..., 9, :], 2.2),
+        "mean": (joints[..., MCPS, :].mean(-2), 2.25),
+    }
     if convention not in known:
         raise InputError(f"STB: --wrist is one of {', '.join(known)}, got {convention!r}")
     base, factor = known[convention]
@@ -52,7 +61,8 @@ def palm_to_wrist(joints, convention="ring"):
 
 
 def decode_depth(rgb):
-    """Millimetres uint16 of an SK_depth picture: R + 256 G, the low byte in red: the opposite of RHD.
+    """Millimetres uint16 of an SK_depth picture: R + 256 G, the low byte in red: the opposite of
+    RHD.
 
     >>> int(decode_depth(np.array([[[26, 2, 0]]], np.uint8))[0, 0])
     538
@@ -61,7 +71,8 @@ def decode_depth(rgb):
 
 
 def to_camera(joints_mm, camera):
-    """Label joints (..., 21, 3) -> the camera's frame: BB labels are the left camera's, SK labels the depth camera's."""
+    """Label joints (..., 21, 3) -> the camera's frame: BB labels are the left camera's, SK
+    labels the depth camera's."""
     if camera == "SK_color":
         return (joints_mm - SK_TRANSLATION_MM) @ SK_ROTATION  # R^T (X - t)
     return joints_mm - np.array([BASELINE_MM if camera == "BB_right" else 0.0, 0.0, 0.0])
@@ -134,24 +145,41 @@ class Stb:
         return Frame(self.color(i), joints, K, left=True)
 
     def samples(self, indices):
-        limit = lambda side: geometry.reference_side(side, enlarged=False)  # at 640 x 480 a hand may be larger than 256 pixels
+        # at 640 x 480 a hand may be larger than 256 pixels
+        def limit(side):
+            return geometry.reference_side(side, enlarged=False)
+
         return [cropped(self.frame(int(i)), self.px, self.margin, limit) for i in indices]
 
-    # ---- for `cmkg data` ----------------------------------------------------------------------------------------
+    # ---- for `cmkg data` -------------------------------------------------------------------------
     def name(self, i):
         sequence, frame = self.place(i)
-        return f"{self.root}/labels/{sequence}_{self.camera[:2]}.mat: field 'handPara', frame {frame}"
+        return (
+            f"{self.root}/labels/{sequence}_{self.camera[:2]}.mat: field 'handPara', frame {frame}"
+        )
 
     def file_checks(self):
         return [lambda s=s: label_file(self.root, s, self.camera[:2]) for s in SPLITS[self.split]]
 
     def item_checks(self, i):
         more = [lambda: self.depth(i)] if self.camera == "SK_color" else []
-        return [lambda: self.color(i), *more, lambda: implausible(self.joints(i), CAMERAS[self.camera], SIZE, self.name(i))]
+        return [
+            lambda: self.color(i),
+            *more,
+            lambda: implausible(self.joints(i), CAMERAS[self.camera], SIZE, self.name(i)),
+        ]
 
     def items(self):
         return len(self)
 
     def describe(self):
-        return {"dataset": "STB", "split": self.split, "camera": self.camera, "wrist": self.wrist, "count": len(self), "px": self.px,
-                "margin": self.margin, "made": made(self.root, frames=FRAMES)["made"]}  # fmt: skip
+        return {
+            "dataset": "STB",
+            "split": self.split,
+            "camera": self.camera,
+            "wrist": self.wrist,
+            "count": len(self),
+            "px": self.px,
+            "margin": self.margin,
+            "made": made(self.root, frames=FRAMES)["made"],
+        }
