@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "2"  # sums depend on the number of threads
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the studies, which are not installed
 
 # Keys of JSON files that differ from run to run, or name where and when it ran.
 VOLATILE = {
@@ -70,7 +71,7 @@ ROWS = {
     "demo/data/source",
     "centred": "--start demo/distill/distilled.safetensors --centre "
     f"demo/distill/distilled.safetensors --prior {PHI}",
-    "frames": "--frames 0 36 --validation 36 48 --turns-deg -30 30 --schedule cosine",
+    "frames": "--frames 0 36 --validation 36 48 --test-time-rotations-deg -30 30 --schedule cosine",
 }
 STUDY_ROWS = (
     "none l2 l2-to-distilled prior-split fresh-prior early-none fisher-centred "
@@ -84,7 +85,7 @@ COMMANDS = [
     f"cmkg distill --out pooled/l3 {DISTILL} --inner-steps 3 --exponents 2",
     f"cmkg distill --out pooled/split {DISTILL} --split --phi-parameters all --schedule cosine",
     f"cmkg distill --out pooled/adam {DISTILL} --inner-optimizer adam --alpha 1e-3 --start "
-    "theta_0 --no-teacher",
+    "theta_0 --no-use-teacher",
     f"cmkg distill --out pooled/alone {DISTILL} --exponents",
     *(f"cmkg target --out rows/{name} {TARGET} {flags}" for name, flags in ROWS.items()),
     "cmkg lookalikes --data demo/data/target --out lookalikes --count 8",
@@ -110,18 +111,18 @@ COMMANDS = [
     "cmkg data pack --dataset freihand --root made/freihand --out packed/freihand --px 40 "
     "--domain auto",
     "cmkg run table2 --quick --out paper --rows stb/l1-1e-4 stb/prior-l2 --precision 32-true",
-    "cmkg run study --base demo --out study --epochs 1 --seeds 0 1 --tries 1 --precision "
+    "python -m studies.controls --base demo --out study --epochs 1 --seeds 0 1 --tries 1 --precision "
     f"32-true --only {STUDY_ROWS}",
-    "cmkg run ingredients --base demo --out parts --epochs 1 --long-epochs 1 --lookalikes 8 "
+    "python -m studies.ingredients --base demo --out parts --epochs 1 --long-epochs 1 --lookalikes 8 "
     "--seeds 0 1 "
     "--precision 32-true --only fine-tune-student long-likes longer-source recipe",
-    "cmkg run graded --base demo --out graded --seeds 0 --tries 1 --sizes 20 --shifts views "
+    "python -m studies.graded --base demo --out graded --seeds 0 --tries 1 --sizes 20 --shifts views "
     "--test-frames 8 --steps 2 "
     "--rows none l2 --precision 32-true",
-    "cmkg run sources --base demo --out sources --seeds 0 --tries 1 --source-seeds 1 --epochs "
+    "python -m studies.sources --base demo --out sources --seeds 0 --tries 1 --source-seeds 1 --epochs "
     "1 --rows none prior-p2 "
     "--precision 32-true",
-    "cmkg run regime --base demo --out regime --frames 20 --steps 1 --strengths 1 --precision "
+    "python -m studies.regime --base demo --out regime --frames 20 --steps 1 --strengths 1 --precision "
     "32-true",
 ]
 EXPECTED_TO_FAIL = ("never.safetensors",)  # priors of different networks: refused

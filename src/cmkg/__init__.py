@@ -1,43 +1,67 @@
-"""cmkg: cross-modal knowledge generalization (Zhao et al., CVPR 2020) for any network, and for
-3D hand pose."""
+"""cmkg: cross-modal knowledge generalization (Zhao et al., CVPR 2020) for any network.
 
-from .families import fisher, merged, transferred
-from .features import FeatureTap
-from .losses import (
-    DistillationLoss,
-    activation_loss,
-    attention_loss,
-    distillation_loss,
-    regression_loss,
-)
-from .meta import closed_form_gradient, unrolled_gradient
-from .pairing import layers_of, pair_layers
-from .prior import Prior, fingerprint
-from .steps import distil_step, meta_step, supervised_step
-from .training import Fields, distill, learn_prior, train_with_prior
+What a model learned from a superior modality in one dataset, for datasets that only have a weak
+one; whole for 3D hand pose. Names load when they are first used: `cmkg --help` needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .batch import Batch as Batch
+    from .batch import Fields as Fields
+    from .errors import Diverged as Diverged
+    from .errors import InputError as InputError
+    from .families import fisher as fisher
+    from .families import merged as merged
+    from .families import transferred as transferred
+    from .features import FeatureTap as FeatureTap
+    from .losses import DistillationLoss as DistillationLoss
+    from .losses import activation_loss as activation_loss
+    from .losses import attention_loss as attention_loss
+    from .losses import distillation_loss as distillation_loss
+    from .losses import regression_loss as regression_loss
+    from .meta import closed_form_gradient as closed_form_gradient
+    from .meta import unrolled_gradient as unrolled_gradient
+    from .pairing import layers_of as layers_of
+    from .pairing import pair_layers as pair_layers
+    from .prior import Prior as Prior
+    from .prior import fingerprint as fingerprint
+    from .steps import distil_step as distil_step
+    from .steps import meta_step as meta_step
+    from .steps import supervised_step as supervised_step
+    from .training import distill as distill
+    from .training import learn_prior as learn_prior
+    from .training import train_with_prior as train_with_prior
 
 __version__ = "0.1.0"
-__all__ = [
-    "DistillationLoss",
-    "FeatureTap",
-    "Fields",
-    "Prior",
-    "activation_loss",
-    "attention_loss",
-    "closed_form_gradient",
-    "distil_step",
-    "distill",
-    "distillation_loss",
-    "fingerprint",
-    "fisher",
-    "layers_of",
-    "learn_prior",
-    "merged",
-    "meta_step",
-    "pair_layers",
-    "regression_loss",
-    "supervised_step",
-    "train_with_prior",
-    "transferred",
-    "unrolled_gradient",
-]
+_MODULES = {
+    "batch": ("Batch", "Fields"),
+    "errors": ("Diverged", "InputError"),
+    "families": ("fisher", "merged", "transferred"),
+    "features": ("FeatureTap",),
+    "losses": (
+        "DistillationLoss",
+        "activation_loss",
+        "attention_loss",
+        "distillation_loss",
+        "regression_loss",
+    ),
+    "meta": ("closed_form_gradient", "unrolled_gradient"),
+    "pairing": ("layers_of", "pair_layers"),
+    "prior": ("Prior", "fingerprint"),
+    "steps": ("distil_step", "meta_step", "supervised_step"),
+    "training": ("distill", "learn_prior", "train_with_prior"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,180 +1,260 @@
-"""`cmkg <stage> --flags`. Errors of the user's making end in one sentence and exit code 2."""
+"""`cmkg <command> --flags`: one table of commands, and how a command ends.
 
+Errors of the user's making end in one sentence and exit code 2. Nothing heavy is imported before it
+is known which command is meant.
+"""
+
+from __future__ import annotations
+
+import difflib
 import errno
+import os
 import sys
 import warnings
-from typing import Annotated, Union
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
 
-from .engine import rank, world
 from .errors import InputError
 
 
-def commands():
-    """{name: (module, settings, description)} of all stages. Imported late: rendering processes
-    load this file too."""
-    from .recipes import (
-        data,
-        distill,
-        evaluate,
-        experiment,
-        export,
-        lookalikes,
-        preflight,
-        priors,
-        render,
-        report,
-        student,
-        target,
-        teacher,
-    )
+class Command(NamedTuple):
+    """Where a command's code is.
 
-    return {
-        "run": (
-            experiment,
-            experiment.Experiment,
-            "Everything, from the source to the report: `run demo`, `run real`; the paper: "
-            "`run table1` ... `run figure6`.",
-        ),
-        "render": (render, render.Render, "Draw a packed set of hands."),
-        "lookalikes": (
-            lookalikes,
-            lookalikes.LookAlike,
-            "Draw rendered look-alikes of a target, to train beside it.",
-        ),
-        "teacher": (teacher, teacher.Teacher, "Train the depth teacher on the source."),
-        "student": (student, student.Student, "Train the RGB student on the source."),
-        "distill": (
-            distill,
-            distill.Distill,
-            "Distil the teacher into the student and learn the prior.",
-        ),
-        "target": (
-            target,
-            target.Target,
-            "Train the student on the target, with or without a prior.",
-        ),
-        "preflight": (
-            preflight,
-            preflight.Preflight,
-            "From a short run: are distilling, transfer and the prior likely to help?",
-        ),
-        "prior": (
-            priors,
-            priors.Priors,
-            "Prior files: info, compare, merge, plot. `cmkg prior --help` lists them.",
-        ),
-        "export": (
-            export,
-            export.Export,
-            "A student as a folder that huggingface_hub loads, with its model card.",
-        ),
-        "report": (report, report.Report, "Write a run's report anew from its folder."),
-        "data": (
-            data,
-            data.Data,
-            "Datasets on disk: inspect, verify, pack, info, make. `cmkg data --help` lists them.",
-        ),
-        "evaluate": (evaluate, evaluate.Evaluate, "Score a student on a packed set."),
-    }
+    module: has `run(settings)`. settings: a dataclass of it, or a default instance. text: what it
+    does.
+    """
+
+    module: str
+    settings: str
+    text: str
 
 
-def parse(arguments, stages):
-    """The settings that the command line asks for. `run` takes a preset's name first; none is
-    `demo`."""
-    import tyro
+HANDS = "cmkg.hands"
+STAGES, EXPERIMENTS = f"{HANDS}.stages", f"{HANDS}.experiments"
+PAPER = f"{EXPERIMENTS}.paper"
+COMMANDS = {
+    "render": Command(f"{STAGES}.render", "Render", "Draw a packed set of hands."),
+    "teacher": Command(f"{STAGES}.source", "TEACHER", "Train the depth teacher on the source."),
+    "student": Command(f"{STAGES}.source", "STUDENT", "Train the RGB student on the source."),
+    "distill": Command(
+        f"{STAGES}.distill", "Distill", "Distil the teacher into the student; learn the prior."
+    ),
+    "target": Command(
+        f"{STAGES}.target", "Target", "Train the student on the target, with or without a prior."
+    ),
+    "evaluate": Command(f"{STAGES}.evaluate", "Evaluate", "Score a student on a packed set."),
+    "lookalikes": Command(
+        f"{STAGES}.draw_lookalikes", "DrawLookAlikes", "Draw look-alikes of a target's hands."
+    ),
+    "preflight": Command(
+        f"{STAGES}.short_run",
+        "ShortRun",
+        "A short run: are distilling, transfer and the prior likely to help?",
+    ),
+    "export": Command(
+        f"{STAGES}.export", "Export", "A student as a folder that huggingface_hub loads."
+    ),
+    "report": Command(f"{STAGES}.write_report", "WriteReport", "Write a run's report anew."),
+}
+GROUPS = {
+    "run": {
+        "demo": Command(f"{EXPERIMENTS}.main", "DEMO", "Everything, on a rendered target."),
+        "real": Command(f"{EXPERIMENTS}.main", "REAL", "Everything, on real photographs."),
+        "table1": Command(PAPER, "table1", "The paper's Table 1: RHD."),
+        "table2": Command(PAPER, "table2", "The paper's Table 2: STB."),
+        "table3": Command(PAPER, "table3", "The paper's Table 3: FreiHAND's domains and STB."),
+        "figure4": Command(PAPER, "figure4", "The paper's Figure 4: PCK curves."),
+        "figure5": Command(PAPER, "figure5", "The paper's Figure 5: histograms of weights."),
+        "figure6": Command(PAPER, "figure6", "The paper's Figure 6: test pictures."),
+    },
+    "data": {
+        "inspect": Command(f"{STAGES}.data", "Inspect", "Draw a contact sheet of a dataset."),
+        "verify": Command(f"{STAGES}.data", "Verify", "Look at every file and field."),
+        "pack": Command(f"{STAGES}.data", "Pack", "Write the packed set that training reads."),
+        "merge": Command(f"{STAGES}.data", "Merge", "One packed set of its shards."),
+        "info": Command(f"{STAGES}.data", "Info", "What a packed set holds; its checksums."),
+        "make": Command(f"{STAGES}.data", "Make", "Write made data in a dataset's layout."),
+    },
+    "prior": {
+        "info": Command(f"{STAGES}.prior_files", "Info", "Where a prior comes from; quantiles."),
+        "compare": Command(f"{STAGES}.prior_files", "Compare", "How alike two priors are."),
+        "merge": Command(f"{STAGES}.prior_files", "Merge", "One prior of several."),
+        "plot": Command(f"{STAGES}.prior_files", "Plot", "phi per layer as a picture (SVG)."),
+    },
+}
+GROUP_TEXTS = {
+    "run": "Everything, from the source to the report; the paper's tables and figures.",
+    "data": "Datasets on disk.",
+    "prior": "Prior files.",
+}
+DEFAULT_PRESET = "demo"  # of `cmkg run`
+FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
 
-    from .recipes import graded, paper, regime, sources, study
 
-    if arguments[:1] in (["data"], ["prior"]):
-        module, _, text = stages[arguments[0]]
-        return tyro.cli(
-            subcommands(module.COMMANDS),
-            args=arguments[1:],
-            prog=f"cmkg {arguments[0]}",
-            description=text,
-        )
-
-    if arguments[:1] == ["run"]:
-        preset = (
-            arguments[1:]
-            if arguments[1:2] and not arguments[1].startswith("-") or "--help" in arguments
-            else ["demo", *arguments[1:]]
-        )
-        return tyro.extras.overridable_config_cli(
-            stages["run"][0].PRESETS
-            | paper.PRESETS
-            | study.PRESETS
-            | graded.PRESETS
-            | sources.PRESETS
-            | regime.PRESETS,
-            args=preset,
-            prog="cmkg run",
-        )
-    kinds = {name: (kind, text) for name, (_, kind, text) in stages.items()}
-    return tyro.cli(
-        subcommands(kinds), args=arguments, prog="cmkg", description=sys.modules["cmkg"].__doc__
-    )
+# ---- finding the command -------------------------------------------------------------------------
+def main() -> None:
+    """The program."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal may not have every letter
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    end_in_one_sentence(lambda: run_command(sys.argv[1:]))
 
 
-def subcommands(kinds):
-    """The union that tyro reads as subcommands, of {name: (settings, description)}."""
-    import tyro
+def run_command(arguments: Sequence[str]) -> None:
+    """Runs the command that the arguments name.
 
-    union = tuple(
-        Annotated[kind, tyro.conf.subcommand(name, description=text)]
-        for name, (kind, text) in kinds.items()
-    )
-    return Union[union]  # noqa: UP007 - built at run time
+    Raises:
+        InputError: there is no such command, or what it says.
+    """
+    first, *rest = arguments or ["--help"]
+    if first in ("--help", "-h"):
+        print(format_help())
+        return
+    if first == "--version":
+        from . import __version__
 
-
-def main():
-    warnings.showwarning = lambda message, *_: print(f"cmkg: note: {message}", file=sys.stderr)
-    try:
-        stages = commands()
-        config = parse(sys.argv[1:], stages)
-        result = sys.modules[type(config).__module__].run(config)
-        if rank():
+        print(f"cmkg {__version__}")
+        return
+    if first in GROUPS:
+        group = GROUPS[first]
+        if first == "run" and (not rest or rest[0].startswith("-")) and "--help" not in rest:
+            rest = [DEFAULT_PRESET, *rest]
+        if not rest or rest[0] in ("--help", "-h"):
+            print(format_group_help(first))
             return
-        if isinstance(result, dict) and "protocol" in result:
-            print(stages["evaluate"][0].sentence(result))
-        elif isinstance(result, dict) and "epe_mm" in result:
-            print(
-                f"EPE {result['epe_mm']:.2f} mm   AUC 20-50 {result['auc_20_50']:.3f}   "
-                f"{result['samples']} samples"
-            )
-    except InputError as error:
-        sys.exit(_say(str(error)))
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
-        hint = (
-            "; free space or choose another --out, then run the same command again" if full else ""
+        command = find_command(group, rest[0], f"cmkg {first}")
+        execute(command, f"cmkg {first} {rest[0]}", rest[1:])
+        return
+    execute(find_command(COMMANDS, first, "cmkg"), f"cmkg {first}", rest)
+
+
+def find_command(known: dict[str, Command], name: str, program: str) -> Command:
+    """The command of a name.
+
+    Raises:
+        InputError: there is none; suggests what may have been meant.
+    """
+    if name in known:
+        return known[name]
+    names = [*known, *GROUPS] if known is COMMANDS else list(known)
+    near = difflib.get_close_matches(name, names, 1)
+    hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
+    raise InputError(f"{program} {name}: no such command; {hint}")
+
+
+def format_help() -> str:
+    """What all commands are."""
+    about = (import_module("cmkg").__doc__ or "").splitlines()[0]
+    lines = ["usage: cmkg <command> [--flags]", "", about, "", "everything in one go:"]
+    lines += [f"  {f'run {name}':14}{c.text}" for name, c in GROUPS["run"].items()]
+    lines += ["", "stage by stage:"]
+    lines += [f"  {name:14}{command.text}" for name, command in COMMANDS.items()]
+    for group in ("data", "prior"):
+        lines += ["", f"{GROUP_TEXTS[group].lower().rstrip('.')}:"]
+        lines += [f"  {f'{group} {name}':14}{c.text}" for name, c in GROUPS[group].items()]
+    return "\n".join([*lines, "", "cmkg <command> --help lists a command's settings."])
+
+
+def format_group_help(group: str) -> str:
+    """What the commands of a group are."""
+    lines = [f"usage: cmkg {group} <what> [--flags]", "", GROUP_TEXTS[group], ""]
+    lines += [f"  {name:10}{command.text}" for name, command in GROUPS[group].items()]
+    return "\n".join([*lines, "", f"cmkg {group} <what> --help lists its settings."])
+
+
+def parse_settings(command: Command, program: str, arguments: Sequence[str]) -> Any:
+    """The settings that the arguments ask for."""
+    import tyro
+
+    module = import_module(command.module)
+    if command.module == PAPER:
+        settings = module.preset_of(command.settings)
+    else:
+        settings = getattr(module, command.settings)
+    kind, default = settings, tyro.MISSING_NONPROP
+    if not isinstance(settings, type):
+        kind, default = type(settings), settings
+    return tyro.cli(
+        kind, default=default, args=list(arguments), prog=program, description=command.text
+    )
+
+
+def execute(command: Command, program: str, arguments: Sequence[str]) -> None:
+    """Runs a command and prints its score, if it has one."""
+    config = parse_settings(command, program, arguments)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        from .runtime.distributed import join_launched_processes
+
+        join_launched_processes()
+    result = import_module(command.module).run(config)
+    if not isinstance(result, dict) or "epe_mm" not in result or _rank():
+        return
+    if "protocol" in result:
+        print(import_module(command.module).format_result(result))
+    else:
+        print(
+            f"EPE {result['epe_mm']:.2f} mm   AUC 20-50 {result['auc_20_50']:.3f}   "
+            f"{result['samples']} samples"
         )
-        sys.exit(_say(f"{where}{error.strerror or error}{hint}"))
+
+
+# ---- how a program ends --------------------------------------------------------------------------
+def end_in_one_sentence(program: Callable[[], object]) -> None:
+    """Runs a program; what is the user's or the machine's fault becomes one sentence.
+
+    Exit code 2, or 130 where it was stopped. Errors of ours keep their traceback.
+    """
+    warnings.showwarning = _show_warning
+    try:
+        program()
+    except InputError as error:
+        _exit(str(error))
+    except OSError as error:
+        _exit(_describe_os_error(error))
     except RuntimeError as error:
-        if not lost_a_process(error):
+        if not _is_lost_contact(error):
             raise
-        sys.exit(
-            _say(
-                f"process {rank()} lost contact with another ({str(error).splitlines()[0][:120]}); "
-                "start the same command again: it goes on from the last checkpoint"
-            )
+        reason = str(error).splitlines()[0][:120]
+        _exit(
+            f"process {_rank()} lost contact with another ({reason}); start the same command "
+            "again: it goes on from the last checkpoint"
         )
     except KeyboardInterrupt:
-        _say("stopped; the same command goes on from here")
-        sys.exit(130)
+        _exit("stopped; the same command goes on from here", code=130)
 
 
-def lost_a_process(error):
-    """Whether this is what a collective raises when another process has ended."""
-    return world() > 1 and any(
-        w in str(error) for w in ("Connection", "connection", "gloo", "NCCL", "peer")
-    )
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"cmkg: note: {message}", file=sys.stderr)
 
 
-def _say(sentence):
+def _describe_os_error(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    hint = ""
+    if error.errno in FULL_DISK:
+        hint = "; free space or choose another --out, then run the same command again"
+    return f"{where}{error.strerror or error}{hint}"
+
+
+def _exit(sentence: str, code: int = 2) -> None:
     print(f"cmkg: {sentence}", file=sys.stderr)
-    return 2
+    sys.exit(code)
+
+
+def _is_lost_contact(error: RuntimeError) -> bool:
+    if "torch" not in sys.modules:
+        return False
+    from .runtime.distributed import is_lost_contact
+
+    return is_lost_contact(error)
+
+
+def _rank() -> int:
+    if "torch" not in sys.modules:
+        return 0
+    from .runtime.distributed import rank
+
+    return rank()
 
 
 if __name__ == "__main__":

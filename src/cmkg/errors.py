@@ -1,6 +1,12 @@
-"""The one exception that means: the input is at fault, and here is what to do."""
+"""The exceptions that mean: the input is at fault, and here is what to do."""
 
 
 class InputError(ValueError):
     """One sentence for the user: which file and field, what was expected, what came, what to do.
-    Exit code 2."""
+
+    The command line prints it and ends with exit code 2.
+    """
+
+
+class Diverged(InputError):
+    """A loss is not finite: training has left the numbers at this learning rate or strength."""

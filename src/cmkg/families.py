@@ -1,47 +1,73 @@
 """Priors from elsewhere: the Fisher information, several sources merged, another architecture.
 
-Each gives a prior.Prior. From two checkpoints: Prior.from_checkpoints. L2-SP: Prior.constant
-with a centre.
+Each gives a prior.Prior. From two checkpoints: Prior.from_checkpoints. L2-SP: Prior.constant with a
+centre.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import torch
+from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from .batch import Fields
 from .errors import InputError
-from .prior import Prior, choose, fingerprint, tied_shape
-from .steps import called, modes_kept
+from .modules import call_model, preserve_modes
+from .prior import Prior, fingerprint, select_parameters, tied_shape
 
 
-def fisher(model, batches, loss, which="weights", fields=None, device="cpu"):
-    """The diagonal of the empirical Fisher information at the model's weights, centred there: EWC
-    (Kirkpatrick et al., 2017). phi_i = mean over samples of (d loss / d theta_i)^2 / 2, so that
-    R is the Laplace penalty.
+def fisher(
+    model: nn.Module,
+    batches: Iterable[Any],
+    loss: Callable[[Any, Tensor], Tensor],
+    which: str = "weights",
+    fields: Fields | None = None,
+    device: torch.device | str = "cpu",
+) -> Prior:
+    """The diagonal of the empirical Fisher information at the model's weights, centred there.
 
-    loss(prediction, target) of a batch; each sample's own gradient is taken, in eval mode
-    (BatchNorm's running statistics: a batch's would mix samples). fields: as in training.Fields;
-    None is a batch (x, y).
+    EWC (Kirkpatrick et al., 2017): phi_i = mean over samples of (d loss / d theta_i)^2 / 2, so that
+    R is the Laplace penalty. Each sample's own gradient is taken, in eval mode: a batch's BatchNorm
+    statistics would mix samples.
+
+    Args:
+        model: the network.
+        batches: of samples.
+        loss: (prediction, target) of a batch to a scalar.
+        which: "weights" or "all", see Prior.constant.
+        fields: which part of a batch is which; None is a batch (x, y).
+        device: where the samples go.
+
+    Raises:
+        InputError: there is no sample.
     """
-    chosen = choose(model, which)
-    parameters = {n: t.detach() for n, t in chosen.items()}
+    parameters = {n: t.detach() for n, t in select_parameters(model, which).items()}
 
-    def one(weights, x, y):
-        batched = tuple(v[None] for v in x) if isinstance(x, tuple) else x[None]
-        return loss(
-            called(lambda *inputs: functional_call(model, weights, inputs), batched), y[None]
-        )
+    def loss_of_one(weights: dict[str, Tensor], x: Any, y: Tensor) -> Tensor:
+        batched = tuple(part[None] for part in x) if isinstance(x, tuple) else x[None]
 
-    each = vmap(grad(one), in_dims=(None, 0, 0))
-    total, count = {n: torch.zeros_like(t) for n, t in parameters.items()}, 0
-    with modes_kept(model):
+        def with_weights(*inputs: Any) -> Any:
+            return functional_call(model, weights, inputs)
+
+        return loss(call_model(with_weights, batched), y[None])
+
+    gradients_of_each = vmap(grad(loss_of_one), in_dims=(None, 0, 0))
+    total = {name: torch.zeros_like(weight) for name, weight in parameters.items()}
+    count = 0
+    with preserve_modes(model):
         model.eval()
         for batch in batches:
             x, _, y = fields(batch, device) if fields else (batch[0], None, batch[1])
-            for n, g in each(parameters, x, y).items():
-                total[n] += g.square().sum(0)
+            for name, gradients in gradients_of_each(parameters, x, y).items():
+                total[name] += gradients.square().sum(0)
             count += len(y)
     if count == 0:
         raise InputError("the Fisher information needs samples: expected batches, got none")
-    phi = {n: (t / (2 * count)).float() for n, t in total.items()}
+    phi = {name: (squares / (2 * count)).float() for name, squares in total.items()}
     facts = {
         "family": "Fisher",
         "which": which,
@@ -49,23 +75,27 @@ def fisher(model, batches, loss, which="weights", fields=None, device="cpu"):
         "fingerprint": fingerprint(model),
         "architecture": type(model).__name__,
     }
-    return Prior(phi, 2, {n: t.clone() for n, t in parameters.items()}, facts)
+    return Prior(phi, 2, {name: weight.clone() for name, weight in parameters.items()}, facts)
 
 
 # ---- several sources -----------------------------------------------------------------------------
-def _mean(phis, _):
-    return sum(phis) / len(phis)
+def _mean(phis: Sequence[Tensor], _variances: Sequence[Tensor] | None) -> Tensor:
+    return torch.stack(list(phis)).sum(0) / len(phis)
 
 
-def _precision(phis, variances):
-    weights = [1 / v.clamp_min(1e-30) for v in variances]
-    return sum(w * t for w, t in zip(weights, phis, strict=False)) / sum(weights)
+def _precision(phis: Sequence[Tensor], variances: Sequence[Tensor] | None) -> Tensor:
+    assert variances is not None
+    weights = [1 / variance.clamp_min(1e-30) for variance in variances]
+    total = sum(weight * phi for weight, phi in zip(weights, phis, strict=True))
+    return torch.as_tensor(total / sum(weights))
 
 
-def _sign(phis, _):
-    """The mean of those that agree with the sign that has more weight (TIES-merging; Yadav et
-    al., 2023, Sec. 3)."""
-    stacked = torch.stack(phis)
+def _sign(phis: Sequence[Tensor], _variances: Sequence[Tensor] | None) -> Tensor:
+    """The mean of those that agree with the sign that has more weight.
+
+    TIES-merging; Yadav et al., 2023, Sec. 3.
+    """
+    stacked = torch.stack(list(phis))
     agree = torch.sign(stacked) == torch.sign(stacked.sum(0))
     return (stacked * agree).sum(0) / agree.sum(0).clamp_min(1)
 
@@ -73,54 +103,50 @@ def _sign(phis, _):
 MERGES = {"mean": _mean, "precision": _precision, "sign": _sign}
 
 
-def merged(priors, how="mean"):
-    """One prior of several, learned from the same theta_0 on different sources.
+def merged(priors: Sequence[Prior], how: str = "mean") -> Prior:
+    """One prior of several that were learned from the same theta_0 on different sources.
 
-    how: "mean"; "precision", each phi_i weighted by the inverse of its variance (see
-    Prior.track_noise); "sign", the mean of those that have the majority's sign.
+    Args:
+        priors: at least one.
+        how: "mean"; "precision", each phi_i weighted by the inverse of its variance (see
+            Prior.track_noise); "sign", the mean of those that have the majority's sign.
+
+    Raises:
+        InputError: another `how`, priors that do not belong together, or no variance.
     """
     first = priors[0]
     if how not in MERGES:
         raise InputError(f"priors are merged by {', '.join(MERGES)}, got {how!r}")
     for other in priors[1:]:
-        _same_kind(first, other)
-    if how == "precision" and any(q.variance is None for q in priors):
+        _expect_same_kind(first, other)
+    variances = [prior.variance for prior in priors]
+    if how == "precision" and any(variance is None for variance in variances):
         raise InputError(
-            "merging by precision needs each prior's variance: learn them with track_noise(), "
-            "or merge by mean or sign"
+            "merging by precision needs each prior's variance: learn them with track_noise(), or "
+            "merge by mean or sign"
         )
-    phi = {
-        n: MERGES[how](
-            [q.phi[n] for q in priors],
-            [q.variance[n] for q in priors] if how == "precision" else None,
-        )
-        for n in first.phi
-    }
-    return Prior(
-        phi,
-        first.p,
-        first.centre,
-        first.manifest | {"merged": how, "sources": [q.manifest.get("source") for q in priors]},
-    )
+    phi = {}
+    for name in first.phi:
+        spread = [variance[name] for variance in variances if variance is not None]
+        phi[name] = MERGES[how]([prior.phi[name] for prior in priors], spread)
+    sources = [prior.manifest.get("source") for prior in priors]
+    return Prior(phi, first.p, first.centre, first.manifest | {"merged": how, "sources": sources})
 
 
-def _same_kind(a, b):
+def _expect_same_kind(a: Prior, b: Prior) -> None:
     if a.p != b.p:
+        raise InputError(f"priors of p = {a.p} and p = {b.p} cannot be merged: expected one p")
+    differing = [
+        name
+        for name in {**a.phi, **b.phi}
+        if name not in a.phi or name not in b.phi or a.phi[name].shape != b.phi[name].shape
+    ]
+    if differing:
         raise InputError(
-            f"priors of p = {a.p} and p = {b.p} cannot be merged: expected one exponent"
+            f"these priors belong to different networks, they differ at {differing[0]!r}: expected "
+            "the same names and shapes"
         )
-    if {n: t.shape for n, t in a.phi.items()} != {n: t.shape for n, t in b.phi.items()}:
-        name = next(
-            iter(set(a.phi) ^ set(b.phi)),
-            next((n for n in a.phi if n in b.phi and a.phi[n].shape != b.phi[n].shape), ""),
-        )
-        raise InputError(
-            f"these priors belong to different networks, they differ at {name!r}: expected the "
-            "same names and shapes"
-        )
-    if (a.centre is None) != (b.centre is None) or (
-        a.centre and any(not torch.equal(t, b.centre[n]) for n, t in a.centre.items())
-    ):
+    if not _same_centre(a.centre, b.centre):
         raise InputError("these priors are centred at different weights: expected one centre")
     if a.manifest.get("fingerprint") != b.manifest.get("fingerprint"):
         raise InputError(
@@ -129,48 +155,83 @@ def _same_kind(a, b):
         )
 
 
-# ---- another architecture ------------------------------------------------------------------------
-def transferred(prior, model, names=None, coverage=0.9):
-    """The prior for another architecture: {its parameter: the prior's} by `names`, a dict or a
-    function of the name (None: the same name). Returns (Prior, report); refused where less than
-    `coverage` of the model's weights get one.
+def _same_centre(a: Mapping[str, Tensor] | None, b: Mapping[str, Tensor] | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return all(torch.equal(centre, b[name]) for name, centre in a.items())
 
-    report: {"coverage", "matched": [names], "unmatched": {name: why}}. Only phi of equal shapes
-    is taken: it belongs to single weights, so this makes sense where the weights, too, came from
-    the same theta_0.
+
+# ---- another architecture ------------------------------------------------------------------------
+@dataclass(frozen=True)
+class TransferReport:
+    """What `transferred` found.
+
+    coverage: the share of the model's weights that got a phi. matched: their names. unmatched:
+    {name: why not}.
     """
-    look = names if callable(names) else (lambda n: names.get(n)) if names else (lambda n: n)
-    wanted = choose(model, prior.manifest.get("which", "weights"))
-    granularity = prior.manifest.get("granularity", "weight")
-    phi, unmatched = {}, {}
-    for n, t in wanted.items():
-        found = prior.phi.get(look(n))
-        expected = tied_shape(t.shape, granularity)
-        if found is None:
-            unmatched[n] = "the prior has no such parameter"
-        elif tuple(found.shape) != expected:
-            unmatched[n] = f"shape {tuple(found.shape)}, expected {expected}"
-        elif prior.centre and prior.centre[look(n)].shape != t.shape:
-            unmatched[n] = (
-                f"its centre has shape {tuple(prior.centre[look(n)].shape)}, expected "
-                f"{tuple(t.shape)}"
-            )
+
+    coverage: float
+    matched: list[str]
+    unmatched: dict[str, str]
+
+
+def transferred(
+    prior: Prior,
+    model: nn.Module,
+    names: Mapping[str, str] | Callable[[str], str] | None = None,
+    coverage: float = 0.9,
+) -> tuple[Prior, TransferReport]:
+    """The prior for another architecture.
+
+    Only phi of equal shapes is taken: it belongs to single weights, so this makes sense where the
+    weights, too, came from the same theta_0.
+
+    Args:
+        prior: the one to take from.
+        model: the other network.
+        names: {its parameter: the prior's}, or a function of the name; None is the same name.
+        coverage: the least share of the model's weights that must get a phi.
+
+    Raises:
+        InputError: fewer do.
+    """
+
+    def look_up(name: str) -> str:
+        if callable(names):
+            return names(name)
+        return names.get(name, "") if names else name
+
+    wanted = select_parameters(model, prior.manifest.get("which", "weights"))
+    phi: dict[str, Tensor] = {}
+    unmatched = {}
+    for name, parameter in wanted.items():
+        if why := _mismatch(prior, look_up(name), parameter):
+            unmatched[name] = why
         else:
-            phi[n] = found.clone()
-    total = sum(t.numel() for t in wanted.values())
-    share = sum(wanted[n].numel() for n in phi) / max(total, 1)
+            phi[name] = prior.phi[look_up(name)].clone()
+    total = sum(parameter.numel() for parameter in wanted.values())
+    share = sum(wanted[name].numel() for name in phi) / max(total, 1)
     if share < coverage:
-        some = "; ".join(f"{n}: {why}" for n, why in list(unmatched.items())[:3])
+        some = "; ".join(f"{name}: {why}" for name, why in list(unmatched.items())[:3])
         raise InputError(
-            f"this prior covers {share:.0%} of {type(model).__name__}'s weights, expected at "
-            f"least {coverage:.0%} ({some}); "
-            "give a map of names, or a lower coverage"
+            f"this prior covers {share:.0%} of {type(model).__name__}'s weights, expected at least "
+            f"{coverage:.0%} ({some}); give a map of names, or a lower coverage"
         )
-    centre = {n: prior.centre[look(n)] for n in phi} if prior.centre else None
-    moved = Prior(
-        phi,
-        prior.p,
-        centre,
-        prior.manifest | {"architecture": type(model).__name__, "coverage": share},
-    )
-    return moved, {"coverage": share, "matched": list(phi), "unmatched": unmatched}
+    centre = {name: prior.centre[look_up(name)] for name in phi} if prior.centre else None
+    facts = {"architecture": type(model).__name__, "coverage": share}
+    moved = Prior(phi, prior.p, centre, prior.manifest | facts)
+    return moved, TransferReport(share, list(phi), unmatched)
+
+
+def _mismatch(prior: Prior, name: str, parameter: Tensor) -> str:
+    """Why the prior's phi of that name is not the parameter's; empty where it is."""
+    found = prior.phi.get(name)
+    if found is None:
+        return "the prior has no such parameter"
+    expected = tied_shape(parameter.shape, prior.manifest.get("granularity", "weight"))
+    if tuple(found.shape) != expected:
+        return f"shape {tuple(found.shape)}, expected {expected}"
+    if prior.centre and prior.centre[name].shape != parameter.shape:
+        shape = tuple(prior.centre[name].shape)
+        return f"its centre has shape {shape}, expected {tuple(parameter.shape)}"
+    return ""

@@ -1,37 +1,72 @@
-"""Will it help me? From a short run: is there anything to distil, can the student see it, does it
-carry to the target?
+"""Will it help me? A short run says whether there is anything to distil, and whether it carries.
 
-For any networks and data: `preflight(...)`. The verdicts are plain sentences with their reasons;
-on made problems whose answer is known by construction they are right (tests/test_preflight.py).
-A short run is a hint, not a result.
+For any networks and data: `preflight(...)`. The verdicts are plain sentences with their reasons; on
+made problems whose answer is known by construction they are right (tests/test_preflight.py). A
+short run is a hint, not a result.
 """
 
+from __future__ import annotations
+
 import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from .batch import SOURCE_FIELDS, Fields, tensors_of
 from .features import FeatureTap
 from .losses import as_picture
-from .pairing import pair_layers
+from .modules import call_model, preserve_modes
+from .pairing import Pairs, pair_layers
 from .prior import Prior
-from .steps import called, modes_kept, teacher_maps
-from .training import SOURCE_FIELDS, Fields, learn_prior, train_with_prior
+from .steps import Loss, teacher_maps
+from .training import learn_prior, train_with_prior
 
 GAP = 0.05  # a teacher at least this much better than the student, relative to the student's error
-# nats that the teacher must share more than the label: estimates of nothing differ by less
-SHARE = 0.05
+SHARE = 0.05  # nats that the teacher must share more than the label: noise differs by less
 GAIN = 0.03  # differences of short runs below this share count as none
 NOISE = 2.0  # phi must be this many times its noise
 
+Batches = Iterable[Any]
+Error = Callable[[Any, Any], Any]
+
+
+class Verdict(NamedTuple):
+    """An answer and why."""
+
+    likely: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a short run says.
+
+    numbers: errors, shared information and phi's size. verdicts: on "distillation", "transfer" and
+    "prior".
+    """
+
+    numbers: dict[str, float]
+    verdicts: dict[str, Verdict]
+
 
 # ---- how much two views share --------------------------------------------------------------------
-def standardised(a):
+def standardise(a: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Columns of mean zero and unit variance."""
     return (a - a.mean(0)) / a.std(0).clamp_min(1e-6)
 
 
-def shared_information(a, b, k=8, ridge=0.1, folds=4):
-    """Estimate of I(a; b) in nats, of rows a (N, d), b (N, e): Gaussian, over k canonical
-    directions.
+def shared_information(
+    a: Float[Tensor, "n d"],
+    b: Float[Tensor, "n e"],
+    k: int = 8,
+    ridge: float = 0.1,
+    folds: int = 4,
+) -> float:
+    """Estimate of I(a; b) in nats, of paired rows: Gaussian, over k canonical directions.
 
     The directions are found on some of the rows and their correlations measured on the others, so
     that rows without anything in common share about 0, however few they are (a canonical
@@ -42,7 +77,7 @@ def shared_information(a, b, k=8, ridge=0.1, folds=4):
     >>> round(shared_information(x, x + 0.75 * noise), 1)
     0.5
     """
-    a, b = (principal(standardised(t.double()), k) for t in (a, b))
+    a, b = principal(standardise(a.double()), k), principal(standardise(b.double()), k)
     total = 0.0
     for fold in range(folds):
         held = torch.arange(len(a)) % folds == fold
@@ -50,57 +85,77 @@ def shared_information(a, b, k=8, ridge=0.1, folds=4):
     return total / folds
 
 
-def principal(a, k):
+def principal(a: Float[Tensor, "n d"], k: int) -> Float[Tensor, "n k2"]:
     """Rows in their first k principal components, each of unit variance."""
     U, S, _ = torch.linalg.svd(a - a.mean(0), full_matrices=False)
     keep = min(k, int((1e-6 * S[0] < S).sum()))
     return U[:, :keep] * len(a) ** 0.5
 
 
-def _information_of(a, b, a_new, b_new, ridge):
-    def whiten(t):
-        return torch.linalg.inv(
-            torch.linalg.cholesky(t.T @ t / len(t) + ridge * torch.eye(t.shape[1], dtype=t.dtype))
-        ).T
-
-    wa, wb = whiten(a), whiten(b)
-    U, _, Vt = torch.linalg.svd(wa.T @ a.T @ b @ wb / len(a))
+def _information_of(a: Tensor, b: Tensor, a_new: Tensor, b_new: Tensor, ridge: float) -> float:
+    whiten_a, whiten_b = _whitening(a, ridge), _whitening(b, ridge)
+    U, _, Vt = torch.linalg.svd(whiten_a.T @ a.T @ b @ whiten_b / len(a))
     n = min(len(U), len(Vt))
-    left, right = a_new @ wa @ U[:, :n], b_new @ wb @ Vt.T[:, :n]
-    correlation = (standardised(left) * standardised(right)).mean(0).clamp(0, 0.999)
+    left = a_new @ whiten_a @ U[:, :n]
+    right = b_new @ whiten_b @ Vt.T[:, :n]
+    correlation = (standardise(left) * standardise(right)).mean(0).clamp(0, 0.999)
     return float(-0.5 * (1 - correlation**2).log().sum())
+
+
+def _whitening(a: Tensor, ridge: float) -> Tensor:
+    covariance = a.T @ a / len(a) + ridge * torch.eye(a.shape[1], dtype=a.dtype)
+    return torch.linalg.inv(torch.linalg.cholesky(covariance)).T
 
 
 # ---- one look at a network -----------------------------------------------------------------------
 @torch.no_grad()
-def measured(model, batches, fields, error):
+def measure_error(model: nn.Module, batches: Batches, fields: Fields, error: Error) -> float:
     """Mean error over batches, in eval mode."""
-    device, total, count = next(model.parameters()).device, 0.0, 0
-    with modes_kept(model):
+    device = next(model.parameters()).device
+    total, count = 0.0, 0
+    with preserve_modes(model):
         model.eval()
         for batch in batches:
             x, _, y = fields(batch, device)
-            total, count = total + len(y) * float(error(called(model, x), y)), count + len(y)
+            samples = len(tensors_of(y)[0])
+            total += samples * float(error(call_model(model, x), y))
+            count += samples
     return total / count
 
 
 @torch.no_grad()
-def seen_alike(student, tap, teacher, teacher_tap, batches, fields):
-    """Rows (N, d), (N, e), (N, f) of one pass over batches: the student's and the teacher's last
-    tapped maps, averaged over places, and the targets."""
-    device, rows = next(student.parameters()).device, []
-    with modes_kept(student, teacher):
+def pooled_features(
+    student: nn.Module,
+    tap: FeatureTap,
+    teacher: nn.Module,
+    teacher_tap: FeatureTap,
+    batches: Batches,
+    fields: Fields,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows (N, d), (N, e), (N, f) of one pass over the data.
+
+    The student's and the teacher's last tapped maps, averaged over places, and the targets.
+    """
+    device = next(student.parameters()).device
+    mine, theirs, labels = [], [], []
+    with preserve_modes(student, teacher):
         student.eval()
         for batch in batches:
             x, x_superior, y = fields(batch, device)
-            called(student, x)
-            maps = tap.maps[-1], teacher_maps(teacher, teacher_tap, x_superior)[-1]
-            rows.append([as_picture(m).float().mean((2, 3)).cpu() for m in maps] + [y.cpu()])
-    return [torch.cat(part) for part in zip(*rows, strict=True)]
+            call_model(student, x)
+            mine.append(_pool(tap.maps[-1]))
+            theirs.append(_pool(teacher_maps(teacher, teacher_tap, x_superior)[-1]))
+            labels.append([part.cpu() for part in tensors_of(y)])
+    parts = [torch.cat(part) for part in zip(*labels, strict=True)]
+    return torch.cat(mine), torch.cat(theirs), torch.cat([label_rows(p) for p in parts], 1)
 
 
-def label_rows(y):
-    """Targets as rows of numbers: classes as one-hot."""
+def _pool(features: Tensor) -> Tensor:
+    return as_picture(features).float().mean((2, 3)).cpu()
+
+
+def label_rows(y: Tensor) -> Tensor:
+    """Targets as rows of numbers; classes as one-hot."""
     if y.is_floating_point():
         return y.flatten(1)
     return torch.nn.functional.one_hot(y.long()).double().flatten(1)
@@ -108,54 +163,49 @@ def label_rows(y):
 
 # ---- the short run -------------------------------------------------------------------------------
 def preflight(
-    make_student,
-    make_teacher,
-    source,
-    source_test,
-    target,
-    target_test,
-    loss,
-    error,
+    make_student: Callable[[], nn.Module],
+    make_teacher: Callable[[], nn.Module],
+    source: Batches,
+    source_test: Batches,
+    target: Batches,
+    target_test: Batches,
+    loss: Loss,
+    error: Error,
     *,
-    fields=SOURCE_FIELDS,
-    target_fields=None,
-    epochs=3,
-    lr=1e-3,
-    alpha=1e-2,
-    beta=1.0,
-    sigmas=(1e-4, 1e-3, 1e-2),
-    layers=None,
-    attention_weight=1.0,
-):
-    """Returns {"numbers": {...}, "verdicts": {"distillation" | "transfer" | "prior": (yes or no,
-    reason)}}.
+    fields: Fields = SOURCE_FIELDS,
+    target_fields: Fields | None = None,
+    epochs: int = 3,
+    lr: float = 1e-3,
+    alpha: float = 1e-2,
+    beta: float = 1.0,
+    sigmas: Sequence[float] = (1e-4, 1e-3, 1e-2),
+    layers: Pairs | None = None,
+    attention_weight: float = 1.0,
+) -> Report:
+    """Trains a teacher, students and a prior shortly, and says what is likely to help.
 
-    make_student(), make_teacher(): new networks, the same each time. loss, error: functions
-    (prediction, target) -> a number; error is what counts, the lower the better. target_test is
-    looked at for every strength alike: a hint, not a score.
+    Seventeen parameters: what must be known of both datasets, and nine settings with defaults.
+
+    Args:
+        make_student, make_teacher: new networks, the same each time.
+        source, source_test, target, target_test: batches of each set.
+        loss: (prediction, target) to a scalar.
+        error: (prediction, target) to the number that counts, the lower the better.
+        fields, target_fields: which part of a batch is which; None takes the source's.
+        epochs, lr: of each training.
+        alpha, beta: see training.learn_prior.
+        sigmas: strengths tried; target_test is looked at for each alike: a hint, not a score.
+        layers, attention_weight: see training.distill.
     """
-    target_fields = target_fields or Fields(fields.student, None, fields.target)
+    own = Fields(fields.student, None, fields.target)
     superior = Fields(fields.teacher, None, fields.target)
+    on_target = target_fields or own
     theta_0, teacher, student = make_student(), make_teacher(), make_student()
     train_with_prior(teacher, source, loss, fields=superior, epochs=epochs, lr=lr)
-    train_with_prior(
-        student,
-        source,
-        loss,
-        fields=Fields(fields.student, None, fields.target),
-        epochs=epochs,
-        lr=lr,
-    )
-    numbers = look_at_source(student, teacher, source, source_test, fields, superior, error, layers)
+    train_with_prior(student, source, loss, fields=own, epochs=epochs, lr=lr)
+    numbers = look_at_source(student, teacher, source, source_test, fields, error, layers)
     continued, distilled = copy.deepcopy(student), copy.deepcopy(student)
-    train_with_prior(
-        continued,
-        source,
-        loss,
-        fields=Fields(fields.student, None, fields.target),
-        epochs=epochs,
-        lr=lr,
-    )
+    train_with_prior(continued, source, loss, fields=own, epochs=epochs, lr=lr)
     (phi,) = learn_prior(
         distilled,
         teacher,
@@ -171,101 +221,114 @@ def preflight(
         unit_free=True,
         theta_0=theta_0,
     )
-    own = Fields(fields.student, None, fields.target)
-    numbers |= {
-        "continued": measured(continued, source_test, own, error),
-        "distilled": measured(distilled, source_test, own, error),
-        "phi_over_noise": float(torch.tensor(list(phi.signal_to_noise().values())).median()),
-    }
 
-    def on_target(start, prior=None):
+    def error_on_target(start: nn.Module, prior: Prior | None = None) -> float:
         model = copy.deepcopy(start)
-        train_with_prior(model, target, loss, prior, fields=target_fields, epochs=epochs, lr=lr)
-        return measured(model, target_test, target_fields, error)
+        train_with_prior(model, target, loss, prior, fields=on_target, epochs=epochs, lr=lr)
+        return measure_error(model, target_test, on_target, error)
 
+    noise_ratios = torch.tensor(list(phi.signal_to_noise().values()))
     numbers |= {
-        "target_none": on_target(theta_0),
-        "target_fine_tuned": on_target(distilled),
-        "target_l2": min(on_target(theta_0, Prior.constant(theta_0, s)) for s in sigmas),
-        "target_prior": min(on_target(theta_0, phi.with_rms(s)) for s in sigmas),
+        "continued": measure_error(continued, source_test, own, error),
+        "distilled": measure_error(distilled, source_test, own, error),
+        "phi_over_noise": float(noise_ratios.median()),
+        "target_none": error_on_target(theta_0),
+        "target_fine_tuned": error_on_target(distilled),
+        "target_l2": min(error_on_target(theta_0, Prior.constant(theta_0, s)) for s in sigmas),
+        "target_prior": min(error_on_target(theta_0, phi.with_rms(s)) for s in sigmas),
     }
-    return {"numbers": numbers, "verdicts": verdicts(numbers)}
+    return Report(numbers, judge(numbers))
 
 
-def look_at_source(student, teacher, source, source_test, fields, superior, error, layers):
-    """The gap between teacher and student, and what their deepest features and the targets
-    share."""
+def look_at_source(
+    student: nn.Module,
+    teacher: nn.Module,
+    source: Batches,
+    source_test: Batches,
+    fields: Fields,
+    error: Error,
+    layers: Pairs | None,
+) -> dict[str, float]:
+    """The gap between teacher and student, and what their features and the targets share."""
     device = next(student.parameters()).device
     x, x_superior, _ = fields(next(iter(source)), device)
     mine, theirs = (layers or pair_layers(student, teacher, x, x_superior))[-1]
     tap, teacher_tap = FeatureTap(student, [mine]), FeatureTap(teacher, [theirs])
-    student_error = measured(
-        student, source_test, Fields(fields.student, None, fields.target), error
-    )
-    teacher_error = measured(teacher, source_test, superior, error)
-    s, t, y = seen_alike(student, tap, teacher, teacher_tap, source_test, fields)
+    own = Fields(fields.student, None, fields.target)
+    superior = Fields(fields.teacher, None, fields.target)
+    student_error = measure_error(student, source_test, own, error)
+    teacher_error = measure_error(teacher, source_test, superior, error)
+    s, t, y = pooled_features(student, tap, teacher, teacher_tap, source_test, fields)
     tap.close()
     teacher_tap.close()
     return {
         "student": student_error,
         "teacher": teacher_error,
         "information_teacher_student": shared_information(s, t),
-        "information_student_label": shared_information(s, label_rows(y)),
+        "information_student_label": shared_information(s, y),
     }
 
 
-def verdicts(n):
-    """{question: (yes or no, reason)} of preflight's numbers."""
+def judge(numbers: dict[str, float]) -> dict[str, Verdict]:
+    """{question: verdict} of preflight's numbers."""
+    return {
+        "distillation": _judge_distillation(numbers),
+        "transfer": _judge_transfer(numbers),
+        "prior": _judge_prior(numbers),
+    }
 
-    def gain(before, after):
-        return (before - after) / max(abs(before), 1e-12)
 
-    gap, share = (
-        gain(n["student"], n["teacher"]),
-        (n["information_teacher_student"], n["information_student_label"]),
-    )
+def _gain(before: float, after: float) -> float:
+    return (before - after) / max(abs(before), 1e-12)
+
+
+def _judge_distillation(n: dict[str, float]) -> Verdict:
+    with_teacher, with_label = n["information_teacher_student"], n["information_student_label"]
     facts = (
-        f"the teacher's error is {n['teacher']:.4g}, the student's {n['student']:.4g}; "
-        f"teacher and student share {share[0]:.2f} nats, student and label {share[1]:.2f}"
+        f"the teacher's error is {n['teacher']:.4g}, the student's {n['student']:.4g}; teacher and "
+        f"student share {with_teacher:.2f} nats, student and label {with_label:.2f}"
     )
-    if gap < GAP:
-        distillation = False, f"there is nothing to distil: {facts}"
-    elif share[0] <= share[1] + SHARE:
-        distillation = (
+    if _gain(n["student"], n["teacher"]) < GAP:
+        return Verdict(False, f"there is nothing to distil: {facts}")
+    if with_teacher <= with_label + SHARE:
+        return Verdict(
             False,
-            f"what the teacher knows is not in the student's view: {facts} (the criterion asks "
-            "for more with the teacher)",
+            f"what the teacher knows is not in the student's view: {facts} (the criterion asks for "
+            "more with the teacher)",
         )
-    else:
-        distillation = (
-            True,
-            f"the teacher knows more, and the student can see some of it: {facts}; in the "
-            f"short run {n['continued']:.4g} -> {n['distilled']:.4g}",
-        )
-    moved = gain(n["target_none"], n["target_fine_tuned"])
-    transfer = (
-        moved > GAIN,
-        f"fine-tuning from the source changes the target's error from {n['target_none']:.4g} "
-        f"to {n['target_fine_tuned']:.4g}",
+    return Verdict(
+        True,
+        f"the teacher knows more, and the student can see some of it: {facts}; in the short run "
+        f"{n['continued']:.4g} -> {n['distilled']:.4g}",
     )
-    better = gain(n["target_l2"], n["target_prior"])
-    prior = (
+
+
+def _judge_transfer(n: dict[str, float]) -> Verdict:
+    return Verdict(
+        _gain(n["target_none"], n["target_fine_tuned"]) > GAIN,
+        f"fine-tuning from the source changes the target's error from {n['target_none']:.4g} to "
+        f"{n['target_fine_tuned']:.4g}",
+    )
+
+
+def _judge_prior(n: dict[str, float]) -> Verdict:
+    better = _gain(n["target_l2"], n["target_prior"])
+    return Verdict(
         n["phi_over_noise"] > NOISE and better > GAIN,
         f"phi is {n['phi_over_noise']:.1f} times its noise, and the prior changes the target's "
         f"error from {n['target_l2']:.4g} (tuned l2) to {n['target_prior']:.4g}",
     )
-    return {"distillation": distillation, "transfer": transfer, "prior": prior}
 
 
-def told(report):
+def format_verdicts(report: Report) -> str:
     """The verdicts as text."""
-    words = {
+    questions = {
         "distillation": "distilling",
         "transfer": "starting from the source",
         "prior": "the learned prior instead of l2",
     }
-    lines = [
-        f"{words[q]}: {'likely to help' if yes else 'not likely to help'}: {why}."
-        for q, (yes, why) in report["verdicts"].items()
-    ]
+    lines = []
+    for name, verdict in report.verdicts.items():
+        answer = "likely to help" if verdict.likely else "not likely to help"
+        lines.append(f"{questions[name]}: {answer}: {verdict.reason}.")
     return "\n".join([*lines, "From a short run: a hint, not a result."])

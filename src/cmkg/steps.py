@@ -1,271 +1,328 @@
-"""One optimisation step each: supervised (with or without a prior), distil, meta. Plain functions,
-any network.
+"""One optimisation step each: supervised (with or without a prior), distil, meta.
 
-A batch is what the caller passes: `x` for the student, `x_superior` for the teacher, `y` the
-target. Feature maps come from FeatureTaps on the student and the teacher. `context` enters
-around every forward pass (autocast); `average` is applied to every list of gradients before use
-(several processes). Each step returns floats.
+Plain functions, for any network. A batch is what the caller passes: `x` for the student,
+`x_superior` for the teacher, `y` the target. Feature maps come from FeatureTaps on the student and
+the teacher. `context` enters around every forward pass (autocast); `average` is applied to every
+list of gradients before use (several processes). Each step returns its losses as floats.
 """
 
+from __future__ import annotations
+
 import math
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
 
-from .errors import InputError
-from .losses import ATTENTION_WEIGHT, distillation_loss, regression_loss, widened
-from .meta import adam_scales, closed_form_gradient, inner_step_, weights_lent
+from .errors import Diverged, InputError
+from .features import FeatureTap
+from .losses import ATTENTION_WEIGHT, distillation_loss, regression_loss, to_float32
+from .meta import adam_scales, closed_form_gradient, inner_step_, preserve_weights
+from .modules import call_model, trained_parameters
+from .prior import Prior
+
+Context = Callable[[], AbstractContextManager[Any]]
+Loss = Callable[[Any, Any], Tensor]
+Distillation = Callable[[Sequence[Tensor], Sequence[Tensor]], dict[str, Tensor]]
+Average = Callable[[list[Tensor]], list[Tensor]]
+Gradients = dict[str, Tensor]
+InnerOptimizer = Literal["sgd", "adam"]
 
 
-@contextmanager
-def modes_kept(*models):
-    """Puts the training or eval mode of every submodule back after the block: some may be frozen
-    in eval."""
-    modes = [(m, m.training) for model in models for m in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _keep(gradients):
+def keep_gradients(gradients: list[Tensor]) -> list[Tensor]:
+    """What one process alone does in place of averaging."""
     return gradients
 
 
-def _finite(losses, where):
-    values = {k: float(v.detach()) for k, v in losses.items()}
-    bad = [k for k, v in values.items() if not math.isfinite(v)]
-    if bad:
-        raise InputError(
-            f"the {bad[0]} loss is {values[bad[0]]} {where}: expected a finite number; lower "
-            "the learning rate "
-            "or the prior's strength, or check the data with a smaller run"
-        )
+def to_finite_floats(losses: dict[str, Tensor], where: str) -> dict[str, float]:
+    """The losses as floats.
+
+    Raises:
+        Diverged: one is not finite.
+    """
+    values = {name: float(value.detach()) for name, value in losses.items()}
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise Diverged(
+                f"the {name} loss is {value} {where}: expected a finite number; lower the learning "
+                "rate or the prior's strength, or check the data with a smaller run"
+            )
     return values
 
 
-def trained(*models):
-    """The parameters that training moves, of networks and of losses that have any."""
-    return [
-        t
-        for m in models
-        if isinstance(m, torch.nn.Module)
-        for t in m.parameters()
-        if t.requires_grad
+def gradients_of(
+    loss: Tensor, parameters: dict[str, nn.Parameter], average: Average, retain_graph: bool = False
+) -> Gradients:
+    """{name: gradient} of a scalar loss, averaged over processes; zeros where it has none."""
+    tensors = list(parameters.values())
+    found = torch.autograd.grad(loss, tensors, retain_graph=retain_graph, allow_unused=True)
+    filled = [
+        torch.zeros_like(parameter) if gradient is None else gradient
+        for gradient, parameter in zip(found, tensors, strict=True)
     ]
+    return dict(zip(parameters, average(filled), strict=True))
 
 
-def called(model, x):
-    """The model's output: x is one input, a tuple of several, or a dict of named ones."""
-    return (
-        model(**x)
-        if isinstance(x, dict)
-        else model(*x)
-        if isinstance(x, (tuple, list))
-        else model(x)
-    )
-
-
-def _gradients(loss, parameters, average, retain_graph=False):
-    found = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
-    return average(
-        [torch.zeros_like(t) if g is None else g for g, t in zip(found, parameters, strict=True)]
-    )
-
-
-def _assign(parameters, gradients):
-    for t, g in zip(parameters, gradients, strict=True):
-        t.grad = g
-
-
-def _step(optimizer):
+def _take_step(
+    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], gradients: Gradients
+) -> None:
+    for name, parameter in parameters.items():
+        parameter.grad = gradients[name]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
 
-def _apply(optimizer, parameters, gradients):
-    _assign(parameters, gradients)
-    _step(optimizer)
-
-
 def supervised_step(
-    model,
-    optimizer,
-    x,
-    y,
-    loss=regression_loss,
-    prior=None,
-    coupled=True,
-    context=nullcontext,
-    average=_keep,
-):
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: Any,
+    y: Any,
+    loss: Loss = regression_loss,
+    prior: Prior | None = None,
+    coupled: bool = True,
+    context: Context = nullcontext,
+    average: Average = keep_gradients,
+) -> dict[str, float]:
     """One step on L_REG (Eq. 1), or with a prior on F = L_REG + R(theta; phi) (Eq. 9).
 
-    coupled: the prior's gradient goes through the optimiser (the paper); else it shrinks the
-    weights directly (Eq. 16). Returns {"regression"}.
+    Nine parameters: the last two belong to several processes and to autocast, and have defaults.
+
+    Args:
+        model: the network.
+        optimizer: over its parameters.
+        x, y: one batch.
+        loss: (prediction, target) to a scalar.
+        prior: phi; None trains on the loss alone.
+        coupled: the prior's gradient goes through the optimiser (the paper); else it shrinks the
+            weights directly (Eq. 16).
+        context, average: see the module.
+
+    Returns:
+        {"regression"}.
+
+    Raises:
+        Diverged: the loss is not finite; no weight has moved.
     """
-    parameters = trained(model)
+    parameters = trained_parameters(model)
     with context():
-        value = loss(widened(called(model, x)), y)
-    losses = _finite({"regression": value}, "in this step")
-    _assign(parameters, _gradients(value, parameters, average))
+        value = loss(to_float32(call_model(model, x)), y)
+    losses = to_finite_floats({"regression": value}, "in this step")
+    gradients = gradients_of(value, parameters, average)
+    for name, parameter in parameters.items():
+        parameter.grad = gradients[name]
     if prior is not None:
         held = prior.bind(model)
-        prior.add_to_gradients(held) if coupled else prior.decay_(
-            held, optimizer.param_groups[0]["lr"]
-        )
-    _step(optimizer)
+        if coupled:
+            prior.add_to_gradients(held)
+        else:
+            prior.decay_(held, optimizer.param_groups[0]["lr"])
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
     return losses
 
 
 @torch.no_grad()
-def teacher_maps(teacher, teacher_tap, x_superior, context=nullcontext):
-    """The teacher's feature maps: frozen, in eval mode, without gradients - always."""
+def teacher_maps(
+    teacher: nn.Module, teacher_tap: FeatureTap, x_superior: Any, context: Context = nullcontext
+) -> list[Tensor]:
+    """The teacher's feature maps: always frozen, in eval mode, without gradients."""
     teacher.eval()
     with context():
-        called(teacher, x_superior)
-    return [m.detach() for m in teacher_tap.maps]
+        call_model(teacher, x_superior)
+    return [features.detach() for features in teacher_tap.maps]
 
 
-def _losses_at(student, tap, x, y, maps, loss, distillation, context):
+def _losses_at(
+    student: nn.Module,
+    tap: FeatureTap,
+    x: Any,
+    y: Any,
+    maps: list[Tensor] | None,
+    loss: Loss,
+    distillation: Distillation,
+    context: Context,
+) -> dict[str, Tensor]:
+    """The terms of G at the student's present weights; without the teacher's maps L_REG alone."""
     with context():
-        prediction = called(student, x)
-    return {"regression": loss(widened(prediction), y)} | distillation(tap.maps, maps)
+        prediction = call_model(student, x)
+    losses = {"regression": loss(to_float32(prediction), y)}
+    return losses if maps is None else losses | distillation(tap.maps, maps)
 
 
 def distil_step(
-    student,
-    tap,
-    teacher,
-    teacher_tap,
-    optimizer,
-    x,
-    x_superior,
-    y,
-    loss=regression_loss,
-    attention_weight=ATTENTION_WEIGHT,
-    distillation=None,
-    context=nullcontext,
-    average=_keep,
-):
-    """One step on G = L_REG + L_DIST (Eqs. 4 and 8). Returns {"regression", "activation",
-    "attention"}, weighted.
+    student: nn.Module,
+    tap: FeatureTap,
+    teacher: nn.Module,
+    teacher_tap: FeatureTap,
+    optimizer: torch.optim.Optimizer,
+    x: Any,
+    x_superior: Any,
+    y: Any,
+    loss: Loss = regression_loss,
+    attention_weight: float = ATTENTION_WEIGHT,
+    distillation: Distillation | None = None,
+    context: Context = nullcontext,
+    average: Average = keep_gradients,
+) -> dict[str, float]:
+    """One step on G = L_REG + L_DIST (Eqs. 4 and 8).
 
-    loss: of any task, in place of L_REG. distillation: losses.DistillationLoss where the layers'
-    shapes differ.
+    Thirteen parameters: two networks with their taps, and a batch of three parts, as Algorithm 3
+    names them; the last five have defaults.
+
+    Args:
+        student, tap: the network that learns, and the tap on its paired layers.
+        teacher, teacher_tap: the frozen network, and the tap on its.
+        optimizer: over the student's parameters, and the distillation's if it has any.
+        x, x_superior, y: one batch.
+        loss: of any task, in place of L_REG.
+        attention_weight: lambda of Eq. 4.
+        distillation: a losses.DistillationLoss where the layers' shapes differ.
+        context, average: see the module.
+
+    Returns:
+        {"regression", "activation", "attention"}, weighted as they enter G.
+
+    Raises:
+        Diverged: a loss is not finite; no weight has moved.
     """
     distillation = distillation or partial(distillation_loss, attention_weight=attention_weight)
     maps = teacher_maps(teacher, teacher_tap, x_superior, context)
     parts = _losses_at(student, tap, x, y, maps, loss, distillation, context)
-    losses = _finite(parts, "in this step")
-    parameters = trained(student, distillation)
-    _apply(optimizer, parameters, _gradients(sum(parts.values()), parameters, average))
+    losses = to_finite_floats(parts, "in this step")
+    parameters = trained_parameters(student, distillation)
+    gradients = gradients_of(_sum(parts), parameters, average)
+    _take_step(optimizer, parameters, gradients)
     return losses
 
 
 def meta_step(
-    student,
-    tap,
-    teacher,
-    teacher_tap,
-    optimizer,
-    priors,
-    x,
-    x_superior,
-    y,
-    alpha,
-    beta,
-    loss=regression_loss,
-    attention_weight=ATTENTION_WEIGHT,
-    distillation=None,
-    outer=None,
-    unit_free=False,
-    inner_steps=1,
-    inner_optimizer="sgd",
-    context=nullcontext,
-    average=_keep,
-):
-    """One iteration of Algorithm 3 (l = 1): learns each prior's phi on one source batch, then moves
-    theta on G.
+    student: nn.Module,
+    tap: FeatureTap,
+    teacher: nn.Module | None,
+    teacher_tap: FeatureTap,
+    optimizer: torch.optim.Optimizer,
+    priors: Sequence[Prior],
+    x: Any,
+    x_superior: Any,
+    y: Any,
+    alpha: float,
+    beta: float,
+    loss: Loss = regression_loss,
+    attention_weight: float = ATTENTION_WEIGHT,
+    distillation: Distillation | None = None,
+    outer: tuple[Any, Any, Any] | None = None,
+    unit_free: bool = False,
+    inner_steps: int = 1,
+    inner_optimizer: InnerOptimizer = "sgd",
+    context: Context = nullcontext,
+    average: Average = keep_gradients,
+) -> dict[str, float]:
+    """One iteration of Algorithm 3: learns each prior's phi on one source batch, then moves theta.
 
-    Shared: one forward pass at theta gives L_REG and L_DIST; grad L_REG feeds both the inner
-    step and theta's update; the teacher's maps serve theta and theta''. theta'' is written into
-    the student's own parameters and taken back. outer: another batch (x, x_superior, y) for
-    G(theta''), theta then moves on the mean of G over both; None is the paper's same batch.
-    inner_steps: l of Algorithm 1; over 1 the terms of the steps are summed, which is exact to
-    first order in alpha. inner_optimizer: sgd, the paper's, or adam: the inner step is alpha of
-    the step that `optimizer`, an Adam, takes on its gradient (meta.adam_scales). Raises
-    InputError for another one. teacher None: G = L_REG, the no-teacher control. loss,
-    distillation: see distil_step. unit_free: see Prior.learn_. Returns the losses at theta and,
-    per prior, G(theta'').
+    Shared: one forward pass at theta gives L_REG and L_DIST; grad L_REG feeds both the inner step
+    and theta's update; the teacher's maps serve theta and theta''. theta'' is written into the
+    student's own parameters and taken back bit for bit.
+
+    Twenty parameters: those of `distil_step`, and what Algorithms 1 and 3 leave open, each with the
+    paper's value as its default.
+
+    Args:
+        student, tap, teacher, teacher_tap, optimizer, x, x_superior, y: see `distil_step`. teacher
+            None: G = L_REG, the control without a teacher.
+        priors: whose phi is learned; theta's path does not depend on them.
+        alpha: the inner step.
+        beta: phi's step.
+        loss, attention_weight, distillation: see `distil_step`.
+        outer: another batch (x, x_superior, y) for G(theta''); theta then moves on the mean of G
+            over both. None is the paper's same batch.
+        unit_free: see Prior.learn_.
+        inner_steps: l of Algorithm 1; over 1 the terms of the steps are summed, which is exact to
+            first order in alpha.
+        inner_optimizer: "sgd", the paper's, or "adam": the inner step is alpha of the step that
+            `optimizer`, an Adam, takes on its gradient (meta.adam_scales).
+        context, average: see the module.
+
+    Returns:
+        The losses at theta and, for prior i, G(theta'') as "outer_i".
+
+    Raises:
+        InputError: another inner optimiser.
+        Diverged: a loss is not finite.
     """
     if inner_optimizer not in ("sgd", "adam"):
         raise InputError(f"inner_optimizer {inner_optimizer!r}: expected sgd or adam")
     distillation = distillation or partial(distillation_loss, attention_weight=attention_weight)
-    maps = teacher_maps(teacher, teacher_tap, x_superior, context) if teacher else None
-    parameters = trained(student, distillation)
+    parameters = trained_parameters(student, distillation)
+    tensors: list[Tensor] = list(parameters.values())
 
-    def at(b, m):
-        return (
-            {"regression": loss(_forward(student, b[0], context), b[2])}
-            if m is None
-            else _losses_at(student, tap, b[0], b[2], m, loss, distillation, context)
-        )
+    def maps_of(x_superior: Any) -> list[Tensor] | None:
+        if teacher is None:
+            return None
+        return teacher_maps(teacher, teacher_tap, x_superior, context)
 
-    parts = at((x, x_superior, y), maps)
-    losses = _finite(parts, "in this step")
-    inner = _gradients(parts["regression"], parameters, average, retain_graph=maps is not None)
+    def losses_at(x: Any, y: Any, maps: list[Tensor] | None) -> dict[str, Tensor]:
+        return _losses_at(student, tap, x, y, maps, loss, distillation, context)
+
+    # At theta: the losses, grad L_REG for the inner step, grad G for theta.
+    maps = maps_of(x_superior)
+    parts = losses_at(x, y, maps)
+    losses = to_finite_floats(parts, "in this step")
+    inner = gradients_of(parts["regression"], parameters, average, retain_graph=maps is not None)
     total = inner
     if maps is not None:
-        distilled = _gradients(
-            sum(v for k, v in parts.items() if k != "regression"), parameters, average
-        )
-        torch._foreach_add_(distilled, inner)
-        total = distilled
+        del parts["regression"]
+        total = gradients_of(_sum(parts), parameters, average)
+        torch._foreach_add_(list(total.values()), list(inner.values()))
         tap.clear()  # its maps hold the first pass's memory
     del parts
-    batch, outer_maps = (x, x_superior, y), maps
+
+    outer_x, outer_y, outer_maps = x, y, maps
     if outer is not None:
-        batch, outer_maps = (
-            outer,
-            teacher_maps(teacher, teacher_tap, outer[1], context) if teacher else None,
-        )
-        there = _gradients(sum(at(batch, outer_maps).values()), parameters, average)
-        total = [(a + b) / 2 for a, b in zip(total, there, strict=True)]
-    scales = adam_scales(optimizer, parameters, total) if inner_optimizer == "adam" else None
+        outer_x, outer_superior, outer_y = outer
+        outer_maps = maps_of(outer_superior)
+        there = gradients_of(_sum(losses_at(outer_x, outer_y, outer_maps)), parameters, average)
+        total = {name: (total[name] + there[name]) / 2 for name in total}
 
-    def scaled(gradients):
-        return torch._foreach_mul(gradients, scales) if scales else gradients
+    scales: Gradients | None = None
+    if inner_optimizer == "adam":
+        found = adam_scales(optimizer, tensors, list(total.values()))
+        scales = dict(zip(parameters, found, strict=True))
+        inner = _scaled(inner, scales)
 
-    scale_of, inner = scales and dict(zip(map(id, parameters), scales, strict=True)), scaled(inner)
-    for i, prior in enumerate(priors):
+    for number, prior in enumerate(priors):
         held = prior.bind(student)
-        held_scales = scales and [scale_of[id(t)] for t in held]
-        with weights_lent(student, parameters):
-            slope = inner_step_(held, parameters, inner, prior, alpha, held_scales)
+        held_scales = [scales[name] for name in prior.phi] if scales else None
+        with preserve_weights(student, tensors):
+            slope = inner_step_(held, tensors, list(inner.values()), prior, alpha, held_scales)
             for _ in range(inner_steps - 1):
-                again = _gradients(loss(_forward(student, x, context), y), parameters, average)
-                torch._foreach_add_(
-                    slope, inner_step_(held, parameters, scaled(again), prior, alpha, held_scales)
+                value = losses_at(x, y, None)["regression"]
+                again = _scaled(gradients_of(value, parameters, average), scales)
+                further = inner_step_(
+                    held, tensors, list(again.values()), prior, alpha, held_scales
                 )
-            ahead = at(batch, outer_maps)
-            losses[f"outer_{i}"] = sum(_finite(ahead, "after the inner step").values())
-            gradients = dict(
-                zip(
-                    map(id, parameters),
-                    _gradients(sum(ahead.values()), parameters, average),
-                    strict=True,
-                )
-            )
-        prior.learn_(
-            closed_form_gradient(slope, [gradients[id(t)] for t in held], alpha), beta, unit_free
-        )
-    _apply(optimizer, parameters, total)
+                torch._foreach_add_(slope, further)
+            ahead = losses_at(outer_x, outer_y, outer_maps)
+            floats = to_finite_floats(ahead, "after the inner step")
+            losses[f"outer_{number}"] = sum(floats.values())
+            outward = gradients_of(_sum(ahead), parameters, average)
+        found = closed_form_gradient(slope, [outward[name] for name in prior.phi], alpha)
+        prior.learn_(found, beta, unit_free)
+    _take_step(optimizer, parameters, total)
     return losses
 
 
-def _forward(model, x, context):
-    with context():
-        return widened(called(model, x))
+def _scaled(gradients: Gradients, scales: Gradients | None) -> Gradients:
+    if scales is None:
+        return gradients
+    return {name: gradient * scales[name] for name, gradient in gradients.items()}
+
+
+def _sum(losses: dict[str, Tensor]) -> Tensor:
+    first, *others = losses.values()
+    total = first
+    for value in others:
+        total = total + value
+    return total

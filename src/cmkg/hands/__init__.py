@@ -1,1 +1,1 @@
-"""3D hand pose from one RGB image: the paper's task, built on the core."""
+"""3D hand pose from RGB: knows the core, the core knows nothing of it."""

@@ -1,21 +1,34 @@
-"""EPE, PCK and AUC of 3D joints."""
+"""EPE, PCK and AUC of 3D joints, by the paper's protocol and by others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from ..errors import InputError
 from .skeleton import MIDDLE_MCP, WRIST, bone_scale
 
-# this literature's; AUC 20-50 uses the last twelve, 21.05 .. 50 mm
-THRESHOLDS_MM = np.linspace(0, 50, 20)
+THRESHOLDS_MM = np.linspace(0, 50, 20)  # this literature's
+FROM_20_MM = 8  # AUC 20-50 uses the last twelve, 21.05 ... 50 mm
+
+Joints = Float[np.ndarray, "n 21 3"]
 
 
-def errors_mm(prediction, target, scale_mm):
-    """Distances (B, 21) in mm of wrist-relative joints (B, 21, 3) in bone units; scale_mm (B,)."""
+def errors_mm(
+    prediction: Float[Tensor, "n 21 3"],
+    target: Float[Tensor, "n 21 3"],
+    scale_mm: Float[Tensor, " n"],
+) -> Float[Tensor, "n 21"]:
+    """Distances in mm of wrist-relative joints in bone units; scale_mm is the bone's length."""
     return (prediction - target).norm(dim=2) * scale_mm[:, None]
 
 
-def pck(errors, thresholds):
+def pck(errors: np.ndarray, thresholds: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
     """Share of errors (...) at or under each threshold.
 
     >>> pck(np.array([10.0, 30.0]), np.array([10.0, 20.0, 50.0]))
@@ -24,7 +37,7 @@ def pck(errors, thresholds):
     return (np.asarray(errors).reshape(-1, 1) <= thresholds).mean(0)
 
 
-def area_under(thresholds, curve):
+def area_under(thresholds: Float[np.ndarray, " t"], curve: Float[np.ndarray, " t"]) -> float:
     """Area under a PCK curve by trapezoids, divided by its range: 1 is perfect.
 
     >>> area_under(np.array([20.0, 35.0, 50.0]), np.array([0.0, 1.0, 1.0]))
@@ -33,37 +46,44 @@ def area_under(thresholds, curve):
     return float(np.trapezoid(curve, thresholds) / (thresholds[-1] - thresholds[0]))
 
 
-def auc_20_50(errors):
-    """AUC of (N, 21) errors in mm, per joint, then averaged over joints: the protocol of formats
-    and paper."""
-    thresholds = THRESHOLDS_MM[8:]
-    return float(
-        np.mean([area_under(thresholds, pck(e, thresholds)) for e in np.asarray(errors).T])
-    )
+def mean_area(curves: np.ndarray, thresholds: Float[np.ndarray, " t"]) -> float:
+    """AUC as this literature takes it: of each joint's curve (J, T), then averaged over joints."""
+    return float(np.mean([area_under(thresholds, curve) for curve in curves]))
 
 
 class PoseMetrics:
-    """EPE (mm, mean over joints and samples) and AUC 20-50 over batches: sums and counts, never
-    means of means."""
+    """EPE and AUC 20-50 over batches: sums and counts, never means of means."""
 
-    def __init__(self):
-        self.total_mm, self.count = torch.zeros(21, dtype=torch.float64), 0
+    def __init__(self) -> None:
+        self.total_mm = torch.zeros(21, dtype=torch.float64)
         self.within = torch.zeros(21, len(THRESHOLDS_MM), dtype=torch.float64)
+        self.count = 0
 
-    def update(self, prediction, target, scale_mm):
+    def update(
+        self,
+        prediction: Float[Tensor, "n 21 3"],
+        target: Float[Tensor, "n 21 3"],
+        scale_mm: Float[Tensor, " n"],
+    ) -> None:
+        """Adds a batch; see `errors_mm`."""
         errors = errors_mm(prediction, target, scale_mm).double().cpu()
         self.total_mm += errors.sum(0)
         self.within += (errors[..., None] <= torch.as_tensor(THRESHOLDS_MM)).sum(0)
         self.count += len(errors)
 
-    def compute(self):
+    def compute(self) -> dict[str, Any]:
+        """{"epe_mm", "auc_20_50", "epe_per_joint_mm", "pck", "samples"}, as JSON holds them.
+
+        Raises:
+            RuntimeError: no sample was evaluated.
+        """
         if self.count == 0:
             raise RuntimeError("no sample was evaluated")
         per_joint = (self.total_mm / self.count).numpy()
         curves = (self.within / self.count).numpy()
         return {
             "epe_mm": float(per_joint.mean()),
-            "auc_20_50": float(np.mean([area_under(THRESHOLDS_MM[8:], c[8:]) for c in curves])),
+            "auc_20_50": mean_area(curves[:, FROM_20_MM:], THRESHOLDS_MM[FROM_20_MM:]),
             "epe_per_joint_mm": per_joint.round(3).tolist(),
             "pck": curves.mean(0).round(5).tolist(),
             "samples": self.count,
@@ -71,18 +91,44 @@ class PoseMetrics:
 
 
 # ---- other protocols, for comparison with published numbers --------------------------------------
-def rooted(joints, root="wrist"):
-    """Joints (N, 21, 3) relative to the wrist, or to the palm: midway from the wrist to the
-    middle MCP."""
-    origin = joints[:, WRIST] if root == "wrist" else (joints[:, WRIST] + joints[:, MIDDLE_MCP]) / 2
+@dataclass(frozen=True)
+class Protocol:
+    """How predictions are compared with the truth; the defaults are the paper's."""
+
+    root: Literal["wrist", "palm"] = "wrist"
+    """Joints are relative to this: the paper's is the wrist. A file's joints are moved by their own
+    root; the weights' are wrist-relative."""
+    joints: Literal["all", "visible"] = "all"
+    align: Literal["none", "procrustes"] = "none"
+    scale: Literal["own", "given"] = "own"
+    """given: the bone |middle MCP - middle PIP| of a prediction is set to the true one."""
+    thresholds: Literal["20-50", "0-50"] = "20-50"
+    """Of the AUC, in mm."""
+
+    def describe(self) -> str:
+        """The protocol in words."""
+        return ", ".join(
+            (
+                f"{self.root} root",
+                f"{self.joints} joints",
+                "Procrustes-aligned" if self.align == "procrustes" else "not aligned",
+                "bone length given" if self.scale == "given" else "scale as predicted",
+            )
+        )
+
+
+def relative_to_root(joints: Joints, root: str = "wrist") -> Joints:
+    """Joints relative to the wrist, or to the palm: midway from the wrist to the middle MCP."""
+    origin = joints[:, WRIST]
+    if root != "wrist":
+        origin = (joints[:, WRIST] + joints[:, MIDDLE_MCP]) / 2
     return joints - origin[:, None]
 
 
-def procrustes(prediction, target):
-    """Predictions (N, 21, 3) brought nearest to the targets by a rotation, one scale and a shift
-    each; no reflection.
+def procrustes(prediction: Joints, target: Joints) -> Joints:
+    """Predictions brought nearest to the targets by a rotation, one scale and a shift each.
 
-    Umeyama, 1991, Eqs. 40-42.
+    No reflection. Umeyama, 1991, Eqs. 40-42.
     """
     p_mean, t_mean = prediction.mean(1, keepdims=True), target.mean(1, keepdims=True)
     p, t = prediction - p_mean, target - t_mean
@@ -94,46 +140,46 @@ def procrustes(prediction, target):
     return scale[:, None, None] * np.einsum("nij,nkj->nki", R, p) + t_mean
 
 
-def scored(
-    prediction_mm,
-    target_mm,
-    visible,
-    root="wrist",
-    joints="all",
-    align="none",
-    scale="own",
-    thresholds="20-50",
-    placed=False,
-):
-    """{"epe_mm", "auc", "pck", "samples"} of (N, 21, 3) arrays in mm by a protocol:
+def score_by_protocol(
+    prediction_mm: Joints,
+    target_mm: Joints,
+    visible: Bool[np.ndarray, "n 21"],
+    protocol: Protocol | None = None,
+    placed: bool = False,
+) -> dict[str, Any]:
+    """{"epe_mm", "auc", "pck", "samples"} of predictions in mm by a protocol.
 
-    root wrist or palm, each prediction's own; placed: predictions lie about the true wrist
-    already, as a network's wrist-relative numbers do, and with root wrist stay there (the
-    paper's protocol); joints all or visible (N, 21); align none or procrustes; scale own, or
-    given: the bone |middle MCP - middle PIP| of each prediction is set to the true one;
-    thresholds 20-50 or 0-50 mm. AUC is per joint, then averaged over the joints that were seen.
+    AUC is per joint, then averaged over the joints that were seen.
+
+    Args:
+        prediction_mm, target_mm: joints.
+        visible: which of them count where the protocol asks for the visible ones.
+        protocol: None is the paper's.
+        placed: predictions lie about the true wrist already, as a network's wrist-relative numbers
+            do, and with the wrist as root stay there (the paper's protocol).
+
+    Raises:
+        InputError: no joint counts.
     """
-    t = rooted(target_mm, root)
-    p = (
-        prediction_mm - target_mm[:, :1]
-        if placed and root == "wrist"
-        else rooted(prediction_mm, root)
-    )
-    if scale == "given":
-        p = p * (bone_scale(t) / np.maximum(bone_scale(p), 1e-9))[:, None, None]
-    if align == "procrustes":
-        p = procrustes(p, t)
-    errors, counted = (
-        np.linalg.norm(p - t, axis=2),
-        visible if joints == "visible" else np.ones(t.shape[:2], bool),
-    )
+    protocol = protocol or Protocol()
+    target = relative_to_root(target_mm, protocol.root)
+    prediction = relative_to_root(prediction_mm, protocol.root)
+    if placed and protocol.root == "wrist":
+        prediction = prediction_mm - target_mm[:, :1]
+    if protocol.scale == "given":
+        ratio = bone_scale(target) / np.maximum(bone_scale(prediction), 1e-9)
+        prediction = prediction * ratio[:, None, None]
+    if protocol.align == "procrustes":
+        prediction = procrustes(prediction, target)
+    errors = np.linalg.norm(prediction - target, axis=2)
+    counted = visible if protocol.joints == "visible" else np.ones(target.shape[:2], bool)
     if not counted.any():
         raise InputError("no joint is visible in this set; evaluate all joints")
-    limits = THRESHOLDS_MM[8:] if thresholds == "20-50" else THRESHOLDS_MM
+    limits = THRESHOLDS_MM[FROM_20_MM:] if protocol.thresholds == "20-50" else THRESHOLDS_MM
     curves = [pck(errors[counted[:, j], j], limits) for j in range(21) if counted[:, j].any()]
     return {
         "epe_mm": float(errors[counted].mean()),
-        "auc": float(np.mean([area_under(limits, c) for c in curves])),
+        "auc": mean_area(np.array(curves), limits),
         "pck": pck(errors[counted], THRESHOLDS_MM).round(5).tolist(),
-        "samples": len(t),
+        "samples": len(target),
     }

@@ -3,45 +3,56 @@
 Order ("MANO order"): wrist, then thumb, index, middle, ring, little, each from base to tip.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
 FINGERS = ("thumb", "index", "middle", "ring", "little")
-JOINTS = (
-    "wrist",
-    *(f"{finger} {part}" for finger in FINGERS for part in ("base", "second", "third", "tip")),
-)
+PARTS = ("base", "second", "third", "tip")
+JOINTS = ("wrist", *(f"{finger} {part}" for finger in FINGERS for part in PARTS))
 WRIST, MIDDLE_MCP, MIDDLE_PIP = 0, 9, 10
 TIPS = (4, 8, 12, 16, 20)
 
+# (parent, child) of each bone, finger by finger from the wrist.
 BONES = tuple(
     (WRIST if part == 0 else 4 * finger + part, 4 * finger + part + 1)
     for finger in range(5)
     for part in range(4)
 )
-FINGER_OF_BONE = tuple(i // 4 for i in range(20))
+FINGER_OF_BONE = tuple(bone // 4 for bone in range(20))
 # Okabe-Ito hues: told apart by colour-blind readers and on grey prints.
 FINGER_COLOURS = ("#d55e00", "#e69f00", "#009e73", "#0072b2", "#cc79a7")
 
-
-def bone_scale(joints):
-    """|middle MCP - middle PIP| of joints (..., 21, 3), in their unit: the protocol's global
-    scale."""
-    return ((joints[..., MIDDLE_MCP, :] - joints[..., MIDDLE_PIP, :]) ** 2).sum(-1) ** 0.5
+Array = TypeVar("Array", np.ndarray, Tensor)
 
 
-def retarget_matrix(from_lengths, to_lengths):
-    """The linear map (21, 21) on wrist-relative joints that gives each bone the other convention's
-    mean length.
+def bone_scale(joints: Array) -> Array:
+    """|middle MCP - middle PIP| of joints (..., 21, 3), in their unit: the protocol's scale."""
+    bone = joints[..., MIDDLE_MCP, :] - joints[..., MIDDLE_PIP, :]
+    return (bone**2).sum(-1) ** 0.5
 
-    Annotators place the same joint differently ("wrist", "base of the finger"): up to 1.5x in
-    the very bone that is the unit. Mean bone lengths (20,) in bone units, measured on both
-    training splits, carry a skeleton across.
+
+def retarget_matrix(
+    from_lengths: Sequence[float], to_lengths: Sequence[float]
+) -> Float[np.ndarray, "21 21"]:
+    """The linear map on wrist-relative joints that gives bones another convention's mean length.
+
+    Annotators place the same joint differently ("wrist", "base of the finger"): up to 1.5x in the
+    very bone that is the unit. Mean bone lengths, measured on both training splits, carry a
+    skeleton across.
+
+    Args:
+        from_lengths, to_lengths: (20,) each, of BONES, in units of |middle MCP - middle PIP|.
     """
-    import numpy as np
-
     matrix = np.zeros((21, 21))
     matrix[WRIST, WRIST] = 1.0
-    for (parent, child), ratio in zip(
-        BONES, np.asarray(to_lengths) / np.asarray(from_lengths), strict=True
-    ):
+    ratios = np.asarray(to_lengths) / np.asarray(from_lengths)
+    for (parent, child), ratio in zip(BONES, ratios, strict=True):
         matrix[child] = matrix[parent]
         matrix[child, child] += ratio
         matrix[child, parent] -= ratio

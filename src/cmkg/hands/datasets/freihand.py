@@ -1,50 +1,64 @@
-"""FreiHAND (Zimmermann et al., ICCV 2019): RGB photographs of right hands in four appearance
-domains. A target.
+"""FreiHAND (Zimmermann et al., ICCV 2019): a target in four appearance domains.
+
+RGB photographs of right hands:
 
     training/rgb/%08d.jpg (224 x 224), training/mask/%08d.jpg (green screen only),
     training_{K,xyz,scale,mano,verts}.json, evaluation/rgb/%08d.jpg, evaluation_{K,scale}.json
     and, released later, evaluation_{xyz,verts,mano}.json
 
-Picture number = index + 32,560 x domain. Joints are in metres, wrist first, in our order
-already.
+Picture number = index + 32,560 x domain. Joints are in metres, wrist first, in our order already.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
 
 from ...errors import InputError
 from .. import geometry
-from .files import folder, json_numbers, made, picture
-from .sample import Frame, cropped, implausible, refuse_implausible
+from .reading import expect_folder, expected_counts, is_made, read_json_numbers, read_picture
+from .sample import Frame, Joints, Matrix, Sample, crop_frame, implausible, refuse_implausible
 
 LAYOUT = (
-    "expected FreiHAND_pub_v2: training/rgb/%08d.jpg and training_{K,xyz,scale}.json "
-    "(evaluation likewise); "
-    "its owners publish it at lmb.informatik.uni-freiburg.de/projects/freihand"
+    "expected FreiHAND_pub_v2: training/rgb/%08d.jpg and training_{K,xyz,scale}.json (evaluation "
+    "likewise); its owners publish it at lmb.informatik.uni-freiburg.de/projects/freihand"
 )
-# G green screen, H harmonised, S sample, A auto: in the order of their numbers
+# G green screen, H harmonised, S sample, A auto: in the order of their numbers.
 DOMAINS = ("gs", "hom", "sample", "auto")
-# the paper trains on 0-29,999, tests on the rest
+SPLITS = ("train", "test", "evaluation")
+# The paper trains on 0-29,999 and tests on the rest of the training pictures.
 COUNTS = {"training": 32_560, "paper_train": 30_000, "evaluation": 3_960}
 SIZE = (224, 224)
-SHAPES = {"K": (3, 3), "xyz": (21, 3), "scale": (), "mano": (1, 61)}
+SHAPES: dict[str, tuple[int, ...]] = {"K": (3, 3), "xyz": (21, 3), "scale": (), "mano": (1, 61)}
+RELEASED_FIRST = ("K", "scale")
 
 
 @lru_cache(maxsize=8)
-def label_file(root, part, name):
-    """A list of numbers with an entry a unique picture: K (N, 3, 3), xyz (N, 21, 3) metres,
-    scale (N,)."""
-    folder(root, LAYOUT)
-    path, expected = Path(root) / f"{part}_{name}.json", made(root, **COUNTS)[part]
+def read_label_file(root: str, part: str, name: str) -> np.ndarray:
+    """Numbers with an entry a unique picture.
+
+    K (N, 3, 3), xyz (N, 21, 3) metres, scale (N,) or mano (N, 1, 61).
+
+    Args:
+        root: the dataset's folder.
+        part: "training" or "evaluation".
+        name: a key of SHAPES.
+    """
+    expect_folder(root, LAYOUT)
+    path = Path(root) / f"{part}_{name}.json"
+    expected = expected_counts(root, **COUNTS)[part]
     if not path.exists():
-        later = (
-            "; it was released later than the pictures: get it from there"
-            if part == "evaluation" and name not in ("K", "scale")
-            else ""
-        )
+        later = ""
+        if part == "evaluation" and name not in RELEASED_FIRST:
+            later = "; it was released later than the pictures: get it from there"
         raise InputError(f"{path}: no such file; {LAYOUT}{later}")
-    found = json_numbers(path, SHAPES[name])
+    found = read_json_numbers(path, SHAPES[name])
     if len(found) != expected:
         raise InputError(f"{path}: holds {len(found)} entries, expected {expected}; copy it again")
     return found
@@ -52,6 +66,8 @@ def label_file(root, part, name):
 
 @dataclass(frozen=True)
 class FreiHand:
+    """A split of one of FreiHAND's domains."""
+
     root: str
     split: str = "train"
     """train, test (the paper's, of the training pictures) or evaluation (the official one)."""
@@ -60,8 +76,8 @@ class FreiHand:
     px: int = 280
     margin: float = 1.25
 
-    def __post_init__(self):
-        if self.split not in ("train", "test", "evaluation"):
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
             raise InputError(f"FreiHAND: --split is train, test or evaluation, got {self.split!r}")
         if self.domain not in DOMAINS:
             raise InputError(
@@ -69,97 +85,102 @@ class FreiHand:
             )
 
     @property
-    def part(self):
+    def part(self) -> str:
+        """Which of the dataset's folders the split lies in."""
         return "evaluation" if self.split == "evaluation" else "training"
 
-    def indices(self):
+    def indices(self) -> range:
         """The unique pictures of the split."""
-        folder(self.root, LAYOUT)
-        n = made(self.root, **COUNTS)
-        return {
-            "train": range(n["paper_train"]),
-            "test": range(n["paper_train"], n["training"]),
-            "evaluation": range(n["evaluation"]),
-        }[self.split]
+        expect_folder(self.root, LAYOUT)
+        counts = expected_counts(self.root, **COUNTS)
+        if self.split == "train":
+            return range(counts["paper_train"])
+        if self.split == "test":
+            return range(counts["paper_train"], counts["training"])
+        return range(counts["evaluation"])
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.indices())
 
-    def number(self, i):
+    def number(self, i: int) -> int:
         """The picture's number: index + 32,560 x domain in training, the index in evaluation."""
         index = self.indices()[i]
-        return (
-            index
-            if self.part == "evaluation"
-            else index + made(self.root, **COUNTS)["training"] * DOMAINS.index(self.domain)
-        )
+        if self.part == "evaluation":
+            return index
+        return index + expected_counts(self.root, **COUNTS)["training"] * DOMAINS.index(self.domain)
 
-    def path(self, kind, i):
+    def path(self, kind: str, i: int) -> Path:
+        """The file of a picture: rgb or mask."""
         return Path(self.root) / self.part / kind / f"{self.number(i):08d}.jpg"
 
-    def color(self, i):
-        return picture(self.path("rgb", i), SIZE)
+    def color(self, i: int) -> Shaped[np.ndarray, "h w 3"]:
+        """RGB."""
+        return read_picture(self.path("rgb", i), SIZE)
 
-    def mask(self, i):
-        """Hand and background (224, 224) uint8, green-screen pictures only: for inspection. Grey
-        or three equal channels."""
-        return picture(self.path("mask", i), SIZE, channels=None)
+    def mask(self, i: int) -> Shaped[np.ndarray, "h w"]:
+        """Hand and background of green-screen pictures, grey or three equal channels.
 
-    def labels(self, i):
-        """joints_mm (21, 3), K (3, 3)."""
-        K, xyz = (
-            label_file(self.root, self.part, name)[self.indices()[i]] for name in ("K", "xyz")
-        )
+        For inspection.
+        """
+        return read_picture(self.path("mask", i), SIZE, channels=None)
+
+    def labels(self, i: int) -> tuple[Joints, Matrix]:
+        """joints_mm, K."""
+        index = self.indices()[i]
+        K, xyz = (read_label_file(self.root, self.part, name)[index] for name in ("K", "xyz"))
         return 1000.0 * xyz, K
 
-    def frame(self, i):
+    def frame(self, i: int) -> Frame:
+        """The picture with its labels."""
         joints, K = self.labels(i)
         refuse_implausible(joints, K, SIZE, self.name(i))
         return Frame(self.color(i), joints, K)
 
-    def samples(self, indices):
-        def limit(side):
-            return geometry.reference_side(side, enlarged=False)
-
-        return [cropped(self.frame(int(i)), self.px, self.margin, limit) for i in indices]
+    def samples(self, indices: Iterable[int]) -> list[Sample]:
+        """The samples of these numbers."""
+        limit = partial(geometry.reference_side, enlarged=False)
+        frames = [self.frame(int(index)) for index in indices]
+        return [crop_frame(frame, self.px, self.margin, limit) for frame in frames]
 
     # ---- for `cmkg data` -------------------------------------------------------------------------
-    def name(self, i):
+    def name(self, i: int) -> str:
+        """Where the labels of a sample stand."""
         return f"{self.root}/{self.part}_xyz.json: entry {self.indices()[i]}"
 
-    def file_checks(self):
-        # no loader needs it: checked where it lies
-        held = [n for n in ("mano",) if (Path(self.root) / f"{self.part}_{n}.json").exists()]
-        return [
-            lambda n=n: label_file(self.root, self.part, n) for n in ("K", "xyz", "scale", *held)
-        ] + [self.vertices]
+    def file_checks(self) -> list[Callable[[], Any]]:
+        """What must hold of whole files: each raises InputError where it does not."""
+        names = ["K", "xyz", "scale"]
+        if (Path(self.root) / f"{self.part}_mano.json").exists():  # no loader needs it
+            names.append("mano")
+        checks = [partial(read_label_file, self.root, self.part, name) for name in names]
+        return [*checks, self.check_vertices]
 
-    def vertices(self):
-        """*_verts.json is over a gigabyte of text that no loader reads: its end is looked at,
-        not its numbers."""
+    def check_vertices(self) -> None:
+        """Looks at the end of *_verts.json: over a gigabyte of text that no loader reads."""
         path = Path(self.root) / f"{self.part}_verts.json"
         if not path.exists():
             return
-        with open(path, "rb") as f:
-            f.seek(max(path.stat().st_size - 64, 0))
-            if not f.read().rstrip().endswith(b"]]]"):
+        with open(path, "rb") as file:
+            file.seek(max(path.stat().st_size - 64, 0))
+            if not file.read().rstrip().endswith(b"]]]"):
                 raise InputError(
-                    f"{path}: expected a list of lists of vertices, its end is missing; copy "
-                    "it again"
+                    f"{path}: expected a list of lists of vertices, its end is missing; copy it "
+                    "again"
                 )
 
-    def item_checks(self, i):
-        masked = [lambda: self.mask(i)] if self.part == "training" and self.domain == "gs" else []
-        return [
-            lambda: self.color(i),
-            *masked,
-            lambda: implausible(*self.labels(i), SIZE, self.name(i)),
-        ]
+    def item_checks(self, i: int) -> list[Callable[[], Any]]:
+        """What must hold of a sample: each returns sentences, or raises InputError."""
+        checks: list[Callable[[], Any]] = [lambda: self.color(i)]
+        if self.part == "training" and self.domain == "gs":
+            checks.append(lambda: self.mask(i))
+        return [*checks, lambda: implausible(*self.labels(i), SIZE, self.name(i))]
 
-    def items(self):
+    def checked_count(self) -> int:
+        """How many samples there are to check."""
         return len(self)
 
-    def describe(self):
+    def describe(self) -> dict[str, Any]:
+        """What the set is, as plain JSON."""
         return {
             "dataset": "FreiHAND",
             "split": self.split,
@@ -167,5 +188,5 @@ class FreiHand:
             "count": len(self),
             "px": self.px,
             "margin": self.margin,
-            "made": made(self.root, **COUNTS)["made"],
+            "made": is_made(self.root),
         }

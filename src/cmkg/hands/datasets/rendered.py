@@ -1,14 +1,22 @@
-"""Rendered hands: paired RGB and depth, or "STB-like" RGB sequences of one person. See
-scenes.SceneConfig."""
+"""Rendered hands: paired RGB and depth, or STB-like RGB sequences of one person.
 
+See rendering.scenes.SceneConfig.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from ..scenes import SceneConfig, draw
+from ..rendering.scenes import SceneConfig, draw
 from .sample import Sample
 
 
 @dataclass(frozen=True)
 class Rendered:
+    """`count` scenes of a configuration."""
+
     config: SceneConfig
     count: int
     first: int = 0
@@ -16,27 +24,23 @@ class Rendered:
     with_depth: bool = True
     device: str = "cpu"
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.count
 
-    def samples(self, indices):
-        drawn = draw(self.config, [self.first + int(i) for i in indices], self.device)
+    def samples(self, indices: Iterable[int]) -> list[Sample]:
+        """Renders scenes."""
+        drawn = draw(self.config, [self.first + int(index) for index in indices], self.device)
         return [
-            Sample(
-                d["rgb"],
-                d["joints_mm"],
-                d["K"],
-                d["rotation"],
-                d["depth"] if self.with_depth else None,
-            )
+            Sample(d.rgb, d.joints_mm, d.K, d.rotation, d.depth if self.with_depth else None)
             for d in drawn
         ]
 
-    def describe(self):
-        return {
+    def describe(self) -> dict[str, Any]:
+        """What the set is, as plain JSON."""
+        facts = {
             "dataset": "rendered",
             "count": self.count,
             "first": self.first,
             "with_depth": self.with_depth,
-            **asdict(self.config),
         }
+        return facts | asdict(self.config)

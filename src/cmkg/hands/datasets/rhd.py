@@ -1,31 +1,45 @@
-"""RHD, the Rendered Hand pose Dataset (Zimmermann and Brox, ICCV 2017): RGB, depth and mask. The
-paper's source.
+"""RHD, the Rendered Hand pose Dataset (Zimmermann and Brox, ICCV 2017): the paper's source.
 
-{training,evaluation}/{color,depth,mask}/%05d.png (320 x 320), {split}/anno_{split}.pickle: {id:
-{"uv_vis": (42, 3), "xyz": (42, 3) metres, "K": (3, 3), another camera for each picture}}
+RGB, depth and mask:
+
+    {training,evaluation}/{color,depth,mask}/%05d.png (320 x 320), {split}/anno_{split}.pickle:
+    {id: {"uv_vis": (42, 3), "xyz": (42, 3) metres, "K": (3, 3), another camera for each picture}}
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Shaped
 
 from ...errors import InputError
 from .. import geometry
-from ..unpickle import read_pickle
-from .files import folder, made, numbers, picture
-from .sample import Frame, cropped, implausible, refuse_implausible
+from .reading import as_numbers, expect_folder, expected_counts, is_made, read_picture
+from .sample import (
+    Frame,
+    Joints,
+    Matrix,
+    Sample,
+    Visible,
+    crop_frame,
+    implausible,
+    refuse_implausible,
+)
+from .unpickle import read_pickle
 
 LAYOUT = (
     "expected RHD_published_v2: {training,evaluation}/{color,depth,mask}/%05d.png and "
-    "anno_{training,evaluation}.pickle beside them; "
-    "its owners publish it at "
+    "anno_{training,evaluation}.pickle beside them; its owners publish it at "
     "lmb.informatik.uni-freiburg.de/resources/datasets/RenderedHandposeDataset.en.html"
 )
 COUNTS = {"training": 41_258, "evaluation": 2_728}
 SIZE = (320, 320)
-# theirs: tip -> base
+# Theirs: each finger from its tip to its base.
 TO_OUR_ORDER = np.array([0, 4, 3, 2, 1, 8, 7, 6, 5, 12, 11, 10, 9, 16, 15, 14, 13, 20, 19, 18, 17])
 RIGHT = 21  # points 0-20 are the left hand's, 21-41 the right one's
 LEFT_PARTS, RIGHT_PARTS = (2, 17), (18, 33)  # mask values; 0 is the background, 1 the person
@@ -33,9 +47,26 @@ DEPTH_RANGE_M = 5.0
 FIELDS = {"uv_vis": (42, 3), "xyz": (42, 3), "K": (3, 3)}
 
 
-def decode_depth(rgb):
-    """Millimetres uint16 of a depth picture (H, W, 3): metres = (R 256 + G) / 65535 * 5, the high
-    byte in red.
+class Labels(NamedTuple):
+    """Of both hands: pixels and visibility, metres, and the camera."""
+
+    uv_vis: Float[np.ndarray, "42 3"]
+    xyz: Float[np.ndarray, "42 3"]
+    K: Matrix
+
+
+class OneHand(NamedTuple):
+    """Of one hand, in our order."""
+
+    joints_mm: Joints
+    K: Matrix
+    visible: Visible
+
+
+def decode_depth(rgb: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "h w"]:
+    """Millimetres uint16 of a depth picture.
+
+    metres = (R 256 + G) / 65535 * 5, the high byte in red.
 
     >>> int(decode_depth(np.array([[[26, 10, 0]]], np.uint8))[0, 0])
     509
@@ -44,122 +75,132 @@ def decode_depth(rgb):
     return np.rint(raw / 65535 * DEPTH_RANGE_M * 1000).astype(np.uint16)
 
 
-def larger_hand_is_left(mask):
+def larger_hand_is_left(mask: Shaped[np.ndarray, "h w"]) -> bool:
     """Which hand a picture is of: the side with more mask pixels; a tie goes right."""
 
-    def count(low, high):
+    def count(low: int, high: int) -> int:
         return int(((mask >= low) & (mask <= high)).sum())
 
     return count(*LEFT_PARTS) > count(*RIGHT_PARTS)
 
 
 @lru_cache(maxsize=2)
-def annotations(root, split):
+def read_annotations(root: str, split: str) -> dict[int, Any]:
     """{id: {"uv_vis", "xyz", "K"}} of a split; the entries are looked at when they are used."""
-    folder(root, LAYOUT)
+    expect_folder(root, LAYOUT)
     path = Path(root) / split / f"anno_{split}.pickle"
     if not path.exists():
         raise InputError(f"{path}: no such file; {LAYOUT}")
-    held, expected = read_pickle(path, "RHD's annotations"), made(root, **COUNTS)[split]
+    held = read_pickle(path, "RHD's annotations")
+    expected = expected_counts(root, **COUNTS)[split]
     if not isinstance(held, dict) or set(held) != set(range(expected)):
         found = f"a dict of {len(held)}" if isinstance(held, dict) else type(held).__name__
         raise InputError(
-            f"{path}: expected a dict with the ids 0 to {expected - 1}, found {found}; copy "
-            "the file again"
+            f"{path}: expected a dict with the ids 0 to {expected - 1}, found {found}; copy the "
+            "file again"
         )
     return held
 
 
 @dataclass(frozen=True)
 class Rhd:
+    """A split of RHD."""
+
     root: str
     split: str = "training"
     """training or evaluation."""
     px: int = 320
     margin: float = 1.25
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.split not in COUNTS:
             raise InputError(f"RHD: --split is training or evaluation, got {self.split!r}")
 
-    def __len__(self):
-        return len(annotations(self.root, self.split))
+    def __len__(self) -> int:
+        return len(read_annotations(self.root, self.split))
 
-    def path(self, kind, i):
+    def path(self, kind: str, i: int) -> Path:
+        """The file of a picture: color, depth or mask."""
         return Path(self.root) / self.split / kind / f"{i:05d}.png"
 
-    def color(self, i):
-        return picture(self.path("color", i), SIZE)
+    def color(self, i: int) -> Shaped[np.ndarray, "h w 3"]:
+        """RGB."""
+        return read_picture(self.path("color", i), SIZE)
 
-    def depth(self, i):
-        return decode_depth(picture(self.path("depth", i), SIZE))
+    def depth(self, i: int) -> Shaped[np.ndarray, "h w"]:
+        """Depth in mm."""
+        return decode_depth(read_picture(self.path("depth", i), SIZE))
 
-    def mask(self, i):
-        return picture(self.path("mask", i), SIZE, channels=1)
+    def mask(self, i: int) -> Shaped[np.ndarray, "h w"]:
+        """The parts of person and hands."""
+        return read_picture(self.path("mask", i), SIZE, channels=1)
 
-    def labels(self, i):
-        """uv_vis (42, 3), xyz (42, 3) in metres, K (3, 3) of a picture, as float64."""
-        name = f"{self.root}/{self.split}/anno_{self.split}.pickle: id {i}"
-        entry = annotations(self.root, self.split)[i]
+    def labels(self, i: int) -> Labels:
+        """Both hands' labels of a picture."""
+        entry = read_annotations(self.root, self.split)[i]
         if not isinstance(entry, dict) or set(FIELDS) - set(entry):
             found = ", ".join(map(str, entry)) if isinstance(entry, dict) else type(entry).__name__
             raise InputError(
-                f"{name}: expected the fields {', '.join(FIELDS)}, found {found}; "
-                "copy the file again"
+                f"{self.name(i)}: expected the fields {', '.join(FIELDS)}, found {found}; copy the "
+                "file again"
             )
-        return [
-            numbers(entry[field], shape, f"{name}, field {field!r}")
-            for field, shape in FIELDS.items()
-        ]
+        name = self.name(i)
+        return Labels(
+            *(as_numbers(entry[f], shape, f"{name}, field {f!r}") for f, shape in FIELDS.items())
+        )
 
-    def hand(self, i, left):
-        """joints_mm (21, 3), K, visible (21,) of one of the two hands, in our order."""
+    def hand(self, i: int, left: bool) -> OneHand:
+        """One of the two hands."""
         uv_vis, xyz, K = self.labels(i)
         points = TO_OUR_ORDER + (0 if left else RIGHT)
-        return 1000.0 * xyz[points], K, uv_vis[points, 2] > 0
+        return OneHand(1000.0 * xyz[points], K, uv_vis[points, 2] > 0)
 
-    def frame(self, i):
+    def frame(self, i: int) -> Frame:
+        """The larger hand of a picture."""
         left = larger_hand_is_left(self.mask(i))
         joints, K, visible = self.hand(i, left)
         refuse_implausible(joints, K, SIZE, self.name(i))
         return Frame(self.color(i), joints, K, left, visible, self.depth(i))
 
-    def samples(self, indices):
-        return [
-            cropped(self.frame(int(i)), self.px, self.margin, geometry.reference_side)
-            for i in indices
-        ]
+    def samples(self, indices: Iterable[int]) -> list[Sample]:
+        """The samples of these numbers."""
+        frames = [self.frame(int(index)) for index in indices]
+        return [crop_frame(f, self.px, self.margin, geometry.reference_side) for f in frames]
 
     # ---- for `cmkg data` -------------------------------------------------------------------------
-    def name(self, i):
+    def name(self, i: int) -> str:
+        """Where the labels of a sample stand."""
         return f"{self.root}/{self.split}/anno_{self.split}.pickle: id {i}"
 
-    def file_checks(self):
-        return [lambda: annotations(self.root, self.split)]
+    def file_checks(self) -> list[Callable[[], Any]]:
+        """What must hold of whole files: each raises InputError where it does not."""
+        return [lambda: read_annotations(self.root, self.split)]
 
-    def item_checks(self, i):
+    def item_checks(self, i: int) -> list[Callable[[], Any]]:
+        """What must hold of a sample: each returns sentences, or raises InputError."""
         return [
             lambda: self.color(i),
             lambda: self.depth(i),
             lambda: self.mask(i),
-            lambda: self.plausible(i),
+            lambda: self.implausible(i),
         ]
 
-    def plausible(self, i):
-        """The hand that the picture is of: the other one may be anywhere."""
-        return implausible(*self.hand(i, larger_hand_is_left(self.mask(i)))[:2], SIZE, self.name(i))
+    def implausible(self, i: int) -> list[str]:
+        """What cannot be true of the hand that the picture is of: the other may be anywhere."""
+        joints, K, _ = self.hand(i, larger_hand_is_left(self.mask(i)))
+        return implausible(joints, K, SIZE, self.name(i))
 
-    def items(self):
-        """How many pictures there are to check, should the annotations be unreadable: those of
-        the folder."""
+    def checked_count(self) -> int:
+        """How many pictures the folder has, should the annotations be unreadable."""
         return len(list((Path(self.root) / self.split / "color").glob("*.png")))
 
-    def describe(self):
+    def describe(self) -> dict[str, Any]:
+        """What the set is, as plain JSON."""
         return {
             "dataset": "RHD",
             "split": self.split,
             "count": len(self),
             "px": self.px,
             "margin": self.margin,
-            "made": made(self.root, **COUNTS)["made"],
+            "made": is_made(self.root),
         }

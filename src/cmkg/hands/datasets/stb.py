@@ -1,5 +1,6 @@
-"""STB, the Stereo hand pose Tracking Benchmark (Zhang et al., 2016): RGB sequences of one left
-hand. A target.
+"""STB, the Stereo hand pose Tracking Benchmark (Zhang et al., 2016): a target.
+
+RGB sequences of one left hand:
 
     [images/]B{1..6}{Counting,Random}/{BB_left,BB_right,SK_color,SK_depth}_{0..1499}.png, 640 x 480,
     labels/<sequence>_{BB,SK}.mat, field handPara (3, 21, 1500) in mm
@@ -7,22 +8,26 @@ hand. A target.
 The depth camera's maps and the stereo pair are for inspection: `samples` never opens them.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from jaxtyping import Float, Shaped
 
 from ...errors import InputError
 from .. import geometry
-from .files import folder, made, mat_field, picture
-from .sample import Frame, cropped, implausible, refuse_implausible
+from .reading import expect_folder, expected_counts, is_made, read_mat_field, read_picture
+from .sample import Frame, Joints, Sample, crop_frame, implausible, refuse_implausible
 
 LAYOUT = (
     "expected STB: [images/]B1Counting/BB_left_0.png and so on, labels/B1Counting_BB.mat and "
-    "labels/B1Counting_SK.mat; "
-    "its owners publish it at sites.google.com/site/zhjw1988"
+    "labels/B1Counting_SK.mat; its owners publish it at sites.google.com/site/zhjw1988"
 )
 SEQUENCES = tuple(f"B{b}{kind}" for b in range(1, 7) for kind in ("Counting", "Random"))
 SPLITS = {"test": SEQUENCES[:2], "train": SEQUENCES[2:]}  # B1 is the evaluation
@@ -38,31 +43,39 @@ SK_ROTATION = cv2.Rodrigues(np.array([0.00531, -0.01196, 0.00301]))[0]  # X_dept
 SK_TRANSLATION_MM = np.array([-24.0381, -0.4563, -1.2326])
 CAMERAS = {"BB_left": BB_K, "BB_right": BB_K, "SK_color": SK_K}
 MCPS = np.array([5, 9, 13, 17])
+RING_MCP, MIDDLE_MCP = 13, 9
+WRISTS = ("ring", "middle", "mean")
+
+AnyJoints = Float[np.ndarray, "*n 21 3"]
 
 
-def palm_to_wrist(joints, convention="ring"):
-    """Joints (..., 21, 3) with STB's palm centre at 0 -> the wrist there. Authors differ, by 8 to
-    20 mm of the root:
+def palm_to_wrist(joints: AnyJoints, convention: str = "ring") -> AnyJoints:
+    """Joints with STB's palm centre at 0, with the wrist there instead.
 
-    ring: ring MCP + 2 (palm - ring MCP), the default; middle: middle MCP + 2.2 (palm - middle
-    MCP); mean: M + 2.25 (palm - M) with the mean M of the four finger MCPs.
+    Authors differ, by 8 to 20 mm of the root. ring: ring MCP + 2 (palm - ring MCP), the default.
+    middle: middle MCP + 2.2 (palm - middle MCP). mean: M + 2.25 (palm - M) with the mean M of the
+    four finger MCPs.
+
+    Raises:
+        InputError: another convention.
     """
-    known = {
-        "ring": (joints[..., 13, :], 2.0),
-        "middle": (joints[..., 9, :], 2.2),
-        "mean": (joints[..., MCPS, :].mean(-2), 2.25),
-    }
-    if convention not in known:
-        raise InputError(f"STB: --wrist is one of {', '.join(known)}, got {convention!r}")
-    base, factor = known[convention]
+    if convention == "ring":
+        base, factor = joints[..., RING_MCP, :], 2.0
+    elif convention == "middle":
+        base, factor = joints[..., MIDDLE_MCP, :], 2.2
+    elif convention == "mean":
+        base, factor = joints[..., MCPS, :].mean(-2), 2.25
+    else:
+        raise InputError(f"STB: --wrist is one of {', '.join(WRISTS)}, got {convention!r}")
     moved = joints.copy()
     moved[..., 0, :] = base + factor * (joints[..., 0, :] - base)
     return moved
 
 
-def decode_depth(rgb):
-    """Millimetres uint16 of an SK_depth picture: R + 256 G, the low byte in red: the opposite of
-    RHD.
+def decode_depth(rgb: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "h w"]:
+    """Millimetres uint16 of an SK_depth picture: R + 256 G.
+
+    The low byte is in red: the opposite of RHD.
 
     >>> int(decode_depth(np.array([[[26, 2, 0]]], np.uint8))[0, 0])
     538
@@ -70,27 +83,34 @@ def decode_depth(rgb):
     return (rgb[..., 0].astype(np.uint16) + 256 * rgb[..., 1].astype(np.uint16)).astype(np.uint16)
 
 
-def to_camera(joints_mm, camera):
-    """Label joints (..., 21, 3) -> the camera's frame: BB labels are the left camera's, SK
-    labels the depth camera's."""
+def to_camera(joints_mm: AnyJoints, camera: str) -> AnyJoints:
+    """Label joints in the camera's frame.
+
+    BB labels are the left camera's, SK labels the depth camera's.
+    """
     if camera == "SK_color":
         return (joints_mm - SK_TRANSLATION_MM) @ SK_ROTATION  # R^T (X - t)
     return joints_mm - np.array([BASELINE_MM if camera == "BB_right" else 0.0, 0.0, 0.0])
 
 
 @lru_cache(maxsize=32)
-def label_file(root, sequence, pair):
-    """handPara of a sequence, (frames, 21, 3) mm in our order, joint 0 still the palm's centre."""
-    folder(root, LAYOUT)
+def read_label_file(root: str, sequence: str, pair: str) -> Float[np.ndarray, "frames 21 3"]:
+    """handPara of a sequence in mm, in our order, joint 0 still the palm's centre.
+
+    pair is "BB" or "SK".
+    """
+    expect_folder(root, LAYOUT)
     path = Path(root) / "labels" / f"{sequence}_{pair}.mat"
     if not path.exists():
         raise InputError(f"{path}: no such file; {LAYOUT}")
-    frames = made(root, frames=FRAMES)["frames"]
-    return mat_field(path, "handPara", (3, 21, frames)).transpose(2, 1, 0)[:, TO_OUR_ORDER]
+    frames = expected_counts(root, frames=FRAMES)["frames"]
+    return read_mat_field(path, "handPara", (3, 21, frames)).transpose(2, 1, 0)[:, TO_OUR_ORDER]
 
 
 @dataclass(frozen=True)
 class Stb:
+    """A split of STB, seen by one of its cameras."""
+
     root: str
     split: str = "train"
     """train (B2-B6) or test (B1)."""
@@ -101,7 +121,7 @@ class Stb:
     px: int = 320
     margin: float = 1.25
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise InputError(f"STB: --split is train or test, got {self.split!r}")
         if self.camera not in CAMERAS:
@@ -109,70 +129,83 @@ class Stb:
         palm_to_wrist(np.zeros((21, 3)), self.wrist)
 
     @property
-    def frames(self):
-        return made(self.root, frames=FRAMES)["frames"]
+    def pair(self) -> str:
+        """Whose labels the camera's are: BB or SK."""
+        return self.camera[:2]
 
-    def __len__(self):
-        folder(self.root, LAYOUT)
+    @property
+    def frames(self) -> int:
+        """Frames in a sequence."""
+        return expected_counts(self.root, frames=FRAMES)["frames"]
+
+    def __len__(self) -> int:
+        expect_folder(self.root, LAYOUT)
         return len(SPLITS[self.split]) * self.frames
 
-    def place(self, i):
+    def place(self, i: int) -> tuple[str, int]:
         """(sequence, frame) of a number."""
         sequence, frame = divmod(i, self.frames)
         return SPLITS[self.split][sequence], frame
 
-    def path(self, kind, i):
+    def path(self, kind: str, i: int) -> Path:
+        """The file of a picture."""
         sequence, frame = self.place(i)
         home = Path(self.root) / "images"
         return (home if home.is_dir() else Path(self.root)) / sequence / f"{kind}_{frame}.png"
 
-    def color(self, i, camera=None):
-        return picture(self.path(camera or self.camera, i), SIZE)
+    def color(self, i: int, camera: str | None = None) -> Shaped[np.ndarray, "h w 3"]:
+        """RGB of this camera, or of another."""
+        return read_picture(self.path(camera or self.camera, i), SIZE)
 
-    def depth(self, i):
-        """SK_depth (480, 640) in mm, in the depth camera's frame: for inspection alone."""
-        return decode_depth(picture(self.path("SK_depth", i), SIZE))
+    def depth(self, i: int) -> Shaped[np.ndarray, "h w"]:
+        """SK_depth in mm, in the depth camera's frame: for inspection alone."""
+        return decode_depth(read_picture(self.path("SK_depth", i), SIZE))
 
-    def joints(self, i):
-        """(21, 3) mm in the frame of the camera."""
+    def joints(self, i: int) -> Joints:
+        """Millimetres in the frame of the camera."""
         sequence, frame = self.place(i)
-        labels = label_file(self.root, sequence, self.camera[:2])[frame]
+        labels = read_label_file(self.root, sequence, self.pair)[frame]
         return to_camera(palm_to_wrist(labels, self.wrist), self.camera)
 
-    def frame(self, i):
+    def frame(self, i: int) -> Frame:
+        """The picture with its labels."""
         joints, K = self.joints(i), CAMERAS[self.camera]
         refuse_implausible(joints, K, SIZE, self.name(i))
         return Frame(self.color(i), joints, K, left=True)
 
-    def samples(self, indices):
-        # at 640 x 480 a hand may be larger than 256 pixels
-        def limit(side):
-            return geometry.reference_side(side, enlarged=False)
-
-        return [cropped(self.frame(int(i)), self.px, self.margin, limit) for i in indices]
+    def samples(self, indices: Iterable[int]) -> list[Sample]:
+        """The samples of these numbers; at 640 x 480 a hand may be larger than 256 pixels."""
+        limit = partial(geometry.reference_side, enlarged=False)
+        frames = [self.frame(int(index)) for index in indices]
+        return [crop_frame(frame, self.px, self.margin, limit) for frame in frames]
 
     # ---- for `cmkg data` -------------------------------------------------------------------------
-    def name(self, i):
+    def name(self, i: int) -> str:
+        """Where the labels of a sample stand."""
         sequence, frame = self.place(i)
-        return (
-            f"{self.root}/labels/{sequence}_{self.camera[:2]}.mat: field 'handPara', frame {frame}"
-        )
+        return f"{self.root}/labels/{sequence}_{self.pair}.mat: field 'handPara', frame {frame}"
 
-    def file_checks(self):
-        return [lambda s=s: label_file(self.root, s, self.camera[:2]) for s in SPLITS[self.split]]
-
-    def item_checks(self, i):
-        more = [lambda: self.depth(i)] if self.camera == "SK_color" else []
+    def file_checks(self) -> list[Callable[[], Any]]:
+        """What must hold of whole files: each raises InputError where it does not."""
         return [
-            lambda: self.color(i),
-            *more,
-            lambda: implausible(self.joints(i), CAMERAS[self.camera], SIZE, self.name(i)),
+            partial(read_label_file, self.root, sequence, self.pair)
+            for sequence in SPLITS[self.split]
         ]
 
-    def items(self):
+    def item_checks(self, i: int) -> list[Callable[[], Any]]:
+        """What must hold of a sample: each returns sentences, or raises InputError."""
+        checks: list[Callable[[], Any]] = [lambda: self.color(i)]
+        if self.camera == "SK_color":
+            checks.append(lambda: self.depth(i))
+        K = CAMERAS[self.camera]
+        return [*checks, lambda: implausible(self.joints(i), K, SIZE, self.name(i))]
+
+    def checked_count(self) -> int:
+        """How many samples there are to check."""
         return len(self)
 
-    def describe(self):
+    def describe(self) -> dict[str, Any]:
+        """What the set is, as plain JSON."""
         return {
             "dataset": "STB",
             "split": self.split,
@@ -181,5 +214,5 @@ class Stb:
             "count": len(self),
             "px": self.px,
             "margin": self.margin,
-            "made": made(self.root, frames=FRAMES)["made"],
+            "made": is_made(self.root),
         }

@@ -1,0 +1,1 @@
+"""Hands as meshes: shape, pose, limits of the joints, a hand laid into given joints."""

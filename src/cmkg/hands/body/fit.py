@@ -1,0 +1,181 @@
+"""The open hand laid into 3D joints.
+
+Found are shape, angles, orientation, place, and where these annotators put each joint, by gradient
+descent on all frames at once. Look-alikes of a target are drawn from it (rendering/lookalikes.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..skeleton import TIPS, WRIST
+from .mesh import LIMITS_DEG, Hand
+
+PALM = (0, 5, 9, 13, 17)
+STEPS, RATE = 400, 0.05
+RATE_SCALES = {"place": 0.02, "offsets": 0.02}  # metres move slower than radians and deviations
+STRAIGHT_WRIST = torch.tensor([1.0] * 21 + [0.0] * 2)  # of mesh.ANGLES, the last two
+# Weights of the priors beside squared millimetres: a shape of one standard deviation, an
+# annotator's joint 10 mm away.
+SHAPE_MM2, OFFSET_MM2 = 1.0, 20.0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """N frames, S shape directions.
+
+    rotation: template -> camera. place: the hand's wrist in the camera's frame, metres. offsets:
+    the annotators' joint from the hand's, in the frame of the joint's bone, metres. residual_mm:
+    mean distance that is left.
+    """
+
+    shape: Float[np.ndarray, "n s"]
+    angles_deg: Float[np.ndarray, "n 23"]
+    rotation: Float[np.ndarray, "n 3 3"]
+    place: Float[np.ndarray, "n 3"]
+    offsets: Float[np.ndarray, "21 3"]
+    residual_mm: Float[np.ndarray, " n"]
+
+
+class PosedBatch(NamedTuple):
+    """World transforms of all bones, and joints, of N hands; metres."""
+
+    R: Float[Tensor, "n j 3 3"]
+    t: Float[Tensor, "n j 3"]
+    joints: Float[Tensor, "n 21 3"]
+
+
+def pose_bones_batch(
+    hand: Hand, shape: Float[Tensor, "n s"], angles_deg: Float[Tensor, "n 23"]
+) -> PosedBatch:
+    """mesh.pose_bones for whole batches, differentiable."""
+
+    def as_tensor(array: np.ndarray) -> Tensor:
+        return torch.as_tensor(np.asarray(array), dtype=shape.dtype)
+
+    directions = as_tensor(hand.joint_directions)
+    heads = as_tensor(hand.joints) + torch.einsum("ns,sjk->njk", shape, directions)
+    local = bone_rotations_batch(hand, angles_deg)
+    shift = heads - torch.einsum("njab,njb->nja", local, heads)  # a bone turns about its head
+    R, t = [local[:, 0]], [shift[:, 0]]
+    for bone, parent in enumerate(hand.parents[1:], 1):
+        R.append(R[parent] @ local[:, bone])
+        t.append(torch.einsum("nab,nb->na", R[parent], shift[:, bone]) + t[parent])
+    turned, moved = torch.stack(R, 1), torch.stack(t, 1)
+    template, tip_directions, weights = map(as_tensor, hand.tips)
+    rest = template + torch.einsum("ns,svk->nvk", shape, tip_directions)
+    ends = torch.einsum("vj,njab,nvb->nva", weights, turned, rest)
+    ends = ends + torch.einsum("vj,nja->nva", weights, moved)
+    joints = shape.new_zeros(len(shape), 21, 3)
+    inner, bones = list(hand.bone_of_joint), list(hand.bone_of_joint.values())
+    at_heads = torch.einsum("njab,njb->nja", turned[:, bones], heads[:, bones])
+    joints[:, inner] = at_heads + moved[:, bones]
+    joints[:, list(TIPS)] = ends.view(len(shape), 5, -1, 3).mean(2)
+    return PosedBatch(turned, moved, joints)
+
+
+def bone_rotations_batch(hand: Hand, angles_deg: Float[Tensor, "n 23"]) -> Float[Tensor, "n j 3 3"]:
+    """mesh.bone_rotations for batches."""
+    bones, axes, resting = hand.anatomy
+    angle = torch.deg2rad(angles_deg) - torch.as_tensor(resting, dtype=angles_deg.dtype)
+    turns = rotation_matrix(angle[..., None] * torch.as_tensor(axes, dtype=angles_deg.dtype))
+    still = torch.eye(3, dtype=angles_deg.dtype).expand(len(angles_deg), 3, 3)
+    local = [still] * len(hand.bones)
+    for i, bone in enumerate(bones):
+        local[bone] = local[bone] @ turns[:, i]
+    return torch.stack(local, 1)
+
+
+def rotation_matrix(turn: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3 3"]:
+    """Rotations of axis times angle, in radians."""
+    x, y, z = turn.unbind(-1)
+    o = torch.zeros_like(x)
+    skew = torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).view(*turn.shape, 3)
+    return torch.linalg.matrix_exp(skew)
+
+
+def bone_of_each_joint(hand: Hand) -> list[int]:
+    """The bone in whose frame a joint's offset is given: its own, for a tip the finger's last."""
+    return [hand.bone_of_joint[joint - 1 if joint in TIPS else joint] for joint in range(21)]
+
+
+def annotated_joints(
+    hand: Hand,
+    shape: Float[Tensor, "n s"],
+    angles_deg: Float[Tensor, "n 23"],
+    offsets: Float[Tensor, "21 3"],
+) -> Float[Tensor, "n 21 3"]:
+    """Joints as the annotators would place them, metres, the hand's own wrist at the origin."""
+    R, _, joints = pose_bones_batch(hand, shape, angles_deg)
+    moved = joints + torch.einsum("njab,jb->nja", R[:, bone_of_each_joint(hand)], offsets)
+    return moved - joints[:, WRIST : WRIST + 1]
+
+
+def fit_hand(hand: Hand, joints_mm: Float[np.ndarray, "n 21 3"], steps: int = STEPS) -> Fit:
+    """Lays a hand into joints in millimetres, in any camera frame.
+
+    The wrist stays straight: joints do not tell a bent wrist from a turned hand. Minimised are
+    squared distances in mm^2, |shape|^2 and the offsets' squares, weighted as above; angles stay
+    inside human limits by a sigmoid. The offsets are shared by all frames: they are the
+    annotators', not the hand's.
+    """
+    target = torch.from_numpy(np.array(joints_mm, np.float32)) / 1000
+    low, high = (torch.as_tensor(limit, dtype=torch.float32) for limit in LIMITS_DEG.T)
+    start = align_palms(hand, target)
+    count = len(target)
+    free = {
+        "shape": torch.zeros(count, len(hand.shape_directions)),
+        "bend": torch.zeros(count, len(LIMITS_DEG)),
+        "turn": torch.zeros(count, 3),
+        "place": target[:, WRIST].clone(),
+        "offsets": torch.zeros(21, 3),
+    }
+    for tensor in free.values():
+        tensor.requires_grad_()
+    groups = [
+        {"params": [tensor], "lr": RATE * RATE_SCALES.get(name, 1.0)}
+        for name, tensor in free.items()
+    ]
+    optimizer = torch.optim.Adam(groups)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps)
+    for _ in range(steps):
+        angles = STRAIGHT_WRIST * (low + (high - low) * free["bend"].sigmoid())
+        R = rotation_matrix(free["turn"]) @ start
+        joints = annotated_joints(hand, free["shape"], angles, free["offsets"]) @ R.mT
+        apart = 1000 * (joints + free["place"][:, None] - target)
+        distances = (apart**2).sum((1, 2)).mean()
+        shapes = SHAPE_MM2 * (free["shape"] ** 2).sum(1).mean()
+        loss = distances + shapes + OFFSET_MM2 * (100 * free["offsets"]).square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return Fit(
+        shape=free["shape"].detach().numpy(),
+        angles_deg=angles.detach().numpy(),
+        rotation=R.detach().numpy(),
+        place=free["place"].detach().numpy(),
+        offsets=free["offsets"].detach().numpy(),
+        residual_mm=apart.norm(dim=2).mean(1).detach().numpy(),
+    )
+
+
+def align_palms(hand: Hand, target: Float[Tensor, "n 21 3"]) -> Float[Tensor, "n 3 3"]:
+    """Rotations that lay the palm of the template best on that of the targets (Kabsch)."""
+
+    def centred_palm(joints: Tensor) -> Tensor:
+        palm = joints[..., list(PALM), :]
+        return palm - palm.mean(-2, keepdim=True)
+
+    template = centred_palm(torch.as_tensor(hand.rest_joints, dtype=target.dtype))
+    U, _, Vt = torch.linalg.svd(centred_palm(target).mT @ template)
+    flip = torch.ones(len(target), 3)
+    flip[:, 2] = torch.linalg.det(U @ Vt).sign()
+    return U * flip[:, None] @ Vt

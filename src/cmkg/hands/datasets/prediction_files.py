@@ -1,0 +1,119 @@
+"""Prediction files, so that anyone's method is scored by these metrics, and these by theirs.
+
+    *.json    FreiHAND's submission format: [xyz, vertices], xyz = a (21, 3) list a picture, metres
+    *.npz     joints_mm (N, 21, 3), millimetres
+
+Both in the order of the packed set, joints in our order (FreiHAND's), in the frame of the dataset's
+own camera: a left hand stays a left hand.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from ...errors import InputError
+from ...runtime.files import write_arrays, write_text
+from .packed import Packed
+from .reading import PathLike, as_numbers, read_bytes, read_json_value
+
+FLIP = np.array([-1.0, 1.0, 1.0])
+VERTICES = np.zeros((778, 3), int).tolist()  # a submission needs them; zeros: none were predicted
+METRES_AT_MOST = 1e3
+
+Joints = Float[np.ndarray, "n 21 3"]
+
+
+def to_dataset_frame(joints_mm: Joints, packed: Packed) -> Joints:
+    """Joints of the virtual cameras in the dataset's camera frame, left hands as left hands."""
+    rotation = np.asarray(packed.rotation, np.float64)
+    turned = np.einsum("nji,nkj->nki", rotation, joints_mm)
+    return np.where(np.asarray(packed.mirrored)[:, None, None], turned * FLIP, turned)
+
+
+def from_dataset_frame(joints_mm: Joints, packed: Packed) -> Joints:
+    """The inverse of to_dataset_frame."""
+    mirrored = np.asarray(packed.mirrored)[:, None, None]
+    right = np.where(mirrored, joints_mm * FLIP, joints_mm)
+    return np.einsum("nij,nkj->nki", np.asarray(packed.rotation, np.float64), right)
+
+
+def read_predictions(path: PathLike, count: int) -> Joints:
+    """Joints in mm of a prediction file for `count` samples.
+
+    Raises:
+        InputError: names file, field and entry.
+    """
+    path = Path(path)
+    if path.suffix == ".npz":
+        return as_numbers(_npz_field(path), (count, 21, 3), f"{path}: field 'joints_mm'")
+    if path.suffix != ".json":
+        raise InputError(
+            f"{path}: expected a file that ends in .json (FreiHAND's submission format) or .npz"
+        )
+    value = read_json_value(path, "[xyz, vertices]")
+    if not isinstance(value, list) or len(value) != 2 or not isinstance(value[0], list):
+        raise InputError(
+            f"{path}: expected a list of two lists, [xyz, vertices]: FreiHAND's submission format"
+        )
+    if len(value[0]) != count:
+        raise InputError(
+            f"{path}: field 'xyz' has {len(value[0])} entries, the packed set {count} samples; "
+            "expected one for each, in its order"
+        )
+    joints = np.stack(
+        [
+            as_numbers(entry, (21, 3), f"{path}: field 'xyz', entry {number}")
+            for number, entry in enumerate(value[0])
+        ]
+    )
+    if np.abs(joints).max() > METRES_AT_MOST:
+        raise InputError(
+            f"{path}: field 'xyz' holds {np.abs(joints).max():g}; expected metres in the camera's "
+            "frame"
+        )
+    return 1000.0 * joints
+
+
+def _npz_field(path: Path) -> np.ndarray:
+    data = read_bytes(path, "predictions")
+    try:
+        return np.load(io.BytesIO(data), allow_pickle=False)["joints_mm"]
+    except KeyError:
+        raise InputError(
+            f"{path}: has no field 'joints_mm'; expected it with shape (N, 21, 3)"
+        ) from None
+    except Exception as error:  # whatever a damaged file makes of the parser
+        raise InputError(
+            f"{path}: expected a NumPy .npz file, could not read it ({type(error).__name__}); "
+            "write it again"
+        ) from None
+
+
+def expect_prediction_file(path: PathLike) -> None:
+    """Refuses a name that ends in neither .json nor .npz."""
+    if Path(path).suffix not in (".json", ".npz"):
+        raise InputError(
+            f"--export {path}: expected a name that ends in .json (FreiHAND's submission format) "
+            "or .npz"
+        )
+
+
+def write_predictions(path: PathLike, joints_mm: Joints) -> None:
+    """Writes joints in mm, in the dataset's camera frame, in the format that the ending names.
+
+    Raises:
+        InputError: another ending.
+    """
+    expect_prediction_file(path)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".json":
+        vertices = [VERTICES] * len(joints_mm)
+        write_text(path, json.dumps([(joints_mm / 1000).tolist(), vertices]))
+    else:
+        write_arrays(path, joints_mm=joints_mm)

@@ -1,0 +1,225 @@
+"""Reading other people's files.
+
+Each function returns what was asked for, or raises InputError with file and field.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Shaped
+
+from ...errors import InputError
+
+PNG = b"\x89PNG\r\n\x1a\n"
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+
+PathLike = str | Path
+Shape = Sequence[int | None]  # None = any length
+
+
+def read_bytes(path: PathLike, what: str, hint: str = "copy it again") -> bytes:
+    """The bytes of a file; `what` it should be goes into the message."""
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected {what}; {hint}") from None
+    except OSError as error:
+        raise InputError(
+            f"{path}: expected {what}, could not read it ({error.strerror}); {hint}"
+        ) from None
+
+
+def expect_folder(root: PathLike, layout: str) -> None:
+    """Refuses a root that is no folder; `layout` says what is expected inside."""
+    if not Path(root).is_dir():
+        found = "is a file, not a folder" if Path(root).exists() else "no such folder"
+        raise InputError(f"{root}: {found}; {layout}")
+
+
+def read_picture(
+    path: PathLike, size: tuple[int, int] | None = None, channels: int | None = 3
+) -> Shaped[np.ndarray, "h w *c"]:
+    """A PNG or JPEG file as uint8.
+
+    Decoders fill what a truncated file lacks with grey; here the file's own end and checksums are
+    looked at first.
+
+    Args:
+        path: the file.
+        size: (height, width) it must have.
+        channels: 3 gives RGB (H, W, 3); 1 gives grey (H, W); None gives (H, W), of a coloured
+            picture its first channel.
+    """
+    data = read_bytes(path, "a picture")
+    if broken := _broken(data):
+        raise InputError(f"{path}: expected a whole picture, {broken}; copy it again")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise InputError(f"{path}: expected a picture, could not decode it; copy it again")
+    if channels is None and image.ndim == 3:
+        image = np.ascontiguousarray(image[..., 0])
+    found_channels = 1 if image.ndim == 2 else image.shape[2]
+    dimensions = 3 if channels == 3 else 2
+    wrong = image.ndim != dimensions or (image.ndim == 3 and found_channels != 3)
+    if image.dtype != np.uint8 or wrong:
+        raise InputError(
+            f"{path}: expected 8 bits and {channels or 1} channel(s), found {image.dtype} with "
+            f"{found_channels} channel(s); copy it again"
+        )
+    if size and image.shape[:2] != tuple(size):
+        raise InputError(
+            f"{path}: expected {size[1]} x {size[0]} pixels, found {image.shape[1]} x "
+            f"{image.shape[0]}; copy it again"
+        )
+    return image if channels != 3 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _broken(data: bytes) -> str:
+    """What is wrong with a file's frame; empty where nothing is."""
+    if data.startswith(PNG):
+        return _broken_png(data)
+    if data.startswith(JPEG_START):
+        return "" if data.rstrip(b"\0").endswith(JPEG_END) else "its end is missing"
+    return "it is empty" if not data else "it is neither PNG nor JPEG"
+
+
+def _broken_png(data: bytes) -> str:
+    at = len(PNG)
+    while at + 12 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        body, stored = data[at + 4 : at + 8 + length], data[at + 8 + length : at + 12 + length]
+        if len(stored) < 4:
+            return "its end is missing"
+        if zlib.crc32(body) != int.from_bytes(stored, "big"):
+            return f"the checksum of its part {body[:4].decode('latin1')!r} is wrong"
+        if body[:4] == b"IEND":
+            return ""
+        at += 12 + length
+    return "its end is missing"
+
+
+def read_mat_field(path: PathLike, field: str, shape: Shape) -> np.ndarray:
+    """A MATLAB file's array as float64 of `shape`."""
+    from scipy.io import loadmat
+
+    data = read_bytes(path, "a MATLAB file")
+    try:
+        value = loadmat(io.BytesIO(data))[field]
+    except KeyError:
+        raise InputError(
+            f"{path}: has no field {field!r}; expected it with shape {_written(shape)}"
+        ) from None
+    except Exception as error:  # whatever a damaged file makes of the parser
+        raise InputError(
+            f"{path}: expected a MATLAB file, could not read it ({_first_line(error)}); copy it "
+            "again"
+        ) from None
+    return as_numbers(value, shape, f"{path}: field {field!r}")
+
+
+def read_json_value(path: PathLike, what: str) -> Any:
+    """What a JSON file holds; `what` it should be goes into the message."""
+    try:
+        return json.loads(read_bytes(path, what))
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: expected JSON ({what}), could not read it ({_first_line(error)}); copy it "
+            "again"
+        ) from None
+
+
+def read_json_numbers(path: PathLike, shape: Shape) -> np.ndarray:
+    """A JSON file that is a list of `shape`-shaped lists of numbers, as float64 (N, *shape)."""
+    entries = "numbers" if not shape else f"lists of shape {_written(shape)}"
+    value = read_json_value(path, f"a list of {entries}")
+    if not isinstance(value, list):
+        raise InputError(
+            f"{path}: expected a list with an entry a picture, found {type(value).__name__}; copy "
+            "it again"
+        )
+    try:
+        whole = np.asarray(value)
+    except (ValueError, TypeError, OverflowError):
+        whole = np.zeros(0, object)
+    if whole.dtype.kind in "fiu" and whole.shape == (len(value), *shape):
+        return expect_finite(whole.astype(np.float64), str(path))
+    for number, entry in enumerate(value):  # which one is it?
+        as_numbers(entry, shape, f"{path}: entry {number}")
+    raise InputError(
+        f"{path}: expected entries of shape {_written(shape)}, found others; copy it again"
+    )
+
+
+def as_numbers(value: Any, shape: Shape, name: str) -> np.ndarray:
+    """`value` as finite float64 of `shape`; else InputError that begins with `name`."""
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub":
+            raise ValueError
+        array = array.astype(np.float64)
+    except (ValueError, TypeError, OverflowError):
+        raise InputError(
+            f"{name} holds something that is no number; expected numbers of shape "
+            f"{_written(shape)}; copy the file again"
+        ) from None
+    fits = array.ndim == len(shape) and all(
+        expected in (None, length) for expected, length in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        raise InputError(
+            f"{name} has shape {array.shape}, expected {_written(shape)}; copy the file again"
+        )
+    return expect_finite(array, name)
+
+
+def expect_finite(array: np.ndarray, name: str) -> np.ndarray:
+    """The array; InputError that begins with `name` where a number is not finite."""
+    if not np.isfinite(array).all():
+        at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise InputError(
+            f"{name} holds a number that is not finite at {at}; expected finite numbers; copy the "
+            "file again"
+        )
+    return array
+
+
+def expected_counts(root: PathLike, **genuine: int) -> dict[str, int]:
+    """A dataset's counts: the genuine ones, or those of made.json.
+
+    made.json marks data that `cmkg data make` made; see `is_made`.
+    """
+    path = Path(root) / "made.json"
+    if not path.exists():
+        return genuine
+    held = read_json_value(path, "counts of a made dataset")
+    for name in genuine:
+        count = held.get(name) if isinstance(held, dict) else None
+        if not isinstance(count, int) or not 0 < count < 10**7:
+            raise InputError(
+                f"{path}: field {name!r}: expected a positive whole number; make the data again"
+            )
+    return {name: held[name] for name in genuine}
+
+
+def is_made(root: PathLike) -> bool:
+    """Whether `cmkg data make` made this dataset."""
+    return (Path(root) / "made.json").exists()
+
+
+def _written(shape: Shape) -> tuple[int | str, ...]:
+    return tuple("N" if length is None else length for length in shape)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

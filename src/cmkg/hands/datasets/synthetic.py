@@ -1,0 +1,250 @@
+"""Made data in each dataset's exact layout, from rendered hands.
+
+For trying things out, for `--quick`, for tests. made.json in the folder gives the counts, and marks
+every set that is packed from it as made.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+
+from ...errors import InputError
+from ...runtime.files import PathLike, write_json
+from ...runtime.progress import Bar
+from .. import geometry
+from ..body.mesh import anny_hand
+from ..rendering.backgrounds import background, photographs
+from ..rendering.scenes import (
+    Drawn,
+    Scene,
+    SceneConfig,
+    photograph_scenes,
+    scene_of,
+    sequence_scene,
+    stream,
+)
+from . import freihand, rhd, stb
+
+Counts = dict[str, int]
+FLIP = np.array([-1.0, 1.0, 1.0])
+GREEN = [40.0, 170.0, 60.0]
+NOTHING_MEASURED = 65535  # RHD's background saturates
+
+
+def make_dataset(dataset: str, root: PathLike, count: int = 40, seed: int = 0) -> Counts:
+    """Writes `count` made training pictures, and a quarter as many for evaluation, to `root`.
+
+    Args:
+        dataset: "rhd", "stb" or "freihand".
+        root: the folder to write.
+        count: training pictures.
+        seed: of the scenes.
+
+    Returns:
+        What was made: {part: count}.
+
+    Raises:
+        InputError: the folder is there and holds something else.
+    """
+    root, quarter = Path(root), max(count // 4, 1)
+    if dataset == "rhd":
+        write, counts = _write_rhd, {"training": count, "evaluation": quarter}
+    elif dataset == "stb":
+        write, counts = _write_stb, {"frames": max(count // 10, 1)}
+    else:
+        write = _write_freihand
+        counts = {"training": count + quarter, "paper_train": count, "evaluation": quarter}
+    facts = {"dataset": dataset, "seed": seed} | counts
+    if root.exists():
+        held = root / "made.json"
+        if not held.exists() or json.loads(held.read_text()) != facts:
+            raise InputError(
+                f"{root}: is there already and holds something else; choose another folder or "
+                "remove this one"
+            )
+        return counts
+    partial = root.with_name(root.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write(partial, counts, seed)
+    write_json(partial / "made.json", facts)
+    os.replace(partial, root)
+    return counts
+
+
+def _save_picture(path: Path, rgb: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = rgb[..., ::-1] if rgb.ndim == 3 else rgb
+    if not cv2.imwrite(str(path), image):
+        raise OSError(errno.ENOSPC, "could not be written", str(path))
+
+
+def _photograph(scene: Scene, px: int, noisy_depth: bool) -> Drawn:
+    return photograph_scenes([scene], anny_hand(), px, noisy_depth, supersampling=1)[0]
+
+
+# ---- RHD -----------------------------------------------------------------------------------------
+def _write_rhd(root: Path, counts: Counts, seed: int) -> None:
+    config = SceneConfig(seed=seed, px=320, margin=2.0)
+    first = 0
+    for split, count in counts.items():
+        labels = {}
+        with Bar(f"made {split}", count) as advance:
+            for i in range(count):
+                drawn = _photograph(scene_of(config, first + i), 320, noisy_depth=False)
+                rng = stream("rhd", seed, first + i)
+                labels[i] = _write_rhd_frame(root / split, i, drawn, i % 2 == 1, rng)
+                advance()
+        path = root / split / f"anno_{split}.pickle"
+        path.write_bytes(pickle.dumps(labels, protocol=2))
+        first += count
+
+
+def _write_rhd_frame(
+    folder: Path, i: int, drawn: Drawn, left: bool, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    rgb, joints, K = drawn.rgb, drawn.joints_mm, drawn.K
+    depth_mm, seen = drawn.depth, drawn.mask
+    if left:
+        rgb, joints, K = geometry.mirror(rgb, joints, K)
+        depth_mm, seen = depth_mm[:, ::-1], seen[:, ::-1]
+    scaled = np.rint(depth_mm / 5000 * 65535)
+    raw = np.where(depth_mm > 0, scaled, NOTHING_MEASURED).astype(int)
+    two_bytes = np.stack([raw // 256, raw % 256, 0 * raw], -1).astype(np.uint8)
+    palm = (rhd.LEFT_PARTS if left else rhd.RIGHT_PARTS)[1]
+    _save_picture(folder / f"color/{i:05d}.png", rgb)
+    _save_picture(folder / f"depth/{i:05d}.png", two_bytes)
+    _save_picture(folder / f"mask/{i:05d}.png", (seen * palm).astype(np.uint8))
+    other = joints * FLIP + [0, 0, 400.0]
+    xyz, uv_vis = np.zeros((42, 3)), np.zeros((42, 3))
+    hands = ((0, joints if left else other, left), (rhd.RIGHT, other if left else joints, not left))
+    for start, points, shown in hands:
+        rows = start + rhd.TO_OUR_ORDER
+        xyz[rows] = points / 1000
+        uv_vis[rows, :2] = geometry.project(points, K)
+        uv_vis[rows, 2] = shown * (rng.random(21) > 0.1)
+    labels = {"uv_vis": uv_vis, "xyz": xyz, "K": K}
+    return {name: values.astype(np.float32) for name, values in labels.items()}
+
+
+# ---- STB -----------------------------------------------------------------------------------------
+def _write_stb(root: Path, counts: Counts, seed: int) -> None:
+    from scipy.io import savemat  # here: it would slow the start of every command
+
+    frames = counts["frames"]
+    config = SceneConfig(seed=seed, px=640, sequences=len(stb.SEQUENCES), frames=frames)
+    (root / "labels").mkdir()
+    with Bar("made STB", len(stb.SEQUENCES) * frames) as advance:
+        for number, sequence in enumerate(stb.SEQUENCES):
+            labels: dict[str, list[np.ndarray]] = {"BB": [], "SK": []}
+            for frame in range(frames):
+                scene = sequence_scene(config, number * frames + frame)
+                bb, sk = _write_stb_frame(root / "images" / sequence, frame, scene)
+                labels["BB"].append(bb)
+                labels["SK"].append(sk)
+                advance()
+            for pair, joints in labels.items():
+                path = root / f"labels/{sequence}_{pair}.mat"
+                savemat(path, {"handPara": np.stack(joints, -1)})
+
+
+def _write_stb_frame(folder: Path, frame: int, scene: Scene) -> list[np.ndarray]:
+    """Writes four pictures of one left hand; returns the BB and the SK label, each (3, 21)."""
+    shift = np.array([stb.BASELINE_MM / 1000, 0, 0])
+    translation = stb.SK_TRANSLATION_MM / 1000
+    # As the left camera, the right camera and the depth camera see them.
+    left = [(points @ scene.rotation) * FLIP for points in (scene.vertices, scene.joints)]
+    right = [points - shift for points in left]
+    deep = [points @ stb.SK_ROTATION.T + translation for points in left]
+    views = {
+        "BB_left": (left, stb.BB_K),
+        "BB_right": (right, stb.BB_K),
+        "SK_color": (left, stb.SK_K),
+        "SK_depth": (deep, stb.SK_DEPTH_K),
+    }
+    behind = cv2.resize(scene.behind, (640, 640))
+    for name, ((vertices, joints), camera) in views.items():
+        K = camera.copy()
+        K[0, 2] = 639 - K[0, 2]  # the renderer's hand is a right one: drawn in a mirror
+        mirrored = replace(
+            scene, vertices=vertices * FLIP, joints=joints * FLIP, K=K, behind=behind
+        )
+        drawn = _photograph(mirrored, 640, noisy_depth=False)
+        picture = drawn.rgb[:480, ::-1]
+        if name == "SK_depth":
+            depth = drawn.depth[:480, ::-1].astype(int)
+            picture = np.stack([depth % 256, depth // 256, 0 * depth], -1).astype(np.uint8)
+        _save_picture(folder / f"{name}_{frame}.png", picture)
+    return [_stb_label(1000 * joints) for _, joints in (left, deep)]
+
+
+def _stb_label(joints_mm: Float[np.ndarray, "21 3"]) -> Float[np.ndarray, "3 21"]:
+    """Ours as theirs: the wrist becomes the palm's centre by the default convention."""
+    ring = joints_mm[stb.RING_MCP]
+    palm = joints_mm.copy()
+    palm[0] = ring + (joints_mm[0] - ring) / 2.0
+    theirs = np.empty((21, 3))
+    theirs[stb.TO_OUR_ORDER] = palm
+    return theirs.T
+
+
+# ---- FreiHAND ------------------------------------------------------------------------------------
+def _write_freihand(root: Path, counts: Counts, seed: int) -> None:
+    config = SceneConfig(seed=seed, px=224, margin=1.25)
+    first = 0
+    for part, domains in (("training", freihand.DOMAINS), ("evaluation", ("gs",))):
+        count = counts[part]
+        labels: dict[str, list[Any]] = {name: [] for name in freihand.SHAPES}
+        with Bar(f"made {part}", count) as advance:
+            for i in range(count):
+                drawn = _write_freihand_pictures(root / part, config, first + i, i, count, domains)
+                for name, value in _freihand_labels(drawn).items():
+                    labels[name].append(value.tolist())
+                advance()
+        for name, values in labels.items():
+            (root / f"{part}_{name}.json").write_text(json.dumps(values))
+        first += count
+
+
+def _write_freihand_pictures(
+    folder: Path, config: SceneConfig, number: int, i: int, count: int, domains: Sequence[str]
+) -> Drawn:
+    """Writes one hand before a background each of `domains`; returns what was drawn last."""
+    for place in range(len(domains)):
+        scene = scene_of(config, number)
+        green = folder.name == "training" and place == 0
+        behind = _behind(config.seed, number, place, green)
+        drawn = _photograph(replace(scene, behind=behind), 224, noisy_depth=True)
+        _save_picture(folder / f"rgb/{i + count * place:08d}.jpg", drawn.rgb)
+        if green:
+            _save_picture(folder / f"mask/{i:08d}.jpg", 255 * drawn.mask)
+    return drawn
+
+
+def _freihand_labels(drawn: Drawn) -> dict[str, np.ndarray]:
+    xyz = drawn.joints_mm / 1000
+    return {
+        "K": drawn.K,
+        "xyz": xyz,
+        "scale": np.linalg.norm(xyz[9] - xyz[10]),
+        "mano": np.zeros((1, 61)),
+    }
+
+
+def _behind(seed: int, number: int, domain: int, green: bool) -> Float[np.ndarray, "px px 3"]:
+    if green:
+        return np.full((224, 224, 3), GREEN, np.float32)
+    rng = stream("behind", seed, number, domain)
+    return background(rng, photographs(None), 224).astype(np.float32)

@@ -1,0 +1,163 @@
+"""Foreign pickles (RHD's annotations, MANO's model), read without running anything of theirs.
+
+An unpickler asks for every class and function by name: it gets stand-ins for the few that such a
+file needs, which keep what they are given and do nothing, and anything else is refused by name
+before it could run. Arrays are built by us afterwards, from plain numbers alone: NumPy's own
+classes would follow pointers that a file may hold.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from .reading import PathLike, read_bytes
+
+Admitted = Mapping[tuple[str, str], Any]  # {(module, name): what stands for it}
+
+
+class Foreign:
+    """Stands for an object of a library: keeps its arguments and its state, runs nothing."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+        self.state: Any = {}
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class RefusedError(pickle.UnpicklingError):
+    """The pickle asks for something that such a file does not need."""
+
+
+def stand_in(name: str) -> type[Foreign]:
+    """A class of that name which keeps and does nothing."""
+    return type(name, (Foreign,), {})
+
+
+def _encode_latin1(text: Any, encoding: str = "latin1") -> bytes:
+    """How Python 3 writes bytes for Python 2; any other codec is refused."""
+    if encoding != "latin1" or not isinstance(text, str):
+        raise RefusedError("asks for a codec other than latin1")
+    return text.encode("latin1")
+
+
+def _reconstruct(kind: Any, _base: Any, _state: Any) -> Foreign:
+    """copy_reg's function, for stand-ins alone."""
+    if not (isinstance(kind, type) and issubclass(kind, Foreign)):
+        raise RefusedError("reconstructs an object that is not one of the expected")
+    return kind()
+
+
+# ---- NumPy's arrays ------------------------------------------------------------------------------
+Array, Scalar = stand_in("ndarray"), stand_in("scalar")
+Dtype, FromBuffer = stand_in("dtype"), stand_in("_frombuffer")
+NUMPY: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): Array,
+    ("numpy", "dtype"): Dtype,
+    ("_codecs", "encode"): _encode_latin1,
+}
+for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
+    NUMPY[f"{_core}.multiarray", "_reconstruct"] = Array
+    NUMPY[f"{_core}.multiarray", "scalar"] = Scalar
+    NUMPY[f"{_core}.numeric", "_frombuffer"] = FromBuffer
+PYTHON_2: dict[tuple[str, str], Any] = {
+    ("copy_reg", "_reconstructor"): _reconstruct,
+    ("copyreg", "_reconstructor"): _reconstruct,
+    ("__builtin__", "object"): object,
+    ("builtins", "object"): object,
+}
+
+
+def _plain_dtype(value: Any) -> np.dtype:
+    """The plain numeric dtype that a pickled one stands for."""
+    code, order = None, "="
+    if isinstance(value, Dtype):
+        code = value.arguments[0] if value.arguments else None
+        if isinstance(value.state, tuple) and len(value.state) > 1:
+            order = value.state[1]
+    plain = isinstance(code, str) and code[:1] in tuple("biuf") and code[1:].isdecimal()
+    if not plain or order not in tuple("<>=|"):
+        raise RefusedError(f"holds an array of {code!r}, where plain numbers are expected")
+    return np.dtype(f"{order if order != '|' else '='}{code}")
+
+
+def _build_array(shape: Any, dtype: Any, data: Any, order: str) -> np.ndarray:
+    plain = _plain_dtype(dtype)
+    if isinstance(data, str):
+        data = data.encode("latin1")
+    is_bytes = isinstance(data, (bytes, bytearray, pickle.PickleBuffer))
+    sizes = isinstance(shape, tuple) and all(isinstance(n, int) and n >= 0 for n in shape)
+    if not is_bytes or not sizes:
+        raise pickle.UnpicklingError("holds a broken array")
+    row_major = order != "F"
+    flat = np.frombuffer(bytes(data), plain)
+    return flat.reshape(shape, order="C" if row_major else "F").copy()
+
+
+def build(value: Any) -> Any:
+    """`value` with arrays and numbers in place of their stand-ins.
+
+    In dicts, lists, tuples and the states of other stand-ins.
+    """
+    if isinstance(value, Array):
+        _, shape, dtype, fortran, data = value.state
+        return _build_array(shape, dtype, data, "F" if fortran else "C")
+    if isinstance(value, FromBuffer):
+        data, dtype, shape, order = value.arguments
+        return _build_array(shape, dtype, data, order)
+    if isinstance(value, Scalar):
+        dtype, data = value.arguments
+        return _build_array((), dtype, data, "C")[()]
+    if isinstance(value, Foreign):
+        value.state = build(value.state)
+        return value
+    if isinstance(value, dict):
+        return {build(key): build(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(build(part) for part in value)
+    return value
+
+
+class _Restricted(pickle.Unpickler):
+    def __init__(self, data: bytes, admitted: Admitted) -> None:
+        super().__init__(io.BytesIO(data), encoding="latin1", fix_imports=False)
+        self.admitted = admitted
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        try:
+            return self.admitted[module, name]
+        except KeyError:
+            raise RefusedError(f"asks for {module}.{name}") from None
+
+    def persistent_load(self, _: Any, /) -> Any:
+        raise RefusedError("asks for an object outside the file")
+
+
+def read_pickle(path: PathLike, what: str, admitted: Admitted = NUMPY) -> Any:
+    """The object in a pickle that needs only `admitted`.
+
+    Raises:
+        InputError: the pickle asks for more, or is broken.
+    """
+    data = read_bytes(path, what)
+    try:
+        return build(_Restricted(data, admitted).load())
+    except RefusedError as error:
+        raise InputError(
+            f"{path}: refused: this pickle {error}, which {what} does not need; do not trust this "
+            "file, get it from its owners again"
+        ) from None
+    except (Exception, MemoryError) as error:  # a damaged pickle can raise anything
+        reason = str(error)
+        if not isinstance(error, pickle.UnpicklingError):
+            reason = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{path}: expected {what}, the pickle is broken ({reason}); copy it again"
+        ) from None

@@ -1,0 +1,1 @@
+"""Chains of stages: `cmkg run demo`, `real`, and the paper's tables."""

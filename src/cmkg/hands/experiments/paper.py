@@ -1,0 +1,543 @@
+"""`cmkg run table1|table2|table3|figure4|figure5|figure6`: the paper's experiments.
+
+On the user's copies of the datasets. A row is a named variant: one training stage and what it
+needs. Stages lie in <out>/seed-<s>/<stage> and serve every table that needs them: rows can be run
+alone, in any order, on several machines, and go on where they were killed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+
+from ...errors import InputError
+from ...features import FeatureTap
+from ...losses import regression_loss
+from ...prior import Prior
+from ...runtime.checks import expect_different_seeds, expect_from_zero, expect_positive
+from ...runtime.distributed import Precision, launch, on_first_rank
+from ...runtime.files import write_json
+from ...runtime.progress import say
+from ...steps import distil_step, meta_step, supervised_step
+from ..datasets.freihand import DOMAINS, FreiHand
+from ..datasets.packed import Shard, pack
+from ..datasets.rhd import Rhd
+from ..datasets.sample import Dataset
+from ..datasets.stb import Stb
+from ..datasets.synthetic import make_dataset
+from ..network.pose import Pose
+from ..network.posenet import NetConfig, pose_net
+from ..rendering.scenes import SceneConfig
+from ..stages import distill, render, source, target
+from ..stages.networks import Modality
+from ..stages.settings import Flat, OptimConfig, SourceData
+
+MAIN = "r18"  # whose theta_0 and prior the targets use: the paper's ResNet-18 on RHD
+BACKBONES = {"r18": "resnet18", "r50": "resnet50"}
+QUICK_WIDTH, QUICK_COUNT = 0.125, 200
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the paper's tables: the stage that it is, and the paper's numbers for it."""
+
+    stage: str
+    label: str
+    paper_epe_mm: float
+    paper_auc: float | None = None
+
+
+TABLE_1 = [
+    Variant("r18/continued", "ResNet-18, RGB", 24.68),
+    Variant("r18/teacher", "ResNet-18, depth", 13.60),
+    Variant("r18/act", "ResNet-18, distilled, L_ACT", 23.41),
+    Variant("r18/act-att", "ResNet-18, distilled, L_ACT + λ L_ATT", 22.19),
+    Variant("r18-a/continued", "ResNet-18 with 𝒜, RGB", 23.07),
+    Variant("r18-a/teacher", "ResNet-18 with 𝒜, depth", 12.06),
+    Variant("r18-a/act-att", "ResNet-18 with 𝒜, distilled", 20.89),
+    Variant("r50-a/continued", "ResNet-50 with 𝒜, RGB", 20.74),
+    Variant("r50-a/teacher", "ResNet-50 with 𝒜, depth", 10.78),
+    Variant("r50-a/act-att", "ResNet-50 with 𝒜, distilled", 18.06),
+]
+# What each row of a target sets; the prior's file lies in the main source's stage.
+REGULARISERS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "l1-1e-4": {"sigma": 1e-4, "exponent": 1},
+    "l1-1e-6": {"sigma": 1e-6, "exponent": 1},
+    "l2-1e-3": {"sigma": 1e-3},
+    "l2-1e-5": {"sigma": 1e-5},
+    "prior-l1": {"prior": "prior_p1"},
+    "prior-l2": {"prior": "prior_p2"},
+}
+TABLE_2 = [
+    Variant("stb/none", "no regulariser", 15.67, 0.915),
+    Variant("stb/l1-1e-4", "ℓ¹, σ = 1e-4", 11.41, 0.972),
+    Variant("stb/l1-1e-6", "ℓ¹, σ = 1e-6", 11.82, 0.964),
+    Variant("stb/l2-1e-3", "ℓ², σ = 1e-3", 12.28, 0.957),
+    Variant("stb/l2-1e-5", "ℓ², σ = 1e-5", 12.02, 0.964),
+    Variant("stb/prior-l1", "prior, p = 1", 8.86, 0.985),
+    Variant("stb/prior-l2", "prior, p = 2", 8.18, 0.987),
+]
+TABLE_3_EPE_MM = {
+    "freihand-gs": (12.37, 12.28, 12.27),
+    "freihand-hom": (14.49, 14.02, 13.82),
+    "freihand-sample": (15.80, 14.92, 14.26),
+    "freihand-auto": (16.18, 15.16, 14.18),
+    "stb": (15.67, 12.02, 8.18),
+}
+TABLE_3_ROWS = (("none", "no regulariser"), ("l2-1e-5", "ℓ²"), ("prior-l2", "prior"))
+TABLE_3 = [
+    Variant(f"{data}/{row}", f"{data}, {label}", epe_mm)
+    for data, errors in TABLE_3_EPE_MM.items()
+    for (row, label), epe_mm in zip(TABLE_3_ROWS, errors, strict=True)
+]
+
+
+def _chosen(variants: list[Variant], *stages: str) -> list[Variant]:
+    there = {variant.stage: variant for variant in variants}
+    return [there[stage] for stage in stages]
+
+
+_RHD_AND_STB = TABLE_1 + TABLE_2
+# Which rows a preset trains.
+ROWS = {
+    "table1": TABLE_1,
+    "table2": TABLE_2,
+    "table3": TABLE_3,
+    "figure4": _chosen(_RHD_AND_STB, "r18-a/act-att", "r50-a/act-att", "stb/none", "stb/prior-l2"),
+    "figure5": _chosen(TABLE_2, "stb/none", "stb/l2-1e-5", "stb/prior-l1", "stb/prior-l2"),
+    "figure6": [
+        *_chosen(_RHD_AND_STB, "r18-a/continued", "r18-a/act-att"),
+        # Table 3's have no AUC.
+        *_chosen(TABLE_3, "stb/none", "stb/prior-l2", "freihand-auto/prior-l2"),
+    ],
+}
+ABOUT = {
+    "table1": "RHD: RGB, depth and distilled students, with and without synthetic augmentation 𝒜.",
+    "table2": "STB: no regulariser, ℓ¹, ℓ², and the learned priors.",
+    "table3": "FreiHAND's four domains and STB: no regulariser, ℓ², prior.",
+    "figure4": "PCK curves on RHD and STB beside the published ones.",
+    "figure5": "Histograms of the target student's weights.",
+    "figure6": "Test pictures with predicted skeletons.",
+}
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """How long each stage is trained; the paper's values."""
+
+    teacher_epochs: int = 200
+    student_epochs: int = 100
+    distill_epochs: int = 100
+    target_epochs: int = 100
+
+    def __post_init__(self) -> None:
+        names = ("teacher_epochs", "student_epochs", "distill_epochs", "target_epochs")
+        expect_positive(self, *names)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Settings of the paper's experiments; its values are the defaults."""
+
+    preset: Literal["table1", "table2", "table3", "figure4", "figure5", "figure6"] = "table1"
+    out: str = "runs/paper"
+    rhd: str = ""
+    """Folder RHD_published_v2."""
+    stb: str = ""
+    """Folder of STB."""
+    freihand: str = ""
+    """Folder FreiHAND_pub_v2."""
+    mano: str = ""
+    """MANO_RIGHT.pkl for 𝒜, the synthetic augmentation; empty = the open hand that ships with
+    cmkg."""
+    textures: str = ""
+    """Scans registered to MANO, for 𝒜; empty = procedural skin."""
+    rows: tuple[str, ...] = ()
+    """Names of the rows to run (`--plan` lists them); empty = all of the preset."""
+    seeds: tuple[int, ...] = (0,)
+    quick: bool = False
+    """Shrinks everything to minutes on two cores; a dataset whose folder is not given is made in
+    its layout."""
+    plan: bool = False
+    """Print the rows and what they cost, and stop."""
+    synthetic_count: int = 50_000
+    """Hands of 𝒜."""
+    px: int = 256
+    batch: int = 32
+    lr: float = 2.5e-4
+    epochs: Annotated[Epochs, Flat] = field(default_factory=Epochs)
+    attention_weight: float = 1e3
+    """lambda of Eq. 4."""
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        expect_positive(self, "synthetic_count", "px", "batch", "lr")
+        expect_from_zero(self, "attention_weight")
+        expect_different_seeds(self.seeds)
+        if self.preset not in ROWS:
+            raise InputError(f"--preset: expected one of {', '.join(ROWS)}, got {self.preset!r}")
+        known = [variant.stage for variant in ROWS[self.preset]]
+        for row in self.rows:
+            if row not in known:
+                raise InputError(
+                    f"--rows: {self.preset} has no row {row!r}; it has {', '.join(known)}"
+                )
+
+    def wanted(self) -> list[str]:
+        """The stages to run."""
+        return list(self.rows) or [variant.stage for variant in ROWS[self.preset]]
+
+
+def preset_of(name: str) -> Paper:
+    """The settings of a table or figure."""
+    return replace(Paper(), preset=name)
+
+
+PRESETS = {
+    name: (f"{about} The paper's values; --quick takes minutes.", preset_of(name))
+    for name, about in ABOUT.items()
+}
+Stage = source.Source | distill.Distill | target.Target
+
+
+def run(config: Paper) -> dict[str, Any] | None:
+    """Runs the rows of a preset; returns {stage: result}, or None where only the plan was asked."""
+    launch(config.precision)
+    config = shrink(config) if config.quick else config
+    out = Path(config.out)
+    plans = {seed: all_stages(config, config.wanted(), seed) for seed in config.seeds}
+    sets = datasets_of(config, plans[config.seeds[0]])
+    sizes = {name: len(dataset) for name, dataset in sets.items()}  # what is not there shows here
+    print_plan(config, plans, sizes)
+    if config.plan:
+        return None
+    for name, dataset in sets.items():
+        say(f"data: {name}")
+        pack(dataset, out / "data" / name)
+    write_json(out / "paper_rows.json", describe_rows())
+    results = {}
+    for seed, plan in plans.items():
+        for name, stage in plan.items():
+            say(f"seed {seed}: {name}")
+            results[name] = run_stage(stage)
+            say(f"seed {seed}: {name}: EPE {results[name]['epe_mm']:.2f} mm")
+    write_report(out)
+    return results
+
+
+def describe_rows() -> dict[str, dict[str, list[Any]]]:
+    """{preset: {stage: [label, the paper's EPE, its AUC]}}, for the report."""
+    return {
+        preset: {v.stage: [v.label, v.paper_epe_mm, v.paper_auc] for v in variants}
+        for preset, variants in ROWS.items()
+    }
+
+
+def write_report(out: Path) -> None:
+    """The page of whatever is finished."""
+    from ..report import paper_page
+
+    on_first_rank(lambda: paper_page.write(out))
+    say(f"{out}/paper.html is written")
+
+
+def shrink(config: Paper) -> Paper:
+    """The same experiment in minutes: made data where none is given, tiny networks, one epoch."""
+    out = config.out if config.out != Paper.out else f"{Paper.out}-quick"
+    needed = sets_needed(all_stages(config, config.wanted(), 0))
+    needs = {name.split("-")[0] for name in needed}
+    folders = {}
+    for name in ("rhd", "stb", "freihand"):
+        if getattr(config, name):
+            continue
+        folders[name] = str(Path(out) / "made" / name)
+        if name in needs:
+            on_first_rank(partial(make_dataset, name, folders[name], 40))
+    return replace(
+        config,
+        out=out,
+        synthetic_count=40,
+        px=32,
+        batch=8,
+        lr=1e-3,
+        epochs=Epochs(1, 1, 1, 1),
+        **folders,
+    )
+
+
+# ---- stages --------------------------------------------------------------------------------------
+# The stages of a source, and those of the same family that each needs.
+NEEDS = {
+    "teacher": [],
+    "student": [],
+    "continued": ["student"],
+    "act": ["teacher", "student"],
+    "act-att": ["teacher", "student"],
+}
+
+
+def needs_of(stage: str) -> list[str]:
+    """The stages that must be finished before this one."""
+    family, kind = stage.split("/")
+    if kind in NEEDS:
+        return [f"{family}/{need}" for need in NEEDS[kind]]
+    return [f"{MAIN}/act-att" if "prior" in REGULARISERS[kind] else f"{MAIN}/student"]
+
+
+def all_stages(config: Paper, rows: list[str], seed: int) -> dict[str, Stage]:
+    """{stage: settings} of the rows and all that they need, in an order in which they can run."""
+    plan: dict[str, Stage] = {}
+
+    def add(stage: str) -> None:
+        for need in needs_of(stage):
+            add(need)
+        family, kind = stage.split("/")
+        if kind in NEEDS:
+            plan[stage] = source_stage(config, family, kind, seed)
+        else:
+            plan[stage] = target_stage(config, family, kind, seed)
+
+    for row in rows:
+        add(row)
+    return plan
+
+
+def run_stage(stage: Stage) -> dict[str, Any]:
+    """Runs a stage."""
+    if isinstance(stage, target.Target):
+        return target.run(stage)
+    return distill.run(stage) if isinstance(stage, distill.Distill) else source.run(stage)
+
+
+def optim_of(config: Paper, seed: int, epochs: int) -> OptimConfig:
+    """Adam as the paper takes it."""
+    return OptimConfig(epochs, config.batch, config.lr, "constant", seed, config.precision)
+
+
+def net_of(config: Paper, family: str) -> NetConfig:
+    """The network of a family: r18, r18-a (with 𝒜), r50-a."""
+    width = QUICK_WIDTH if config.quick else 1.0
+    return NetConfig(BACKBONES[family.split("-")[0]], width, px=config.px)
+
+
+def source_stage(config: Paper, family: str, kind: str, seed: int) -> Stage:
+    """Settings of a stage on RHD; kind is a key of NEEDS."""
+    packed, home = Path(config.out) / "data", Path(config.out) / f"seed-{seed}" / family
+    data = SourceData(
+        data=str(packed / "rhd-training"),
+        extra=str(packed / "synthetic") if family.endswith("-a") else "",
+        test=str(packed / "rhd-evaluation"),
+    )
+    epochs, out = config.epochs, str(home / kind)
+
+    def train(modality: Modality, count: int, start: str = "") -> source.Source:
+        optim = optim_of(config, seed, count)
+        return source.Source(modality, out, start, data, net_of(config, family), optim)
+
+    if kind == "teacher":
+        return train("depth", epochs.teacher_epochs)
+    if kind == "student":
+        return train("rgb", epochs.student_epochs)
+    if kind == "continued":
+        return train("rgb", epochs.distill_epochs, str(home / "student/student.safetensors"))
+    whole = kind == "act-att"
+    return distill.Distill(
+        student=str(home / "student"),
+        teacher=str(home / "teacher"),
+        out=out,
+        attention_weight=config.attention_weight if whole else 0.0,
+        source=data,
+        phi=distill.PhiConfig(exponents=(1, 2) if whole else ()),
+        optim=optim_of(config, seed, epochs.distill_epochs),
+    )
+
+
+def target_stage(config: Paper, data: str, row: str, seed: int) -> target.Target:
+    """Settings of a row on a target.
+
+    Args:
+        config: the experiment.
+        data: stb or freihand-<domain>.
+        row: a key of REGULARISERS.
+        seed: of the whole.
+    """
+    packed, home = Path(config.out) / "data", Path(config.out) / f"seed-{seed}"
+    changes = dict(REGULARISERS[row])
+    if "prior" in changes:
+        changes["prior"] = str(home / MAIN / "act-att" / f"{changes['prior']}.safetensors")
+    return target.Target(
+        out=str(home / data / row),
+        student=str(home / MAIN / "student"),
+        source=str(packed / "rhd-training"),
+        target=target.TargetData(str(packed / f"{data}-train"), str(packed / f"{data}-test")),
+        regulariser=target.Regulariser(**changes),
+        optim=optim_of(config, seed, config.epochs.target_epochs),
+    )
+
+
+# ---- data ----------------------------------------------------------------------------------------
+def sets_read(stage: Stage) -> list[str]:
+    """The packed sets that a stage reads: those to train on first, its test last."""
+    if isinstance(stage, target.Target):
+        paths = [stage.target.data, stage.target.test]
+    else:
+        paths = [stage.source.data, stage.source.extra, stage.source.test]
+    return [Path(path).name for path in paths if path]
+
+
+def sets_needed(plan: dict[str, Stage]) -> list[str]:
+    """Names of the packed sets that the stages read, in their order."""
+    return list(dict.fromkeys(name for stage in plan.values() for name in sets_read(stage)))
+
+
+def datasets_of(config: Paper, plan: dict[str, Stage]) -> dict[str, Dataset]:
+    """{name of packed set: dataset} of the stages.
+
+    Raises:
+        InputError: a folder is not given or not there.
+    """
+    px = -(-config.px * 5 // 4)  # a margin of 1.25 boxes
+
+    def folder(name: str) -> str:
+        given = str(getattr(config, name))
+        if not given:
+            raise InputError(
+                f"--{name}: expected the dataset's folder, got none; give it, or --quick to try "
+                "everything with made data"
+            )
+        return given
+
+    def synthetic() -> Dataset:
+        scene = SceneConfig(
+            px=px + px % 2, noisy_depth=False, mano=config.mano, textures=config.textures
+        )
+        return render.dataset_of(render.Render(count=config.synthetic_count, scene=scene))
+
+    def freihand(split: str, domain: str) -> Dataset:
+        return FreiHand(folder("freihand"), split, domain, px)
+
+    known: dict[str, Callable[[], Dataset]] = {
+        "rhd-training": lambda: Rhd(folder("rhd"), "training", px),
+        "rhd-evaluation": lambda: Rhd(folder("rhd"), "evaluation", px),
+        "stb-train": lambda: Stb(folder("stb"), "train", px=px),
+        "stb-test": lambda: Stb(folder("stb"), "test", px=px),
+        "synthetic": synthetic,
+    }
+    for domain in DOMAINS:
+        for split in ("train", "test"):
+            known[f"freihand-{domain}-{split}"] = partial(freihand, split, domain)
+    found = {name: known[name]() for name in sets_needed(plan)}
+    return {name: few_of(dataset) for name, dataset in found.items()} if config.quick else found
+
+
+def few_of(dataset: Dataset, most: int = QUICK_COUNT) -> Dataset:
+    """For --quick: about `most` samples of a larger dataset."""
+    if len(dataset) < 2 * most:
+        return dataset
+    return Shard(dataset, f"0/{len(dataset) // most}")
+
+
+# ---- what it costs -------------------------------------------------------------------------------
+class StepKind(NamedTuple):
+    """What the time of a step depends on; kind: teacher, student, distil or meta."""
+
+    kind: str
+    net: NetConfig
+    batch: int
+    precision: Precision
+
+
+def print_plan(config: Paper, plans: dict[int, dict[str, Stage]], sizes: dict[str, int]) -> None:
+    """Prints the rows, and the hours of what is not finished, from a few steps measured here."""
+    measured: dict[StepKind, float] = {}
+    total = 0.0
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "this CPU"
+    say(f"{config.preset}: rows {', '.join(config.wanted())}")
+    for seed, plan in plans.items():
+        for stage, settings in plan.items():
+            if (Path(settings.out) / "result.json").exists():
+                say(f"  seed {seed}  {stage:26} finished")
+                continue
+            kind = step_kind(config, stage, settings)
+            if kind not in measured:
+                measured[kind] = seconds_per_step(kind)
+            count = sum(sizes[one] for one in sets_read(settings)[:-1])
+            steps = settings.optim.epochs * (count // min(settings.optim.batch, count))
+            seconds = steps * measured[kind]
+            total += seconds
+            say(
+                f"  seed {seed}  {stage:26} {steps:8} steps of {1000 * measured[kind]:7.0f} ms  "
+                f"{seconds / 3600:8.2f} h"
+            )
+    say(
+        f"  all: {total / 3600:.2f} hours on {name}, from steps measured now; rendering, packing "
+        "and tests not counted"
+    )
+
+
+def step_kind(config: Paper, stage: str, settings: Stage) -> StepKind:
+    """What kind of step a stage takes."""
+    kind = "student"
+    if isinstance(settings, distill.Distill):
+        kind = "meta" if settings.phi.exponents else "distil"
+    elif isinstance(settings, source.Source) and settings.modality == "depth":
+        kind = "teacher"
+    family = stage.split("/")[0]
+    net = net_of(config, family if family.split("-")[0] in BACKBONES else MAIN)
+    return StepKind(kind, net, config.batch, config.precision)
+
+
+def _joints_loss(prediction: Pose, target: torch.Tensor) -> torch.Tensor:
+    return regression_loss(prediction.joints, target)
+
+
+def seconds_per_step(step_kind: StepKind, steps: int = 2) -> float:
+    """Seconds of one optimisation step on made tensors, after one to warm up."""
+    kind, net, batch, precision = step_kind
+    fabric = launch(precision)
+    device = fabric.device
+    student, teacher = pose_net(net, 3), pose_net(net, 1)
+    student.to(device)
+    teacher.to(device)
+    tap = FeatureTap(student, student.feature_layers)
+    teacher_tap = FeatureTap(teacher, teacher.feature_layers)
+    x = torch.randn(batch, 3, net.px, net.px, device=device)
+    depth = torch.randn(batch, 1, net.px, net.px, device=device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    depth = depth.contiguous(memory_format=torch.channels_last)
+    y = torch.randn(batch, 21, 3, device=device)
+    trained, picture = (teacher, depth) if kind == "teacher" else (student, x)
+    optimizer = torch.optim.Adam(trained.parameters(), 1e-9)
+    priors = [Prior.constant(student, 0.0, p) for p in (1, 2)]
+    networks = (student, tap, teacher, teacher_tap, optimizer)
+
+    def step() -> None:
+        if kind == "meta":
+            meta_step(
+                *networks,
+                priors,
+                x,
+                depth,
+                y,
+                alpha=1e-9,
+                beta=1e-9,
+                loss=_joints_loss,
+                context=fabric.autocast,
+            )
+        elif kind == "distil":
+            distil_step(*networks, x, depth, y, loss=_joints_loss, context=fabric.autocast)
+        else:
+            supervised_step(trained, optimizer, picture, y, _joints_loss, context=fabric.autocast)
+
+    step()
+    began = time.perf_counter()
+    for _ in range(steps):
+        step()  # returns floats: the device has finished
+    return (time.perf_counter() - began) / steps

@@ -1,0 +1,1 @@
+"""From pictures to joints: network inputs, the network, its loss."""

@@ -1,0 +1,242 @@
+"""From packed pictures to network inputs, on the batch's device.
+
+One homography a sample, shared by RGB, depth and joints. Turning the virtual camera (in-plane
+rotation, shift as a small tilt) and zooming it are exact for the picture, so the 3D joints turn
+with it and depth is measured along the new axis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from ..skeleton import WRIST, bone_scale
+from .pose import HandBatch
+
+DEPTH_RANGE_MM = 120.0
+IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406])
+IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225])
+
+Matrices = Float[Tensor, "b 3 3"]
+Images = Float[Tensor, "b 3 px px"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Half-widths of uniform draws; 0 turns each off."""
+
+    turn_deg: float = 30.0
+    """In the picture's plane."""
+    shift: float = 0.08
+    """Of the box's side."""
+    zoom: float = 0.15
+    """As a ratio: 1 / 1.15 to 1.15."""
+    colour: float = 0.25
+    """Of gain, contrast and channel mixing."""
+    noise: float = 0.0
+    erase: float = 0.2
+    """Probability that a random box is hidden."""
+
+
+NONE = Augmentation(0, 0, 0, 0, 0, 0)
+
+
+class Turns(NamedTuple):
+    """Rotations of the virtual camera, and zooms."""
+
+    R: Matrices
+    zoom: Float[Tensor, " b"]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Packed pictures and labels of a batch.
+
+    rgb: uint8. depth: uint16 mm. margin: how many boxes a stored picture of `px` pixels shows.
+    """
+
+    joints_mm: Float[Tensor, "b 21 3"]
+    K: Matrices
+    px: int
+    margin: float
+    rgb: Shaped[Tensor, "b stored stored 3"] | None = None
+    depth: Shaped[Tensor, "b stored stored"] | None = None
+
+
+def _uniform(shape: tuple[int, ...], half: float, generator: torch.Generator) -> Tensor:
+    return (2 * torch.rand(shape, generator=generator, device=generator.device) - 1) * half
+
+
+def sample_turns(
+    count: int,
+    augmentation: Augmentation,
+    focal: Float[Tensor, " b"],
+    px: float,
+    generator: torch.Generator,
+) -> Turns:
+    """Random turns of the virtual camera, of a focal length in pixels of a box of `px` pixels."""
+    angle = _uniform((count,), torch.pi / 180 * augmentation.turn_deg, generator)
+    tilt = _uniform((count, 2), augmentation.shift * px, generator) / focal[:, None]
+    widest = torch.log1p(torch.tensor(augmentation.zoom)).item()
+    zoom = torch.exp(_uniform((count,), widest, generator))
+    o, one = torch.zeros_like(angle), torch.ones_like(angle)
+    c, s = angle.cos(), angle.sin()
+    roll = torch.stack([c, -s, o, s, c, o, o, o, one], 1).view(-1, 3, 3)
+    a, b = tilt.sin().T
+    c, d = tilt.cos().T
+    yaw = torch.stack([c, o, a, o, one, o, -a, o, c], 1).view(-1, 3, 3)
+    pitch = torch.stack([one, o, o, o, d, -b, o, b, d], 1).view(-1, 3, 3)
+    return Turns(pitch @ yaw @ roll, zoom)
+
+
+def roll_turns(count: int, angle_deg: float, device: torch.device | str = "cpu") -> Turns:
+    """The camera turned in its picture's plane, the same for all; at 0 exactly the identity."""
+    a = torch.deg2rad(torch.tensor(float(angle_deg), device=device))
+    o, one = torch.zeros_like(a), torch.ones_like(a)
+    turn = torch.stack([a.cos(), -a.sin(), o, a.sin(), a.cos(), o, o, o, one]).view(1, 3, 3)
+    return Turns(turn.expand(count, 3, 3), one.expand(count))
+
+
+def network_camera(
+    K: Matrices, margin: float, stored_px: int, px: int, zoom: Float[Tensor, " b"]
+) -> Matrices:
+    """K of the network's px x px picture of the box, zoomed.
+
+    The stored picture shows `margin` boxes over stored_px pixels.
+    """
+    out = K.clone()
+    out[:, 0, 0] = out[:, 1, 1] = K[:, 0, 0] * zoom * margin * px / stored_px
+    out[:, 0, 2] = out[:, 1, 2] = px / 2 - 0.5
+    return out
+
+
+def pixel_rays(K: Matrices, px: int) -> Float[Tensor, "b n 3"]:
+    """Directions with z = 1 of all px x px pixels, row by row."""
+    steps = torch.arange(px, device=K.device)
+    v, u = torch.meshgrid(steps, steps, indexing="ij")
+    pixels = torch.stack([u, v, torch.ones_like(u)], -1).view(-1, 3).to(K)
+    return pixels @ torch.linalg.inv(K).transpose(1, 2)
+
+
+def sampling_grid(
+    K_from: Matrices, R: Matrices, K_to: Matrices, stored_px: int, px: int
+) -> Float[Tensor, "b px px 2"]:
+    """Where each output pixel looks in the stored picture, for grid_sample.
+
+    R takes the old frame to the new one.
+    """
+    points = project_to_sides(pixel_rays(K_to, px) @ R, K_from, stored_px)
+    return points.view(len(K_from), px, px, 2)
+
+
+def network_inputs(
+    stored: Stored,
+    px: int,
+    augmentation: Augmentation = NONE,
+    generator: torch.Generator | None = None,
+    turns: Turns | None = None,
+) -> HandBatch:
+    """Packed pictures and labels as network inputs of px x px pixels.
+
+    Args:
+        stored: what was packed.
+        px: pixels a side.
+        augmentation: how they are changed at random.
+        generator: of what is drawn.
+        turns: of the virtual camera; None draws them.
+    """
+    K = stored.K
+    generator = generator or torch.Generator(K.device).manual_seed(0)
+    if turns is None:
+        box_px = stored.px / stored.margin
+        turns = sample_turns(len(K), augmentation, K[:, 0, 0], box_px, generator)
+    R, zoom = turns
+    K_to = network_camera(K, stored.margin, stored.px, px, zoom)
+    grid = sampling_grid(K, R, K_to, stored.px, px)
+    turned = stored.joints_mm @ R.transpose(1, 2)
+    scale = bone_scale(turned)
+    rgb = depth = None
+    if stored.rgb is not None:
+        picture = stored.rgb.permute(0, 3, 1, 2).float() / 255
+        image = F.grid_sample(picture, grid, padding_mode="border", align_corners=False)
+        rgb = change_colours(image, augmentation, generator)
+    if stored.depth is not None:
+        old_rays = pixel_rays(K_to, px) @ R
+        depth = relative_depth(stored.depth, grid, old_rays, turned[:, WRIST, 2])
+    return HandBatch(
+        joints=(turned - turned[:, WRIST : WRIST + 1]) / scale[:, None, None],
+        uv=project_to_sides(turned, K_to, px),
+        scale_mm=scale,
+        rgb=rgb,
+        depth=depth,
+    )
+
+
+def project_to_sides(
+    points: Float[Tensor, "b n 3"], K: Matrices, px: int
+) -> Float[Tensor, "b n 2"]:
+    """Projections by K, the picture's sides being -1 and 1."""
+    h = points @ K.transpose(1, 2)
+    return (2 * h[..., :2] / h[..., 2:].clamp_min(1e-6) + 1) / px - 1
+
+
+def relative_depth(
+    depth: Shaped[Tensor, "b stored stored"],
+    grid: Float[Tensor, "b px px 2"],
+    old_rays: Float[Tensor, "b n 3"],
+    wrist_mm: Float[Tensor, " b"],
+) -> Float[Tensor, "b 1 px px"]:
+    """Depth along the new axis from the wrist on, in units of 120 mm.
+
+    A stored z lies on the old ray r (z = 1). The new ray has z = 1 in the new frame and r_z in the
+    old one, so the depth along it is z / r_z.
+    """
+    z = F.grid_sample(depth[:, None].float(), grid, mode="nearest", align_corners=False)
+    measured = z > 0
+    along = z / old_rays[..., 2].view_as(z)
+    value = (along - wrist_mm[:, None, None, None]) / DEPTH_RANGE_MM
+    return torch.where(measured, value.clamp(-1, 1), 1.0)
+
+
+def normalise(image: Images) -> Images:
+    """The backbones' usual normalisation of RGB in [0, 1]."""
+    mean, std = (t.to(image).view(1, 3, 1, 1) for t in (IMAGENET_MEAN, IMAGENET_STD))
+    return (image - mean) / std
+
+
+def change_colours(image: Images, augmentation: Augmentation, generator: torch.Generator) -> Images:
+    """Random colour response, noise and a hidden box; then the normalisation."""
+    count, device = len(image), image.device
+    if augmentation.colour:
+        c = augmentation.colour
+        gain = 1 + _uniform((count, 1, 1), c, generator)
+        gain = gain + _uniform((count, 3, 1), 0.4 * c, generator)
+        mix = torch.eye(3, device=device) * gain + _uniform((count, 3, 3), 0.3 * c, generator)
+        level = image.mean((1, 2, 3), keepdim=True)
+        mixed = torch.einsum("bij,bjhw->bihw", mix, image - level)
+        image = mixed + level + _uniform((count, 1, 1, 1), 0.6 * c, generator)
+    if augmentation.noise:
+        draw = torch.rand((count, 1, 1, 1), generator=generator, device=device)
+        noise = torch.randn(image.shape, generator=generator, device=device)
+        image = image + augmentation.noise * draw * noise
+    if augmentation.erase:
+        image = hide_boxes(image, augmentation.erase, generator)
+    return normalise(image.clamp(0, 1))
+
+
+def hide_boxes(image: Images, probability: float, generator: torch.Generator) -> Images:
+    """Hides a random box of up to 40 % of the side behind one colour, in a share of pictures."""
+    count, px = len(image), image.shape[-1]
+    draw = torch.rand((count, 8), generator=generator, device=image.device)
+    size, corner = 0.1 + 0.3 * draw[:, :2], draw[:, 2:4]
+    at = torch.arange(px, device=image.device) / px
+    low = corner * (1 - size)
+    inside = (at[None, None] >= low[..., None]) & (at[None, None] < (low + size)[..., None])
+    hidden = inside[:, 0, :, None] & inside[:, 1, None, :]
+    hidden = hidden & (draw[:, 4] < probability)[:, None, None]
+    return torch.where(hidden[:, None], draw[:, 5:8, None, None], image)

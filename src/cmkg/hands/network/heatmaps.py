@@ -1,0 +1,48 @@
+"""Heatmaps: where on the picture a joint is, as one distribution over cells.
+
+The sides of a map are -1 and 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+SPREAD = 0.12  # standard deviation of a target heatmap, of half the box: half a cell at 8 x 8
+
+
+def cell_centres(
+    height: int, width: int, device: torch.device | str | None = None
+) -> Float[Tensor, "hw 2"]:
+    """x and y of each cell's centre, row by row.
+
+    >>> cell_centres(1, 2)
+    tensor([[-0.5000,  0.0000],
+            [ 0.5000,  0.0000]])
+    """
+    x, y = ((2 * torch.arange(n, device=device) + 1) / n - 1 for n in (width, height))
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(-1, 2)
+
+
+def centre_of_mass(
+    logits: Float[Tensor, "b 21 h w"],
+) -> tuple[Float[Tensor, "b 21 2"], Float[Tensor, "b 21 hw"]]:
+    """Soft-argmax (Sun et al., ECCV 2018; Eq. 4 there): centres, and the cells' weights."""
+    weights = logits.flatten(2).softmax(2)
+    height, width = logits.shape[2:]
+    return weights @ cell_centres(height, width, logits.device), weights
+
+
+def heatmap_loss(
+    logits: Float[Tensor, "b 21 h w"], uv: Float[Tensor, "b 21 2"]
+) -> Float[Tensor, ""]:
+    """Cross-entropy between heatmaps and Gaussians around the joints.
+
+    Mean over the batch and the joints. A joint far outside the box counts nothing.
+    """
+    height, width = logits.shape[2:]
+    to_cell = uv[:, :, None] - cell_centres(height, width, logits.device)
+    target = (-to_cell.square().sum(3) / (2 * SPREAD**2)).exp()
+    target = target / (target.sum(2, keepdim=True) + 1e-8)
+    return -(target * logits.flatten(2).log_softmax(2)).sum(2).mean()

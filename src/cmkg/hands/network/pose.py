@@ -1,0 +1,80 @@
+"""The values that go into a hand network and come out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..skeleton import WRIST
+
+
+class Pose(NamedTuple):
+    """A network's answer, or its labels.
+
+    joints: wrist-relative, in units of the bone |middle MCP - middle PIP|. uv: where they are on
+    the picture, whose sides are -1 and 1; None where a network does not say. heatmaps: logits; None
+    where there are none.
+    """
+
+    joints: Float[Tensor, "b 21 3"]
+    uv: Float[Tensor, "b 21 2"] | None = None
+    heatmaps: Float[Tensor, "b 21 h w"] | None = None
+
+
+@dataclass(frozen=True)
+class HandBatch:
+    """Network inputs and labels.
+
+    rgb: normalised. depth: relative to the wrist, in units of 120 mm, clipped to [-1, 1], 1 where
+    nothing was measured. joints, uv: see Pose. scale_mm: the bone's length.
+    """
+
+    joints: Float[Tensor, "b 21 3"]
+    uv: Float[Tensor, "b 21 2"]
+    scale_mm: Float[Tensor, " b"]
+    rgb: Float[Tensor, "b 3 px px"] | None = None
+    depth: Float[Tensor, "b 1 px px"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.joints)
+
+    def picture(self, modality: str) -> Float[Tensor, "b c px px"]:
+        """The "rgb" or "depth" input, with channels last in memory."""
+        picture = self.rgb if modality == "rgb" else self.depth
+        if picture is None:
+            raise ValueError(f"this batch holds no {modality}")
+        return picture.contiguous(memory_format=torch.channels_last)
+
+    @property
+    def labels(self) -> Pose:
+        """What a prediction is compared with."""
+        return Pose(self.joints, self.uv)
+
+    def to_convention(self, matrix: Float[Tensor, "21 21"]) -> HandBatch:
+        """The batch with its joints in another convention: see skeleton.retarget_matrix.
+
+        Their places on the picture move likewise, as under a weak perspective.
+        """
+        matrix = matrix.to(self.joints.device)
+        wrist = self.uv[:, WRIST : WRIST + 1]
+        joints = torch.einsum("ij,bjk->bik", matrix, self.joints)
+        uv = wrist + torch.einsum("ij,bjk->bik", matrix, self.uv - wrist)
+        return replace(self, joints=joints, uv=uv)
+
+    def join(self, other: HandBatch) -> HandBatch:
+        """This batch, followed by another."""
+        return HandBatch(
+            joints=torch.cat([self.joints, other.joints]),
+            uv=torch.cat([self.uv, other.uv]),
+            scale_mm=torch.cat([self.scale_mm, other.scale_mm]),
+            rgb=_concatenate(self.rgb, other.rgb),
+            depth=_concatenate(self.depth, other.depth),
+        )
+
+
+def _concatenate(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return None if a is None or b is None else torch.cat([a, b])

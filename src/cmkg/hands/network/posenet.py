@@ -1,0 +1,179 @@
+"""PoseNet: a backbone of transformers' AutoBackbone, and a head that gives 21 joints.
+
+Two heads. `pooled` is the paper's: the last feature map, averaged, and one linear layer to 63
+numbers. `integral` looks where things are before it averages: a heatmap a joint, its centre of
+mass, the depth there (Sun et al., ECCV 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ...errors import InputError
+from ...runtime.checks import expect_positive
+from .heatmaps import centre_of_mass
+from .pose import Pose
+
+STAGES = ("stage1", "stage2", "stage3", "stage4")
+# Residual layers a stage, and the kind of block.
+RESNETS = {
+    "resnet10": ([1, 1, 1, 1], "basic"),
+    "resnet18": ([2, 2, 2, 2], "basic"),
+    "resnet34": ([3, 4, 6, 3], "basic"),
+    "resnet50": ([3, 4, 6, 3], "bottleneck"),
+}
+CHANNELS = {"basic": (64, 128, 256, 512), "bottleneck": (256, 512, 1024, 2048)}
+STEM_CHANNELS = 64
+HALF_BOX = 3.0  # bones: where the learned size of half a box starts
+HEAD_CHANNELS = 64
+
+Head = Literal["pooled", "integral"]
+StemStride = Literal[2, 4]
+FeatureMaps = Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """A hand network."""
+
+    backbone: str = "resnet18"
+    width: float = 1.0
+    """Multiple of every layer's channels."""
+    head: Head = "pooled"
+    """pooled: the paper's. integral: heatmaps, their centres of mass, the depth there; far better
+    after short training."""
+    stem_stride: StemStride = 4
+    """4 is ResNet's own; 2 leaves the stem's max-pooling out, for pictures of 64 px."""
+    heatmap_weight: float = 100.0
+    """Of the integral head's heatmap loss beside L_REG, in its unit, cm^2."""
+    px: int = 256
+    """Pixels a side of the network's picture."""
+
+    def __post_init__(self) -> None:
+        expect_positive(self, "width", "px", "heatmap_weight")
+        _expect_one_of("backbone", self.backbone, tuple(RESNETS))
+        _expect_one_of("head", self.head, get_args(Head))
+        _expect_one_of("stem stride", self.stem_stride, get_args(StemStride))
+        if self.width * STEM_CHANNELS < 1:
+            raise InputError(
+                f"width: expected at least 1/64, so that each layer has a channel, got {self.width}"
+            )
+
+
+def _expect_one_of(what: str, value: object, known: tuple[object, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{what} is one of {', '.join(map(str, known))}, got {value!r}")
+
+
+class PooledHead(nn.Linear):
+    """The four feature maps, the last one averaged, to joints."""
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__(channels[-1], 63)
+
+    def forward(self, maps: FeatureMaps) -> Pose:  # type: ignore[override]
+        """A Pose without uv and heatmaps."""
+        coarse = maps[-1]
+        with torch.autocast(coarse.device.type, enabled=False):  # bf16 would round to a millimetre
+            joints = super().forward(coarse.float().mean((2, 3)))
+            return Pose(joints.view(-1, 21, 3))
+
+
+class IntegralHead(nn.Module):
+    """The four feature maps to joints and heatmaps as fine as the third stage's map.
+
+    x, y: a heatmap's centre of mass times the size of half the box, one number an image; z: the
+    mean of a depth map under it; both from the wrist on. The pooled layer adds what a place cannot
+    tell: perspective, hidden joints.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(c, HEAD_CHANNELS, 1) for c in channels[2:])
+        self.smooth = nn.Sequential(
+            nn.Conv2d(HEAD_CHANNELS, HEAD_CHANNELS, 3, padding=1, bias=False),
+            nn.BatchNorm2d(HEAD_CHANNELS),
+            nn.ReLU(),
+        )
+        self.maps = nn.Conv2d(HEAD_CHANNELS, 42, 1)
+        self.size = nn.Linear(channels[-1], 1)
+        self.pooled = PooledHead(channels)
+        nn.init.zeros_(self.size.weight)
+        nn.init.zeros_(self.size.bias)
+
+    def forward(self, maps: FeatureMaps) -> Pose:
+        """A whole Pose."""
+        fine, coarse = maps[2:]
+        upsampled = F.interpolate(self.lateral[1](coarse), size=fine.shape[2:])
+        merged = self.lateral[0](fine) + upsampled
+        logits, depth = self.maps(self.smooth(merged)).float().chunk(2, 1)
+        with torch.autocast(logits.device.type, enabled=False):
+            uv, weights = centre_of_mass(logits)
+            size = HALF_BOX * self.size(coarse.float().mean((2, 3))).exp()
+            z = (weights * depth.flatten(2)).sum(2)
+            joints = torch.cat([size[:, None] * uv, z[..., None]], 2)
+            joints = joints - joints[:, :1] + self.pooled(maps).joints
+            return Pose(joints, uv, logits)
+
+
+class PoseNet(nn.Module):
+    """Pictures to a Pose.
+
+    `feature_layers` names the four residual stages, for a FeatureTap. `convention` takes joints
+    from the annotators' convention that it was trained on to others'; no weight moves.
+    """
+
+    convention: Tensor
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, feature_layers: Sequence[str]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.feature_layers = list(feature_layers)
+        self.register_buffer("convention", torch.eye(21))
+
+    def forward(self, x: Float[Tensor, "b c px px"]) -> Pose:
+        """The same kind of Pose in training and in evaluation."""
+        pose: Pose = self.head(self.backbone(x).feature_maps)
+        with torch.autocast(x.device.type, enabled=False):
+            joints = torch.einsum("ij,bjk->bik", self.convention, pose.joints)
+        return pose._replace(joints=joints)
+
+
+def pose_net(config: NetConfig, in_channels: int = 3, seed: int = 0) -> PoseNet:
+    """A PoseNet with random weights that depend on `seed` alone.
+
+    Args:
+        config: the network.
+        in_channels: 3 for RGB, 1 for depth.
+        seed: of the weights.
+    """
+    from transformers import AutoBackbone, ResNetConfig
+
+    depths, block = RESNETS[config.backbone]
+    channels = [int(config.width * c) for c in CHANNELS[block]]
+    resnet = ResNetConfig(
+        num_channels=in_channels,
+        embedding_size=int(STEM_CHANNELS * config.width),
+        hidden_sizes=channels,
+        depths=depths,
+        layer_type=block,
+        out_features=list(STAGES),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = AutoBackbone.from_config(resnet)
+        if config.stem_stride == 2:
+            backbone.embedder.pooler = nn.Identity()
+        head = PooledHead(channels) if config.head == "pooled" else IntegralHead(channels)
+        layers = [f"backbone.encoder.stages.{stage}" for stage in range(len(STAGES))]
+        net = PoseNet(backbone, head, layers)
+    net.to(memory_format=torch.channels_last)
+    return net

@@ -1,0 +1,1 @@
+"""Pictures of hands: a rasteriser, scenes, backgrounds, look-alikes of a target."""

@@ -1,0 +1,168 @@
+"""What stands behind the hand: photographs, and generated clutter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from ...errors import InputError
+
+PACKAGED = {
+    "skimage": (
+        "data/astronaut.png",
+        "data/chelsea.png",
+        "data/coffee.png",
+        "data/rocket.jpg",
+        "data/brick.png",
+        "data/grass.png",
+        "data/gravel.png",
+        "data/motorcycle_left.png",
+        "data/color.png",
+        "data/hubble_deep_field.jpg",
+        "data/clock_motion.png",
+        "data/ihc.png",
+    ),
+    "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
+    "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
+}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+SKIN = np.array([220, 165, 135])
+SHORT_SIDE_PX = 512  # no larger than a crop can use
+
+Picture = Shaped[np.ndarray, "h w 3"]  # RGB, 0..255
+Colour = tuple[float, ...]
+
+
+@lru_cache(maxsize=4)
+def photographs(folder: str | None = None) -> list[Picture]:
+    """The user's photographs in `folder`, or those that ship inside installed libraries.
+
+    Raises:
+        InputError: the folder has none, or one cannot be read.
+    """
+    if folder:
+        paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not paths:
+            raise InputError(
+                f"{folder}: expected photographs (*.jpg, *.png, *.webp) for backgrounds, found none"
+            )
+        return [_read(path) for path in paths]
+    paths = []
+    for package, files in PACKAGED.items():
+        spec = find_spec(package)
+        if spec is not None and spec.origin is not None:
+            paths += [Path(spec.origin).parent / file for file in files]
+    return [_read(path) for path in paths if path.exists()]
+
+
+def _read(path: Path) -> Picture:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise InputError(
+            f"{path}: expected a photograph for backgrounds, could not read it; remove or replace "
+            "it"
+        )
+    scale = min(1.0, SHORT_SIDE_PX / min(image.shape[:2]))
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
+
+
+def photograph(rng: np.random.Generator, pictures: Sequence[Picture], px: int) -> Picture:
+    """A px x px crop of a random picture: any size, quarter turn, mirror and tint."""
+    picture = pictures[rng.integers(len(pictures))]
+    side = int(min(picture.shape[:2]) * rng.uniform(0.2, 1.0))
+    y, x = (rng.integers(0, length - side + 1) for length in picture.shape[:2])
+    crop = picture[y : y + side, x : x + side]
+    crop = cv2.resize(crop, (px, px), interpolation=cv2.INTER_AREA)
+    if rng.random() < 0.5:
+        crop = crop[:, ::-1]
+    crop = np.rot90(crop, rng.choice(4, p=[0.7, 0.1, 0.1, 0.1]))
+    return _tint(rng, np.ascontiguousarray(crop))
+
+
+def _tint(rng: np.random.Generator, image: Picture) -> Picture:
+    """Random mixing of the colour channels, gain and offset."""
+    grey = np.full((3, 3), 1 / 3)
+    strength = rng.uniform(0.0, 1.0)  # most rooms are less colourful than these pictures
+    gain = rng.uniform(0.5, 1.2)
+    mix = (grey + strength * (np.eye(3) - grey)) * gain + np.diag(rng.normal(0, 0.08, 3))
+    mixed = cv2.transform(image.astype(np.float32), mix.astype(np.float32))
+    return np.clip(mixed + rng.uniform(-30, 30), 0, 255)
+
+
+def _sample_colour(rng: np.random.Generator) -> Colour:
+    level = rng.uniform(10, 245)
+    saturation = rng.choice([8, 25, 60], p=[0.5, 0.35, 0.15])
+    return tuple(float(c) for c in np.clip(rng.normal(level, saturation, 3), 0, 255))
+
+
+def texture(rng: np.random.Generator, px: int) -> Float[np.ndarray, "px px 3"]:
+    """A gradient with noise of several octaves, about 0..255."""
+    corners = [[_sample_colour(rng), _sample_colour(rng)] for _ in range(2)]
+    image: Any = cv2.resize(np.array(corners, np.float32), (px, px), interpolation=cv2.INTER_LINEAR)
+    for octave in (3, 8, 20):
+        strength = rng.exponential(14)
+        channels = rng.choice([1, 3], p=[0.85, 0.15])
+        noise = rng.normal(0, strength, (octave, octave, channels)).astype(np.float32)
+        fine = cv2.resize(noise, (px, px), interpolation=cv2.INTER_CUBIC)
+        image = image + fine.reshape(px, px, -1)
+    if rng.random() < 0.3:  # shelves, blinds, bricks, tiles
+        wave = np.sin(np.arange(px) * 2 * np.pi / rng.uniform(4, px / 2) + rng.uniform(0, 6))
+        band = (wave > rng.uniform(-0.8, 0.8)).astype(np.float32) * rng.uniform(-80, 80)
+        image += band[:, None, None] if rng.random() < 0.5 else band[None, :, None]
+    return image
+
+
+def clutter(
+    rng: np.random.Generator, image: Float[np.ndarray, "px px 3"], count: int
+) -> Float[np.ndarray, "px px 3"]:
+    """Draws `count` solid shapes on the picture, some with the colours of skin."""
+    px = image.shape[0]
+    for _ in range(count):
+        colour = _sample_colour(rng)
+        if rng.random() < 0.25:
+            colour = tuple(float(c) for c in SKIN * rng.uniform(0.25, 1.1))
+        x, y = (int(c) for c in rng.integers(0, px, 2))
+        width, height = (max(int(s), 1) for s in rng.exponential(px / 5, 2))
+        kind = rng.integers(4)
+        if kind == 0:
+            turn = float(rng.uniform(0, 180))
+            _fill_ellipse(image, (x, y), (width, height), turn, colour)
+        elif kind == 1:
+            turn = float(rng.choice([0, rng.uniform(0, 90)]))
+            box = cv2.boxPoints(((x, y), (2.0 * width, 2.0 * height), turn))
+            cv2.fillPoly(image, [box.astype(np.int32)], colour, cv2.LINE_AA)
+        elif kind == 2:
+            end = tuple(int(c) for c in rng.integers(0, px, 2))
+            thickness = int(rng.integers(1, 1 + max(px // 12, 1)))
+            cv2.line(image, (x, y), end, colour, thickness, cv2.LINE_AA)
+        else:
+            for k in range(int(rng.integers(2, 7))):  # a row of like things
+                at = (x + k * 2 * width // 2, y)
+                _fill_ellipse(image, at, (width // 3 + 1, height // 2 + 1), 0, colour)
+    return image
+
+
+def _fill_ellipse(
+    image: np.ndarray, at: tuple[int, int], axes: tuple[int, int], turn: float, colour: Colour
+) -> None:
+    cv2.ellipse(image, at, axes, turn, 0, 360, colour, -1, cv2.LINE_AA)
+
+
+def background(
+    rng: np.random.Generator, pictures: Sequence[Picture], px: int
+) -> Float[np.ndarray, "px px 3"]:
+    """A background, RGB, 0..255."""
+    image: Any = photograph(rng, pictures, px) if rng.random() < 0.6 else texture(rng, px)
+    amount = rng.poisson(rng.choice([0.5, 4, 12]))
+    image = clutter(rng, np.ascontiguousarray(image, np.float32), amount)
+    if rng.random() < 0.6:
+        image = cv2.GaussianBlur(image, (0, 0), px / 64 * rng.exponential(0.8) + 0.2)
+    return np.clip(image, 0, 255)

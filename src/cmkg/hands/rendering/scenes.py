@@ -1,0 +1,541 @@
+"""What is rendered: people, poses, lights, cameras, backgrounds.
+
+A scene is determined by (seed, index) and its settings alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+
+from .. import geometry
+from ..body.mano import Mano, load_mano, sample_mano_pose
+from ..body.mano import sample_shape as sample_mano_shape
+from ..body.mesh import Hand, anny_hand, axis_angle
+from ..body.poses import sample_free_angles
+from .backgrounds import background, photographs
+from .rasterizer import Look, renderer_of
+from .textures import load_textures
+
+SUPERSAMPLING = 2
+SEQUENCE_WALL_PX = 640  # pixels of the wall that a sequence's camera sees
+KEY_EVERY = 16  # frames of a sequence between two key poses
+# Reflectance of human skin, linear RGB, from the fairest to the darkest (Monk's ten tones, sRGB
+# decoded).
+SKIN_TONES = np.array(
+    [
+        [0.92, 0.83, 0.77],
+        [0.88, 0.75, 0.67],
+        [0.91, 0.80, 0.64],
+        [0.80, 0.64, 0.45],
+        [0.66, 0.46, 0.29],
+        [0.35, 0.21, 0.12],
+        [0.22, 0.11, 0.065],
+        [0.12, 0.063, 0.04],
+        [0.044, 0.026, 0.02],
+        [0.024, 0.016, 0.014],
+    ]
+)
+STB_K = np.array([[822.79041, 0, 318.47345], [0, 822.79041, 250.31296], [0, 0, 1.0]])
+
+AnyHand = Hand | Mano
+Generator = np.random.Generator
+Matrix = Float[np.ndarray, "3 3"]
+
+
+def stream(*key: str | int) -> Generator:
+    """A random generator for a key of names and integers from 0: other keys do not move it."""
+    words = [
+        int.from_bytes(part.encode()[:8], "little") if isinstance(part, str) else int(part)
+        for part in key
+    ]
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """Settings of rendered hands; everything else follows from (seed, index)."""
+
+    seed: int = 0
+    px: int = 80
+    """Stored pixels; networks read px / margin of them."""
+    margin: float = 1.25
+    """The stored picture shows this many times the protocol's box, so that augmentation finds
+    pixels to turn in."""
+    views_deg: float = 180.0
+    """Largest angle between palm and camera; 180 shows both faces of the hand."""
+    wide: bool = False
+    """Hands turned by any angle in the picture's plane, half of them gestures: fingers stretched or
+    shut, the thumb anywhere."""
+    sequences: int = 0
+    """0: independent hands with depth. Else STB-like RGB: one person, one camera, this many smooth
+    sequences."""
+    sequence_offset: int = 0
+    """Number of the first sequence: test sequences follow the training ones and share their person
+    and camera."""
+    frames: int = 500
+    """Frames in a sequence."""
+    noisy_depth: bool = True
+    """Depth with a sensor's noise and holes."""
+    backgrounds: str = ""
+    """Folder of photographs; empty = those inside installed libraries, and generated clutter."""
+    mano: str = ""
+    """MANO_RIGHT.pkl, or its folder; empty = the open hand that ships with cmkg."""
+    textures: str = ""
+    """A folder of scans registered to the hand (*.ply with coloured vertices); empty = procedural
+    skin."""
+
+
+# ---- the hand: Anny's or MANO's ------------------------------------------------------------------
+def hand_of(mano: str) -> AnyHand:
+    """MANO's hand of a file, or the open hand where there is none."""
+    return load_mano(mano) if mano else anny_hand()
+
+
+def sample_shape(rng: Generator, hand: AnyHand) -> Float[np.ndarray, " s"]:
+    """Shape coefficients of a person."""
+    if isinstance(hand, Mano):
+        return sample_mano_shape(rng)
+    shape = np.clip(rng.normal(size=len(hand.shape_directions)), -2.2, 2.2)
+    shape[-len(hand.local) :] *= 0.35
+    return shape
+
+
+def sample_pose(
+    rng: Generator, hand: AnyHand, shape: Float[np.ndarray, " s"], gestures: float = 0.0
+) -> Float[np.ndarray, " a"]:
+    """A pose as the hand takes it; gestures is the share of poses.sample_gesture's draws."""
+    if isinstance(hand, Mano):
+        return sample_mano_pose(rng, hand)
+    return sample_free_angles(rng, hand, shape, gestures)
+
+
+# ---- the person ----------------------------------------------------------------------------------
+@dataclass
+class Person:
+    """Who the hand belongs to.
+
+    tone: linear RGB. mottle: directions, phases and strengths of a smooth pattern. texture: linear
+    RGB of a scan, in place of all the above but gloss and grain.
+    """
+
+    shape: Float[np.ndarray, " s"]
+    tone: Float[np.ndarray, "3"]
+    redness: float
+    mottle: Float[np.ndarray, "6 6"]
+    palm_lightening: float
+    gloss: float
+    grain: float
+    texture: Float[np.ndarray, "v 3"] | None = None
+
+
+def sample_person(rng: Generator, hand: AnyHand, textures: str = "") -> Person:
+    """A person: shape, skin, and a scan's texture if there is a folder of them."""
+    shape = sample_shape(rng, hand)
+    at = rng.beta(1.0, 1.3) * (len(SKIN_TONES) - 1.001)
+    low = int(at)
+    tone = SKIN_TONES[low] ** (1 - (at - low)) * SKIN_TONES[low + 1] ** (at - low)
+    tone = tone * np.exp(rng.normal(0, 0.06, 3))
+    tone = tone * (1 - rng.random() * np.array([0.0, 0.3, 0.38]))  # blood below the skin
+    person = Person(
+        shape=shape,
+        tone=tone,
+        redness=rng.uniform(0.1, 0.7),
+        mottle=rng.normal(size=(6, 6)),
+        palm_lightening=rng.uniform(0.1, 0.5),
+        gloss=rng.exponential(0.06),
+        grain=rng.uniform(0.05, 0.3),
+    )
+    if textures:
+        scans = load_textures(textures, len(hand.template))
+        person.texture = scans[rng.integers(len(scans))]
+    return person
+
+
+class SkinMap(NamedTuple):
+    """Of each vertex (V,), from 0 to 1: on the palm's side, near a joint or tip, a nail."""
+
+    palm: np.ndarray
+    near_joint: np.ndarray
+    nail: np.ndarray
+
+
+@lru_cache(maxsize=2)
+def _skin_map(hand: AnyHand) -> SkinMap:
+    normals = renderer_of(hand).normals(hand.template.astype(np.float32))
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    facing = normals @ hand.palm_normal
+    to_joint = np.linalg.norm(hand.template[:, None] - hand.rest_joints[None], axis=2).min(1)
+    tips = hand.template[hand.tip_vertices].mean(1)
+    to_tip = np.linalg.norm(hand.template[:, None] - tips[None], axis=2).min(1)
+    nail = ((to_tip < 0.011) & (facing < -0.35)).astype(float)
+    return SkinMap(np.clip(0.5 + facing, 0, 1), np.exp(-(to_joint**2) / 0.010**2), nail)
+
+
+def skin_albedo(person: Person, hand: AnyHand) -> Float[np.ndarray, "v 3"]:
+    """Reflectance of each vertex: a lighter palm, redder joints and tips, pale nails, mottling."""
+    if person.texture is not None:
+        return person.texture
+    palm, near, nail = (part[:, None].astype(np.float32) for part in _skin_map(hand))
+    m = person.mottle
+    phases = hand.template @ (m[:, :3].T * 60) + m[:, 3] * 3
+    waves = np.sin(phases, dtype=np.float32) @ (m[:, 4] * 0.035)
+    albedo = person.tone[None] * np.exp(waves)[:, None]
+    lighter = np.minimum(person.tone + 0.25, 1.0) * np.array([1.0, 0.75, 0.65])
+    albedo = albedo + palm * person.palm_lightening * (lighter - albedo)
+    red = person.redness * (0.3 * palm + 0.5 * near) * np.array([0.05, 0.55, 0.5])
+    albedo = albedo * (1 - red)
+    return albedo + nail * 0.25 * (np.array([0.85, 0.6, 0.55]) - albedo)
+
+
+# ---- how the hand is turned ----------------------------------------------------------------------
+def _towards_fingers(hand: AnyHand) -> Float[np.ndarray, "3"]:
+    """Unit direction from the wrist to the middle knuckle, in the template."""
+    up = hand.rest_joints[9] - hand.rest_joints[0]
+    return up / np.linalg.norm(up)
+
+
+@lru_cache(maxsize=2)
+def upright(hand: AnyHand) -> Matrix:
+    """Rotation from the template to a camera that sees the palm, fingers up."""
+    up = _towards_fingers(hand)
+    normal = hand.palm_normal - up * (hand.palm_normal @ up)
+    normal /= np.linalg.norm(normal)
+    return np.stack([np.cross(up, normal), -up, -normal])
+
+
+def orientation(hand: AnyHand, yaw_deg: float, pitch_deg: float, roll_deg: float) -> Matrix:
+    """Template -> camera: 0, 0, 0 shows the palm, fingers up; yaw 180 the back."""
+    yaw, pitch, roll = np.deg2rad([yaw_deg, pitch_deg, roll_deg])
+    turn = axis_angle((0, 0, 1), roll) @ axis_angle((1, 0, 0), pitch)
+    return turn @ axis_angle((0, 1, 0), yaw) @ upright(hand)
+
+
+def sample_orientation(
+    rng: Generator, hand: AnyHand, views_deg: float, any_roll: bool = False
+) -> Matrix:
+    """Template -> camera: the palm turned from the camera by up to views_deg, then rolled.
+
+    In any direction; rolled mostly upright, or by any angle. Half of the draws are near the palm,
+    the others even over the sphere's cap. Views along the arm from behind the elbow, where the cut
+    forearm would hide the hand, are drawn anew.
+    """
+    R = _sample_view(rng, hand, views_deg)
+    while R[2] @ _towards_fingers(hand) > 0.7:
+        R = _sample_view(rng, hand, views_deg)
+    return axis_angle((0, 0, 1), rng.uniform(0, 2 * np.pi)) @ R if any_roll else R
+
+
+def _sample_view(rng: Generator, hand: AnyHand, views_deg: float) -> Matrix:
+    cap = 1 - np.cos(np.deg2rad(views_deg))
+    turn = np.arccos(1 - cap * rng.random())
+    if rng.random() < 0.5:
+        turn = min(abs(rng.normal(0, np.deg2rad(25))), np.deg2rad(views_deg))
+    towards = rng.uniform(0, 2 * np.pi)
+    tilt = axis_angle((np.cos(towards), np.sin(towards), 0), turn)
+    return axis_angle((0, 0, 1), np.deg2rad(rng.normal(0, 45))) @ tilt @ upright(hand)
+
+
+# ---- light and cloth -----------------------------------------------------------------------------
+def sample_look(rng: Generator, person: Person, hand: AnyHand) -> Look:
+    """Lamps, mostly from above and from the camera's side, and a sleeve or a bare arm."""
+    lamps = rng.normal(size=(2, 3)) * [1, 1, 0.8] + [0, -0.6, -0.5]
+    lamps /= np.linalg.norm(lamps, axis=1, keepdims=True)
+    warmth = np.exp(np.outer(rng.normal(0, 0.12, 2), [1, 0, -1]))
+    strength = rng.uniform(0.2, 1.0) * np.array([1.0, rng.uniform(0, 0.6)])
+    sky = rng.uniform(0.15, 0.6) * np.exp(rng.normal(0, 0.08, 3))
+    cloth = np.clip(rng.uniform(0.02, 0.8) * np.exp(rng.normal(0, 0.5, (2, 3))), 0, 1)
+    sleeve = rng.choice([0.02 + 0.1 * rng.random(), 0.25], p=[0.5, 0.5])
+    return Look(
+        albedo=skin_albedo(person, hand),
+        lamps=lamps,
+        lamp_colours=strength[:, None] * warmth,
+        sky=sky,
+        ground=sky * rng.uniform(0.3, 1.0, 1) * np.exp(rng.normal(0, 0.1, 3)),
+        gloss=person.gloss,
+        grain=person.grain,
+        sleeve_start=sleeve,
+        sleeve=cloth,
+        stripes=rng.choice([0.0, rng.uniform(20, 120)], p=[0.7, 0.3]),
+    )
+
+
+# ---- the camera's picture ------------------------------------------------------------------------
+@dataclass
+class Camera:
+    """What one camera does to every picture that it takes.
+
+    mix: the colour response. blur: standard deviation in 1/80 of the picture. noise: fine and
+    coarse, in grey levels.
+    """
+
+    exposure: float
+    mix: Matrix
+    contrast: float
+    black: float
+    blur: float
+    noise: tuple[float, float]
+    jpeg_quality: int
+
+
+def sample_camera(rng: Generator) -> Camera:
+    """A camera of the cheaper kind."""
+    mix = np.eye(3) + rng.normal(0, 0.015, (3, 3)) + np.diag(rng.normal(0, 0.05, 3))
+    return Camera(
+        exposure=2.0 ** rng.uniform(-0.5, 0.4),
+        mix=mix,
+        contrast=rng.uniform(0.8, 1.2),
+        black=rng.uniform(-12, 12),
+        blur=rng.choice([0.0, rng.uniform(0.2, 0.8)]),
+        noise=(rng.exponential(2.0), rng.exponential(1.0)),
+        jpeg_quality=int(rng.uniform(45, 97)),
+    )
+
+
+def develop(
+    rng: Generator,
+    camera: Camera,
+    linear: Float[np.ndarray, "px px 3"],
+    mask: Float[np.ndarray, "px px"],
+    behind: Shaped[np.ndarray, "px px 3"],
+) -> Shaped[np.ndarray, "px px 3"]:
+    """The photograph, uint8, that a camera takes of the hand before its background.
+
+    Args:
+        rng: the camera's noise.
+        camera: what it does.
+        linear: the hand's light, premultiplied.
+        mask: its coverage.
+        behind: the background, 0..255.
+    """
+    px = linear.shape[0]
+    cover = np.maximum(mask, 1e-3)[..., None].astype(np.float32)
+    light = np.maximum(linear / cover * camera.exposure, 0) ** (1 / 2.2)
+    hand = 255 / (1 - np.exp(-1.3)) * (1 - np.exp(-1.3 * light))  # gamma, a film-like shoulder
+    image = behind + mask[..., None] * (hand - behind)
+    gain = (camera.mix * camera.contrast).astype(np.float32)
+    offset = 128 * (1 - camera.contrast) + camera.black
+    image = cv2.transform(image.astype(np.float32), gain) + offset
+    if camera.blur:
+        image = cv2.GaussianBlur(image, (0, 0), px / 80 * camera.blur)
+    if rng.random() < 0.15:
+        image = _blur_by_motion(rng, image, px)
+    fine, coarse = camera.noise
+    image += fine * rng.standard_normal(image.shape, np.float32)
+    image += cv2.resize(coarse * rng.standard_normal((px // 2, px // 2, 3), np.float32), (px, px))
+    image = cv2.convertScaleAbs(np.maximum(image, 0))
+    encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, camera.jpeg_quality])[1]
+    return cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+
+
+def _blur_by_motion(rng: Generator, image: np.ndarray, px: int) -> np.ndarray:
+    length = max(int(px / 80 * rng.uniform(2, 5)), 2)
+    kernel = np.zeros((length, length), np.float32)
+    angle = rng.uniform(0, np.pi)
+    ends = length / 2 * (1 + np.array([np.cos(angle), np.sin(angle)]))
+    inside = [min(end, length - 1) for end in ends]
+    opposite = tuple(int(length - 1 - end) for end in inside)
+    cv2.line(kernel, opposite, tuple(int(end) for end in inside), 1.0)
+    return cv2.filter2D(image, -1, kernel / max(kernel.sum(), 1.0))
+
+
+def occlusion(depth: Float[np.ndarray, "px px"]) -> Float[np.ndarray, "px px"]:
+    """Ambient light that reaches each pixel, 0..1: less in creases, by the depth around."""
+    inside = (depth > 0).astype(np.float32)
+    radius = depth.shape[0] / 24
+    total = cv2.GaussianBlur(inside, (0, 0), radius)
+    mean = cv2.GaussianBlur(depth * inside, (0, 0), radius) / np.maximum(total, 1e-3)
+    crease = np.clip((depth - mean) * 28, 0, 0.65)
+    return np.clip(1 - crease, 0.35, 1) * inside + (1 - inside)
+
+
+def sense_depth(
+    rng: Generator, depth_mm: Float[np.ndarray, "px px"], noisy: bool
+) -> Shaped[np.ndarray, "px px"]:
+    """Depth as a sensor gives it, uint16 millimetres, 0 where nothing was measured."""
+    if noisy:
+        depth_mm = depth_mm.astype(np.float32)
+        noise = 1.5 * rng.standard_normal(depth_mm.shape, np.float32)
+        measured = depth_mm + noise * (depth_mm / 500) ** 2
+        slope = np.abs(cv2.Laplacian(depth_mm, cv2.CV_32F))
+        lost = rng.random(depth_mm.shape, np.float32)
+        holes = (slope > 60) & (lost < 0.5) | (lost < 0.002)
+        depth_mm = np.where(holes | (depth_mm == 0), 0, measured)
+    return np.clip(np.rint(depth_mm), 0, 65535).astype(np.uint16)
+
+
+# ---- scenes --------------------------------------------------------------------------------------
+@dataclass
+class Scene:
+    """One picture to be drawn: a hand in the frame of its virtual camera.
+
+    vertices, joints: metres. behind: 0..255. rotation: real camera -> virtual camera. rng: what the
+    camera draws its noise from.
+    """
+
+    vertices: Float[np.ndarray, "v 3"]
+    joints: Float[np.ndarray, "21 3"]
+    K: Matrix
+    look: Look
+    behind: Shaped[np.ndarray, "px2 px2 3"]
+    camera: Camera
+    rotation: Matrix
+    rng: Generator = field(repr=False)
+
+
+def independent_scene(config: SceneConfig, index: int) -> Scene:
+    """A hand of anybody, anyhow, before anything."""
+    rng = stream("scene", config.seed, index)
+    hand = hand_of(config.mano)
+    person = sample_person(rng, hand, config.textures)
+    pose = sample_pose(rng, hand, person.shape, gestures=0.5 * config.wide)
+    vertices, joints = hand.posed(person.shape, pose)
+    R = sample_orientation(rng, hand, config.views_deg, any_roll=config.wide)
+    place = np.array([0, 0, rng.uniform(0.28, 0.95)])
+    vertices, joints = vertices @ R.T, joints @ R.T
+    vertices, joints = vertices - joints[9] + place, joints - joints[9] + place
+    K, _ = _frame(joints, np.eye(3), config)
+    behind = background(rng, photographs(config.backgrounds or None), config.px)
+    look = sample_look(rng, person, hand)
+    return Scene(vertices, joints, K, look, behind, sample_camera(rng), np.eye(3), rng)
+
+
+def _frame(joints: np.ndarray, K: Matrix, config: SceneConfig) -> tuple[Matrix, Matrix]:
+    centre, side = geometry.crop_box(geometry.project(joints, K))
+    return geometry.virtual_camera(K, centre, side, config.px, config.margin)
+
+
+def _between_keys(
+    config: SceneConfig,
+    sequence: int,
+    frame: int,
+    name: str,
+    draw: Callable[[Generator], np.ndarray],
+) -> np.ndarray:
+    """A smooth path through key draws: cosine easing between (sequence, key) and the next."""
+    key, step = divmod(frame, KEY_EVERY)
+    a, b = (draw(stream(name, config.seed, sequence, k)) for k in (key, key + 1))
+    ease = 0.5 - 0.5 * np.cos(np.pi * step / KEY_EVERY)
+    return a + (b - a) * ease
+
+
+class Setting(NamedTuple):
+    """The fixed part of a sequence: who, in which light, before what, by which camera."""
+
+    person: Person
+    look: Look
+    wall: np.ndarray
+    camera: Camera
+
+
+@lru_cache(maxsize=16)
+def _setting(config: SceneConfig, sequence: int) -> Setting:
+    hand, seed = hand_of(config.mano), config.seed
+    person = sample_person(stream("person", seed), hand, config.textures)
+    rng = stream("setting", seed, sequence)
+    wall = background(rng, photographs(config.backgrounds or None), SEQUENCE_WALL_PX)
+    look = sample_look(rng, person, hand)
+    return Setting(person, look, wall, sample_camera(stream("camera", seed)))
+
+
+def sequence_scene(config: SceneConfig, index: int) -> Scene:
+    """A frame of one person's smooth sequences, seen by one fixed camera."""
+    sequence, frame = divmod(index, config.frames)
+    sequence += config.sequence_offset
+    hand = hand_of(config.mano)
+    person, look, wall, camera = _setting(config, sequence)
+
+    def draw_pose(rng: Generator) -> np.ndarray:
+        return sample_pose(rng, hand, person.shape)
+
+    def draw_turn(rng: Generator) -> np.ndarray:
+        return rng.normal(0, [30, 20, 20])
+
+    def draw_place(rng: Generator) -> np.ndarray:
+        return rng.uniform([-0.1, -0.08, 0.42], [0.1, 0.08, 0.65])
+
+    angles = _between_keys(config, sequence, frame, "pose", draw_pose)
+    yaw, pitch, roll = _between_keys(config, sequence, frame, "turn", draw_turn)
+    place = _between_keys(config, sequence, frame, "place", draw_place)
+    vertices, joints = hand.posed(person.shape, angles)
+    R = orientation(hand, float(yaw), float(pitch), float(roll))
+    vertices, joints = vertices @ R.T + place, joints @ R.T + place
+    K, turn = _frame(joints, STB_K, config)
+    H = geometry.homography(STB_K, turn, K)
+    behind = geometry.warp(wall, H, config.px, cv2.BORDER_REFLECT)
+    noise = stream("noise", config.seed, sequence, frame)
+    turned_look = replace(look, lamps=look.lamps @ turn.T)
+    return Scene(vertices @ turn.T, joints @ turn.T, K, turned_look, behind, camera, turn, noise)
+
+
+def scene_of(config: SceneConfig, index: int) -> Scene:
+    """The scene of a number."""
+    return sequence_scene(config, index) if config.sequences else independent_scene(config, index)
+
+
+@dataclass
+class Drawn:
+    """A rendered picture with its labels. depth: uint16 mm. mask: uint8, 0 or 1."""
+
+    rgb: Shaped[np.ndarray, "px px 3"]
+    depth: Shaped[np.ndarray, "px px"]
+    mask: Shaped[np.ndarray, "px px"]
+    joints_mm: Float[np.ndarray, "21 3"]
+    K: Matrix
+    rotation: Matrix
+
+
+def draw(config: SceneConfig, indices: Iterable[int], device: str = "cpu") -> list[Drawn]:
+    """Renders scenes; item i depends on (config, indices[i]) only."""
+    scenes = [scene_of(config, int(index)) for index in indices]
+    hand = hand_of(config.mano)
+    return photograph_scenes(scenes, hand, config.px, config.noisy_depth, device)
+
+
+def photograph_scenes(
+    scenes: Sequence[Scene],
+    hand: AnyHand,
+    px: int,
+    noisy_depth: bool,
+    device: str = "cpu",
+    supersampling: int = SUPERSAMPLING,
+) -> list[Drawn]:
+    """Renders given scenes of one hand as px x px pictures."""
+    s = supersampling
+    enlarge = np.array([[s, 0, (s - 1) / 2], [0, s, (s - 1) / 2], [0, 0, 1.0]])
+    fine_K = np.stack([enlarge @ scene.K for scene in scenes])
+    vertices = np.stack([scene.vertices for scene in scenes])
+    looks = [scene.look for scene in scenes]
+    linear, depth = renderer_of(hand, device).draw(vertices, fine_K, px * s, looks)
+    pictures = []
+    for scene, fine_light, fine_depth in zip(scenes, linear, depth, strict=True):
+        light = cv2.resize(fine_light, (px, px), interpolation=cv2.INTER_AREA)
+        covered = (fine_depth > 0).astype(np.float32)
+        mask = cv2.resize(covered, (px, px), interpolation=cv2.INTER_AREA)
+        small = _shrink_depth(fine_depth, s)
+        light = light * occlusion(small)[..., None]
+        rgb = develop(scene.rng, scene.camera, light, mask, scene.behind)
+        depth_mm = sense_depth(scene.rng, 1000 * small, noisy_depth)
+        hand_mask = (mask > 0.5).astype(np.uint8)
+        joints_mm = 1000 * scene.joints
+        pictures.append(Drawn(rgb, depth_mm, hand_mask, joints_mm, scene.K, scene.rotation))
+    return pictures
+
+
+def _shrink_depth(depth: Float[np.ndarray, "fine fine"], s: int) -> Float[np.ndarray, "px px"]:
+    """Mean of each s x s block's pixels within 10 mm of its nearest.
+
+    0 where at most half of them are covered.
+    """
+    parts = np.stack([depth[y::s, x::s] for y in range(s) for x in range(s)])
+    covered: Bool[np.ndarray, "n px px"] = parts > 0
+    nearest = np.where(covered, parts, np.inf).min(0)
+    near = covered & (parts < nearest + 0.010)
+    mean = (parts * near).sum(0) / np.maximum(near.sum(0), 1)
+    return np.where(covered.sum(0) * 2 > s * s, mean, 0)

@@ -1,0 +1,48 @@
+"""Skin from scans that are registered to a hand's mesh."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from ...errors import InputError
+
+Texture = Float[np.ndarray, "v 3"]
+
+
+@lru_cache(maxsize=2)
+def load_textures(folder: str, vertex_count: int) -> tuple[Texture, ...]:
+    """Reflectances, linear RGB, of a folder's scans: *.ply with a colour a vertex.
+
+    Raises:
+        InputError: there is none, or one is not registered to the model; names the file.
+    """
+    paths = sorted(Path(folder).glob("*.ply"))
+    if not paths:
+        raise InputError(
+            f"{folder}: expected registered scans with coloured vertices (*.ply), found none"
+        )
+    return tuple(_read_texture(path, vertex_count) for path in paths)
+
+
+def _read_texture(path: Path, vertex_count: int) -> Texture:
+    from plyfile import PlyData
+
+    try:
+        vertices = PlyData.read(str(path))["vertex"]
+        channels = [vertices[channel] for channel in ("red", "green", "blue")]
+        colour = np.stack(channels, 1).astype(float)
+    except Exception as error:  # whatever a damaged file makes of the parser
+        raise InputError(
+            f"{path}: expected a PLY file with red, green and blue a vertex, could not read them "
+            f"({type(error).__name__}: {error})"
+        ) from None
+    if colour.shape != (vertex_count, 3):
+        raise InputError(
+            f"{path}: holds {len(colour)} vertices, expected the hand's {vertex_count}: a scan "
+            "registered to the model"
+        )
+    return (colour / 255) ** 2.2

@@ -1,0 +1,160 @@
+"""Run folders as one dictionary of everything that a report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...runtime.files import read_json
+from ...runtime.runs import flatten_settings
+
+UNTRAINED = {
+    "mean-pose": "mean training pose",
+    "untouched-student": "source student, untouched",
+    "untouched-distilled": "distilled student, untouched",
+}
+SOURCE_LABELS = {
+    "teacher": "depth (teacher)",
+    "student": "RGB, first half",
+    "continued": "RGB, both halves",
+    "distill": "RGB, second half distilled",
+}
+TARGETS = {
+    "real hands": "real photographs",
+    "rendered": "rendered, STB-like: one person, one camera, RGB only",
+}
+SETS = ("source", "source-test", "target", "target-test")
+TERMS = ("regression", "activation", "attention")
+
+Facts = dict[str, Any]
+
+
+def spread(values: Sequence[float]) -> Facts:
+    """Mean and sample standard deviation over seeds."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "sd": deviation, "values": list(values)}
+
+
+def format_spread(spread: Mapping[str, Any], digits: int = 2) -> str:
+    """ "12.34 ± 0.05", or the mean alone of one seed."""
+    deviation = "" if spread["sd"] is None else f" ± {spread['sd']:.{digits}f}"
+    return f"{spread['mean']:.{digits}f}{deviation}"
+
+
+def format_strength(row: Mapping[str, Any]) -> str:
+    """The chosen sigma; a star when it is the smallest or largest that was tried."""
+    tried = row["tried"]
+    return f"{tried['chosen']:g}{'*' if tried['at_the_edge'] else ''}" if tried else ""
+
+
+def row_folder(out: Path, name: str) -> Path:
+    """Where a row's seeds lie: below the strength that was chosen, when it was tuned."""
+    home = Path(out) / "target" / name
+    tried = home / "tried.json"
+    return home / f"sigma-{read_json(tried)['chosen']:g}" if tried.exists() else home
+
+
+def _seed_of(result: Path) -> int:
+    return int(result.parent.name.split("-")[1])
+
+
+def collect_row(out: Path, row: Mapping[str, Any]) -> Facts:
+    """A trained row of a run's folder."""
+    whole = Path(out) / "target" / row["name"]
+    paths = sorted(row_folder(out, row["name"]).glob("seed-*/result.json"), key=_seed_of)
+    results = [read_json(path) for path in paths]
+    tried = whole / "tried.json"
+    return {
+        "name": row["name"],
+        "label": row["label"],
+        "trained": True,
+        "epe_mm": spread([result["epe_mm"] for result in results]),
+        "auc_20_50": spread([result["auc_20_50"] for result in results]),
+        "pck": np.mean([result["pck"] for result in results], 0).tolist(),
+        "per_joint_mm": np.mean([result["epe_per_joint_mm"] for result in results], 0).tolist(),
+        "weights": results[0]["weights"],
+        "tried": read_json(tried) if tried.exists() else None,
+        "seconds": sum(read_json(path)["seconds"] for path in whole.rglob("result.json")),
+    }
+
+
+def collect_untrained_row(out: Path, name: str) -> Facts:
+    """A row without training on the target."""
+    result = read_json(Path(out) / "target" / name / "result.json")
+    return {
+        "name": name,
+        "label": UNTRAINED[name],
+        "trained": False,
+        "epe_mm": spread([result["epe_mm"]]),
+        "auc_20_50": spread([result["auc_20_50"]]),
+        "pck": result["pck"],
+        "per_joint_mm": result["epe_per_joint_mm"],
+        "tried": None,
+    }
+
+
+def collect_run(out: Path) -> Facts:
+    """Everything of one `cmkg run` folder."""
+    out = Path(out)
+    plan = read_json(out / "rows.json")
+    sessions = []
+    for folder in ("", *plan["stages"]):
+        sessions += read_json(out / folder / "environment.json")["sessions"]
+    settings = flatten_settings(plan["settings"])
+    hide_folders(settings, sessions)
+    rows = [collect_untrained_row(out, name) for name in UNTRAINED]
+    rows += [collect_row(out, row) for row in plan["rows"]]
+    trained = [row for row in rows if row["trained"]]
+    best = min(trained, key=lambda row: row["epe_mm"]["mean"])
+    sources = {name: read_json(out / name / "result.json") for name in plan["stages"]}
+    seconds = {name: result["seconds"] for name, result in sources.items()}
+    return {
+        "target": TARGETS[settings["target"]],
+        "rows": rows,
+        "best": best["name"],
+        "source": [
+            {
+                "name": name,
+                "label": label,
+                "epe_mm": sources[name]["epe_mm"],
+                "auc_20_50": sources[name]["auc_20_50"],
+            }
+            for name, label in SOURCE_LABELS.items()
+        ],
+        "phi": {f"p = {p}": read_json(out / f"distill/prior_p{p}.json") for p in (1, 2)},
+        "blocks": plan["blocks"],
+        "settings": settings,
+        "sessions": sorted(sessions, key=lambda session: session["started"]),
+        "seconds": seconds | {"target rows": sum(row["seconds"] for row in trained)},
+        "counts": {
+            name: read_json(out / f"data/{name}/meta.json")["holds"]["count"] for name in SETS
+        },
+        "loss_shares": loss_shares(out / "distill/metrics.jsonl"),
+    }
+
+
+def hide_folders(settings: Facts, sessions: Sequence[Facts]) -> None:
+    """A report may be shared: of the user's own folders it names the last part only."""
+    for key in ("out", "real_hands", "backgrounds"):
+        folder = str(settings.get(key, ""))
+        if not Path(folder).is_absolute():
+            continue
+        name = Path(folder).name
+        settings[key] = name
+        quoted = folder.replace("'", "'\"'\"'")  # what quoting makes of it in a command
+        for session in sessions:
+            session["command"] = session["command"].replace(folder, name).replace(quoted, name)
+
+
+def loss_shares(path: Path) -> dict[str, float]:
+    """Share of each term of G over distillation's last tenth: lambda is a matter of units."""
+    import json
+
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    last = lines[-max(len(lines) // 10, 1) :]
+    terms = {term: float(np.mean([line[term] for line in last])) for term in TERMS}
+    total = sum(terms.values())
+    return {term: value / total for term, value in terms.items()}

@@ -1,0 +1,196 @@
+"""The rows of the paper's tables and figures that a folder holds.
+
+Beside the paper's numbers and published curves.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...runtime.files import read_json, write_json, write_text
+from ..datasets.packed import Packed
+from .collect import Facts, format_spread, spread
+from .plots import (
+    PublishedCurve,
+    jpeg_uri,
+    plot_published_curves,
+    plot_weight_histograms,
+    skeleton_picture,
+)
+from .run_page import load_template, predicted_joints_mm, sample_pictures
+
+TITLES = {
+    "table1": "Table 1: RHD, the source",
+    "table2": "Table 2: STB, the target",
+    "table3": "Table 3: FreiHAND's domains and STB",
+    "figure4": "Figure 4: joints within a distance",
+    "figure5": "Figure 5: weights of the target student",
+    "figure6": "Figure 6: test pictures",
+}
+TABLES = ("table1", "table2", "table3")
+PICTURES = 6
+MADE = "Made data: these numbers show that the chain runs, nothing else."
+
+
+def write(out: Path) -> Facts:
+    """Writes paper.json, paper.md and paper.html into the folder of `cmkg run table1` ...
+
+    Returns what the first holds.
+    """
+    out = Path(out)
+    found = collect_paper(out)
+    write_json(out / "paper.json", found)
+    write_text(out / "paper.md", format_tables(found))
+    page = load_template("paper_page.html").render(
+        found=found,
+        titles=TITLES,
+        curves=draw_curves(found),
+        weights=draw_weights(found),
+        sheet=draw_sheet(out, found),
+    )
+    write_text(out / "paper.html", page)
+    return found
+
+
+def collect_paper(out: Path) -> Facts:
+    """{"presets": {preset: [row]}, "made": whether made data were used, and what was run}."""
+    presets = {}
+    for preset, stages in read_json(out / "paper_rows.json").items():
+        presets[preset] = [collect_stage(out, stage, *facts) for stage, facts in stages.items()]
+    sets = [read_json(path)["holds"] for path in out.glob("data/*/meta.json")]
+    made = any(held.get("made") for held in sets)
+    return {"presets": presets, "made": made, **collect_sessions(out)}
+
+
+def collect_stage(
+    out: Path, stage: str, label: str, paper_epe_mm: float, paper_auc: float | None
+) -> Facts:
+    """One row: the paper's numbers, and ours over the finished seeds; None where none is."""
+    results = [read_json(path) for path in sorted(out.glob(f"seed-*/{stage}/result.json"))]
+    ours = None
+    if results:
+        ours = {
+            "epe_mm": spread([result["epe_mm"] for result in results]),
+            "auc_20_50": spread([result["auc_20_50"] for result in results]),
+            "pck": np.mean([result["pck"] for result in results], 0).round(5).tolist(),
+            "weights": results[0].get("weights"),
+            "hours": sum(result["seconds"] for result in results) / 3600,
+        }
+    return {
+        "stage": stage,
+        "label": label,
+        "paper_epe_mm": paper_epe_mm,
+        "paper_auc": paper_auc,
+        "ours": ours,
+    }
+
+
+def collect_sessions(out: Path) -> Facts:
+    """Commits and machines that wrote the folder, and the sizes of its sets."""
+    sessions = []
+    for path in out.glob("seed-*/*/*/environment.json"):
+        sessions += read_json(path)["sessions"]
+    sessions.sort(key=lambda session: session["started"])
+    machines = [s["machine"]["gpu"] or s["machine"]["processor"] for s in sessions]
+    metas = sorted(out.glob("data/*/meta.json"))
+    return {
+        "commits": list(dict.fromkeys(session["commit"] for session in sessions)),
+        "machines": list(dict.fromkeys(machines)),
+        "sets": {path.parent.name: read_json(path)["holds"]["count"] for path in metas},
+    }
+
+
+def format_tables(found: Mapping[str, Any]) -> str:
+    """The three tables as Markdown."""
+    lines = [MADE, ""] if found["made"] else []
+    for preset in TABLES:
+        lines += [
+            f"### {TITLES[preset]}",
+            "",
+            "| row | EPE, mm | AUC 20–50 | paper: EPE | paper: AUC |",
+            "| :-- | --: | --: | --: | --: |",
+        ]
+        for row in found["presets"][preset]:
+            error, auc = format_ours(row, "epe_mm", 2), format_ours(row, "auc_20_50", 3)
+            paper_auc = "" if row["paper_auc"] is None else f"{row['paper_auc']:.3f}"
+            lines.append(
+                f"| {row['label']} | {error} | {auc} | {row['paper_epe_mm']:.2f} | {paper_auc} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def format_ours(row: Mapping[str, Any], key: str, digits: int) -> str:
+    """ "12.34 ± 0.05", or "not run"."""
+    return format_spread(row["ours"][key], digits) if row["ours"] else "not run"
+
+
+# ---- figures -------------------------------------------------------------------------------------
+def read_published_curves() -> dict[str, list[PublishedCurve]]:
+    """{dataset: curves} of published_pck.csv, read off the papers' own figures."""
+    points = defaultdict(list)
+    path = Path(__file__).with_name("published_pck.csv")
+    with open(path, newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            key = line["dataset"], line["method"], float(line["published_auc_20_50"])
+            points[key].append((float(line["threshold_mm"]), float(line["pck"])))
+    sets = defaultdict(list)
+    for (dataset, method, auc), pairs in points.items():
+        thresholds, shares = zip(*pairs, strict=True)
+        sets[dataset].append(PublishedCurve(method, auc, thresholds, shares))
+    return dict(sets)
+
+
+def draw_curves(found: Mapping[str, Any]) -> dict[str, str]:
+    """{dataset: SVG} of figure 4: ours, where run, over the published curves."""
+    rows = [row for row in found["presets"]["figure4"] if row["ours"]]
+    published = read_published_curves()
+    figures = {}
+    for name in ("RHD", "STB"):
+        own = [row for row in rows if row["stage"].startswith("stb") == (name == "STB")]
+        ours = [(row["label"].replace("𝒜", "A"), row["ours"]) for row in own]
+        figures[name] = plot_published_curves(ours, published[name])
+    return figures
+
+
+def draw_weights(found: Mapping[str, Any]) -> str | None:
+    """Figure 5 as SVG, or None where no row was run."""
+    rows = [
+        {"label": row["label"], "weights": row["ours"]["weights"]}
+        for row in found["presets"]["figure5"]
+        if row["ours"]
+    ]
+    return plot_weight_histograms(rows) if rows else None
+
+
+def draw_sheet(out: Path, found: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Figure 6: {label: pictures} of evenly spaced test pictures, the true skeletons first."""
+    shown: dict[str, list[str]] = {}
+    for row in found["presets"]["figure6"]:
+        paths = sorted(out.glob(f"seed-*/{row['stage']}/predictions.npz"))
+        if not row["ours"] or not paths:
+            continue
+        family = row["stage"].split("/")[0]
+        name = "rhd-evaluation" if family.startswith("r") else f"{family}-test"
+        true, predicted = draw_skeletons(Packed(out / "data" / name), paths[0])
+        shown[f"{family}, true"] = true
+        shown[f"{family}, {row['label']}"] = predicted
+    return shown
+
+
+def draw_skeletons(packed: Packed, predictions: Path) -> tuple[list[str], list[str]]:
+    """Pictures with the true skeletons, and with the predicted ones."""
+    true, predicted = [], []
+    with np.load(predictions) as arrays:
+        for picture in sample_pictures(packed, PICTURES):
+            joints = predicted_joints_mm(arrays, picture)
+            own = skeleton_picture(picture.rgb, picture.K, picture.joints_mm)
+            true.append(jpeg_uri(own))
+            predicted.append(jpeg_uri(skeleton_picture(picture.rgb, picture.K, joints)))
+    return true, predicted

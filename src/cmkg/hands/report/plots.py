@@ -1,0 +1,222 @@
+"""Numbers as SVG figures and PNG pictures, to be put into a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from ..geometry import project
+from ..metrics import FROM_20_MM, THRESHOLDS_MM
+from ..skeleton import BONES, FINGER_COLOURS, FINGER_OF_BONE
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cmkg",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.constrained_layout.use": True,
+    "legend.frameon": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+}
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
+GREY = "#555555"
+LINES = ("-", "--", ":", "-.")
+
+Rows = Sequence[Mapping[str, Any]]
+Picture = Shaped[np.ndarray, "h w 3"]
+
+
+class PublishedCurve(NamedTuple):
+    """A PCK curve read off a paper's figure, with the AUC that it gives."""
+
+    method: str
+    auc: float
+    thresholds_mm: Sequence[float]
+    pck: Sequence[float]
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as SVG, the same bytes each time."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def plot_pck_curves(rows: Rows) -> str:
+    """Share of joints within a distance, one line a row.
+
+    The band that AUC 20-50 measures is shaded.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6.4, 4.0))
+        axes.axvspan(THRESHOLDS_MM[FROM_20_MM], 50, color="#000000", alpha=0.04, lw=0)
+        for number, row in enumerate(rows):
+            axes.plot(
+                THRESHOLDS_MM,
+                row["pck"],
+                LINES[number // len(PALETTE) % 3],
+                color=PALETTE[number % len(PALETTE)],
+                lw=1.8,
+                label=f"{row['label']}, AUC {row['auc_20_50']['mean']:.3f}",
+            )
+        axes.set(
+            xlabel="error threshold, mm",
+            ylabel="share of joints (PCK)",
+            xlim=(0, 50),
+            ylim=(0, 1),
+        )
+        axes.legend(fontsize=8, loc="upper left")
+        return to_svg(figure)
+
+
+def plot_published_curves(
+    ours: Sequence[tuple[str, Mapping[str, Any]]], published: Sequence[PublishedCurve]
+) -> str:
+    """Published PCK curves in greys, ours (label, {"pck", "auc_20_50"}) in colours."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6.4, 4.4))
+        for number, curve in enumerate(sorted(published, key=lambda curve: -curve.auc)):
+            axes.plot(
+                curve.thresholds_mm,
+                curve.pck,
+                LINES[number % len(LINES)],
+                color=str(0.35 + 0.06 * number),
+                lw=1.2,
+                label=f"{curve.method}, {curve.auc:.3f}",
+            )
+        for number, (label, row) in enumerate(ours):
+            axes.plot(
+                THRESHOLDS_MM[FROM_20_MM:],
+                row["pck"][FROM_20_MM:],
+                color=PALETTE[number],
+                lw=2.2,
+                label=f"{label}, {row['auc_20_50']['mean']:.3f}",
+            )
+        axes.set(
+            xlabel="error threshold, mm",
+            ylabel="share of joints (PCK)",
+            xlim=(20, 50),
+            ylim=(None, 1),
+        )
+        axes.legend(fontsize=8, loc="lower right", title="AUC 20–50")
+        return to_svg(figure)
+
+
+def plot_weight_histograms(rows: Rows) -> str:
+    """Fig. 5: weights of the trained target student, on a logarithmic scale."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6.4, 3.4))
+        for number, row in enumerate(rows):
+            axes.stairs(
+                row["weights"]["counts"],
+                np.array(row["weights"]["edges"]),
+                color=PALETTE[number % len(PALETTE)],
+                lw=1.5,
+                label=row["label"],
+            )
+        axes.set(xlabel="weight", ylabel="count", yscale="log")
+        axes.legend(fontsize=8)
+        return to_svg(figure)
+
+
+def plot_prior_by_layer(phi: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Quantiles of phi per layer, a panel each of {title: Prior.quantiles()}.
+
+    Line = median, band = 10-90 %.
+    """
+    with plt.rc_context(STYLE):
+        size = (6.4, 2.3 * len(phi))
+        figure, panels = plt.subplots(len(phi), 1, figsize=size, sharex=True, squeeze=False)
+        for axes, (title, layers) in zip(panels[:, 0], phi.items(), strict=True):
+            x = np.arange(len(layers))
+            low, median, high = (
+                np.array([layer[level] for layer in layers.values()])
+                for level in ("q10", "median", "q90")
+            )
+            axes.fill_between(x, low, high, color=PALETTE[0], alpha=0.25, lw=0, step="mid")
+            axes.step(x, median, where="mid", color=PALETTE[0])
+            axes.axhline(0, color=GREY, lw=0.8)
+            axes.set(title=f"prior, {title}", ylabel="φ")
+            axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+        panels[-1, 0].set(xlabel="layer, from the input to the output")
+        return to_svg(figure)
+
+
+# ---- pictures ------------------------------------------------------------------------------------
+def skeleton_picture(
+    rgb: Picture,
+    K: Float[np.ndarray, "3 3"],
+    joints_mm: Float[np.ndarray, "21 3"],
+    size: int = 240,
+) -> Picture:
+    """The picture enlarged to the height `size`, with the skeleton over it, as RGB."""
+    scale = size / rgb.shape[0]
+    width = round(size * rgb.shape[1] / rgb.shape[0])
+    picture = cv2.resize(rgb, (width, size), interpolation=cv2.INTER_CUBIC)
+    uv = np.clip((project(joints_mm, K) + 0.5) * scale, -2 * size, 3 * size)
+    for (parent, child), finger in zip(BONES, FINGER_OF_BONE, strict=True):
+        colour = tuple(int(FINGER_COLOURS[finger][i : i + 2], 16) for i in (1, 3, 5))
+        a, b = ([round(float(v) * 16) for v in uv[joint]] for joint in (parent, child))
+        cv2.line(picture, a, b, (255, 255, 255), 4, cv2.LINE_AA, shift=4)
+        cv2.line(picture, a, b, colour, 2, cv2.LINE_AA, shift=4)
+    return picture
+
+
+def depth_picture(
+    depth_mm: Shaped[np.ndarray, "h w"],
+    wrist_mm: float,
+    reach_mm: float = 150.0,
+    size: int = 240,
+) -> Picture:
+    """Depth around the wrist as grey RGB, near is bright; what was not measured is dark blue."""
+    value = np.clip(0.5 - (depth_mm.astype(float) - wrist_mm) / (2 * reach_mm), 0, 1)
+    picture = np.repeat((60 + 195 * value)[..., None], 3, 2).astype(np.uint8)
+    picture[depth_mm == 0] = (20, 20, 60)
+    width = round(size * depth_mm.shape[1] / depth_mm.shape[0])
+    return cv2.resize(picture, (width, size), interpolation=cv2.INTER_NEAREST)
+
+
+def jpeg_uri(rgb: Picture, quality: int = 85) -> str:
+    """The picture as a data: address."""
+    data = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+
+
+def contact_sheet(
+    columns: Sequence[Sequence[Picture]], labels: Sequence[str], size: int = 150
+) -> bytes:
+    """Rows of pictures under each other, a label at the left of each row, as PNG.
+
+    columns: lists of RGB pictures, one a label.
+    """
+    with plt.rc_context(STYLE | {"axes.grid": False}):
+        rows, count = len(labels), len(columns)
+        figsize = (1.35 * count + 1.1, 1.4 * rows)
+        figure, axes = plt.subplots(rows, count, figsize=figsize, dpi=size, squeeze=False)
+        for i, column in enumerate(columns):
+            for j, picture in enumerate(column):
+                axes[j, i].imshow(picture)
+                axes[j, i].set(xticks=[], yticks=[])
+                axes[j, i].spines[:].set_visible(False)
+        for j, label in enumerate(labels):
+            axes[j, 0].set_ylabel(label, fontsize=9)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        plt.close(figure)
+    return buffer.getvalue()

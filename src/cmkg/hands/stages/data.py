@@ -1,0 +1,289 @@
+"""`cmkg data`: datasets on disk.
+
+inspect draws them, verify looks at every file and field, pack writes what training reads, merge
+makes one set of shards, info tells what a packed set holds, make writes made data in a dataset's
+layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+
+from ...errors import InputError
+from ...runtime.checks import expect_from_zero, expect_new_file, expect_positive
+from ...runtime.files import write_atomically
+from ...runtime.progress import Bar
+from ...runtime.workers import core_count, process_map
+from ..datasets import packed
+from ..datasets.freihand import FreiHand
+from ..datasets.real_hands import RealHands
+from ..datasets.rhd import Rhd
+from ..datasets.stb import Stb
+from ..datasets.synthetic import make_dataset
+from .settings import Flat, expect_margin
+
+CHUNK = 64
+SMALLEST_PX, LARGEST_PX = 8, 1024
+
+OnDisk = Rhd | Stb | FreiHand | RealHands
+
+
+@dataclass(frozen=True)
+class Which:
+    """A dataset on disk."""
+
+    dataset: Literal["rhd", "stb", "freihand", "real-hands"]
+    root: str
+    """Its folder."""
+    split: str = ""
+    """RHD: training, evaluation. STB: train, test. FreiHAND: train, test, evaluation. Real hands:
+    train, test, all. Empty = the first."""
+    domain: str = "gs"
+    """FreiHAND: gs, hom, sample or auto."""
+    camera: str = "BB_left"
+    """STB: BB_left, BB_right or SK_color."""
+    wrist: str = "ring"
+    """STB: how the wrist follows from the palm's centre: ring, middle or mean."""
+    px: int = 320
+    """Stored pixels; networks read px / margin of them: 320 for networks of 256."""
+    margin: float = 1.25
+
+    def __post_init__(self) -> None:
+        expect_margin(self.margin)
+        if not SMALLEST_PX <= self.px <= LARGEST_PX:
+            raise InputError(f"--px: expected {SMALLEST_PX} to {LARGEST_PX}, got {self.px}")
+
+
+def open_dataset(which: Which) -> OnDisk:
+    """The dataset that the settings name."""
+    px, margin = which.px, which.margin
+    if which.dataset == "rhd":
+        return Rhd(which.root, which.split or "training", px, margin)
+    if which.dataset == "stb":
+        split = which.split or "train"
+        return Stb(which.root, split, which.camera, which.wrist, px, margin)
+    if which.dataset == "freihand":
+        return FreiHand(which.root, which.split or "train", which.domain, px, margin)
+    return RealHands(which.root, which.split or "train", px, margin)
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Draw a contact sheet: pictures with projected skeletons, crops, depth; and the counts."""
+
+    which: Annotated[Which, Flat]
+    out: str = "runs/inspect.png"
+    """The contact sheet."""
+    count: int = 8
+    """Samples, evenly over the split."""
+
+    def __post_init__(self) -> None:
+        expect_positive(self, "count")
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Look at every file and field; list all that is wrong."""
+
+    which: Annotated[Which, Flat]
+    workers: int = 0
+    """Processes; 0 = one a core."""
+
+    def __post_init__(self) -> None:
+        expect_from_zero(self, "workers")
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Write the packed set that training reads; goes on where a killed one stopped."""
+
+    which: Annotated[Which, Flat]
+    out: str
+    """Folder of the packed set."""
+    workers: int = 0
+    """Processes; 0 = one a core."""
+    shard: str = ""
+    """i/n: packs the i-th of n parts alone; `cmkg data merge` makes one set of them."""
+
+    def __post_init__(self) -> None:
+        expect_from_zero(self, "workers")
+
+
+@dataclass(frozen=True)
+class Merge:
+    """One packed set of its shards."""
+
+    folders: tuple[str, ...]
+    """The packed shards of one set."""
+    out: str
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a packed set holds, and whether its checksums are right."""
+
+    folder: str
+    """A packed set."""
+
+
+@dataclass(frozen=True)
+class Make:
+    """Write made data (rendered hands) in a dataset's exact layout."""
+
+    dataset: Literal["rhd", "stb", "freihand"]
+    root: str
+    """Folder to write."""
+    count: int = 40
+    """Training pictures (STB: rounded to twelve sequences)."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        expect_positive(self, "count")
+        expect_from_zero(self, "seed")
+
+
+DataCommand = Inspect | Verify | Pack | Merge | Info | Make
+
+
+def run(config: DataCommand) -> None:
+    """Does what the settings ask for."""
+    if isinstance(config, Inspect):
+        inspect(config)
+    elif isinstance(config, Verify):
+        verify(config)
+    elif isinstance(config, Pack):
+        pack(config)
+    elif isinstance(config, Merge):
+        merge(config)
+    elif isinstance(config, Info):
+        print_info(config)
+    else:
+        make(config)
+
+
+# ---- inspect -------------------------------------------------------------------------------------
+def inspect(config: Inspect) -> None:
+    """Draws the contact sheet and prints the counts."""
+    from ..report.plots import contact_sheet
+
+    expect_new_file(config.out, ".png", config.which.root)
+    dataset = open_dataset(config.which)
+    for name, value in dataset.describe().items():
+        print(f"{name:8} {value}")
+    last = len(dataset) - 1
+    numbers = np.linspace(0, last, min(config.count, len(dataset))).round().astype(int)
+    columns = [pictures_of(dataset, int(number)) for number in numbers]
+    sheet = contact_sheet([list(column.values()) for column in columns], list(columns[0]))
+    write_atomically(config.out, lambda partial: partial.write_bytes(sheet))
+    print(f"sheet    {config.out}: samples {', '.join(map(str, numbers))}")
+
+
+def pictures_of(dataset: OnDisk, i: int) -> dict[str, np.ndarray]:
+    """{label: picture} of one sample: as it is on disk, as it is packed, and what is beside it."""
+    from ..report.plots import depth_picture, skeleton_picture
+
+    frame, sample = dataset.frame(i), dataset.samples([i])[0]
+    shown = {
+        "on disk": skeleton_picture(frame.rgb, frame.K, frame.joints_mm),
+        "packed": skeleton_picture(sample.rgb, sample.K, sample.joints_mm),
+    }
+    if sample.depth is not None:
+        shown["depth"] = depth_picture(sample.depth, float(sample.joints_mm[0, 2]))
+    if isinstance(dataset, Stb):
+        if dataset.camera == "SK_color":
+            depth = depth_picture(dataset.depth(i), float(frame.joints_mm[0, 2]))
+            shown["SK_depth\n(inspection)"] = depth
+        else:
+            other = "BB_right" if dataset.camera == "BB_left" else "BB_left"
+            shown["other eye\n(inspection)"] = dataset.color(i, other)
+    return shown
+
+
+# ---- verify --------------------------------------------------------------------------------------
+def collect_findings(checks: Iterable[Callable[[], Any]]) -> list[str]:
+    """What the checks find: each returns sentences, or raises one."""
+    found: list[str] = []
+    for check in checks:
+        try:
+            said = check()
+        except InputError as error:
+            found.append(str(error))
+        else:
+            found += said if isinstance(said, list) else []
+    return found
+
+
+def check_items(dataset: OnDisk, first: int, last: int) -> list[str]:
+    """What is wrong with the samples [first, last)."""
+    return collect_findings(check for i in range(first, last) for check in dataset.item_checks(i))
+
+
+def verify(config: Verify) -> None:
+    """Prints all that is wrong.
+
+    Raises:
+        InputError: something is.
+    """
+    dataset = open_dataset(config.which)
+    found: list[str] = []
+    try:
+        count = len(dataset)
+    except InputError as error:
+        if not Path(config.which.root).is_dir():
+            raise
+        found, count = [str(error)], dataset.checked_count()
+    found += collect_findings(dataset.file_checks())
+    jobs = [(dataset, at, min(at + CHUNK, count)) for at in range(0, count, CHUNK)]
+    workers = config.workers or core_count()
+    alone = len(jobs) <= 2 or workers == 1
+    results = (check_items(*job) for job in jobs)
+    with Bar("verify", len(jobs), per_step=CHUNK) as advance:
+        for more in results if alone else process_map(check_items, jobs, workers):
+            found += more
+            advance()
+    found = list(dict.fromkeys(found))  # a broken label file is met by every sample
+    for sentence in found:
+        print(sentence)
+    if found:
+        raise InputError(
+            f"{config.which.root}: {len(found)} finding(s) in {count} samples, listed above"
+        )
+    print(f"{config.which.root}: {count} samples, every file and field is as expected")
+
+
+# ---- pack, merge, info, make ---------------------------------------------------------------------
+def pack(config: Pack) -> None:
+    """Writes a packed set."""
+    dataset = open_dataset(config.which)
+    part = packed.Shard(dataset, config.shard) if config.shard else dataset
+    written = packed.pack(part, config.out, config.workers or None)
+    print(f"{config.out}: {len(written)} samples, middle bone {written.bone_mm:.1f} mm on average")
+
+
+def merge(config: Merge) -> None:
+    """Writes one set of its shards."""
+    whole = packed.merge_shards(config.folders, config.out)
+    print(f"{config.out}: {len(whole)} samples of {len(config.folders)} shards")
+
+
+def print_info(config: Info) -> None:
+    """Prints what a packed set holds; its checksums are compared."""
+    held = packed.Packed(config.folder)
+    packed.verify_checksums(config.folder)
+    for name, value in held.meta["holds"].items():
+        print(f"{name:12} {value}")
+    for name, (shape, dtype) in held.meta["arrays"].items():
+        print(f"{name:12} {tuple(shape)} {dtype}")
+    print(f"{'middle bone':12} {held.bone_mm:.2f} mm on average\n{'checksums':12} right")
+
+
+def make(config: Make) -> None:
+    """Writes made data."""
+    counts = make_dataset(config.dataset, config.root, config.count, config.seed)
+    made = ", ".join(f"{part} {count}" for part, count in counts.items())
+    print(f"{config.root}: made data in the layout of {config.dataset}, {made}")

@@ -1,0 +1,128 @@
+"""`cmkg evaluate`: a student's weights, or anyone's prediction file, on a packed set.
+
+EPE, AUC and PCK by a named protocol.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from ...errors import InputError
+from ...runtime.checks import expect_at_least_one
+from ...runtime.distributed import Precision, launch
+from ...runtime.runs import Run
+from ..datasets.packed import Packed
+from ..datasets.prediction_files import (
+    expect_prediction_file,
+    from_dataset_frame,
+    read_predictions,
+    to_dataset_frame,
+    write_predictions,
+)
+from ..metrics import Protocol, score_by_protocol
+from .fitting import Loader
+from .networks import load_start
+from .predicting import Predictions, predict, save_predictions, score
+from .settings import Flat
+
+Joints = Float[np.ndarray, "n 21 3"]
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Settings of an evaluation."""
+
+    weights: str = "runs/target/target.safetensors"
+    data: str = "data/target-test"
+    out: str = "runs/evaluate"
+    student: str = "runs/student"
+    """Folder of the source student: its architecture."""
+    source: str = ""
+    """Give the source's packed set when the weights were trained there: predictions change to
+    `data`'s bone convention."""
+    convention: str = ""
+    """Packed set whose bone lengths are the target's convention (its training split); empty =
+    `data`."""
+    test_time_rotations_deg: tuple[float, ...] = (0.0,)
+    """A test prediction is the mean over pictures turned by these angles; (0,) is the paper's."""
+    precision: Precision = "auto"
+    predictions: str = ""
+    """Score this file in place of weights: *.json (FreiHAND's submission format) or *.npz, see
+    docs/datasets.md."""
+    export: str = ""
+    """Write the weights' predictions to this file, *.json or *.npz."""
+    protocol: Annotated[Protocol, Flat] = field(default_factory=Protocol)
+
+    def __post_init__(self) -> None:
+        expect_at_least_one(self, "test_time_rotations_deg")
+        if self.export:
+            expect_prediction_file(self.export)
+
+
+class _Scored(NamedTuple):
+    prediction_mm: Joints
+    target_mm: Joints
+    by_the_paper: dict[str, Any]
+    predictions: Predictions | None
+
+
+def run(config: Evaluate) -> dict[str, Any]:
+    """Scores, and writes the result."""
+    packed = Packed(config.data)
+    file = Path(config.predictions or config.weights)
+    run = Run(config.out, config, "evaluate")
+    if config.predictions:
+        foreign = read_predictions(config.predictions, len(packed))
+        target_mm = np.asarray(packed.joints_mm, np.float64)
+        scored = _Scored(from_dataset_frame(foreign, packed), target_mm, {}, None)
+    if not file.exists():
+        raise InputError(f"{file}: expected weights, found no such file")
+    checksum = zlib.crc32(file.read_bytes())
+    exported = not config.export or Path(config.export).exists()
+    if run.result and run.result.get("crc32") == checksum and exported:
+        return run.result
+    if not config.predictions:
+        scored = _score_weights(config, packed)
+    with run.claim():
+        if scored.predictions is not None:
+            save_predictions(run.path("predictions.npz"), scored.predictions)
+        if config.export:
+            write_predictions(config.export, to_dataset_frame(scored.prediction_mm, packed))
+        found = score_by_protocol(
+            scored.prediction_mm,
+            scored.target_mm,
+            np.asarray(packed.visible),
+            config.protocol,
+            placed=not config.predictions,
+        )
+        facts = {"protocol": asdict(config.protocol), "crc32": checksum}
+        return run.finish(scored.by_the_paper | found | facts)
+
+
+def _score_weights(config: Evaluate, packed: Packed) -> _Scored:
+    fabric = launch(config.precision)
+    convention = Packed(config.convention) if config.convention else packed
+    source = config.source or config.convention or config.data
+    model, net = load_start(config.weights, config.student, source, convention)
+    loader = Loader(packed, net.px, fabric.device)
+    rotations = config.test_time_rotations_deg
+    predictions = predict(model.to(fabric.device), loader, fabric, rotations)
+    joints, _, scale_mm = (part.double().numpy() for part in predictions)
+    target_mm = np.asarray(packed.joints_mm, np.float64)
+    prediction_mm = joints * scale_mm[:, None, None] + target_mm[:, :1]
+    return _Scored(prediction_mm, target_mm, score(predictions), predictions)
+
+
+def format_result(result: dict[str, Any]) -> str:
+    """What was measured, by which protocol."""
+    protocol = Protocol(**result["protocol"])
+    return (
+        f"EPE {result['epe_mm']:.2f} mm   AUC {protocol.thresholds} {result['auc']:.3f}   "
+        f"{result['samples']} samples   ({protocol.describe()})"
+    )

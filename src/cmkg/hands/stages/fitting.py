@@ -1,0 +1,172 @@
+"""The one training loop of all stages, and the batches that it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...errors import InputError
+from ...runtime.distributed import Processes
+from ...runtime.random import batch_indices, generator
+from ...runtime.runs import Losses, Run
+from ..datasets.packed import JoinedSets, Packed, TrainingSet
+from ..network.augment import NONE, Augmentation, Stored, Turns, network_inputs
+from ..network.pose import HandBatch
+from ..skeleton import retarget_matrix
+from .settings import OptimConfig
+
+Frames = tuple[int, int]  # [first, last)
+
+
+def frame_range(packed: Packed, frames: Frames | None) -> Frames:
+    """[first, last) of the frames to use; all when None.
+
+    Raises:
+        InputError: they are not inside the set.
+    """
+    first, last = frames or (0, len(packed))
+    if not 0 <= first < last <= len(packed):
+        raise InputError(
+            f"frames {first} to {last}: expected a range inside the {len(packed)} of "
+            f"{packed.folder}"
+        )
+    return first, last
+
+
+def convention_matrix(source: Packed, target: Packed) -> Float[Tensor, "21 21"]:
+    """Joints of the source's annotators to those of the target's: skeleton.retarget_matrix."""
+    matrix = retarget_matrix(source.bone_lengths, target.bone_lengths)
+    return torch.from_numpy(matrix).float()
+
+
+def expect_modalities(packed: TrainingSet, modalities: Sequence[str]) -> None:
+    """Refuses a set that lacks one of "rgb" and "depth"."""
+    if isinstance(packed, JoinedSets):
+        expect_modalities(packed.first, modalities)
+        expect_modalities(packed.second, modalities)
+        return
+    for modality in modalities:
+        if getattr(packed, modality) is None:
+            raise InputError(
+                f"{packed.folder}: has no {modality}; this stage needs a packed set with "
+                f"{' and '.join(modalities)}"
+            )
+
+
+@dataclass(frozen=True)
+class Loader:
+    """What a stage draws its batches from.
+
+    frames: only these of the set. modalities: of "rgb" and "depth".
+    """
+
+    packed: TrainingSet
+    px: int
+    device: torch.device | str = "cpu"
+    modalities: tuple[str, ...] = ("rgb",)
+    augmentation: Augmentation = NONE
+    frames: Frames | None = None
+
+    def __post_init__(self) -> None:
+        expect_modalities(self.packed, self.modalities)
+
+    def _range(self) -> Frames:
+        if self.frames is None or isinstance(self.packed, JoinedSets):
+            return 0, len(self.packed)
+        return frame_range(self.packed, self.frames)
+
+    def __len__(self) -> int:
+        first, last = self._range()
+        return last - first
+
+    def fetch(
+        self,
+        rows: Sequence[int] | np.ndarray,
+        draws: torch.Generator | None = None,
+        turns: Turns | None = None,
+    ) -> HandBatch:
+        """Network inputs of the samples `rows` of the whole set.
+
+        Args:
+            rows: their numbers.
+            draws: what the augmentation draws from.
+            turns: of the virtual camera; None draws them.
+        """
+        numbers = np.asarray(rows)
+        packed = self.packed
+        if isinstance(packed, Packed):
+            return self._fetch(packed, numbers, draws, turns)
+        count = len(packed.first)
+        own, other = numbers[numbers < count], numbers[numbers >= count] - count
+        if not len(other):
+            return self._fetch(packed.first, own, draws, turns)
+        batch = self._fetch(packed.second, other, draws, turns)
+        batch = batch.to_convention(convention_matrix(packed.second, packed.first))
+        return self._fetch(packed.first, own, draws, turns).join(batch) if len(own) else batch
+
+    def _fetch(
+        self,
+        packed: Packed,
+        rows: np.ndarray,
+        draws: torch.Generator | None,
+        turns: Turns | None,
+    ) -> HandBatch:
+        def pick(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array[rows]).to(self.device)
+
+        with_depth = "depth" in self.modalities and packed.depth is not None
+        stored = Stored(
+            joints_mm=pick(packed.joints_mm),
+            K=pick(packed.K),
+            px=packed.stored_px,
+            margin=packed.margin,
+            rgb=pick(packed.rgb) if "rgb" in self.modalities else None,
+            depth=pick(packed.depth) if with_depth and packed.depth is not None else None,
+        )
+        return network_inputs(stored, self.px, self.augmentation, draws, turns)
+
+    def training_batch(
+        self, seed: object, step: int, batch: int, fabric: Processes, stream: str = "augment"
+    ) -> HandBatch:
+        """This process's share of a step's batch; order and augmentation follow from the key."""
+        place, count = fabric.global_rank, fabric.world_size
+        first, _ = self._range()
+        order_key = seed if stream == "augment" else (stream, seed)
+        rows = batch_indices(order_key, step, len(self), batch, place, count)
+        draws = generator(stream, seed, step, place, device=fabric.device)
+        return self.fetch(first + rows.numpy(), draws)
+
+
+def fit(
+    run: Run,
+    optim: OptimConfig,
+    loader: Loader,
+    state: dict[str, Any],
+    fabric: Processes,
+    update: Callable[[HandBatch, int], Losses],
+) -> int:
+    """Trains for all epochs; resumes where it was killed.
+
+    Args:
+        run: the stage's folder.
+        optim: epochs, batch and rate.
+        loader: where batches come from.
+        state: what a checkpoint holds; "optimizer" is the one whose rate is set.
+        fabric: the processes.
+        update: takes one step on a batch, given its number; returns the losses.
+
+    Returns:
+        The number of steps.
+    """
+    batch = min(optim.batch, len(loader))
+    total = optim.epochs * (len(loader) // batch)
+    for step, log in run.steps(total, state, batch):
+        optim.set_rate(state["optimizer"], step, total)
+        log(update(loader.training_batch(optim.seed, step, batch, fabric), step))
+    return total

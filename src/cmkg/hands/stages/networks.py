@@ -1,0 +1,69 @@
+"""Networks of finished stages: their settings, their weights, and the convention they speak."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from ...errors import InputError
+from ...runtime.files import PathLike, load_weights, read_json
+from ..datasets.packed import Packed
+from ..network.posenet import NetConfig, PoseNet, pose_net
+from .fitting import convention_matrix
+
+Modality = Literal["rgb", "depth"]
+CHANNELS: dict[str, int] = {"rgb": 3, "depth": 1}
+THETA_0 = "theta_0"
+
+
+class Trained(NamedTuple):
+    """A network with its weights, and its settings."""
+
+    model: PoseNet
+    net: NetConfig
+
+
+def read_net_config(folder: PathLike) -> NetConfig:
+    """The network of a finished teacher or student run.
+
+    Raises:
+        InputError: the folder holds no such run.
+    """
+    path = Path(folder) / "config.json"
+    held = read_json(path)
+    net = held.get("net") if isinstance(held, dict) else None
+    try:
+        return NetConfig(**net)
+    except TypeError:
+        raise InputError(
+            f"{path}: expected the settings of a teacher or student run, with its network under "
+            f"'net', found {net!r}"
+        ) from None
+
+
+def load_network(folder: PathLike, modality: str, weights: str) -> Trained:
+    """The network of a finished run with the weights `weights`.safetensors of its folder."""
+    net = read_net_config(folder)
+    model = pose_net(net, CHANNELS[modality])
+    load_weights(Path(folder) / f"{weights}.safetensors", model)
+    return Trained(model, net)
+
+
+def load_start(weights: PathLike, student: PathLike, source: PathLike, target: Packed) -> Trained:
+    """A student to start a target from.
+
+    Trained weights speak the target's bone convention then. The convention is a linear map on
+    joints, the network's last step: no weight moves.
+
+    Args:
+        weights: a file; empty is theta_0 of the student's folder.
+        student: the folder of the source student.
+        source: the packed set that the weights were trained on.
+        target: whose convention.
+    """
+    trained = load_network(student, "rgb", THETA_0)
+    if weights:
+        load_weights(weights, trained.model)
+        matrix = convention_matrix(Packed(source), target)
+        trained.model.convention.copy_(matrix @ trained.model.convention)
+    return trained

@@ -1,0 +1,97 @@
+"""What a trained network predicts on a packed set, and what that scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ...runtime.distributed import Processes, gather_lists
+from ...runtime.files import PathLike, write_arrays
+from ..datasets.packed import Packed
+from ..metrics import PoseMetrics, errors_mm
+from ..network.augment import roll_turns
+from ..skeleton import WRIST, bone_scale
+from .fitting import Loader, frame_range
+
+TEST_BATCH = 128
+
+
+class Predictions(NamedTuple):
+    """In the order of the frames, on the CPU: joints in bone units, and the bones' lengths."""
+
+    joints: Float[Tensor, "n 21 3"]
+    target: Float[Tensor, "n 21 3"]
+    scale_mm: Float[Tensor, " n"]
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    loader: Loader,
+    fabric: Processes,
+    test_time_rotations_deg: tuple[float, ...] = (0.0,),
+    batch: int = TEST_BATCH,
+) -> Predictions:
+    """Predictions for a loader's frames, of its one modality.
+
+    A prediction is the mean over pictures turned in their plane by these angles, each turned back;
+    (0,) is the paper's. Several processes share the frames; each gets all predictions.
+    """
+    model.eval()
+    assert isinstance(loader.packed, Packed)
+    first, last = frame_range(loader.packed, loader.frames)
+    (modality,) = loader.modalities
+    found = []
+    for at in range(first, last, batch)[fabric.global_rank :: fabric.world_size]:
+        rows = range(at, min(at + batch, last))
+        total = torch.zeros(())
+        for angle in test_time_rotations_deg:
+            turns = roll_turns(len(rows), angle, fabric.device)
+            inputs = loader.fetch(rows, turns=turns)
+            with fabric.autocast():
+                joints = model(inputs.picture(modality)).joints
+            total = total.to(fabric.device) + joints.float() @ turns.R
+        target = inputs.joints @ turns.R
+        mean = total / len(test_time_rotations_deg)
+        found.append((at, Predictions(mean.cpu(), target.cpu(), inputs.scale_mm.cpu())))
+    model.train()
+    in_order = [part for _, part in sorted(gather_lists(found), key=lambda item: item[0])]
+    return Predictions(*(torch.cat(parts) for parts in zip(*in_order, strict=True)))
+
+
+def score(predictions: Predictions) -> dict[str, Any]:
+    """The paper's metrics (metrics.PoseMetrics) of whole arrays."""
+    metrics = PoseMetrics()
+    metrics.update(*predictions)
+    return metrics.compute()
+
+
+def save_predictions(path: PathLike, predictions: Predictions) -> None:
+    """Writes predictions.npz: prediction, target, scale_mm and errors_mm."""
+    write_arrays(
+        path,
+        prediction=predictions.joints.numpy(),
+        target=predictions.target.numpy(),
+        scale_mm=predictions.scale_mm.numpy(),
+        errors_mm=errors_mm(*predictions).numpy(),
+    )
+
+
+def score_mean_pose(train: Packed, test: Packed, folder: Path) -> dict[str, Any]:
+    """The score of the mean training pose as every prediction: what any network must beat."""
+
+    def targets(packed: Packed) -> tuple[Tensor, Tensor]:
+        joints = torch.from_numpy(np.array(packed.joints_mm))
+        scale = bone_scale(joints)
+        return (joints - joints[:, WRIST : WRIST + 1]) / scale[:, None, None], scale
+
+    known, _ = targets(train)
+    target, scale = targets(test)
+    predictions = Predictions(known.mean(0).expand_as(target).contiguous(), target, scale)
+    save_predictions(folder / "predictions.npz", predictions)
+    return score(predictions)

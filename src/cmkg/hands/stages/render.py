@@ -1,0 +1,59 @@
+"""`cmkg render`: draws a packed set of hands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from ...errors import InputError
+from ...runtime.checks import expect_from_zero, expect_positive
+from ..datasets.packed import Packed, Shard, pack
+from ..datasets.rendered import Rendered
+from ..rendering.scenes import SceneConfig
+from .settings import Flat, expect_margin
+
+MOST_PX = 1024
+
+
+@dataclass(frozen=True)
+class Render:
+    """Settings of a rendered set."""
+
+    out: str = "data/source"
+    """Folder of the packed set."""
+    count: int = 20_000
+    first: int = 0
+    """Number of the first scene."""
+    scene: Annotated[SceneConfig, Flat] = field(default_factory=SceneConfig)
+    workers: int = 0
+    """Processes; 0 = one a core."""
+    shard: str = ""
+    """i/n: draws the i-th of n parts alone; `cmkg data merge` makes one set of them."""
+
+    def __post_init__(self) -> None:
+        scene = self.scene
+        expect_positive(self, "count")
+        expect_positive(scene, "px", "frames")
+        expect_margin(scene.margin)
+        expect_from_zero(self, "first", "workers")
+        expect_from_zero(scene, "seed", "views_deg", "sequences", "sequence_offset")
+        if scene.px > MOST_PX or scene.px % 2:
+            raise InputError(f"--px: expected an even number up to {MOST_PX}, got {scene.px}")
+        if scene.wide and (scene.sequences or scene.mano):
+            raise InputError(
+                "--wide: is for independent scenes of the hand that ships with cmkg; leave "
+                "--sequences and --mano out"
+            )
+
+
+def dataset_of(config: Render) -> Rendered:
+    """The scenes that the settings ask for; sequences are RGB alone."""
+    with_depth = not config.scene.sequences
+    return Rendered(config.scene, config.count, config.first, with_depth)
+
+
+def run(config: Render) -> Packed:
+    """Renders and packs."""
+    hands = dataset_of(config)
+    dataset = Shard(hands, config.shard) if config.shard else hands
+    return pack(dataset, config.out, config.workers or None)

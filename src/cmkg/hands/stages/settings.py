@@ -1,0 +1,64 @@
+"""Settings that several stages share, composed into each and flat on the command line."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import tyro
+
+from ...errors import InputError
+from ...runtime.checks import expect_positive
+from ...runtime.distributed import Precision
+
+Flat = tyro.conf.OmitArgPrefixes  # a group whose settings have no prefix on the command line
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How a network is trained: Adam."""
+
+    epochs: int = 100
+    batch: int = 32
+    lr: float = 2.5e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    """constant, as in the paper, or a cosine to zero after a short warm-up."""
+    seed: int = 0
+    """Of the order of the samples and their augmentation, and of random weights."""
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        expect_positive(self, "epochs", "batch", "lr")
+
+    def rate_at(self, step: int, total: int) -> float:
+        """The learning rate of a step."""
+        if self.schedule == "constant":
+            return self.lr
+        warm_up = max(total // 30, 1)
+        falling = 0.5 + 0.5 * math.cos(math.pi * step / total)
+        return self.lr * min((step + 1) / warm_up, falling)
+
+    def set_rate(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> None:
+        """Gives all groups of the optimiser the rate of a step."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.rate_at(step, total)
+
+
+@dataclass(frozen=True)
+class SourceData:
+    """The packed sets of a source."""
+
+    data: str = "data/source"
+    """Packed set to train on, with depth."""
+    extra: str = ""
+    """Packed set mixed into `data`, its joints in the convention of `data`: the paper's synthetic
+    augmentation."""
+    test: str = "data/source-test"
+
+
+def expect_margin(margin: float) -> None:
+    """Refuses a margin of stored boxes that is no number from 1 to 4."""
+    if not 1 <= margin <= 4:
+        raise InputError(f"--margin: expected a number from 1 to 4, got {margin}")

@@ -1,0 +1,152 @@
+"""`cmkg preflight`: a short run on packed sets that says what is likely to help.
+
+Distilling, starting from the source, the prior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...batch import Fields
+from ...errors import InputError
+from ...preflight import format_verdicts, preflight
+from ...runtime.checks import expect_at_least_one, expect_positive
+from ...runtime.random import generator
+from ...runtime.runs import Run
+from ..datasets.packed import Packed
+from ..metrics import errors_mm
+from ..network.augment import NONE, Augmentation
+from ..network.pose import Pose
+from ..network.pose_loss import PoseLoss
+from ..network.posenet import NetConfig, PoseNet, pose_net
+from .fitting import Loader, convention_matrix
+from .settings import Flat
+
+TEST_SAMPLES = 500
+MILD = Augmentation(turn_deg=15, shift=0.03, zoom=0.05, colour=0.15, noise=0, erase=0)
+ALPHA, BETA, ATTENTION_WEIGHT = 5e-5, 1e-3, 1e3
+SHORT_NET = NetConfig(width=0.25, stem_stride=2, px=64)
+
+
+@dataclass(frozen=True)
+class ShortRun:
+    """Settings of a short run."""
+
+    source: str = "data/source"
+    """Packed set with depth."""
+    source_test: str = "data/source-test"
+    target: str = "data/target"
+    target_test: str = "data/target-test"
+    out: str = "runs/preflight"
+    samples: int = 2000
+    """At most so many of each training set, 500 of each test set."""
+    epochs: int = 4
+    batch: int = 32
+    lr: float = 1e-3
+    sigmas: tuple[float, ...] = (1.0, 10.0, 100.0)
+    """Strengths that are tried."""
+    seed: int = 0
+    net: Annotated[NetConfig, Flat] = field(default_factory=lambda: SHORT_NET)
+
+    def __post_init__(self) -> None:
+        expect_positive(self, "samples", "epochs", "batch", "lr")
+        expect_at_least_one(self, "sigmas")
+
+
+class LoaderBatches:
+    """A packed set as an iterable of batches {"rgb", "depth" when there is one, "y": a Pose}.
+
+    Of at most `most` samples, evenly over the set, in another order each time.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        most: int,
+        batch: int,
+        seed: int,
+        matrix: Float[Tensor, "21 21"] | None = None,
+    ) -> None:
+        self.loader = loader
+        self.batch = batch
+        self.seed = seed
+        self.matrix = matrix
+        self.passes = 0
+        count = len(loader)
+        self.rows = torch.linspace(0, count - 1, min(most, count)).round().long()
+
+    def __len__(self) -> int:
+        return (len(self.rows) + self.batch - 1) // self.batch
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self.passes += 1
+        draws = generator("preflight", self.seed, self.passes)
+        order = self.rows[torch.randperm(len(self.rows), generator=draws)]
+        for rows in order.split(self.batch):
+            batch = self.loader.fetch(rows.numpy(), draws)
+            if self.matrix is not None:
+                batch = batch.to_convention(self.matrix)
+            pictures = {kind: batch.picture(kind) for kind in self.loader.modalities}
+            yield pictures | {"y": batch.labels}
+
+
+def run(config: ShortRun) -> dict[str, Any]:
+    """Trains shortly, prints the verdicts and writes them."""
+    run = Run(config.out, config, "preflight")
+    if run.result:
+        print(run.result["text"])
+        return run.result
+    source, source_test = Packed(config.source), Packed(config.source_test)
+    target, target_test = Packed(config.target), Packed(config.target_test)
+    used = min(config.samples, len(source))
+    if config.epochs * (used // config.batch) < 2:
+        raise InputError(
+            f"--samples, --epochs, --batch: expected at least two steps, got {config.epochs} "
+            f"epochs of {used} samples in batches of {config.batch}"
+        )
+    to_target = convention_matrix(source, target)  # one convention: the target's
+
+    def batches(
+        packed: Packed, most: int, augmentation: Augmentation, matrix: Tensor | None
+    ) -> LoaderBatches:
+        kinds = ("rgb", "depth") if packed.depth is not None else ("rgb",)
+        loader = Loader(packed, config.net.px, "cpu", kinds, augmentation)
+        return LoaderBatches(loader, most, config.batch, config.seed, matrix)
+
+    def student() -> PoseNet:
+        return pose_net(config.net, 3, config.seed)
+
+    def teacher() -> PoseNet:
+        return pose_net(config.net, 1, config.seed)
+
+    def error(prediction: Pose, y: Pose) -> float:
+        bones = torch.full((len(y.joints),), target.bone_mm)
+        return float(errors_mm(prediction.joints.float(), y.joints, bones).mean())
+
+    with run.claim():
+        report = preflight(
+            student,
+            teacher,
+            batches(source, config.samples, MILD, to_target),
+            batches(source_test, TEST_SAMPLES, NONE, to_target),
+            batches(target, config.samples, MILD, None),
+            batches(target_test, TEST_SAMPLES, NONE, None),
+            PoseLoss(target.bone_mm, config.net.heatmap_weight),
+            error,
+            fields=Fields("rgb", "depth", "y"),
+            epochs=config.epochs,
+            lr=config.lr,
+            alpha=ALPHA,
+            beta=BETA,
+            sigmas=config.sigmas,
+            attention_weight=ATTENTION_WEIGHT,
+        )
+        text = format_verdicts(report)
+        print(text)
+        return run.finish(asdict(report) | {"text": text})

@@ -1,0 +1,94 @@
+"""`cmkg teacher` and `cmkg student`: a network on one modality of the source, with L_REG (Eq. 1).
+
+The teacher g(x~; psi) reads depth, the student f(x; theta) RGB. The student keeps theta_0, where
+every target row starts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import torch
+
+from ...runtime.distributed import gradient_average, launch, place_model
+from ...runtime.files import load_weights, save_weights
+from ...runtime.runs import Losses, Run
+from ...steps import supervised_step
+from ..datasets.packed import Packed, open_training_set
+from ..network.augment import Augmentation
+from ..network.pose import HandBatch
+from ..network.pose_loss import PoseLoss
+from ..network.posenet import NetConfig, pose_net
+from .fitting import Loader, fit
+from .networks import CHANNELS, THETA_0, Modality
+from .predicting import predict, save_predictions, score
+from .settings import Flat, OptimConfig, SourceData
+from .student_card import finish_student
+
+ROLES = {"rgb": "student", "depth": "teacher"}
+TEACHER_SEED = 1000  # added to the seed of the teacher's random weights
+
+
+@dataclass(frozen=True)
+class Source:
+    """Settings of a training on the source."""
+
+    modality: Modality = "rgb"
+    """What the network sees: depth makes a teacher, rgb a student."""
+    out: str = "runs/student"
+    start: str = ""
+    """Weights to start from; empty = random ones from the seed."""
+    source: Annotated[SourceData, Flat] = field(default_factory=SourceData)
+    net: Annotated[NetConfig, Flat] = field(default_factory=NetConfig)
+    optim: Annotated[OptimConfig, Flat] = field(default_factory=OptimConfig)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+
+TEACHER = Source(modality="depth", out="runs/teacher", optim=OptimConfig(epochs=200))
+STUDENT = Source()
+
+
+def run(config: Source) -> dict[str, Any]:
+    """Trains, tests, and writes <role>.safetensors, predictions and the result."""
+    role = ROLES[config.modality]
+    run = Run(config.out, config, f"{config.modality} {role}")
+    if run.result:
+        return run.result
+    fabric = launch(config.optim.precision)
+    packed = open_training_set(config.source.data, config.source.extra)
+    px, modalities = config.net.px, (config.modality,)
+    loader = Loader(packed, px, fabric.device, modalities, config.augmentation)
+    test = Loader(Packed(config.source.test), px, fabric.device, modalities)
+    seed = config.optim.seed + (TEACHER_SEED if role == "teacher" else 0)
+    start = pose_net(config.net, CHANNELS[config.modality], seed)
+    if config.start:
+        load_weights(config.start, start)
+    own = packed if isinstance(packed, Packed) else packed.first
+    loss = PoseLoss(own.bone_mm, config.net.heatmap_weight)
+    with run.claim():
+        if role == "student":
+            save_weights(run.path(f"{THETA_0}.safetensors"), start)
+        model = place_model(start, fabric)
+        optimizer = torch.optim.Adam(model.parameters(), config.optim.lr)
+        average = gradient_average(fabric)
+
+        def update(batch: HandBatch, _step: int) -> Losses:
+            return supervised_step(
+                model,
+                optimizer,
+                batch.picture(config.modality),
+                batch.labels,
+                loss,
+                context=fabric.autocast,
+                average=average,
+            )
+
+        state = {"model": model, "optimizer": optimizer}
+        fit(run, config.optim, loader, state, fabric, update)
+        save_weights(run.path(f"{role}.safetensors"), model)
+        predictions = predict(model, test, fabric)
+        save_predictions(run.path("predictions.npz"), predictions)
+        if role == "teacher":
+            return run.finish(score(predictions))
+        return finish_student(run, score(predictions), "A hand student, trained on the source")

@@ -1,0 +1,224 @@
+"""`cmkg target`: the student on a target without depth, on F = L_REG + R(theta; phi).
+
+Eq. 9, Algorithm 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...errors import InputError
+from ...prior import Prior, fingerprint
+from ...runtime.checks import expect_at_least_one
+from ...runtime.distributed import gradient_average, launch, place_model
+from ...runtime.files import save_weights
+from ...runtime.runs import Losses, Run
+from ...steps import supervised_step
+from ..datasets.packed import Packed
+from ..network.augment import Augmentation
+from ..network.pose import HandBatch
+from ..network.pose_loss import PoseLoss
+from ..network.posenet import pose_net
+from ..skeleton import bone_scale
+from .fitting import Frames, Loader, convention_matrix, fit, frame_range
+from .networks import load_start
+from .predicting import Predictions, predict, save_predictions, score
+from .settings import Flat, OptimConfig
+from .student_card import finish_student
+
+HISTOGRAM_EDGES = np.linspace(-0.3, 0.3, 121)
+
+
+@dataclass(frozen=True)
+class TargetData:
+    """The packed sets of a target."""
+
+    data: str = "data/target"
+    test: str = "data/target-test"
+    frames: Frames | None = None
+    """Train on these frames [first, last) of `data`; None = all."""
+    validation: Frames | None = None
+    """Score on these frames of `data` instead of `test`."""
+    alongside: str = ""
+    """A packed set: each batch is joined by as many of its samples, their labels in the target's
+    bone convention."""
+
+
+@dataclass(frozen=True)
+class Regulariser:
+    """R of Eq. 10."""
+
+    prior: str = ""
+    """A prior's file; empty = phi_i = sigma for all weights (plain l1, l2; with centre L2-SP)."""
+    sigma: float = 0.0
+    """With a prior: phi is scaled to this root mean square (its strength), 0 = as it was learned.
+    Without: the constant, 0 = none."""
+    exponent: int = 2
+    """p, for the constant; a prior's file has its own."""
+    centre: str = ""
+    """Weights theta* around which R is centred; empty = zero, as in the paper."""
+    permuted: bool = False
+    """Control: phi permuted within each layer."""
+    layer_mean: bool = False
+    """Control: each layer's phi replaced by its mean."""
+    coupled: bool = True
+    """True: R's gradient goes through Adam (the paper's F). False: decoupled decay (Eq. 16)."""
+
+    def __post_init__(self) -> None:
+        if self.exponent not in (1, 2):
+            raise InputError(f"--exponent: expected 1 or 2, got {self.exponent}")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Settings of a training on the target."""
+
+    out: str = "runs/target"
+    student: str = "runs/student"
+    """Folder of the source student: its architecture and theta_0."""
+    source: str = "data/source"
+    """The source's packed set: its bone convention, for weights that were trained there."""
+    start: str = ""
+    """Weights to start from; empty = theta_0."""
+    fresh: int = 0
+    """Control: a number gives theta_0 anew from that seed, which phi does not belong to; 0 = the
+    student's."""
+    scale: Literal["frame", "set"] = "frame"
+    """The unit of the student's joints. frame: the protocol's, each frame's own annotated bone.
+    set: the training frames' mean bone, for a target of one person: an annotator's bone varies from
+    frame to frame (by 9 % on the real hands). The test frames' bones are then not used."""
+    test_time_rotations_deg: tuple[float, ...] = (0.0,)
+    """A test prediction is the mean over pictures turned by these angles; (0,) is the paper's."""
+    target: Annotated[TargetData, Flat] = field(default_factory=TargetData)
+    regulariser: Annotated[Regulariser, Flat] = field(default_factory=Regulariser)
+    optim: Annotated[OptimConfig, Flat] = field(default_factory=OptimConfig)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        expect_at_least_one(self, "test_time_rotations_deg")
+
+
+def load_regulariser(config: Target, model: nn.Module, packed: Packed) -> Prior | None:
+    """The prior of this row, or None.
+
+    Raises:
+        InputError: its file is not a prior of this network.
+    """
+    settings = config.regulariser
+    if settings.sigma == 0 and not settings.prior:
+        return None
+    centre = None
+    if settings.centre:
+        around, _ = load_start(settings.centre, config.student, config.source, packed)
+        centre = dict(around.named_parameters())
+    if not settings.prior:
+        return Prior.constant(model, settings.sigma, settings.exponent, centre=centre)
+    prior = Prior.load(settings.prior)
+    prior.bind(model)
+    if not config.start:
+        prior.check_start(model)
+    if settings.permuted:
+        prior = prior.permuted(seed=config.optim.seed)
+    if settings.layer_mean:
+        prior = prior.layer_mean()
+    if centre:  # around given weights a negative phi would push away from them without bound
+        prior = prior.floored(0.0).centred(centre)
+    return prior.with_rms(settings.sigma) if settings.sigma else prior
+
+
+def mean_bone_mm(packed: Packed, frames: Frames | None) -> float:
+    """The mean bone of the frames that are trained on."""
+    first, last = frame_range(packed, frames)
+    return float(bone_scale(np.array(packed.joints_mm[first:last])).mean())
+
+
+def run(config: Target) -> dict[str, Any]:
+    """Trains, tests, and writes target.safetensors, predictions and the result."""
+    run = Run(config.out, config, "target student")
+    if run.result:
+        return run.result
+    fabric = launch(config.optim.precision)
+    data = config.target
+    packed = Packed(data.data)
+    scored = packed if data.validation else Packed(data.test)
+    start, net = load_start(config.start, config.student, config.source, packed)
+    if config.fresh:
+        start = pose_net(net, seed=config.fresh)
+    prior = load_regulariser(config, start, packed)
+    loader = Loader(
+        packed, net.px, fabric.device, augmentation=config.augmentation, frames=data.frames
+    )
+    bone_mm = mean_bone_mm(packed, data.frames)
+    test = Loader(scored, net.px, fabric.device, frames=data.validation)
+    frame_range(scored, data.validation)
+    alongside = Packed(data.alongside) if data.alongside else None
+    loss = PoseLoss(packed.bone_mm, net.heatmap_weight)
+
+    began = fingerprint(start)
+    prior = prior.to(fabric.device) if prior else None
+    model = place_model(start, fabric)
+    optimizer = torch.optim.Adam(model.parameters(), config.optim.lr)
+    average = gradient_average(fabric)
+
+    def join_alongside(batch: HandBatch, step: int) -> HandBatch:
+        assert alongside is not None
+        others = Loader(alongside, net.px, fabric.device, augmentation=config.augmentation)
+        seed, count = config.optim.seed, len(batch)
+        more = others.training_batch(seed, step, count, fabric, stream="source")
+        return batch.join(more.to_convention(convention_matrix(alongside, packed)))
+
+    def update(batch: HandBatch, step: int) -> Losses:
+        if config.scale == "set":
+            batch = in_set_scale(batch, bone_mm)
+        if alongside is not None:
+            batch = join_alongside(batch, step)
+        return supervised_step(
+            model,
+            optimizer,
+            batch.picture("rgb"),
+            batch.labels,
+            loss,
+            prior,
+            config.regulariser.coupled,
+            fabric.autocast,
+            average,
+        )
+
+    with run.claim():
+        state = {"model": model, "optimizer": optimizer}
+        fit(run, config.optim, loader, state, fabric, update)
+        save_weights(run.path("target.safetensors"), model, theta_start=began)
+        predictions = predict(model, test, fabric, config.test_time_rotations_deg)
+        if config.scale == "set":
+            predictions = in_frame_scale(predictions, bone_mm)
+        save_predictions(run.path("predictions.npz"), predictions)
+        result = score(predictions) | {"weights": weight_histogram(model)}
+        return finish_student(run, result, "A hand student, trained on the target")
+
+
+def in_set_scale(batch: HandBatch, bone_mm: float) -> HandBatch:
+    """The batch with its joints in units of the set's mean bone."""
+    return replace(batch, joints=batch.joints * (batch.scale_mm / bone_mm)[:, None, None])
+
+
+def in_frame_scale(predictions: Predictions, bone_mm: float) -> Predictions:
+    """Predictions in units of the set's mean bone, in units of each frame's own."""
+    ratio = (bone_mm / predictions.scale_mm)[:, None, None]
+    return predictions._replace(joints=predictions.joints * ratio)
+
+
+def weight_histogram(model: nn.Module) -> dict[str, Any]:
+    """Counts of all convolution and linear weights (Fig. 5)."""
+    tensors = [t.detach().flatten().cpu() for t in model.parameters() if t.dim() >= 2]
+    weights = torch.cat(tensors).numpy()
+    return {
+        "edges": HISTOGRAM_EDGES.round(4).tolist(),
+        "counts": np.histogram(weights, HISTOGRAM_EDGES)[0].tolist(),
+        "near_zero": float((np.abs(weights) < 1e-3).mean()),
+        "rms": float(np.sqrt((weights**2).mean())),
+    }

@@ -1,0 +1,34 @@
+"""`cmkg report`: writes a run's report anew from what lies in its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import InputError
+from ...runtime.progress import say
+
+
+@dataclass(frozen=True)
+class WriteReport:
+    """Settings of a report."""
+
+    out: str = "runs/paper"
+    """Folder of a `cmkg run`."""
+
+
+def run(config: WriteReport) -> None:
+    """Writes the report that belongs to the folder."""
+    from ..report import paper_page, run_page
+
+    out = Path(config.out)
+    if (out / "paper_rows.json").exists():
+        paper_page.write(out)
+        say(f"{out}/paper.html is written")
+    elif (out / "rows.json").exists():
+        run_page.write(out)
+        say(f"{out}/report.html is written")
+    else:
+        raise InputError(
+            f"{out}: expected the folder of a `cmkg run` that has rows to report, found none"
+        )

@@ -1,0 +1,75 @@
+"""Work shared out over the cores of one machine: rendering, packing, checking."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def core_count() -> int:
+    """Cores that this process may use; on systems without affinity, those of the machine."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def process_map(
+    function: Callable[..., T], jobs: Iterable[tuple[Any, ...]], workers: int
+) -> Iterator[T]:
+    """Yields function(*job) for each job, in order, from `workers` processes of one thread each.
+
+    The processes end with this one, however it ends; the first error cancels what has not begun.
+    """
+    context = multiprocessing.get_context("spawn")  # a forked child would inherit locked threads
+    with (
+        _single_threaded_children(),
+        ProcessPoolExecutor(workers, context, initializer=_use_one_thread) as pool,
+    ):
+        futures = [pool.submit(function, *job) for job in jobs]
+        try:
+            for future in futures:
+                yield future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@contextmanager
+def _single_threaded_children() -> Iterator[None]:
+    """Processes started inside run their BLAS on one thread: several would spin for the cores."""
+    before = {name: os.environ.get(name) for name in THREAD_COUNTS}
+    os.environ.update(dict.fromkeys(THREAD_COUNTS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def _use_one_thread() -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot tell its workers: each waits for its end."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)

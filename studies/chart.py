@@ -1,0 +1,53 @@
+"""The studies' chart: the error of every row, a panel a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cmkg.hands.report.plots import PALETTE, STYLE, plt, to_svg
+
+BLUE, RED, GREEN, GREY = (PALETTE[i] for i in (0, 1, 2, 6))
+WITHOUT_PRIOR = ("none", "l2", "fresh-none")
+
+
+def draw_errors(studies: Sequence[Mapping[str, Any]], references: Sequence[str]) -> str:
+    """EPE of every row as SVG.
+
+    A dot each seed, the mean and its standard deviation over them; a line at the mean of each of
+    `references`. Rows that one of the studies lacks stay empty there.
+    """
+    labels: dict[str, str] = {}
+    for found in studies:
+        for row in found["rows"]:
+            labels.setdefault(row["name"], row["label"])
+    height = {name: -place for place, name in enumerate(labels)}
+    size = (4.3 + 3.0 * len(studies), 0.8 + 0.27 * len(labels))
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, len(studies), figsize=size, sharey=True, squeeze=False)
+        for axes, found in zip(panels[0], studies, strict=True):
+            for row in found["rows"]:
+                colour, error, y = colour_of(row), row["epe_mm"], height[row["name"]]
+                axes.errorbar(
+                    error["mean"], y, xerr=error["sd"], fmt="o", ms=6, lw=2.4, color=colour
+                )
+                seeds = error["values"]
+                axes.plot(seeds, [y] * len(seeds), "|", ms=8, color=colour, alpha=0.6)
+                if row["name"] in references:
+                    axes.axvline(error["mean"], color=colour, lw=0.9, ls="--", zorder=0)
+            axes.set(
+                title=found["target"],
+                xlabel="EPE, mm",
+                yticks=list(height.values()),
+                yticklabels=labels.values(),
+            )
+        return to_svg(figure)
+
+
+def colour_of(row: Mapping[str, Any]) -> str:
+    """Grey for a control, blue for a prior, red for no prior from theta_0, green else."""
+    if row["label"].startswith("control"):
+        return GREY
+    if row["label"].startswith("prior"):
+        return BLUE
+    return RED if row["name"] in WITHOUT_PRIOR else GREEN
