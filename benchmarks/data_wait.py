@@ -16,13 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmkg import engine, supervised_step
-from cmkg.hands.augment import Augmentation, network_inputs
+from cmkg import supervised_step
 from cmkg.hands.datasets.packed import pack
 from cmkg.hands.datasets.rendered import Rendered
-from cmkg.hands.model import pose_net
-from cmkg.hands.scenes import SceneConfig
-from cmkg.recipes.common import channels_last, labels, loss_cm
+from cmkg.hands.network.augment import Augmentation, Stored, network_inputs
+from cmkg.hands.network.pose_loss import PoseLoss
+from cmkg.hands.network.posenet import NetConfig, pose_net
+from cmkg.hands.rendering.scenes import SceneConfig
+from cmkg.runtime.distributed import launch
+from cmkg.runtime.random import batch_indices, generator
 
 
 def main():
@@ -34,49 +36,34 @@ def main():
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp()) / "set"
     packed = pack(Rendered(SceneConfig(px=options.px * 5 // 4), 512), folder)
-    fabric, net = engine.launch(), pose_net("resnet18", options.width)
-    net, optimizer, loss = (
-        net.to(fabric.device),
-        torch.optim.Adam(net.parameters()),
-        loss_cm(packed, 100.0),
-    )
+    fabric = launch()
+    net = pose_net(NetConfig(width=options.width)).to(fabric.device)
+    optimizer = torch.optim.Adam(net.parameters())
+    loss = PoseLoss(packed.bone_mm, 100.0)
+
+    def read(rows):
+        arrays = packed.joints_mm, packed.K, packed.rgb
+        return [torch.from_numpy(np.asarray(a[rows])).to(fabric.device) for a in arrays]
+
     spent = {"reading": [], "augmentation": [], "step": []}
     for step in range(options.rounds + 3):
-        rows = engine.batch_indices(0, step, len(packed), options.batch).numpy()
-        t0 = time.perf_counter()
-        raw = [
-            torch.from_numpy(np.asarray(a[rows])).to(fabric.device)
-            for a in (packed.rgb, packed.joints_mm, packed.K)
-        ]
-        t1 = time.perf_counter()
-        batch = network_inputs(
-            raw[0],
-            None,
-            raw[1],
-            raw[2],
-            packed.meta,
-            options.px,
-            Augmentation(),
-            engine.generator("a", step),
-        )
-        t2 = time.perf_counter()
-        supervised_step(
-            net,
-            optimizer,
-            channels_last(batch["rgb"]),
-            labels(batch),
-            loss,
-            context=fabric.autocast,
-        )
-        for name, value in zip(spent, (t1 - t0, t2 - t1, time.perf_counter() - t2), strict=False):
-            spent[name].append(value)
-    medians = {k: statistics.median(v[3:]) for k, v in spent.items()}
+        rows = batch_indices(0, step, len(packed), options.batch).numpy()
+        began = time.perf_counter()
+        joints_mm, K, rgb = read(rows)
+        was_read = time.perf_counter()
+        stored = Stored(joints_mm, K, packed.stored_px, packed.margin, rgb)
+        batch = network_inputs(stored, options.px, Augmentation(), generator("a", step))
+        was_augmented = time.perf_counter()
+        x = batch.picture("rgb")
+        supervised_step(net, optimizer, x, batch.labels, loss, context=fabric.autocast)
+        spent["reading"].append(was_read - began)
+        spent["augmentation"].append(was_augmented - was_read)
+        spent["step"].append(time.perf_counter() - was_augmented)
+    medians = {name: statistics.median(values[3:]) for name, values in spent.items()}
     total = sum(medians.values())
     for name, value in medians.items():
-        print(
-            f"{name:14}{100 * value / total:6.2f} % of a step"
-            + ("   (bar: under 5 %)" if name == "reading" else "")
-        )
+        bar = "   (bar: under 5 %)" if name == "reading" else ""
+        print(f"{name:14}{100 * value / total:6.2f} % of a step{bar}")
 
 
 if __name__ == "__main__":

@@ -24,14 +24,14 @@ from pathlib import Path
 import torch
 
 from cmkg import FeatureTap, Prior, distil_step, distillation_loss, meta_step, regression_loss
-from cmkg.hands.model import pose_net
 from cmkg.meta import unrolled_gradient
+from networks import JointsNet
 
 ALPHA, BETA = 2.5e-4, 1e-3
 
 
 def setting(options):
-    student, teacher = (pose_net(options.backbone, options.width, c, seed=c) for c in (3, 1))
+    student, teacher = (JointsNet(options.backbone, options.width, c, seed=c) for c in (3, 1))
     taps = FeatureTap(student, student.feature_layers), FeatureTap(teacher, teacher.feature_layers)
     g = torch.Generator().manual_seed(0)
     size = (options.batch, options.px, options.px)

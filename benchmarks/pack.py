@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 
 from cmkg.hands import geometry
-from cmkg.hands.datasets import files, made
+from cmkg.hands.datasets import reading, synthetic
 from cmkg.hands.datasets.packed import pack
 from cmkg.hands.datasets.rhd import Rhd
-from cmkg.hands.datasets.sample import cropped
+from cmkg.hands.datasets.sample import crop_frame
 
 
 class Repeated:
@@ -54,14 +54,14 @@ def shares(dataset, rounds=40):
     data = [p.read_bytes() for p in paths]
     parts = {
         "reading": lambda: [p.read_bytes() for p in paths],
-        "checksums": lambda: [files._broken(d) for d in data],
+        "checksums": lambda: [reading._broken(d) for d in data],
         "decoding": lambda: [
             cv2.imdecode(np.frombuffer(d, np.uint8), cv2.IMREAD_UNCHANGED) for d in data
         ],
     }
     frames = [dataset.frame(i % len(dataset)) for i in range(rounds)]
     parts["cropping"] = lambda: [
-        cropped(f, dataset.px, dataset.margin, geometry.reference_side) for f in frames
+        crop_frame(f, dataset.px, dataset.margin, geometry.reference_side) for f in frames
     ]
     parts["all"] = lambda: dataset.samples([i % len(dataset) for i in range(rounds)])
     found = {}
@@ -82,7 +82,7 @@ def main():
     options = parser.parse_args()
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as home:
-        made.make("rhd", Path(home) / "rhd", 64)
+        synthetic.make_dataset("rhd", Path(home) / "rhd", 64)
         dataset = Rhd(str(Path(home) / "rhd"), px=options.px)
         short, long = (
             packed_in(dataset, n, Path(home) / f"set-{n}", options.workers)

@@ -17,11 +17,11 @@ import time
 import torch
 
 from cmkg import Prior
-from cmkg.hands.model import pose_net
+from networks import JointsNet
 
 
 def stepper(backbone, coupled=None, decay=0.0):
-    net = pose_net(backbone, 1.0)
+    net = JointsNet(backbone, 1.0)
     optimizer = torch.optim.Adam(net.parameters(), 1e-4, weight_decay=decay)
     for t in net.parameters():
         t.grad = torch.randn_like(t)
@@ -66,7 +66,7 @@ def main():
 
 
 def training_step(backbone):
-    net, x = pose_net(backbone, 1.0), torch.randn(32, 3, 64, 64)
+    net, x = JointsNet(backbone, 1.0), torch.randn(32, 3, 64, 64)
     times = []
     for _ in range(3):
         began = time.perf_counter()

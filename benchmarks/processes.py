@@ -15,31 +15,35 @@ import sys
 import tempfile
 from pathlib import Path
 
+from cmkg.runtime.workers import core_count
+
 STEP = """
 import json, sys, time, torch
-from cmkg import FeatureTap, Prior, engine, meta_step
-from cmkg.hands.model import pose_net
+from cmkg import FeatureTap, Prior, meta_step
+from cmkg.runtime.distributed import gradient_average, launch, rank, wait_for_all
+sys.path.insert(0, sys.argv[4])
+from networks import JointsNet
 batch, steps, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-fabric = engine.launch("32-true", accelerator="cpu")
-student, teacher = pose_net("resnet18", 0.25, 3), pose_net("resnet18", 0.25, 1)
+fabric = launch("32-true", accelerator="cpu")
+student, teacher = JointsNet("resnet18", 0.25, 3), JointsNet("resnet18", 0.25, 1)
 taps = FeatureTap(student, student.feature_layers), FeatureTap(teacher, teacher.feature_layers)
 optimizer, prior = torch.optim.Adam(student.parameters(), 1e-4), Prior.constant(student)
 mine = batch // fabric.world_size
 x, depth, y = torch.randn(mine, 3, 64, 64), torch.randn(mine, 1, 64, 64), torch.randn(mine, 21, 3)
 networks = student, taps[0], teacher, taps[1], optimizer, [prior]
-step = lambda: meta_step(*networks, x, depth, y, 1e-5, 1e-3, average=engine.averaged(fabric))
+step = lambda: meta_step(*networks, x, depth, y, 1e-5, 1e-3, average=gradient_average(fabric))
 for _ in range(3): step()
-engine.wait_for_all(); began = time.perf_counter()
+wait_for_all(); began = time.perf_counter()
 for _ in range(steps): step()
-engine.wait_for_all()
-if engine.rank() == 0: json.dump((time.perf_counter() - began) / steps, open(out, "w"))
+wait_for_all()
+if rank() == 0: json.dump((time.perf_counter() - began) / steps, open(out, "w"))
 """
 
 
 def seconds(processes, batch, steps, home):
     script, out = home / "step.py", home / "seconds.json"
     script.write_text(STEP)
-    threads = str(max(len(os.sched_getaffinity(0)) // processes, 1))
+    threads = str(max(core_count() // processes, 1))
     command = [
         sys.executable,
         "-m",
@@ -50,6 +54,7 @@ def seconds(processes, batch, steps, home):
         str(batch),
         str(steps),
         str(out),
+        str(Path(__file__).parent),
     ]
     subprocess.run(
         command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": threads}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cmkg.hands.datasets.packed import pack
 from cmkg.hands.datasets.rendered import Rendered
-from cmkg.hands.scenes import SceneConfig
+from cmkg.hands.rendering.scenes import SceneConfig
 
 
 def seconds(px, count, workers):

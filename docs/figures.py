@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from cmkg import DistillationLoss, FeatureTap, Prior, meta_step
-from cmkg.report.plots import PALETTE, STYLE, plt, svg
+from cmkg.hands.report.plots import PALETTE, STYLE, plt, to_svg
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -77,7 +77,7 @@ def two_checkpoints():
             axes.set(
                 title=f"{name}: correlation {r:.2f}", xlabel="−β (θ_K² − θ_0²)", ylabel="learned φ"
             )
-        return svg(figure)
+        return to_svg(figure)
 
 
 if __name__ == "__main__":

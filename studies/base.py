@@ -14,7 +14,6 @@ from cmkg.errors import Diverged
 from cmkg.hands.datasets.packed import Packed
 from cmkg.hands.experiments.main import (
     Experiment,
-    Expert,
     draw_sequences,
     pack_real_hands,
     rate_of,
@@ -24,11 +23,10 @@ from cmkg.hands.experiments.main import (
 )
 from cmkg.hands.experiments.rows import Blocks, Folders, Row, train_row
 from cmkg.hands.network.augment import Augmentation
-from cmkg.hands.network.posenet import NetConfig
 from cmkg.hands.rendering.scenes import SceneConfig
 from cmkg.hands.stages.render import Render
 from cmkg.runtime.distributed import Precision, on_first_rank
-from cmkg.runtime.files import read_json, write_json
+from cmkg.runtime.files import write_json
 from cmkg.runtime.progress import say
 from cmkg.runtime.runs import replace_settings
 
@@ -48,20 +46,6 @@ def main(run: Callable[[Any], object], settings: type) -> None:
 
 
 # ---- the run that a study is based on ------------------------------------------------------------
-def load_experiment(base: Path) -> Experiment:
-    """The settings of the run in the folder `base`."""
-    held = read_json(base / "config.json")
-    expert = held["expert"]
-    expert |= {name: tuple(expert[name]) for name in ("tries", "test_time_rotations_deg")}
-    groups = {
-        "net": NetConfig(**held["net"]),
-        "expert": Expert(**expert),
-        "augmentation": Augmentation(**held["augmentation"]),
-        "seeds": tuple(held["seeds"]),
-    }
-    return Experiment(**held | groups | {"out": str(base)})
-
-
 def learned_phi(out: Path, name: str) -> str:
     """File of the phi, p = 2, that a distillation in the folder `out` has learned."""
     return str(out / name / "prior_p2.safetensors")

@@ -20,6 +20,7 @@ from cmkg.hands.datasets.packed import Packed
 from cmkg.hands.experiments.main import (
     TARGET_AUGMENTATION,
     Experiment,
+    read_experiment,
     source_stages,
     target_rows,
     write_two_checkpoint_prior,
@@ -43,7 +44,6 @@ from .base import (
     WHOLE,
     Training,
     learned_phi,
-    load_experiment,
     main,
     open_target,
     train_table,
@@ -92,7 +92,7 @@ class Controls:
 def run(config: Controls) -> None:
     """Learns what the rows need, trains them, and writes the table."""
     out, base = Path(config.out), Path(config.base)
-    experiment = load_experiment(base)
+    experiment = read_experiment(base)
     rows = select_rows(control_rows(base, out), config.only, "--only")
     with Run(out, config, "controls").claim():
         sets = open_target(config.target, config.real_hands, out, experiment)

@@ -18,6 +18,7 @@ from cmkg.hands.experiments.main import (
     TARGET_AUGMENTATION,
     Experiment,
     draw_sequences,
+    read_experiment,
 )
 from cmkg.hands.experiments.rows import Blocks, Folders, select_rows
 from cmkg.hands.network.augment import Augmentation
@@ -27,7 +28,7 @@ from cmkg.runtime.distributed import Precision
 from cmkg.runtime.progress import say
 from cmkg.runtime.runs import Run, replace_settings
 
-from .base import Training, load_experiment, main, scene_of, train_table, write_cells
+from .base import Training, main, scene_of, train_table, write_cells
 from .controls import control_rows
 
 # Of few sequences one background decides: from theta_0, 27 mm on three were 117 on the fourth.
@@ -83,7 +84,7 @@ class Graded:
 def run(config: Graded) -> None:
     """Draws every target, trains its rows, and writes the table over them."""
     out, base = Path(config.out), Path(config.base)
-    experiment = load_experiment(base)
+    experiment = read_experiment(base)
     rows = select_rows(control_rows(base, out), config.rows, "--rows")
     cells = {f"size-{count}": count for count in config.sizes}
     cells |= {f"shift-{shift}": SHIFT_FRAMES for shift in config.shifts}

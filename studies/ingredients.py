@@ -15,6 +15,7 @@ from cmkg.hands.datasets.packed import Packed
 from cmkg.hands.experiments.main import (
     TARGET_AUGMENTATION,
     Experiment,
+    read_experiment,
     recipe_of,
     source_stages,
 )
@@ -26,7 +27,7 @@ from cmkg.runtime.checks import expect_different_seeds, expect_positive
 from cmkg.runtime.distributed import Precision
 from cmkg.runtime.runs import Run, replace_settings
 
-from .base import Training, load_experiment, main, open_target, train_table, write_table
+from .base import Training, main, open_target, train_table, write_table
 
 LONG_LR = 1e-3
 WITH_LOOKALIKES = {"long-likes", "long-distilled"}
@@ -62,7 +63,7 @@ class Ingredients:
 def run(config: Ingredients) -> None:
     """Makes what the rows need, trains them, and writes the table."""
     out, base = Path(config.out), Path(config.base)
-    experiment = load_experiment(base)
+    experiment = read_experiment(base)
     rows = select_rows(ingredient_rows(config, base, out, experiment), config.only, "--only")
     names = {row.name for row in rows}
     with Run(out, config, "ingredients").claim():

@@ -22,6 +22,7 @@ from cmkg.hands.datasets.packed import Packed
 from cmkg.hands.experiments.main import (
     TARGET_AUGMENTATION,
     Experiment,
+    read_experiment,
     source_stages,
     target_stage,
     with_folders,
@@ -42,7 +43,7 @@ from cmkg.runtime.progress import say
 from cmkg.runtime.runs import Run, replace_settings
 
 from . import tables
-from .base import WHOLE, load_experiment, main
+from .base import WHOLE, main
 from .graded import draw_target, epochs_of, expect_whole_sequences
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -89,7 +90,7 @@ class Regime:
 def run(config: Regime) -> None:
     """Takes the three looks and writes their tables."""
     out, base = Path(config.out), Path(config.base)
-    experiment = load_experiment(base)
+    experiment = read_experiment(base)
     folder = Run(out, config, "regime")
     if folder.result is None:
         with folder.claim():

@@ -16,6 +16,7 @@ from cmkg.families import MERGES, merged
 from cmkg.hands.experiments.main import (
     TARGET_AUGMENTATION,
     Experiment,
+    read_experiment,
     run_stage,
     source_stages,
 )
@@ -31,7 +32,6 @@ from cmkg.runtime.runs import Run, replace_settings
 from .base import (
     TargetSets,
     Training,
-    load_experiment,
     main,
     open_target,
     scene_of,
@@ -70,7 +70,7 @@ class Sources:
 def run(config: Sources) -> None:
     """Trains the sources, their rows, and writes the table over them."""
     out, base = Path(config.out), Path(config.base)
-    experiment = load_experiment(base)
+    experiment = read_experiment(base)
     select_rows(control_rows(base, out), config.rows, "--rows")
     with Run(out, config, "sources").claim():
         sets = open_target("rendered", "", out, experiment)

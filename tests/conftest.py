@@ -39,9 +39,41 @@ def batch():
 @pytest.fixture(scope="session")
 def made_sets(tmp_path_factory):
     """{name: folder} of made data in the exact layouts of RHD, STB and FreiHAND."""
-    from cmkg.hands.datasets import made
+    from cmkg.hands.datasets.synthetic import make_dataset
 
     home = tmp_path_factory.mktemp("made")
     for name in ("rhd", "stb", "freihand"):
-        made.make(name, home / name, 8)
+        make_dataset(name, home / name, 8)
     return {name: home / name for name in ("rhd", "stb", "freihand")}
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """One `cmkg run` of everything, as small as it goes."""
+    from cmkg.hands.experiments.main import Experiment, run
+    from cmkg.runtime.runs import replace_settings
+
+    out = tmp_path_factory.mktemp("whole") / "run"
+    run(
+        replace_settings(
+            Experiment(),
+            out=str(out),
+            source_count=48,
+            target_frames=12,
+            backbone="resnet10",
+            width=0.125,
+            px=32,
+            batch=8,
+            teacher_epochs=1,
+            student_epochs=1,
+            distill_epochs=1,
+            target_epochs=1,
+            wide_count=16,
+            wide_epochs=1,
+            long_epochs=1,
+            tries=(0.1, 10.0),
+            seeds=(0, 1),
+            precision="32-true",
+        )
+    )
+    return out

@@ -3,7 +3,7 @@ import torch
 
 from cmkg.features import FeatureTap
 
-from .conftest import LAYERS, small_net
+from tests.conftest import LAYERS, small_net
 
 
 def test_the_maps_are_those_of_the_pass_in_the_order_asked_for():

@@ -8,7 +8,7 @@ import torch
 
 from cmkg.losses import regression_loss
 
-from .conftest import LAYERS, small_net
+from tests.conftest import LAYERS, small_net
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -53,9 +53,10 @@ def test_the_loop_in_the_readme(tmp_path, monkeypatch, batch):
     assert not torch.equal(before, target_student[2].weight)
 
 
-def test_the_tree_names_files_that_exist():
+def test_the_tree_names_what_exists():
     text = README.read_text()
-    tree = text[text.index("src/cmkg/\n") : text.index("tests/            ")]
-    source = README.parent / "src/cmkg"
+    tree = text[text.index("src/cmkg/\n") : text.index("## What it costs")]
     for name in re.findall(r"\b(\w+\.py)\b", tree):
-        assert list(source.rglob(name)), name
+        assert list((README.parent / "src/cmkg").rglob(name)), name
+    for name in re.findall(r"\b(\w+)/", tree):
+        assert list(README.parent.glob(f"**/{name}/")), name

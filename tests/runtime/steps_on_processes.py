@@ -1,7 +1,7 @@
 """k meta-steps on the processes of this job, from one global batch a step: theta and phi of the
 first process to a file.
 
-torchrun --nproc-per-node N tests/steps_on_processes.py OUT [batchnorm]
+torchrun --nproc-per-node N tests/runtime/steps_on_processes.py OUT [batchnorm]
 """
 
 import sys
@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from cmkg import FeatureTap, Prior, engine, meta_step
+from cmkg import FeatureTap, Prior, meta_step
+from cmkg.runtime.distributed import gradient_average, launch, rank, sum_over_ranks
+from cmkg.runtime.random import batch_indices
 
 
 def net(channels, seed, normalised):
@@ -29,14 +31,14 @@ def net(channels, seed, normalised):
 
 
 def main(out, normalised=""):
-    fabric = engine.launch("32-true", accelerator="cpu")
+    fabric = launch("32-true", accelerator="cpu")
     student, teacher = net(3, 0, normalised), net(1, 7, normalised)
     taps = FeatureTap(student, ["2", "5"]), FeatureTap(teacher, ["2", "5"])
     optimizer, prior = torch.optim.Adam(student.parameters(), 1e-3), Prior.constant(student)
     g = torch.Generator().manual_seed(3)
     x, depth, y = (torch.randn(s, generator=g) for s in ((64, 3, 8, 8), (64, 1, 8, 8), (64, 6)))
     for step in range(6):
-        rows = engine.batch_indices(0, step, 64, 16, fabric.global_rank, fabric.world_size)
+        rows = batch_indices(0, step, 64, 16, fabric.global_rank, fabric.world_size)
         losses = meta_step(
             student,
             taps[0],
@@ -50,10 +52,10 @@ def main(out, normalised=""):
             1e-2,
             1.0,
             attention_weight=1.0,
-            average=engine.averaged(fabric),
+            average=gradient_average(fabric),
         )
-    losses = {k: torch.tensor(v / fabric.world_size) for k, v in engine.summed(losses).items()}
-    if engine.rank() == 0:
+    losses = {k: torch.tensor(v / fabric.world_size) for k, v in sum_over_ranks(losses).items()}
+    if rank() == 0:
         save_file(
             {
                 **{f"theta/{n}": t.detach().clone() for n, t in student.named_parameters()},

@@ -1,5 +1,3 @@
-"""The paper's presets on made data, and several processes."""
-
 import json
 import re
 import subprocess
@@ -12,12 +10,10 @@ import pytest
 from safetensors.torch import load_file
 
 from cmkg.errors import InputError
-from cmkg.hands.augment import NONE
-from cmkg.hands.datasets.packed import Joined, Packed, pack
-from cmkg.hands.datasets.rendered import Rendered
-from cmkg.hands.scenes import SceneConfig
-from cmkg.recipes import paper, report
-from cmkg.recipes.common import conversion, fetch
+from cmkg.hands.datasets.packed import Packed
+from cmkg.hands.experiments import paper
+from cmkg.hands.network.augment import NONE
+from cmkg.hands.stages import distill, source, target, write_report
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +52,7 @@ def test_rows_run_alone_and_the_report_marks_the_others(some_rows):
     )
     settings = json.loads((out / "seed-0/stb/prior-l2/config.json").read_text())
     # from theta_0
-    assert settings["prior"].endswith("r18/act-att/prior_p2.safetensors")
+    assert settings["regulariser"]["prior"].endswith("r18/act-att/prior_p2.safetensors")
     assert not settings["start"]
 
 
@@ -66,31 +62,33 @@ def test_another_row_reuses_what_is_there(some_rows, capsys):
     paper.run(paper.Paper(preset="table3", rows=("stb/l2-1e-5",), **shared))
     assert before.items() <= {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}.items()
     assert (out / "seed-0/stb/l2-1e-5/result.json").exists()
-    report.run(report.Report(str(out)))
+    write_report.run(write_report.WriteReport(str(out)))
     with pytest.raises(InputError, match="expected the folder of a `cmkg run`"):
-        report.run(report.Report(str(out / "data")))
+        write_report.run(write_report.WriteReport(str(out / "data")))
 
 
 def test_the_plan_has_the_papers_values():
     config = paper.Paper()
-    for preset, rows in paper.ROWS.items():
-        plan = paper.all_stages(replace(config, preset=preset), list(rows), 0)
-        assert list(plan)[-1] == list(rows)[-1]
+    for preset, variants in paper.ROWS.items():
+        rows = [variant.stage for variant in variants]
+        plan = paper.all_stages(replace(config, preset=preset), rows, 0)
+        assert list(plan)[-1] == rows[-1]
         assert set(rows) <= set(plan)
-        for name, s in plan.items():
-            assert (s.batch, s.lr) == (32, 2.5e-4), name
-            assert s.augmentation is not NONE, name
-            assert s.epochs == (200 if name.endswith("/teacher") else 100)
-            if hasattr(s, "px"):
-                assert s.px == 256
-                assert s.backbone == ("resnet50" if name.startswith("r50") else "resnet18")
-                assert s.head == "pooled"
-            if hasattr(s, "exponents"):
-                assert s.attention_weight == (1e3 if name.endswith("act-att") else 0)
-            if hasattr(s, "extra"):
-                assert bool(s.extra) == ("-a/" in name)
+        for name, stage in plan.items():
+            assert (stage.optim.batch, stage.optim.lr) == (32, 2.5e-4), name
+            assert stage.augmentation is not NONE, name
+            assert stage.optim.epochs == (200 if name.endswith("/teacher") else 100)
+            if isinstance(stage, source.Source):
+                assert stage.net.px == 256
+                expected = "resnet50" if name.startswith("r50") else "resnet18"
+                assert stage.net.backbone == expected
+                assert stage.net.head == "pooled"
+            if isinstance(stage, distill.Distill):
+                assert stage.attention_weight == (1e3 if name.endswith("act-att") else 0)
+            if not isinstance(stage, target.Target):
+                assert bool(stage.source.extra) == ("-a/" in name)
     assert config.synthetic_count == 50_000
-    assert {k: v[1] for k, v in paper.TABLE_2.items()} == {
+    assert {v.stage: v.paper_epe_mm for v in paper.TABLE_2} == {
         "stb/none": 15.67,
         "stb/l1-1e-4": 11.41,
         "stb/l1-1e-6": 11.82,
@@ -112,29 +110,6 @@ def test_mistakes_are_one_sentence(tmp_path):
         paper.run(paper.Paper(out=str(tmp_path / "a")))
     with pytest.raises(InputError, match="no such folder; expected RHD_published_v2"):
         paper.run(paper.Paper(out=str(tmp_path / "a"), rhd=str(tmp_path / "none")))
-
-
-def test_a_joined_set_is_both_in_the_convention_of_the_first(tmp_path):
-    a, b = (
-        pack(Rendered(SceneConfig(px=24, seed=s), n), tmp_path / f"{s}", workers=1)
-        for s, n in ((1, 6), (2, 4))
-    )
-    joined = Joined(a, b)
-    batch = fetch(joined, np.array([7, 0, 9, 3]), 16, "cpu", ("rgb", "depth"))
-    first, second = (
-        fetch(a, [0, 3], 16, "cpu", ("rgb", "depth")),
-        fetch(b, [1, 3], 16, "cpu", ("rgb", "depth")),
-    )
-    assert len(joined) == 10
-    for key in ("rgb", "depth", "scale_mm"):
-        assert (batch[key][:2] == first[key]).all()
-        assert (batch[key][2:] == second[key]).all()
-    # on the picture, too, the joints move to where the other annotators would put them
-    for key in ("joints", "uv"):
-        wrist, M = second[key][:, :1].numpy(), conversion(b, a).numpy()
-        expected = wrist + np.einsum("ij,bjk->bik", M, second[key].numpy() - wrist)
-        assert (batch[key][:2] == first[key]).all()
-        np.testing.assert_allclose(batch[key][2:], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_two_processes_train_one_student(some_rows, tmp_path):

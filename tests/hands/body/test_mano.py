@@ -1,6 +1,3 @@
-"""MANO, on a small made file of its structure: Python 2's pickle, chumpy objects, an old sparse
-matrix."""
-
 import copyreg
 import pickle
 import sys
@@ -11,8 +8,9 @@ import pytest
 from scipy.sparse import csc_matrix
 
 from cmkg.errors import InputError
-from cmkg.hands import mano, scenes
-from cmkg.hands.mesh import anny_hand
+from cmkg.hands.body import mano
+from cmkg.hands.body.mesh import anny_hand
+from cmkg.hands.rendering import scenes, textures
 
 
 def stand_in(module, name):
@@ -204,7 +202,10 @@ def test_principal_components_and_the_papers_ranges(path, model):
         model["hands_mean"] + coefficients @ model["hands_components"][:3],
     )
     draws = [
-        (mano.sample_shape(scenes.stream("s", i)), mano.sample_pose(scenes.stream("p", i), hand))
+        (
+            mano.sample_shape(scenes.stream("s", i)),
+            mano.sample_mano_pose(scenes.stream("p", i), hand),
+        )
         for i in range(200)
     ]
     shapes = np.array([s for s, _ in draws])
@@ -218,8 +219,8 @@ def test_principal_components_and_the_papers_ranges(path, model):
 def test_it_renders_with_procedural_skin_and_with_scans(path, tmp_path):
     config = scenes.SceneConfig(px=48, mano=str(path))
     drawn = scenes.draw(config, [0, 1])
-    np.testing.assert_array_equal(drawn[1]["rgb"], scenes.draw(config, [1])[0]["rgb"])
-    assert all(d["mask"].sum() > 40 and (d["depth"] > 0).sum() > 40 for d in drawn)
+    np.testing.assert_array_equal(drawn[1].rgb, scenes.draw(config, [1])[0].rgb)
+    assert all(d.mask.sum() > 40 and (d.depth > 0).sum() > 40 for d in drawn)
     lines = [f"0 0 0 {i % 256} 10 200" for i in range(778)]
     header = (
         "ply\nformat ascii 1.0\nelement vertex {}\n"
@@ -228,15 +229,15 @@ def test_it_renders_with_procedural_skin_and_with_scans(path, tmp_path):
         + "end_header\n"
     )
     (tmp_path / "scan.ply").write_text(header.format(778) + "\n".join(lines) + "\n")
-    (texture,) = mano.load_textures(str(tmp_path))
+    (texture,) = textures.load_textures(str(tmp_path), 778)
     np.testing.assert_allclose(texture[5], (np.array([5, 10, 200]) / 255) ** 2.2)
     scanned = scenes.draw(scenes.SceneConfig(px=48, mano=str(path), textures=str(tmp_path)), [0])[0]
-    assert not np.array_equal(scanned["rgb"], drawn[0]["rgb"])
-    np.testing.assert_array_equal(scanned["joints_mm"], drawn[0]["joints_mm"])
+    assert not np.array_equal(scanned.rgb, drawn[0].rgb)
+    np.testing.assert_array_equal(scanned.joints_mm, drawn[0].joints_mm)
     (tmp_path / "scan.ply").write_text(header.format(5) + "\n".join(lines[:5]) + "\n")
-    mano.load_textures.cache_clear()
+    textures.load_textures.cache_clear()
     with pytest.raises(InputError, match="scan.ply: holds 5 vertices, expected the hand's 778"):
-        mano.load_textures(str(tmp_path))
+        textures.load_textures(str(tmp_path), 778)
 
 
 class Evil:

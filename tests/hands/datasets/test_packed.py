@@ -12,11 +12,18 @@ import pytest
 from scipy.io import savemat
 
 from cmkg.errors import InputError
-from cmkg.hands import geometry
-from cmkg.hands.datasets.packed import Packed, Shard, merge, pack, verify
-from cmkg.hands.datasets.real_hands import BLOCKS, RealHands
+from cmkg.hands.datasets.packed import (
+    JoinedSets,
+    Packed,
+    Shard,
+    merge_shards,
+    pack,
+    verify_checksums,
+)
+from cmkg.hands.datasets.real_hands import RealHands
 from cmkg.hands.datasets.rendered import Rendered
-from cmkg.hands.scenes import SceneConfig
+from cmkg.hands.rendering.scenes import SceneConfig
+from cmkg.hands.stages.fitting import Loader, convention_matrix
 
 HANDS = Rendered(SceneConfig(px=32, seed=3), count=40)
 
@@ -35,7 +42,7 @@ def test_a_pack_holds_what_the_dataset_yields(packed_folder):
     assert packed.meta["bone_mm"] == pytest.approx(
         np.linalg.norm(packed.joints_mm[:, 9] - packed.joints_mm[:, 10], axis=1).mean(), rel=1e-5
     )
-    assert "rendered" in verify(packed_folder)
+    verify_checksums(packed_folder)
 
 
 def test_several_processes_write_the_same_set(packed_folder, tmp_path):
@@ -50,7 +57,8 @@ def test_a_killed_pack_goes_on(tmp_path):
     code = (
         "from cmkg.hands.datasets.packed import pack; from cmkg.hands.datasets.rendered "
         "import Rendered; "
-        "from cmkg.hands.scenes import SceneConfig; pack(Rendered(SceneConfig(px=32), 400), "
+        "from cmkg.hands.rendering.scenes import SceneConfig; "
+        "pack(Rendered(SceneConfig(px=32), 400), "
         f"{str(tmp_path / 'set')!r}, 1)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
@@ -104,21 +112,21 @@ def test_a_changed_byte_is_found(packed_folder, tmp_path):
             f.write(b"\xff\x00\xff")
 
     with pytest.raises(InputError, match="depth.npy: its checksum"):
-        verify(broken(packed_folder, tmp_path, change))
+        verify_checksums(broken(packed_folder, tmp_path, change))
 
 
 def test_merged_shards_are_the_whole_set(packed_folder, tmp_path):
     for i in range(3):
         pack(Shard(HANDS, f"{i}/3"), tmp_path / f"{i}", workers=1)
-    whole = merge([tmp_path / n for n in "201"], tmp_path / "whole")
+    whole = merge_shards([tmp_path / n for n in "201"], tmp_path / "whole")
     assert whole.meta == json.loads((packed_folder / "meta.json").read_text())
     with pytest.raises(
         InputError, match="expected the shards 0/3 to 2/3, each once; found 0/3, 2/3"
     ):
-        merge([tmp_path / "0", tmp_path / "2"], tmp_path / "other")
+        merge_shards([tmp_path / "0", tmp_path / "2"], tmp_path / "other")
     pack(Shard(Rendered(SceneConfig(px=32, seed=4), 40), "1/3"), tmp_path / "stranger", workers=1)
     with pytest.raises(InputError, match="holds another set"):
-        merge([tmp_path / "0", tmp_path / "stranger", tmp_path / "2"], tmp_path / "other")
+        merge_shards([tmp_path / "0", tmp_path / "stranger", tmp_path / "2"], tmp_path / "other")
     with pytest.raises(InputError, match="--shard: expected i/n with 0 <= i < n <= 40, got '3/3'"):
         Shard(HANDS, "3/3")
     assert not (tmp_path / "other").exists()
@@ -129,7 +137,6 @@ def test_another_set_in_the_same_folder_is_refused(packed_folder):
         pack(Rendered(SceneConfig(px=32, seed=4), 40), packed_folder)
 
 
-# ---- real hands, in made data of the same layout -------------------------------------------------
 @pytest.fixture
 def photographs(tmp_path):
     rng, n = np.random.default_rng(0), 460
@@ -146,69 +153,31 @@ def photographs(tmp_path):
     return tmp_path, joints, cameras, boxes
 
 
-def test_real_hands_are_centimetres_left_and_cropped(photographs):
-    folder, joints, cameras, boxes = photographs
-    sample = RealHands(str(folder), "train").samples([2])[0]
-    back = sample.joints_mm @ sample.rotation  # out of the virtual camera
-    np.testing.assert_allclose(back, 10 * joints[2] * [-1, 1, 1], rtol=1e-5)
-    assert sample.mirrored
-    assert sample.rgb.shape == (80, 80, 3)
-    uv = geometry.project(sample.joints_mm, sample.K)
-    np.testing.assert_allclose(uv[9], [39.5, 39.5], atol=1e-6)
-
-
-def test_blocks_are_contiguous_and_do_not_overlap():
-    assert BLOCKS["train"] == (0, 360)
-    assert BLOCKS["test"] == (360, 460)
-    assert BLOCKS["fit"][1] == BLOCKS["validation"][0]
-    assert BLOCKS["validation"][1] == BLOCKS["train"][1]
-
-
-@pytest.mark.parametrize(
-    ("damage", "sentence"),
-    [
-        (
-            lambda f: (f / "images/00001.jpg").unlink(),
-            "images/00001.jpg: no such file; expected a picture",
-        ),
-        (
-            lambda f: (f / "images/00001.jpg").write_bytes(b"\xff\xd8 broken"),
-            "images/00001.jpg: expected",
-        ),
-        (lambda f: (f / "pose_gt.mat").unlink(), "pose_gt.mat: no such file"),
-        (
-            lambda f: (f / "pose_gt.mat").write_bytes(b"junk" * 99),
-            "pose_gt.mat: expected a MATLAB file",
-        ),
-        (
-            lambda f: savemat(f / "pose_gt.mat", {"other": np.zeros(3)}),
-            "pose_gt.mat: has no field 'pose_gt'",
-        ),
-        (
-            lambda f: savemat(f / "pose_gt.mat", {"pose_gt": np.zeros((460, 20, 3))}),
-            r"field 'pose_gt' has shape \(460, 20, 3\)",
-        ),
-        (
-            lambda f: savemat(f / "pose_gt.mat", {"pose_gt": np.full((460, 21, 3), np.nan)}),
-            "'pose_gt' holds a number that is not finite",
-        ),
-        (
-            lambda f: savemat(f / "pose_gt.mat", {"pose_gt": np.ones((100, 21, 3))}),
-            "params.mat: field 'cam_param' has shape",
-        ),
-        (
-            lambda f: savemat(f / "params.mat", {"cam_param": np.ones((460, 4))}),
-            "params.mat: has no field 'bbox'",
-        ),
-    ],
-)
-def test_bad_real_hands_are_one_sentence(photographs, damage, sentence):
-    damage(photographs[0])
-    with pytest.raises(InputError, match=sentence):
-        RealHands(str(photographs[0]), "train").samples([0, 1])
-
-
 def test_an_unreadable_image_leaves_no_half_pack(photographs, tmp_path):
     with pytest.raises(InputError, match="00003.jpg"):
         pack(RealHands(str(photographs[0]), "train", 32), tmp_path / "out" / "set", workers=1)
     assert not (tmp_path / "out" / "set").exists()
+
+
+def test_a_joined_set_is_both_in_the_convention_of_the_first(tmp_path):
+    a, b = (
+        pack(Rendered(SceneConfig(px=24, seed=s), n), tmp_path / f"{s}", workers=1)
+        for s, n in ((1, 6), (2, 4))
+    )
+    both = ("rgb", "depth")
+    joined = JoinedSets(a, b)
+    batch = Loader(joined, 16, "cpu", both).fetch(np.array([7, 0, 9, 3]))
+    first = Loader(a, 16, "cpu", both).fetch([0, 3])
+    second = Loader(b, 16, "cpu", both).fetch([1, 3])
+    assert len(joined) == 10
+    for key in ("rgb", "depth", "scale_mm"):
+        assert (getattr(batch, key)[:2] == getattr(first, key)).all()
+        assert (getattr(batch, key)[2:] == getattr(second, key)).all()
+    # on the picture, too, the joints move to where the other annotators would put them
+    matrix = convention_matrix(b, a).numpy()
+    for key in ("joints", "uv"):
+        found, own, other = (getattr(part, key).numpy() for part in (batch, first, second))
+        wrist = other[:, :1]
+        expected = wrist + np.einsum("ij,bjk->bik", matrix, other - wrist)
+        assert (found[:2] == own).all()
+        np.testing.assert_allclose(found[2:], expected, rtol=1e-5, atol=1e-6)

@@ -1,6 +1,3 @@
-"""Bad input: hundreds of malformations a dataset. Each ends in one sentence that names the file,
-never in a traceback, never in a half-written pack."""
-
 import json
 import pickle
 
@@ -14,13 +11,11 @@ from cmkg.hands.datasets.freihand import FreiHand
 from cmkg.hands.datasets.packed import pack
 from cmkg.hands.datasets.rhd import Rhd
 from cmkg.hands.datasets.stb import Stb
-
-from .test_public_datasets import clear
+from tests.hands.copies import clear
 
 CASES = 240
 
 
-# ---- damage: (name, function of (path, rng)) -----------------------------------------------------
 def cut(path, rng):
     data = path.read_bytes()
     path.write_bytes(data[: int(rng.integers(0, len(data) - 12))])
@@ -54,13 +49,19 @@ def picture_of(shape, dtype=np.uint8):
 
 
 PICTURES = [cut, junk, remove, folder_instead, picture_of((10, 10, 3)), picture_of((700, 20, 3))]
+
+
 PNGS = [
     flip,
     picture_of((320, 320, 4)),
     picture_of((320, 320, 3), np.uint16),
     picture_of((321, 320, 3)),
 ]
+
+
 FILES = [cut, junk, remove, folder_instead]
+
+
 BAD_VALUES = [np.nan, np.inf, -np.inf, "text", None, [], {}, [[1]], 1j, b"x", 10**400, object]
 
 

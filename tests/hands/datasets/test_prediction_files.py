@@ -1,0 +1,62 @@
+import json
+
+import numpy as np
+import pytest
+
+from cmkg.errors import InputError
+from cmkg.hands.datasets import prediction_files
+from cmkg.hands.datasets.packed import pack
+from cmkg.hands.datasets.rhd import Rhd
+
+
+@pytest.fixture(scope="module")
+def packed(made_sets, tmp_path_factory):
+    return pack(Rhd(str(made_sets["rhd"]), px=24), tmp_path_factory.mktemp("p") / "set", workers=1)
+
+
+@pytest.mark.parametrize("name", ["p.json", "p.npz"])
+def test_a_file_is_in_the_datasets_own_frame_and_comes_back(packed, made_sets, tmp_path, name):
+    true = np.asarray(packed.joints_mm, float)
+    theirs = prediction_files.to_dataset_frame(true, packed)
+    # sample 0 is a right hand, 1 a left one
+    for i, dataset in enumerate([Rhd(str(made_sets["rhd"]))] * 2):
+        np.testing.assert_allclose(theirs[i], dataset.frame(i).joints_mm, atol=1e-3)
+    prediction_files.write_predictions(tmp_path / name, theirs)
+    np.testing.assert_allclose(
+        prediction_files.from_dataset_frame(
+            prediction_files.read_predictions(tmp_path / name, len(packed)), packed
+        ),
+        true,
+        atol=1e-6,
+    )
+    if name == "p.json":
+        xyz, vertices = json.loads((tmp_path / name).read_text())
+        assert np.shape(xyz) == (8, 21, 3)
+        assert np.shape(vertices) == (8, 778, 3)
+        np.testing.assert_allclose(np.array(xyz)[1] * 1000, theirs[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.json", "[[], []]", "field 'xyz' has 0 entries, the packed set 8 samples"),
+        ("a.json", "{}", r"expected a list of two lists, \[xyz, vertices\]"),
+        ("a.json", "[[1", "expected JSON"),
+        (
+            "a.json",
+            json.dumps([[[[0, 0]] * 21] * 8, []]),
+            r"field 'xyz', entry 0 has shape \(21, 2\), expected \(21, 3\)",
+        ),
+        (
+            "a.json",
+            json.dumps([[[[0, 0, "x"]] * 21] * 8, []]),
+            "entry 0 holds something that is no number",
+        ),
+        ("a.npz", "junk", "expected a NumPy .npz file"),
+        ("a.txt", "", "ends in .json"),
+    ],
+)
+def test_bad_files_are_one_sentence(packed, tmp_path, name, content, sentence):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=sentence):
+        prediction_files.read_predictions(tmp_path / name, len(packed))

@@ -1,0 +1,99 @@
+"""What tests of stages share: a run in its smallest form, and commands."""
+
+import os
+import subprocess
+import sys
+
+from cmkg.runtime.runs import replace_settings
+
+SMALL = {"epochs": 1, "batch": 8, "precision": "32-true"}
+
+
+NET = {
+    "backbone": "resnet10",
+    "width": 0.125,
+    "px": 32,
+    "head": "integral",
+    "stem_stride": 2,
+    "heatmap_weight": 1000.0,
+}
+
+
+def settings(kind, **flat):
+    """Settings of a stage by their names on the command line."""
+    return replace_settings(kind() if isinstance(kind, type) else kind, **flat)
+
+
+def common(whole):
+    return {"data": str(whole / "data/source"), "test": str(whole / "data/source-test")}
+
+
+def stage_commands(whole, out):
+    """The four training stages as commands of some 30 to 60 steps."""
+    data = [
+        "--data",
+        f"{whole}/data/source",
+        "--test",
+        f"{whole}/data/source-test",
+        "--batch",
+        "4",
+        "--precision",
+        "32-true",
+    ]
+    net = ["--backbone", "resnet10", "--width", "0.125", "--px", "32"]
+    prior = ["--prior", f"{whole}/distill/prior_p2.safetensors", "--sigma", "0.1"]
+    return {
+        "teacher": ["teacher", *data, *net, "--epochs", "17", "--out", f"{out}/run"],
+        "student": ["student", *data, *net, "--epochs", "17", "--out", f"{out}/run"],
+        "distill": [
+            "distill",
+            *data,
+            "--student",
+            f"{whole}/student",
+            "--teacher",
+            f"{whole}/teacher",
+            "--epochs",
+            "13",
+            "--out",
+            f"{out}/run",
+        ],
+        "target": [
+            "target",
+            "--data",
+            f"{whole}/data/target",
+            "--test",
+            f"{whole}/data/target-test",
+            "--student",
+            f"{whole}/student",
+            "--source",
+            f"{whole}/data/source",
+            "--batch",
+            "4",
+            "--precision",
+            "32-true",
+            "--epochs",
+            "13",
+            *prior,
+            "--out",
+            f"{out}/run",
+        ],
+    }
+
+
+def cmkg(arguments, **environment):
+    code = "from cmkg.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"CMKG_CHECKPOINT_SECONDS": "0", "OMP_NUM_THREADS": "2"} | environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def says(arguments, **environment):
+    process = cmkg(arguments, **environment)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2, err
+    assert "Traceback" not in err, err
+    return err

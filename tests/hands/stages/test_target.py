@@ -1,0 +1,97 @@
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cmkg.errors import InputError
+from cmkg.hands.stages import source, target
+from tests.hands.runs import SMALL, common, settings
+
+
+def test_a_prior_of_another_network_is_refused(whole, tmp_path):
+    wide = settings(
+        source.STUDENT,
+        **common(whole) | SMALL,
+        backbone="resnet10",
+        width=0.25,
+        px=32,
+        out=str(tmp_path / "wide"),
+    )
+    source.run(wide)
+    config = settings(
+        target.Target,
+        data=f"{whole}/data/target",
+        test=f"{whole}/data/target-test",
+        student=str(tmp_path / "wide"),
+        out=str(tmp_path / "t"),
+        prior=f"{whole}/distill/prior_p2.safetensors",
+        sigma=1.0,
+        **SMALL,
+    )
+    with pytest.raises((InputError, ValueError), match="another network"):
+        target.run(config)
+
+
+def test_one_persons_scale_uses_no_label_of_a_test_frame(whole, tmp_path):
+    shutil.copytree(whole / "data/target-test", tmp_path / "bent")
+    joints = np.load(tmp_path / "bent/joints_mm.npy")
+    # annotators who place this joint elsewhere
+    joints[:, 10] = joints[:, 9] + 1.3 * (joints[:, 10] - joints[:, 9])
+    np.save(tmp_path / "bent/joints_mm.npy", joints)
+    predicted = {}
+    for scale in ("set", "frame"):
+        for name, test in (("as it is", whole / "data/target-test"), ("bent", tmp_path / "bent")):
+            out = tmp_path / f"{scale}-{name}"
+            target.run(
+                settings(
+                    target.Target,
+                    data=str(whole / "data/target"),
+                    test=str(test),
+                    out=str(out),
+                    student=str(whole / "student"),
+                    scale=scale,
+                    **SMALL,
+                )
+            )
+            arrays = np.load(out / "predictions.npz")
+            predicted[scale, name] = arrays["prediction"] * arrays["scale_mm"][:, None, None]
+    np.testing.assert_allclose(
+        predicted["set", "as it is"], predicted["set", "bent"], rtol=1e-4, atol=1e-3
+    )
+    assert (
+        np.abs(predicted["frame", "as it is"] / predicted["frame", "bent"] - 1 / 1.3).max() < 1e-3
+    )
+
+
+def test_alongside_joins_each_batch(whole, tmp_path):
+    out = tmp_path / "joined"
+    target.run(
+        settings(
+            target.Target,
+            data=str(whole / "data/target"),
+            test=str(whole / "data/target-test"),
+            out=str(out),
+            student=str(whole / "student"),
+            source=str(whole / "data/source"),
+            start=str(whole / "distill/distilled.safetensors"),
+            alongside=str(whole / "data/source"),
+            **SMALL,
+        )
+    )
+    alone = tmp_path / "alone"
+    target.run(
+        settings(
+            target.Target,
+            data=str(whole / "data/target"),
+            test=str(whole / "data/target-test"),
+            out=str(alone),
+            student=str(whole / "student"),
+            source=str(whole / "data/source"),
+            start=str(whole / "distill/distilled.safetensors"),
+            **SMALL,
+        )
+    )
+    a, b = (load_file(f / "target.safetensors") for f in (out, alone))
+    assert any(not torch.equal(a[n], b[n]) for n in a)

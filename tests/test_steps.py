@@ -1,0 +1,238 @@
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cmkg.errors import InputError
+from cmkg.features import FeatureTap
+from cmkg.losses import regression_loss
+from cmkg.meta import unrolled_gradient
+from cmkg.prior import Prior
+from cmkg.steps import distil_step, meta_step, supervised_step
+from tests.conftest import LAYERS, small_net
+
+from .test_prior import random_prior
+
+
+def one_meta_step(wrap=lambda net: net, context=None):
+    student, teacher = (small_net(c, s, torch.float32) for c, s in ((3, 0), (1, 7)))
+    taps = FeatureTap(student, LAYERS), FeatureTap(teacher, LAYERS)
+    prior = Prior.constant(student)
+    g = torch.Generator().manual_seed(3)
+    x, depth, y = (torch.randn(s, generator=g) for s in ((16, 3, 8, 8), (16, 1, 8, 8), (16, 6)))
+    more = {"context": context} if context else {}
+    for _ in range(3):
+        meta_step(
+            wrap(student),
+            taps[0],
+            teacher,
+            taps[1],
+            torch.optim.SGD(student.parameters(), 1e-3),
+            [prior],
+            x,
+            depth,
+            y,
+            1e-3,
+            1.0,
+            attention_weight=1.0,
+            **more,
+        )
+    return student, prior
+
+
+def test_the_meta_step_of_a_compiled_student_agrees():
+    compiled = {}
+
+    def wrap(net):
+        return compiled.setdefault(id(net), torch.compile(net, backend="aot_eager"))
+
+    (a, p), (b, q) = one_meta_step(), one_meta_step(wrap)
+    for t, u in zip(a.parameters(), b.parameters(), strict=False):
+        torch.testing.assert_close(t, u, rtol=1e-4, atol=1e-6)
+    for n, t in p.phi.items():
+        torch.testing.assert_close(t, q.phi[n], rtol=1e-3, atol=1e-6)
+
+
+def test_the_meta_step_in_bfloat16_agrees_and_keeps_phi_in_float32():
+    (a, p), (b, q) = (
+        one_meta_step(),
+        one_meta_step(context=lambda: torch.autocast("cpu", torch.bfloat16)),
+    )
+    for n, t in p.phi.items():
+        assert q.phi[n].dtype == torch.float32
+        assert F.cosine_similarity(t.flatten(), q.phi[n].flatten(), dim=0) > 0.98, n
+    for t, u in zip(a.parameters(), b.parameters(), strict=False):
+        assert u.dtype == torch.float32
+        torch.testing.assert_close(t, u, rtol=0.05, atol=5e-3)
+
+
+ALPHA = 0.003
+
+
+def parts(p, centred=False):
+    student, teacher = small_net(), small_net(channels=1, seed=7)
+    centre = dict(small_net(seed=2).named_parameters()) if centred else None
+    prior = random_prior(student, p, centre)
+    return student, FeatureTap(student, LAYERS), teacher, FeatureTap(teacher, LAYERS), prior
+
+
+def closed_form(student, tap, teacher, teacher_tap, prior, batch, **options):
+    """The step's own dG/dphi, read off phi with beta = 1 and a student that does not move."""
+    before = {n: t.clone() for n, t in prior.phi.items()}
+    x, x_superior, y = batch
+    meta_step(
+        student,
+        tap,
+        teacher,
+        teacher_tap,
+        torch.optim.SGD(student.parameters(), 0.0),
+        [prior],
+        x,
+        x_superior,
+        y,
+        alpha=ALPHA,
+        beta=1.0,
+        attention_weight=3.0,
+        **options,
+    )
+    return {n: before[n] - t for n, t in prior.phi.items()}
+
+
+def losses(student_tap, teacher, teacher_tap, batch):
+    """G and L_REG as functions of a callable net, in float64 throughout."""
+    x, x_superior, y = batch
+    if teacher is None:
+        return (lambda net: regression_loss(net(x), y),) * 2
+    teacher.eval()
+    teacher(x_superior)
+    maps = [m.detach() for m in teacher_tap.maps]
+
+    def unit(q):
+        a = q.square().sum(1).flatten(1)
+        return a / a.norm(dim=1, keepdim=True)
+
+    def G(net):
+        reg = regression_loss(net(x), y)
+        act = (student_tap.maps[-1] - maps[-1]).square().flatten(1).sum(1).mean()
+        att = sum(
+            (unit(s) - unit(t)).square().sum(1).mean()
+            for s, t in zip(student_tap.maps, maps, strict=False)
+        )
+        return reg + act + 3.0 * att
+
+    return (lambda net: regression_loss(net(x), y)), G
+
+
+def relative(a, b):
+    a, b = (torch.cat([t.flatten() for t in v.values()]) for v in (a, b))
+    return float((a - b).norm() / b.norm())
+
+
+def test_adams_inner_step_needs_adam(batch):
+    with pytest.raises(InputError, match="inner_optimizer 'rmsprop': expected sgd or adam"):
+        closed_form(*parts(2), batch, inner_optimizer="rmsprop")
+    with pytest.raises(InputError, match="expected Adam or AdamW for the student, got SGD"):
+        closed_form(*parts(2), batch, inner_optimizer="adam")
+
+
+def test_buffers_after_a_meta_step_are_those_of_its_first_pass_only(batch):
+    student, tap, teacher, teacher_tap, prior = parts(2)
+    once = copy.deepcopy(student)
+    once(batch[0])
+    closed_form(student, tap, teacher, teacher_tap, prior, batch)
+    for (name, a), b in zip(student.named_buffers(), once.buffers(), strict=False):
+        assert torch.equal(a, b), name
+
+
+def test_several_priors_learn_side_by_side_what_each_learns_alone(batch):
+    student, tap, teacher, teacher_tap, one = parts(1)
+    two = random_prior(student, 2)
+    alone = [copy.deepcopy(q) for q in (one, two)]
+    x, x_superior, y = batch
+
+    def step(priors):
+        return meta_step(
+            student,
+            tap,
+            teacher,
+            teacher_tap,
+            torch.optim.SGD(student.parameters(), 0.0),
+            priors,
+            x,
+            x_superior,
+            y,
+            0.01,
+            0.1,
+        )
+
+    step([one, two])
+    for q in alone:
+        step([q])
+    torch.testing.assert_close([one.phi, two.phi], [alone[0].phi, alone[1].phi])
+
+
+def test_a_loss_that_is_not_finite_is_one_sentence(batch):
+    from cmkg.errors import InputError
+
+    net, (x, _, y) = small_net(), batch
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(InputError, match="the regression loss is nan"):
+        supervised_step(net, torch.optim.SGD(net.parameters(), 0.1), x, y * float("nan"))
+    assert all(torch.equal(t, before[n]) for n, t in net.named_parameters())
+
+
+def test_distillation_moves_the_student_towards_the_teacher(batch):
+    """Each term of L_DIST alone falls when it alone counts."""
+    x, x_superior, y = batch
+    for term, weight in (("activation", 1e-9), ("attention", 1e4)):
+        student, tap, teacher, teacher_tap, _ = parts(2)
+        optimizer = torch.optim.Adam(student.parameters(), 0.01)
+
+        step = partial(
+            distil_step, student, tap, teacher, teacher_tap, optimizer, attention_weight=weight
+        )
+        losses = [step(x, x_superior, y)[term] for _ in range(60)]
+        assert losses[-1] < 0.6 * losses[0], term
+
+
+def test_a_prior_of_zero_changes_nothing(batch):
+    a, b, (x, _, y) = small_net(), small_net(), batch
+    supervised_step(a, torch.optim.Adam(a.parameters(), 0.01), x, y)
+    supervised_step(b, torch.optim.Adam(b.parameters(), 0.01), x, y, prior=Prior.constant(b, 0.0))
+    assert all(
+        torch.equal(p, q)
+        for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=False)
+    )
+
+
+def test_a_split_batch_moves_theta_on_both_halves_and_learns_phi_on_the_second(batch):
+    student, tap, teacher, teacher_tap, prior = parts(2)
+    moved, oracle = copy.deepcopy(student), copy.deepcopy(student)
+    first, second = (tuple(t[rows] for t in batch) for rows in (slice(0, 2), slice(2, 4)))
+    before = {n: t.clone() for n, t in prior.phi.items()}
+    meta_step(
+        moved,
+        FeatureTap(moved, LAYERS),
+        teacher,
+        teacher_tap,
+        torch.optim.SGD(moved.parameters(), 0.01),
+        [prior],
+        *first,
+        alpha=ALPHA,
+        beta=1.0,
+        attention_weight=3.0,
+        outer=second,
+    )
+    oracle_tap = FeatureTap(oracle, LAYERS)
+    inner = losses(oracle_tap, teacher, teacher_tap, first)[0]
+    outer = losses(oracle_tap, teacher, teacher_tap, second)[1]
+    exact = unrolled_gradient(oracle, Prior(before), inner, outer, ALPHA)
+    assert relative({n: before[n] - t for n, t in prior.phi.items()}, exact) < 1e-12
+    gradients = []
+    for half in (first, second):
+        G = losses(oracle_tap, teacher, teacher_tap, half)[1]
+        gradients.append(torch.autograd.grad(G(oracle), list(oracle.parameters())))
+    for t, start, a, b in zip(moved.parameters(), oracle.parameters(), *gradients, strict=False):
+        torch.testing.assert_close(t, start - 0.01 * (a + b) / 2)
