@@ -101,7 +101,7 @@ def difference(values: np.ndarray, reference: np.ndarray) -> Facts:
 
 
 def format_difference(difference: Mapping[str, Any] | None) -> str:
-    """ "-1.25 [-1.32, -1.20], -5%", or nothing."""
+    """As "-1.25 [-1.32, -1.20], -5%", or nothing."""
     if difference is None:
         return ""
     low, high = difference["interval"]
@@ -150,7 +150,7 @@ def write_study(out: Path) -> Facts:
 # ---- several small studies side by side ----------------------------------------------------------
 def format_cells(found: Mapping[str, Any]) -> str:
     """A row a row, a column a small study: EPE in mm over seeds, and the strength chosen."""
-    labels = {}
+    labels: dict[str, str] = {}
     for cell in found["cells"]:
         labels |= {row["name"]: row["label"] for row in [*cell["rows"], *cell["diverged"]]}
     names = [cell["target"] for cell in found["cells"]]

@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from cmkg.features import FeatureTap
-
 from tests.conftest import LAYERS, small_net
 
 

@@ -109,7 +109,7 @@ def test_two_checkpoint_prior_is_what_sgd_learns_to_first_order():
     prior.phi = {n: t.double() for n, t in prior.phi.items()}
     parameters, loss = list(net.parameters()), lambda: (net(x) - y).square().sum(1).mean()
     for _ in range(60):
-        gradients = torch.autograd.grad(loss(), parameters)
+        gradients = list(torch.autograd.grad(loss(), parameters))
         with preserve_weights(net, parameters):
             slope = inner_step_(prior.bind(net), parameters, gradients, prior, alpha)
             ahead = dict(

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from cmkg.losses import regression_loss
-
 from tests.conftest import LAYERS, small_net
 
 README = Path(__file__).parents[1] / "README.md"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from huggingface_hub import ModelHubMixin, hf_hub_download
 
@@ -40,7 +40,7 @@ class SharedPrior(ModelHubMixin, library_name="cmkg", tags=["cmkg"]):
         local_files_only: bool,
         token: str | bool | None,
         **_: Any,
-    ) -> Self:
+    ) -> SharedPrior:
         path = Path(model_id) / cls.FILE
         if not Path(model_id).is_dir():
             downloaded = hf_hub_download(

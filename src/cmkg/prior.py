@@ -12,7 +12,7 @@ import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -93,7 +93,7 @@ class Prior:
         centre: Tensors | None = None,
         granularity: str = "weight",
         **manifest: Any,
-    ) -> Self:
+    ) -> Prior:
         """phi_i = value: 0 to be learned, sigma for plain l1 and l2, with a centre L2-SP.
 
         Args:
@@ -126,7 +126,7 @@ class Prior:
     @classmethod
     def from_checkpoints(
         cls, theta_0: Tensors, theta_k: Tensors, beta: float, **manifest: Any
-    ) -> Self:
+    ) -> Prior:
         """phi = -beta (theta_K^2 - theta_0^2), of the weights of two checkpoints.
 
         This is what the meta-learned prior is to first order under SGD, where the sum over its
@@ -192,7 +192,7 @@ class Prior:
             )
         return self.scaled(rms / self.rms())
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> Prior:
         """Moves phi, its centre and its variance to the device; returns self."""
         self.phi = _to_device(self.phi, device)
         self.centre = self.centre and _to_device(self.centre, device)
@@ -376,7 +376,7 @@ class Prior:
         if self.noise is not None:
             self._note_noise(tied, beta)
 
-    def track_noise(self) -> Self:
+    def track_noise(self) -> Prior:
         """Keeps the spread of single steps while phi is learned; returns self.
 
         Two tensors like phi more, in `noise`, for a checkpoint. See `variance` and
@@ -460,7 +460,7 @@ class Prior:
         write_atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
 
     @classmethod
-    def load(cls, path: PathLike, device: torch.device | str = "cpu") -> Self:
+    def load(cls, path: PathLike, device: torch.device | str = "cpu") -> Prior:
         """Reads what `save` wrote.
 
         Raises:

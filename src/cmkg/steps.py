@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,6 @@ Loss = Callable[[Any, Any], Tensor]
 Distillation = Callable[[Sequence[Tensor], Sequence[Tensor]], dict[str, Tensor]]
 Average = Callable[[list[Tensor]], list[Tensor]]
 Gradients = dict[str, Tensor]
-InnerOptimizer = Literal["sgd", "adam"]
 
 
 def keep_gradients(gradients: list[Tensor]) -> list[Tensor]:
@@ -137,7 +136,7 @@ def teacher_maps(
 
 def _losses_at(
     student: nn.Module,
-    tap: FeatureTap,
+    tap: FeatureTap | None,
     x: Any,
     y: Any,
     maps: list[Tensor] | None,
@@ -149,7 +148,9 @@ def _losses_at(
     with context():
         prediction = call_model(student, x)
     losses = {"regression": loss(to_float32(prediction), y)}
-    return losses if maps is None else losses | distillation(tap.maps, maps)
+    if maps is None or tap is None:
+        return losses
+    return losses | distillation(tap.maps, maps)
 
 
 def distil_step(
@@ -200,9 +201,9 @@ def distil_step(
 
 def meta_step(
     student: nn.Module,
-    tap: FeatureTap,
+    tap: FeatureTap | None,
     teacher: nn.Module | None,
-    teacher_tap: FeatureTap,
+    teacher_tap: FeatureTap | None,
     optimizer: torch.optim.Optimizer,
     priors: Sequence[Prior],
     x: Any,
@@ -216,7 +217,7 @@ def meta_step(
     outer: tuple[Any, Any, Any] | None = None,
     unit_free: bool = False,
     inner_steps: int = 1,
-    inner_optimizer: InnerOptimizer = "sgd",
+    inner_optimizer: str = "sgd",
     context: Context = nullcontext,
     average: Average = keep_gradients,
 ) -> dict[str, float]:
@@ -231,7 +232,7 @@ def meta_step(
 
     Args:
         student, tap, teacher, teacher_tap, optimizer, x, x_superior, y: see `distil_step`. teacher
-            None: G = L_REG, the control without a teacher.
+            None: G = L_REG, the control without a teacher; it needs no taps.
         priors: whose phi is learned; theta's path does not depend on them.
         alpha: the inner step.
         beta: phi's step.
@@ -259,7 +260,7 @@ def meta_step(
     tensors: list[Tensor] = list(parameters.values())
 
     def maps_of(x_superior: Any) -> list[Tensor] | None:
-        if teacher is None:
+        if teacher is None or teacher_tap is None:
             return None
         return teacher_maps(teacher, teacher_tap, x_superior, context)
 
@@ -276,6 +277,7 @@ def meta_step(
         del parts["regression"]
         total = gradients_of(_sum(parts), parameters, average)
         torch._foreach_add_(list(total.values()), list(inner.values()))
+        assert tap is not None
         tap.clear()  # its maps hold the first pass's memory
     del parts
 

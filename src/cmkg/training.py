@@ -38,7 +38,7 @@ from .runtime.files import PathLike
 from .runtime.progress import Bar
 from .runtime.random import TorchRandomState
 from .runtime.runs import Losses, Run, State
-from .steps import InnerOptimizer, Loss, distil_step, meta_step, supervised_step, teacher_maps
+from .steps import Loss, distil_step, meta_step, supervised_step, teacher_maps
 
 Batches = Iterable[Any]
 
@@ -122,7 +122,7 @@ def learn_prior(
     beta: float = 1e-3,
     unit_free: bool = False,
     split: bool = False,
-    inner_optimizer: InnerOptimizer = "sgd",
+    inner_optimizer: str = "sgd",
     theta_0: nn.Module | None = None,
     fields: Fields = SOURCE_FIELDS,
     layers: Pairs | None = None,

@@ -38,7 +38,7 @@ def bone_scale(joints: Array) -> Array:
 
 
 def retarget_matrix(
-    from_lengths: Sequence[float], to_lengths: Sequence[float]
+    from_lengths: Sequence[float] | np.ndarray, to_lengths: Sequence[float] | np.ndarray
 ) -> Float[np.ndarray, "21 21"]:
     """The linear map on wrist-relative joints that gives bones another convention's mean length.
 

@@ -151,7 +151,7 @@ class Overall:
         self.done += self.work.pop(part, 0.0)
 
     def time_left(self) -> str:
-        """ ", about 12 min left for the whole run", or nothing while nothing is known."""
+        """As ", about 12 min left for the whole run"; nothing while nothing is known."""
         remaining = sum(self.work.values())
         if self.done == 0 or remaining == 0:
             return ""

@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -49,10 +49,7 @@ PACKAGES = (
     "opencv-python-headless",
 )
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Config = TypeVar("Config", bound="DataclassInstance")
+Config = TypeVar("Config")  # a dataclass of settings
 Losses = dict[str, float]
 Log = Callable[[Losses], None]
 
@@ -147,20 +144,22 @@ def replace_settings(config: Config, **changes: Any) -> Config:
     Raises:
         TypeError: there is no setting of such a name.
     """
-    own = {field.name for field in dataclasses.fields(config)}
+    whole: Any = config
+    own = {field.name for field in dataclasses.fields(whole)}
     direct = {name: value for name, value in changes.items() if name in own}
     inner = {name: value for name, value in changes.items() if name not in own}
     for group in own:
-        value = getattr(config, group)
+        value: Any = getattr(config, group)
         if not dataclasses.is_dataclass(value) or group in direct:
             continue
         names = {field.name for field in dataclasses.fields(value)}
         found = {name: inner.pop(name) for name in list(inner) if name in names}
         if found:
-            direct[group] = dataclasses.replace(value, **found)  # type: ignore[type-var]
+            direct[group] = dataclasses.replace(value, **found)
     if inner:
         raise TypeError(f"{type(config).__name__} has no setting {next(iter(inner))!r}")
-    return dataclasses.replace(config, **direct)
+    replaced: Config = dataclasses.replace(whole, **direct)
+    return replaced
 
 
 # ---- the lock ------------------------------------------------------------------------------------

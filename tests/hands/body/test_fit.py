@@ -59,11 +59,8 @@ def test_it_finds_where_annotators_put_a_joint(poses):
     angles[:, 21:] = 0
     offsets = torch.zeros(21, 3)
     offsets[[5, 9, 13, 17]] = 0.008 * torch.tensor(hand.palm_normal).float()
-    found = fit_hand(
-        hand,
-        1000 * annotated_joints(hand, shapes, angles.float(), offsets)
-        + torch.tensor([0, 0, 500.0]),
-    )
+    joints = 1000 * annotated_joints(hand, shapes, angles.float(), offsets)
+    found = fit_hand(hand, (joints + torch.tensor([0, 0, 500.0])).numpy())
     error = 1000 * (found.offsets - offsets.numpy())
     assert np.linalg.norm(error[[5, 9, 13, 17]], axis=1).max() < 5
     assert found.residual_mm.mean() < 2

@@ -23,6 +23,8 @@ def test_joints_are_wrist_relative_numbers_and_follow_the_convention(head):
             assert pose.heatmaps.shape == (2, 21, 4, 4)
 
 
-def test_an_unknown_head_is_one_sentence():
-    with pytest.raises(InputError, match="head is one of pooled, integral, got 'heat'"):
-        NetConfig(head="heat")
+def test_an_unknown_backbone_and_a_width_without_channels_are_one_sentence():
+    with pytest.raises(InputError, match="backbone is one of resnet10, .*, got 'vgg'"):
+        NetConfig(backbone="vgg")
+    with pytest.raises(InputError, match="width: expected at least 1/64"):
+        NetConfig(width=0.01)

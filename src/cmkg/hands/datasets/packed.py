@@ -242,7 +242,7 @@ def _prepare(dataset: Dataset, partial: Path, description: dict[str, Any]) -> Ar
     return arrays
 
 
-def _allocate_array(path: Path, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+def _allocate_array(path: Path, dtype: str, shape: tuple[int, ...]) -> np.memmap:
     """A new array on disk whose space is taken now: a full disk must fail here, not by SIGBUS."""
     array = open_memmap(path, "w+", dtype, shape)
     array.flush()

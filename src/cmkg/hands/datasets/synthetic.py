@@ -238,7 +238,7 @@ def _freihand_labels(drawn: Drawn) -> dict[str, np.ndarray]:
     return {
         "K": drawn.K,
         "xyz": xyz,
-        "scale": np.linalg.norm(xyz[9] - xyz[10]),
+        "scale": np.asarray(np.linalg.norm(xyz[9] - xyz[10])),
         "mano": np.zeros((1, 61)),
     }
 

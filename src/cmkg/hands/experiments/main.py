@@ -182,10 +182,10 @@ def run(config: Experiment) -> dict[str, Any] | None:
         path = out / "distill/prior_two_checkpoints.safetensors"
         on_first_rank(lambda: write_two_checkpoint_prior(out, path))
         score_untrained(config, out)
-        stage, folders = target_stage(config), Folders.of(out / "data", out)
+        shared = with_folders(target_stage(config), Folders.of(out / "data", out))
         for number, row in enumerate(rows, 1):
             say(f"target row {number} of {len(rows)}: {row.title}{overall.time_left()}")
-            settings = replace_settings(with_folders(stage, folders), lr=rate_of(config, row))
+            settings = replace_settings(shared, lr=rate_of(config, row))
             home = out / "target" / row.name
             errors = train_row(settings, row, home, blocks, config.seeds, config.expert.tries)
             overall.finish(row.name)

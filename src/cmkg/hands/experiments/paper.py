@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -24,6 +24,7 @@ from ...runtime.checks import expect_different_seeds, expect_from_zero, expect_p
 from ...runtime.distributed import Precision, launch, on_first_rank
 from ...runtime.files import write_json
 from ...runtime.progress import say
+from ...runtime.runs import replace_settings
 from ...steps import distil_step, meta_step, supervised_step
 from ..datasets.freihand import DOMAINS, FreiHand
 from ..datasets.packed import Shard, pack
@@ -197,7 +198,7 @@ class Paper:
 
 def preset_of(name: str) -> Paper:
     """The settings of a table or figure."""
-    return replace(Paper(), preset=name)
+    return replace_settings(Paper(), preset=name)
 
 
 PRESETS = {
@@ -260,7 +261,7 @@ def shrink(config: Paper) -> Paper:
         folders[name] = str(Path(out) / "made" / name)
         if name in needs:
             on_first_rank(partial(make_dataset, name, folders[name], 40))
-    return replace(
+    return replace_settings(
         config,
         out=out,
         synthetic_count=40,

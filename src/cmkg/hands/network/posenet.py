@@ -165,7 +165,7 @@ def pose_net(config: NetConfig, in_channels: int = 3, seed: int = 0) -> PoseNet:
         hidden_sizes=channels,
         depths=depths,
         layer_type=block,
-        out_features=list(STAGES),
+        out_features=list(STAGES),  # type: ignore[call-arg]
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -175,5 +175,5 @@ def pose_net(config: NetConfig, in_channels: int = 3, seed: int = 0) -> PoseNet:
         head = PooledHead(channels) if config.head == "pooled" else IntegralHead(channels)
         layers = [f"backbone.encoder.stages.{stage}" for stage in range(len(STAGES))]
         net = PoseNet(backbone, head, layers)
-    net.to(memory_format=torch.channels_last)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net

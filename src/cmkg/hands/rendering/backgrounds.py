@@ -36,7 +36,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 SKIN = np.array([220, 165, 135])
 SHORT_SIDE_PX = 512  # no larger than a crop can use
 
-Picture = Shaped[np.ndarray, "h w 3"]  # RGB, 0..255
+Picture = Shaped[np.ndarray, "_ _ 3"]  # RGB, 0..255
 Colour = tuple[float, ...]
 
 
@@ -76,7 +76,7 @@ def _read(path: Path) -> Picture:
 
 def photograph(rng: np.random.Generator, pictures: Sequence[Picture], px: int) -> Picture:
     """A px x px crop of a random picture: any size, quarter turn, mirror and tint."""
-    picture = pictures[rng.integers(len(pictures))]
+    picture = pictures[int(rng.integers(len(pictures)))]
     side = int(min(picture.shape[:2]) * rng.uniform(0.2, 1.0))
     y, x = (rng.integers(0, length - side + 1) for length in picture.shape[:2])
     crop = picture[y : y + side, x : x + side]

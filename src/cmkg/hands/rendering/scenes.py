@@ -331,7 +331,7 @@ def develop(
     image += cv2.resize(coarse * rng.standard_normal((px // 2, px // 2, 3), np.float32), (px, px))
     image = cv2.convertScaleAbs(np.maximum(image, 0))
     encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, camera.jpeg_quality])[1]
-    return cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
 
 
 def _blur_by_motion(rng: Generator, image: np.ndarray, px: int) -> np.ndarray:

@@ -39,7 +39,7 @@ def spread(values: Sequence[float]) -> Facts:
 
 
 def format_spread(spread: Mapping[str, Any], digits: int = 2) -> str:
-    """ "12.34 ± 0.05", or the mean alone of one seed."""
+    """As "12.34 ± 0.05", or the mean alone of one seed."""
     deviation = "" if spread["sd"] is None else f" ± {spread['sd']:.{digits}f}"
     return f"{spread['mean']:.{digits}f}{deviation}"
 

@@ -127,7 +127,7 @@ def format_tables(found: Mapping[str, Any]) -> str:
 
 
 def format_ours(row: Mapping[str, Any], key: str, digits: int) -> str:
-    """ "12.34 ± 0.05", or "not run"."""
+    """As "12.34 ± 0.05", or "not run"."""
     return format_spread(row["ours"][key], digits) if row["ours"] else "not run"
 
 

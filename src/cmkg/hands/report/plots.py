@@ -20,7 +20,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "cmkg",
     "font.family": "sans-serif",
@@ -37,7 +37,7 @@ GREY = "#555555"
 LINES = ("-", "--", ":", "-.")
 
 Rows = Sequence[Mapping[str, Any]]
-Picture = Shaped[np.ndarray, "h w 3"]
+Picture = Shaped[np.ndarray, "_ _ 3"]
 
 
 class PublishedCurve(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ...errors import InputError
 from ...runtime.files import PathLike, load_weights, read_json
@@ -31,7 +31,7 @@ def read_net_config(folder: PathLike) -> NetConfig:
     """
     path = Path(folder) / "config.json"
     held = read_json(path)
-    net = held.get("net") if isinstance(held, dict) else None
+    net: Any = held.get("net") if isinstance(held, dict) else None
     try:
         return NetConfig(**net)
     except TypeError:
