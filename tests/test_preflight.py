@@ -116,8 +116,8 @@ def test_the_verdict_on_distillation_is_the_constructions(kind, expected, reason
 
 
 def test_the_verdict_on_transfer_is_the_constructions():
-    assert verdict_on("shared")["verdicts"]["transfer"][0]
-    assert not verdict_on("shared", related=False)["verdicts"]["transfer"][0]
+    assert verdict_on("shared").verdicts["transfer"][0]
+    assert not verdict_on("shared", related=False).verdicts["transfer"][0]
 
 
 def test_a_prior_within_its_noise_is_not_recommended():

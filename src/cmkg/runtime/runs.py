@@ -150,7 +150,7 @@ def replace_settings(config: Config, **changes: Any) -> Config:
     inner = {name: value for name, value in changes.items() if name not in own}
     for group in own:
         value: Any = getattr(config, group)
-        if not dataclasses.is_dataclass(value) or group in direct:
+        if not hasattr(value, "__dataclass_fields__") or group in direct:
             continue
         names = {field.name for field in dataclasses.fields(value)}
         found = {name: inner.pop(name) for name in list(inner) if name in names}

@@ -83,14 +83,14 @@ def decode_depth(rgb: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "h w"]:
     return (rgb[..., 0].astype(np.uint16) + 256 * rgb[..., 1].astype(np.uint16)).astype(np.uint16)
 
 
-def to_camera(joints_mm: AnyJoints, camera: str) -> AnyJoints:
-    """Label joints in the camera's frame.
+def to_camera(points_mm: Float[np.ndarray, "*n 3"], camera: str) -> Float[np.ndarray, "*n 3"]:
+    """Labelled points in the camera's frame.
 
     BB labels are the left camera's, SK labels the depth camera's.
     """
     if camera == "SK_color":
-        return (joints_mm - SK_TRANSLATION_MM) @ SK_ROTATION  # R^T (X - t)
-    return joints_mm - np.array([BASELINE_MM if camera == "BB_right" else 0.0, 0.0, 0.0])
+        return (points_mm - SK_TRANSLATION_MM) @ SK_ROTATION  # R^T (X - t)
+    return points_mm - np.array([BASELINE_MM if camera == "BB_right" else 0.0, 0.0, 0.0])
 
 
 @lru_cache(maxsize=32)
