@@ -105,9 +105,10 @@ def run_here(arguments):
 
 
 def says(arguments):
-    """The one sentence with which a command ends; its exit code is 2."""
+    """What a command that ends with exit code 2 writes to standard error."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said), pytest.raises(SystemExit) as end:
         end_in_one_sentence(lambda: run_command(arguments))
     assert end.value.code == 2, said.getvalue()
-    return said.getvalue().splitlines()[-1]
+    assert "Traceback" not in said.getvalue()
+    return said.getvalue()

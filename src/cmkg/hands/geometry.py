@@ -11,6 +11,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
+from scipy.spatial.transform import Rotation
 
 from .skeleton import MIDDLE_MCP
 
@@ -59,9 +60,7 @@ def rotation_to_axis(direction: Float[np.ndarray, "3"]) -> Matrix:
     sine, cosine = np.linalg.norm(axis), d[2]
     if sine < 1e-9:
         return np.eye(3)
-    a = axis / sine
-    skew = np.array([[0, -a[2], a[1]], [a[2], 0, -a[0]], [-a[1], a[0], 0]])
-    return np.eye(3) + sine * skew + (1 - cosine) * skew @ skew
+    return Rotation.from_rotvec(axis / sine * np.arctan2(sine, cosine)).as_matrix()
 
 
 def virtual_camera(

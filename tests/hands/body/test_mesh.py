@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from cmkg.hands.body.kinematics import BonePoses, rotation_matrices, skin
 from cmkg.hands.body.mesh import ANGLES, anny_hand, pose_hand
 from cmkg.hands.skeleton import BONES
 
@@ -29,13 +30,11 @@ def test_our_skinning_is_annys():
     labels = list(hand.bones)
     rotation = torch.eye(4, dtype=model.dtype).repeat(1, model.bone_count, 1, 1)
     out0 = model(pose_parameters=rotation)
-    from cmkg.hands.body.mesh import axis_angle, skin
-
     bone, axis = (
         labels.index("finger3-1.R"),
         np.array([0.3, 0.9, 0.1]) / np.linalg.norm([0.3, 0.9, 0.1]),
     )
-    turn = axis_angle(axis, np.array(0.7))
+    turn = rotation_matrices(0.7 * axis)
     delta = rotation.clone()
     delta[0, model.bone_labels.index("finger3-1.R"), :3, :3] = torch.as_tensor(turn)
     moved = (
@@ -46,7 +45,9 @@ def test_our_skinning_is_annys():
     R, t = np.tile(np.eye(3), (len(labels), 1, 1)), np.zeros((len(labels), 3))
     for b in (bone, bone + 1, bone + 2):
         R[b], t[b] = turn, hand.joints[bone] - turn @ hand.joints[bone]
-    ours = np.linalg.norm(skin(hand.template, hand.weights, R, t) - hand.template, axis=1)
+    ours = np.linalg.norm(
+        skin(hand.template, hand.weights, BonePoses(R, t)) - hand.template, axis=1
+    )
     assert np.sort(ours)[-50:].mean() == pytest.approx(
         np.sort(kept)[-50:].mean(), rel=0.1
     )  # the mean person is not Anny's default

@@ -7,7 +7,6 @@ descent on all frames at once. Look-alikes of a target are drawn from it (render
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..skeleton import TIPS, WRIST
-from .mesh import LIMITS_DEG, Hand
+from .kinematics import rotation_matrices
+from .mesh import LIMITS_DEG, Hand, pose_bones
 
 PALM = (0, 5, 9, 13, 17)
 STEPS, RATE = 400, 0.05
@@ -43,63 +43,6 @@ class Fit:
     residual_mm: Float[np.ndarray, " n"]
 
 
-class PosedBatch(NamedTuple):
-    """World transforms of all bones, and joints, of N hands; metres."""
-
-    R: Float[Tensor, "n j 3 3"]
-    t: Float[Tensor, "n j 3"]
-    joints: Float[Tensor, "n 21 3"]
-
-
-def pose_bones_batch(
-    hand: Hand, shape: Float[Tensor, "n s"], angles_deg: Float[Tensor, "n 23"]
-) -> PosedBatch:
-    """mesh.pose_bones for whole batches, differentiable."""
-
-    def as_tensor(array: np.ndarray) -> Tensor:
-        return torch.as_tensor(np.asarray(array), dtype=shape.dtype)
-
-    directions = as_tensor(hand.joint_directions)
-    heads = as_tensor(hand.joints) + torch.einsum("ns,sjk->njk", shape, directions)
-    local = bone_rotations_batch(hand, angles_deg)
-    shift = heads - torch.einsum("njab,njb->nja", local, heads)  # a bone turns about its head
-    R, t = [local[:, 0]], [shift[:, 0]]
-    for bone, parent in enumerate(hand.parents[1:], 1):
-        R.append(R[parent] @ local[:, bone])
-        t.append(torch.einsum("nab,nb->na", R[parent], shift[:, bone]) + t[parent])
-    turned, moved = torch.stack(R, 1), torch.stack(t, 1)
-    template, tip_directions, weights = map(as_tensor, hand.tips)
-    rest = template + torch.einsum("ns,svk->nvk", shape, tip_directions)
-    ends = torch.einsum("vj,njab,nvb->nva", weights, turned, rest)
-    ends = ends + torch.einsum("vj,nja->nva", weights, moved)
-    joints = shape.new_zeros(len(shape), 21, 3)
-    inner, bones = list(hand.bone_of_joint), list(hand.bone_of_joint.values())
-    at_heads = torch.einsum("njab,njb->nja", turned[:, bones], heads[:, bones])
-    joints[:, inner] = at_heads + moved[:, bones]
-    joints[:, list(TIPS)] = ends.view(len(shape), 5, -1, 3).mean(2)
-    return PosedBatch(turned, moved, joints)
-
-
-def bone_rotations_batch(hand: Hand, angles_deg: Float[Tensor, "n 23"]) -> Float[Tensor, "n j 3 3"]:
-    """mesh.bone_rotations for batches."""
-    bones, axes, resting = hand.anatomy
-    angle = torch.deg2rad(angles_deg) - torch.as_tensor(resting, dtype=angles_deg.dtype)
-    turns = rotation_matrix(angle[..., None] * torch.as_tensor(axes, dtype=angles_deg.dtype))
-    still = torch.eye(3, dtype=angles_deg.dtype).expand(len(angles_deg), 3, 3)
-    local = [still] * len(hand.bones)
-    for i, bone in enumerate(bones):
-        local[bone] = local[bone] @ turns[:, i]
-    return torch.stack(local, 1)
-
-
-def rotation_matrix(turn: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3 3"]:
-    """Rotations of axis times angle, in radians."""
-    x, y, z = turn.unbind(-1)
-    o = torch.zeros_like(x)
-    skew = torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).view(*turn.shape, 3)
-    return torch.linalg.matrix_exp(skew)
-
-
 def bone_of_each_joint(hand: Hand) -> list[int]:
     """The bone in whose frame a joint's offset is given: its own, for a tip the finger's last."""
     return [hand.bone_of_joint[joint - 1 if joint in TIPS else joint] for joint in range(21)]
@@ -112,8 +55,8 @@ def annotated_joints(
     offsets: Float[Tensor, "21 3"],
 ) -> Float[Tensor, "n 21 3"]:
     """Joints as the annotators would place them, metres, the hand's own wrist at the origin."""
-    R, _, joints = pose_bones_batch(hand, shape, angles_deg)
-    moved = joints + torch.einsum("njab,jb->nja", R[:, bone_of_each_joint(hand)], offsets)
+    bones, joints = pose_bones(hand, shape, angles_deg)
+    moved = joints + torch.einsum("njab,jb->nja", bones.R[:, bone_of_each_joint(hand)], offsets)
     return moved - joints[:, WRIST : WRIST + 1]
 
 
@@ -147,7 +90,7 @@ def fit_hand(hand: Hand, joints_mm: Float[np.ndarray, "n 21 3"], steps: int = ST
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps)
     for _ in range(steps):
         angles = STRAIGHT_WRIST * (low + (high - low) * free["bend"].sigmoid())
-        R = rotation_matrix(free["turn"]) @ start
+        R = rotation_matrices(free["turn"]) @ start
         joints = annotated_joints(hand, free["shape"], angles, free["offsets"]) @ R.mT
         apart = 1000 * (joints + free["place"][:, None] - target)
         distances = (apart**2).sum((1, 2)).mean()

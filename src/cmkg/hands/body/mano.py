@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,7 +17,8 @@ from jaxtyping import Float, Int
 from ...errors import InputError
 from ..datasets.reading import as_numbers
 from ..datasets.unpickle import NUMPY, PYTHON_2, Foreign, read_pickle, stand_in
-from .mesh import Posed, axis_angle, skin
+from .kinematics import chain_bones, rotation_matrices, skin
+from .mesh import Posed
 
 V, J = 778, 16  # vertices; joints: wrist, index x3, middle x3, little x3, ring x3, thumb x3
 TIP_VERTICES = (744, 320, 443, 555, 672)  # thumb, index, middle, ring, little
@@ -122,13 +123,6 @@ def load_mano(path: str | Path) -> Mano:
     )
 
 
-class _Skeleton(NamedTuple):
-    R: np.ndarray
-    t: np.ndarray
-    joints: np.ndarray
-    rest: np.ndarray  # the vertices at rest, with both blend shapes
-
-
 @dataclass(frozen=True, eq=False)
 class Mano:
     """A right hand of 778 vertices and 16 joints; metres. parents is -1 for the root."""
@@ -154,23 +148,15 @@ class Mano:
             shape: coefficients.
             pose: axis-angle of the 15 finger joints.
         """
-        R, t, joints, rest = self._skeleton(shape, pose)
-        vertices = skin(rest, self.weights, R, t)
+        shaped = self.template + self.shape_directions @ shape
+        heads = self.regressor @ shaped
+        turns = np.concatenate([np.eye(3)[None], rotation_matrices(pose.reshape(-1, 3))])
+        bones = chain_bones(turns, heads, self.parents)
+        joints = (bones.R @ heads[..., None])[..., 0] + bones.t
+        rest = shaped + self.pose_directions @ (turns[1:] - np.eye(3)).ravel()
+        vertices = skin(rest, self.weights, bones)
         joints = np.concatenate([joints, vertices[list(TIP_VERTICES)]])[TO_OUR_ORDER]
         return Posed(vertices - joints[0], joints - joints[0])
-
-    def _skeleton(self, shape: np.ndarray, pose: np.ndarray) -> _Skeleton:
-        shaped = self.template + self.shape_directions @ shape
-        at = self.regressor @ shaped
-        turns = np.concatenate([np.eye(3)[None], rotations_of(pose)])
-        rest = shaped + self.pose_directions @ (turns[1:] - np.eye(3)).ravel()
-        R, place = [turns[0]], [at[0]]
-        for joint in range(1, J):
-            parent = self.parents[joint]
-            R.append(R[parent] @ turns[joint])
-            place.append(place[parent] + R[parent] @ (at[joint] - at[parent]))
-        turned, joints = np.stack(R), np.stack(place)
-        return _Skeleton(turned, joints - np.einsum("jab,jb->ja", turned, at), joints, rest)
 
     # ---- what scenes ask of a hand ---------------------------------------------------------------
     @cached_property
@@ -196,13 +182,6 @@ class Mano:
         """Metres of each vertex from the wrist towards the elbow."""
         wrist, up = self.rest_joints[0], self.rest_joints[9] - self.rest_joints[0]
         return -(self.template - wrist) @ up / np.linalg.norm(up)
-
-
-def rotations_of(pose: Float[np.ndarray, "45"]) -> Float[np.ndarray, "15 3 3"]:
-    """Rotations of axis-angle vectors; a zero vector is no turn."""
-    vectors = np.asarray(pose, float).reshape(-1, 3)
-    angles = np.linalg.norm(vectors, axis=1)
-    return axis_angle(vectors / np.maximum(angles, 1e-12)[:, None], angles)
 
 
 def sample_shape(rng: np.random.Generator) -> Float[np.ndarray, "10"]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from ..skeleton import FINGERS, TIPS
+from .kinematics import BonePoses, as_like, chain_bones, namespace, rotation_matrices, skin
 
 Vector = Float[np.ndarray, "3"]
 # Joint angles in degrees, 0 = straight: (name, lowest, highest). Flexion is positive towards the
@@ -51,11 +52,10 @@ class Posed(NamedTuple):
 
 
 class PosedBones(NamedTuple):
-    """World transforms x -> R x + t of all bones, and the joints (21, 3), metres."""
+    """World transforms of all bones, and joints; metres."""
 
-    R: Float[np.ndarray, "j 3 3"]
-    t: Float[np.ndarray, "j 3"]
-    joints: Float[np.ndarray, "21 3"]
+    bones: BonePoses
+    joints: Float[Any, "*n 21 3"]
 
 
 class Anatomy(NamedTuple):
@@ -213,68 +213,49 @@ def _thumb_and_wrist_rows(hand: Hand) -> list[Row]:
 
 
 # ---- posing --------------------------------------------------------------------------------------
-def axis_angle(axis: np.ndarray | tuple[float, ...], angle: np.ndarray | float) -> np.ndarray:
-    """Rotations (N, 3, 3) or (3, 3) by `angle` (N,) radians about unit axes (N, 3) or (3,).
-
-    Rodrigues' formula.
-    """
-    x, y, z = np.asarray(axis, float).T
-    o = np.zeros_like(x)
-    skew = np.stack([o, -z, y, z, o, -x, -y, x, o], -1).reshape(*np.shape(x), 3, 3)
-    sine, cosine = np.sin(angle)[..., None, None], np.cos(angle)[..., None, None]
-    return np.eye(3) + sine * skew + (1 - cosine) * skew @ skew
-
-
-def bone_rotations(hand: Hand, angles_deg: Float[np.ndarray, "23"]) -> Float[np.ndarray, "j 3 3"]:
+def bone_rotations(hand: Hand, angles_deg: Float[Any, "*n 23"]) -> Float[Any, "*n j 3 3"]:
     """Local rotations of all bones for the angles of ANGLES, in the template's axes."""
     bones, axes, resting = hand.anatomy
-    rotations = np.tile(np.eye(3), (len(hand.bones), 1, 1))
-    for bone, turn in zip(bones, axis_angle(axes, np.deg2rad(angles_deg) - resting), strict=True):
-        rotations[bone] = rotations[bone] @ turn
-    return rotations
+    angles = angles_deg * (np.pi / 180) - as_like(resting, angles_deg)
+    turns = rotation_matrices(angles[..., None] * as_like(axes, angles_deg))
+    xp = namespace(angles_deg)
+    still = xp.broadcast_to(as_like(np.eye(3), angles_deg), (*angles_deg.shape[:-1], 3, 3))
+    rotations = [still] * len(hand.bones)
+    for row, bone in enumerate(bones):
+        rotations[bone] = rotations[bone] @ turns[..., row, :, :]
+    return xp.stack(rotations, -3)
 
 
 def pose_bones(
-    hand: Hand, shape: Float[np.ndarray, " s"], angles_deg: Float[np.ndarray, "23"]
+    hand: Hand, shape: Float[Any, "*n s"], angles_deg: Float[Any, "*n 23"]
 ) -> PosedBones:
-    """The bones and joints of a hand, without its vertices."""
-    heads = hand.joints + np.tensordot(shape, hand.joint_directions, 1)
-    local = np.tile(np.eye(4), (len(heads), 1, 1))
-    local[:, :3, :3] = bone_rotations(hand, angles_deg)
-    # A bone turns about its head.
-    local[:, :3, 3] = heads - np.einsum("bij,bj->bi", local[:, :3, :3], heads)
-    world = [local[0]]
-    for turn, parent in zip(local[1:], hand.parents[1:], strict=True):
-        world.append(world[parent] @ turn)
-    stacked = np.stack(world)
-    R, t = stacked[:, :3, :3], stacked[:, :3, 3]
-    joints = np.empty((21, 3))
-    inner, bones = list(hand.bone_of_joint), list(hand.bone_of_joint.values())
-    joints[inner] = np.einsum("bij,bj->bi", R[bones], heads[bones]) + t[bones]
+    """The bones and joints of hands, without their vertices; arrays or tensors."""
+    xp = namespace(shape)
+
+    def shaped(mean: np.ndarray, directions: np.ndarray) -> Any:
+        offsets = xp.einsum("...s,svk->...vk", shape, as_like(directions, shape))
+        return as_like(mean, shape) + offsets
+
+    heads = shaped(hand.joints, hand.joint_directions)
+    bones = chain_bones(bone_rotations(hand, angles_deg), heads, hand.parents)
+    inner = list(hand.bone_of_joint.values())
+    R, t = bones.R[..., inner, :, :], bones.t[..., inner, :]
+    at_heads = (R @ heads[..., inner, :][..., None])[..., 0] + t
     template, directions, weights = hand.tips
-    ends = skin(template + np.tensordot(shape, directions, 1), weights, R, t)
-    joints[list(TIPS)] = ends.reshape(5, -1, 3).mean(1)
-    return PosedBones(R, t, joints)
+    ends = skin(shaped(template, directions), as_like(weights, shape), bones)
+    tips = ends.reshape(*shape.shape[:-1], 5, -1, 3).mean(-2)
+    order = np.argsort([*hand.bone_of_joint, *TIPS])
+    joints = xp.concatenate([at_heads, tips], -2)[..., order, :]
+    return PosedBones(bones, joints)
 
 
 def pose_hand(
     hand: Hand, shape: Float[np.ndarray, " s"], angles_deg: Float[np.ndarray, "23"]
 ) -> Posed:
     """Vertices and joints, wrist at the origin, forearm at rest; linear blend skinning."""
-    R, t, joints = pose_bones(hand, shape, angles_deg)
+    bones, joints = pose_bones(hand, shape, angles_deg)
     rest = hand.template + np.tensordot(shape, hand.shape_directions, 1)
-    return Posed(skin(rest, hand.weights, R, t) - joints[0], joints - joints[0])
-
-
-def skin(
-    rest: Float[np.ndarray, "v 3"],
-    weights: Float[np.ndarray, "v j"],
-    R: Float[np.ndarray, "j 3 3"],
-    t: Float[np.ndarray, "j 3"],
-) -> Float[np.ndarray, "v 3"]:
-    """Linear blend skinning: the sum over bones of weight * (R v + t)."""
-    blended = weights @ np.concatenate([R.reshape(-1, 9), t], 1)
-    return np.einsum("vij,vj->vi", blended[:, :9].reshape(-1, 3, 3), rest) + blended[:, 9:]
+    return Posed(skin(rest, hand.weights, bones) - joints[0], joints - joints[0])
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..rendering.backgrounds import digest_of_photographs
 from ..rendering.scenes import SceneConfig, draw
 from .sample import Sample
 
@@ -42,5 +43,6 @@ class Rendered:
             "count": self.count,
             "first": self.first,
             "with_depth": self.with_depth,
+            "photographs": digest_of_photographs(self.config.backgrounds),
         }
         return facts | asdict(self.config)

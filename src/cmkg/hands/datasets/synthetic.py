@@ -247,4 +247,4 @@ def _behind(seed: int, number: int, domain: int, green: bool) -> Float[np.ndarra
     if green:
         return np.full((224, 224, 3), GREEN, np.float32)
     rng = stream("behind", seed, number, domain)
-    return background(rng, photographs(None), 224).astype(np.float32)
+    return background(rng, photographs(), 224).astype(np.float32)

@@ -112,8 +112,8 @@ class Experiment:
     views_deg: float = 90.0
     """Largest angle between palm and camera in the source."""
     backgrounds: str = ""
-    """Folder of photographs for backgrounds; empty = those inside installed libraries, and
-    generated clutter."""
+    """Folder of photographs for backgrounds; empty = those that ship with cmkg, and generated
+    clutter."""
     wide_count: int = 0
     """Hands of the wide rendering (`cmkg render --wide`) that the recipe trains the source student
     on first; 0 leaves that out."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +14,7 @@ from jaxtyping import Float, Shaped
 
 from ...errors import InputError
 
-PACKAGED = {
-    "skimage": (
-        "data/astronaut.png",
-        "data/chelsea.png",
-        "data/coffee.png",
-        "data/rocket.jpg",
-        "data/brick.png",
-        "data/grass.png",
-        "data/gravel.png",
-        "data/motorcycle_left.png",
-        "data/color.png",
-        "data/hubble_deep_field.jpg",
-        "data/clock_motion.png",
-        "data/ihc.png",
-    ),
-    "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
-    "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
-}
+OWN = Path(__file__).with_name("photographs")  # SOURCES.txt there says whose they are
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 SKIN = np.array([220, 165, 135])
 SHORT_SIDE_PX = 512  # no larger than a crop can use
@@ -41,25 +24,28 @@ Colour = tuple[float, ...]
 
 
 @lru_cache(maxsize=4)
-def photographs(folder: str | None = None) -> list[Picture]:
-    """The user's photographs in `folder`, or those that ship inside installed libraries.
+def photographs(folder: str = "") -> list[Picture]:
+    """The user's photographs in `folder`, or those that ship with cmkg.
 
     Raises:
         InputError: the folder has none, or one cannot be read.
     """
-    if folder:
-        paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not paths:
-            raise InputError(
-                f"{folder}: expected photographs (*.jpg, *.png, *.webp) for backgrounds, found none"
-            )
-        return [_read(path) for path in paths]
-    paths = []
-    for package, files in PACKAGED.items():
-        spec = find_spec(package)
-        if spec is not None and spec.origin is not None:
-            paths += [Path(spec.origin).parent / file for file in files]
-    return [_read(path) for path in paths if path.exists()]
+    root = Path(folder) if folder else OWN
+    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise InputError(
+            f"{root}: expected photographs (*.jpg, *.png, *.webp) for backgrounds, found none"
+        )
+    return [_read(path) for path in paths]
+
+
+def digest_of_photographs(folder: str = "") -> str:
+    """A fingerprint of the pictures as they are used: other files, other rendered sets."""
+    digest = hashlib.sha256()
+    for picture in photographs(folder):
+        digest.update(repr(picture.shape).encode())
+        digest.update(np.ascontiguousarray(picture).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _read(path: Path) -> Picture:

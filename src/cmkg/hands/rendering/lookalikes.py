@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import Float, Shaped
+from scipy.spatial.transform import Rotation
 
 from ...errors import InputError
 from ...runtime.checks import expect_from_zero, expect_positive, expect_share
@@ -26,7 +27,6 @@ from ..body.mesh import (
     LIMITS_DEG,
     Hand,
     anny_hand,
-    axis_angle,
     bone_rotations,
     pose_bones,
     pose_hand,
@@ -34,7 +34,7 @@ from ..body.mesh import (
 from ..body.poses import collides, sample_angles
 from ..datasets.packed import Packed
 from ..datasets.sample import Sample
-from .backgrounds import background, photographs
+from .backgrounds import background, digest_of_photographs, photographs
 from .scenes import (
     Scene,
     photograph_scenes,
@@ -112,6 +112,7 @@ class LookAlikes:
             "frames": list(self.frames),
             "px": self.px,
             "margin": self.margin,
+            "photographs": digest_of_photographs(),
         }
         return facts | asdict(self.config)
 
@@ -183,9 +184,9 @@ def _sample_turn(
     """Template -> camera of a hand with a straight wrist: the frame's, a little turned, or any."""
     if free:
         return sample_orientation(rng, anny_hand(), config.views_deg)
-    x, y, z = np.deg2rad(rng.normal(0, config.turn_deg, 3))
-    turn = axis_angle((0, 0, 1), z) @ axis_angle((1, 0, 0), x) @ axis_angle((0, 1, 0), y)
-    return turn @ fit.rotation[frame]
+    x, y, z = rng.normal(0, config.turn_deg, 3)
+    turn = Rotation.from_euler("ZXY", [z, x, y], degrees=True)
+    return turn.as_matrix() @ fit.rotation[frame]
 
 
 def lookalike_scene(lookalikes: LookAlikes, index: int) -> Scene:
@@ -224,5 +225,5 @@ def annotators_offsets(
     offsets: Float[np.ndarray, "21 3"],
 ) -> Float[np.ndarray, "21 3"]:
     """How far the annotators put each joint from the hand's, metres, in the template's frame."""
-    R = pose_bones(hand, shape, angles).R
+    R = pose_bones(hand, shape, angles).bones.R
     return np.einsum("jab,jb->ja", R[bone_of_each_joint(hand)], offsets)

@@ -13,11 +13,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
+from scipy.spatial.transform import Rotation
 
 from .. import geometry
 from ..body.mano import Mano, load_mano, sample_mano_pose
 from ..body.mano import sample_shape as sample_mano_shape
-from ..body.mesh import Hand, anny_hand, axis_angle
+from ..body.mesh import Hand, anny_hand
 from ..body.poses import sample_free_angles
 from .backgrounds import background, photographs
 from .rasterizer import Look, renderer_of
@@ -84,7 +85,7 @@ class SceneConfig:
     noisy_depth: bool = True
     """Depth with a sensor's noise and holes."""
     backgrounds: str = ""
-    """Folder of photographs; empty = those inside installed libraries, and generated clutter."""
+    """Folder of photographs; empty = those that ship with cmkg, and generated clutter."""
     mano: str = ""
     """MANO_RIGHT.pkl, or its folder; empty = the open hand that ships with cmkg."""
     textures: str = ""
@@ -212,9 +213,8 @@ def upright(hand: AnyHand) -> Matrix:
 
 def orientation(hand: AnyHand, yaw_deg: float, pitch_deg: float, roll_deg: float) -> Matrix:
     """Template -> camera: 0, 0, 0 shows the palm, fingers up; yaw 180 the back."""
-    yaw, pitch, roll = np.deg2rad([yaw_deg, pitch_deg, roll_deg])
-    turn = axis_angle((0, 0, 1), roll) @ axis_angle((1, 0, 0), pitch)
-    return turn @ axis_angle((0, 1, 0), yaw) @ upright(hand)
+    turn = Rotation.from_euler("ZXY", [roll_deg, pitch_deg, yaw_deg], degrees=True)
+    return turn.as_matrix() @ upright(hand)
 
 
 def sample_orientation(
@@ -229,7 +229,12 @@ def sample_orientation(
     R = _sample_view(rng, hand, views_deg)
     while R[2] @ _towards_fingers(hand) > 0.7:
         R = _sample_view(rng, hand, views_deg)
-    return axis_angle((0, 0, 1), rng.uniform(0, 2 * np.pi)) @ R if any_roll else R
+    return rolled(rng.uniform(0, 2 * np.pi)) @ R if any_roll else R
+
+
+def rolled(angle: float) -> Matrix:
+    """The rotation by an angle in radians in the picture's plane."""
+    return Rotation.from_euler("z", angle).as_matrix()
 
 
 def _sample_view(rng: Generator, hand: AnyHand, views_deg: float) -> Matrix:
@@ -238,8 +243,8 @@ def _sample_view(rng: Generator, hand: AnyHand, views_deg: float) -> Matrix:
     if rng.random() < 0.5:
         turn = min(abs(rng.normal(0, np.deg2rad(25))), np.deg2rad(views_deg))
     towards = rng.uniform(0, 2 * np.pi)
-    tilt = axis_angle((np.cos(towards), np.sin(towards), 0), turn)
-    return axis_angle((0, 0, 1), np.deg2rad(rng.normal(0, 45))) @ tilt @ upright(hand)
+    tilt = Rotation.from_rotvec(turn * np.array([np.cos(towards), np.sin(towards), 0.0]))
+    return rolled(np.deg2rad(rng.normal(0, 45))) @ tilt.as_matrix() @ upright(hand)
 
 
 # ---- light and cloth -----------------------------------------------------------------------------
@@ -401,7 +406,7 @@ def independent_scene(config: SceneConfig, index: int) -> Scene:
     vertices, joints = vertices @ R.T, joints @ R.T
     vertices, joints = vertices - joints[9] + place, joints - joints[9] + place
     K, _ = _frame(joints, np.eye(3), config)
-    behind = background(rng, photographs(config.backgrounds or None), config.px)
+    behind = background(rng, photographs(config.backgrounds), config.px)
     look = sample_look(rng, person, hand)
     return Scene(vertices, joints, K, look, behind, sample_camera(rng), np.eye(3), rng)
 
@@ -439,7 +444,7 @@ def _setting(config: SceneConfig, sequence: int) -> Setting:
     hand, seed = hand_of(config.mano), config.seed
     person = sample_person(stream("person", seed), hand, config.textures)
     rng = stream("setting", seed, sequence)
-    wall = background(rng, photographs(config.backgrounds or None), SEQUENCE_WALL_PX)
+    wall = background(rng, photographs(config.backgrounds), SEQUENCE_WALL_PX)
     look = sample_look(rng, person, hand)
     return Setting(person, look, wall, sample_camera(stream("camera", seed)))
 
