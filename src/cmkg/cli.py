@@ -89,6 +89,7 @@ GROUP_TEXTS = {
     "prior": "Prior files.",
 }
 DEFAULT_PRESET = "demo"  # of `cmkg run`
+TRAINING_MODULES = ("lightning_fabric", "warp", "plyfile")  # of the extra `train`
 FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
 
 
@@ -140,7 +141,8 @@ def find_command(known: dict[str, Command], name: str, program: str) -> Command:
     names = [*known, *GROUPS] if known is COMMANDS else list(known)
     near = difflib.get_close_matches(name, names, 1)
     hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
-    raise InputError(f"{program} {name}: no such command; {hint}")
+    said = f"{program} {name}".removeprefix("cmkg ")
+    raise InputError(f"{said}: no such command; {hint}")
 
 
 def format_help() -> str:
@@ -212,6 +214,10 @@ def end_in_one_sentence(program: Callable[[], object]) -> None:
         _exit(str(error))
     except OSError as error:
         _exit(_describe_os_error(error))
+    except ModuleNotFoundError as error:
+        if error.name not in TRAINING_MODULES:
+            raise
+        _exit(f"this command needs {error.name}, which is not installed: pip install 'cmkg[train]'")
     except RuntimeError as error:
         if not _is_lost_contact(error):
             raise

@@ -8,6 +8,8 @@ from safetensors.torch import load_file
 from cmkg.prior import Prior
 from studies import controls
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_study_runs_its_controls_on_a_finished_run(whole, tmp_path):
     names = (

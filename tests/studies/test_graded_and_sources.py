@@ -1,10 +1,13 @@
 import json
 
+import pytest
 import torch
 
 from cmkg.hands.datasets.packed import Packed
 from cmkg.prior import Prior
 from studies import graded, sources
+
+pytestmark = pytest.mark.slow
 
 
 def test_graded_targets_and_more_sources(whole, tmp_path):

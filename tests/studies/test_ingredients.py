@@ -4,6 +4,8 @@ import pytest
 
 from studies import ingredients, tables
 
+pytestmark = pytest.mark.slow
+
 
 def test_its_ingredients_and_their_report(whole, tmp_path):
     config = ingredients.Ingredients(

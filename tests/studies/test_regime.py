@@ -4,6 +4,8 @@ import pytest
 
 from studies import regime
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_regime_and_its_bounds(whole, tmp_path):
     config = regime.Regime(

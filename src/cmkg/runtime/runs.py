@@ -43,7 +43,6 @@ PACKAGES = (
     "cmkg",
     "torch",
     "lightning-fabric",
-    "transformers",
     "warp-lang",
     "numpy",
     "opencv-python-headless",
@@ -164,8 +163,12 @@ def replace_settings(config: Config, **changes: Any) -> Config:
 
 # ---- the lock ------------------------------------------------------------------------------------
 @contextmanager
-def hold_lock(path: Path) -> Iterator[None]:
+def hold_lock(path: Path, folder: Path) -> Iterator[None]:
     """Holds the operating system's lock on a file inside the block; it ends with the process.
+
+    Args:
+        path: the file, removed afterwards.
+        folder: what it guards, for the sentence.
 
     Raises:
         InputError: another process holds it; the sentence says which.
@@ -175,7 +178,7 @@ def hold_lock(path: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise InputError(
-                f"{path.parent}: {holder} works on this folder; wait for it, stop it, or give "
+                f"{folder}: {holder} works on this folder; wait for it, stop it, or give "
                 "another --out"
             )
         file.truncate(0)
@@ -213,6 +216,21 @@ def _try_lock_windows(descriptor: int) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Makes a folder and works in it alone, inside the block; of several processes the first holds.
+
+    Raises:
+        InputError: another command works on it.
+    """
+    if rank():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold_lock(folder / ".lock", folder):
+        yield
 
 
 # ---- the folder ----------------------------------------------------------------------------------
@@ -264,8 +282,7 @@ class Run:
         if self.folder is None or rank():
             yield self
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with hold_lock(self.folder / ".lock"):
+        with hold_folder(self.folder):
             log = self.folder / "environment.json"
             earlier = read_json(log)["sessions"] if log.exists() else []
             write_json(log, {"sessions": [*earlier, describe_environment()]})

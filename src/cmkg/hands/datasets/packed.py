@@ -25,6 +25,7 @@ from ...errors import InputError
 from ...runtime.distributed import on_first_rank
 from ...runtime.files import PathLike, read_json, write_json
 from ...runtime.progress import Bar
+from ...runtime.runs import hold_lock
 from ...runtime.workers import core_count, process_map
 from ..skeleton import BONES, bone_scale
 from .sample import Dataset, Sample
@@ -198,13 +199,15 @@ def _pack(dataset: Dataset, folder: Path, workers: int) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty and holds no packed set; choose another folder")
     partial = folder.with_name(folder.name + ".partial")
-    arrays = _prepare(dataset, partial, description)
-    _fill(dataset, partial, arrays, workers)
-    write_json(partial / "meta.json", _describe_set(partial, arrays, description))
-    os.replace(partial, folder)
-    for scaffold in ("chunks.npy", "holds.json"):
-        # After the rename: killed between the two, the set is still whole.
-        (folder / scaffold).unlink()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with hold_lock(folder.with_name(folder.name + ".lock"), folder):
+        arrays = _prepare(dataset, partial, description)
+        _fill(dataset, partial, arrays, workers)
+        write_json(partial / "meta.json", _describe_set(partial, arrays, description))
+        os.replace(partial, folder)
+        for scaffold in ("chunks.npy", "holds.json"):
+            # After the rename: killed between the two, the set is still whole.
+            (folder / scaffold).unlink()
 
 
 def _expect_same_set(folder: Path, description: dict[str, Any]) -> None:

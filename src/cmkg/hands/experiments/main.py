@@ -27,6 +27,7 @@ from ..datasets.packed import Packed, pack
 from ..datasets.real_hands import BLOCKS, RealHands
 from ..network.augment import Augmentation
 from ..network.posenet import NetConfig
+from ..rendering.backgrounds import photographs
 from ..rendering.scenes import SceneConfig
 from ..stages import distill, evaluate, render, source, target
 from ..stages.networks import load_network
@@ -165,7 +166,8 @@ def run(config: Experiment) -> dict[str, Any] | None:
                 "--real-hands: expected the folder with images/, params.mat and pose_gt.mat, got "
                 "none"
             )
-        len(RealHands(config.real_hands))  # a mistake shows before the source is drawn
+        len(RealHands(config.real_hands))
+    photographs(config.backgrounds)  # mistakes show before a folder is made
     began = time.time()
     out = Path(config.out)
     folder = Run(out, config, "run")

@@ -24,7 +24,7 @@ from ...runtime.checks import expect_different_seeds, expect_from_zero, expect_p
 from ...runtime.distributed import Precision, launch, on_first_rank
 from ...runtime.files import write_json
 from ...runtime.progress import say
-from ...runtime.runs import replace_settings
+from ...runtime.runs import hold_folder, replace_settings
 from ...steps import distil_step, meta_step, supervised_step
 from ..datasets.freihand import DOMAINS, FreiHand
 from ..datasets.packed import Shard, pack
@@ -219,6 +219,14 @@ def run(config: Paper) -> dict[str, Any] | None:
     print_plan(config, plans, sizes)
     if config.plan:
         return None
+    with hold_folder(out):
+        return run_plans(plans, sets, out)
+
+
+def run_plans(
+    plans: dict[int, dict[str, Stage]], sets: dict[str, Dataset], out: Path
+) -> dict[str, dict[str, Any]]:
+    """Packs the datasets, runs every seed's stages and writes the page; returns {stage: result}."""
     for name, dataset in sets.items():
         say(f"data: {name}")
         pack(dataset, out / "data" / name)

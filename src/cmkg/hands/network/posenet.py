@@ -1,4 +1,4 @@
-"""PoseNet: a backbone of transformers' AutoBackbone, and a head that gives 21 joints.
+"""PoseNet: a ResNet, and a head that gives 21 joints.
 
 Two heads. `pooled` is the paper's: the last feature map, averaged, and one linear layer to 63
 numbers. `integral` looks where things are before it averages: a heatmap a joint, its centre of
@@ -20,10 +20,10 @@ from ...errors import InputError
 from ...runtime.checks import expect_positive
 from .heatmaps import centre_of_mass
 from .pose import Pose
+from .resnet import Block, ResNet
 
-STAGES = ("stage1", "stage2", "stage3", "stage4")
 # Residual layers a stage, and the kind of block.
-RESNETS = {
+RESNETS: dict[str, tuple[list[int], Block]] = {
     "resnet10": ([1, 1, 1, 1], "basic"),
     "resnet18": ([2, 2, 2, 2], "basic"),
     "resnet34": ([3, 4, 6, 3], "basic"),
@@ -141,7 +141,7 @@ class PoseNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c px px"]) -> Pose:
         """The same kind of Pose in training and in evaluation."""
-        pose: Pose = self.head(self.backbone(x).feature_maps)
+        pose: Pose = self.head(self.backbone(x))
         with torch.autocast(x.device.type, enabled=False):
             joints = torch.einsum("ij,bjk->bik", self.convention, pose.joints)
         return pose._replace(joints=joints)
@@ -155,25 +155,20 @@ def pose_net(config: NetConfig, in_channels: int = 3, seed: int = 0) -> PoseNet:
         in_channels: 3 for RGB, 1 for depth.
         seed: of the weights.
     """
-    from transformers import AutoBackbone, ResNetConfig
-
     depths, block = RESNETS[config.backbone]
     channels = [int(config.width * c) for c in CHANNELS[block]]
-    resnet = ResNetConfig(
-        num_channels=in_channels,
-        embedding_size=int(STEM_CHANNELS * config.width),
-        hidden_sizes=channels,
-        depths=depths,
-        layer_type=block,
-        out_features=list(STAGES),  # type: ignore[call-arg]
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = AutoBackbone.from_config(resnet)
-        if config.stem_stride == 2:
-            backbone.embedder.pooler = nn.Identity()
+        backbone = ResNet(
+            in_channels,
+            int(STEM_CHANNELS * config.width),
+            channels,
+            depths,
+            block,
+            pooling=config.stem_stride == 4,
+        )
         head = PooledHead(channels) if config.head == "pooled" else IntegralHead(channels)
-        layers = [f"backbone.encoder.stages.{stage}" for stage in range(len(STAGES))]
+        layers = [f"backbone.encoder.stages.{stage}" for stage in range(len(depths))]
         net = PoseNet(backbone, head, layers)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net
