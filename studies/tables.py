@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import bootstrap
 
 from cmkg.cli import end_in_one_sentence
 from cmkg.errors import InputError
@@ -43,9 +44,17 @@ def interval(values: Sequence[float], draws: int = DRAWS, level: float = LEVEL) 
     >>> (float(low), float(high))
     (1.0, 1.0)
     """
-    array = np.asarray(values)
-    chosen = np.random.default_rng(0).integers(0, len(array), (draws, len(array)))
-    return np.quantile(array[chosen].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    if len(values) == 1:
+        return np.array([values[0], values[0]])
+    drawn = bootstrap(
+        (np.asarray(values),),
+        np.mean,
+        n_resamples=draws,
+        confidence_level=level,
+        method="percentile",
+        rng=0,
+    )
+    return np.array(drawn.confidence_interval)
 
 
 def describe_sessions(out: Path) -> Facts:

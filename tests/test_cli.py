@@ -1,3 +1,10 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cmkg.cli import end_in_one_sentence
 from tests.hands.runs import common, says
 
 
@@ -48,3 +55,105 @@ def test_mistakes_are_one_sentence_and_exit_code_2(whole, tmp_path):
             str(tmp_path / "d"),
         ]
     )
+
+
+def test_a_typo_is_answered_by_what_was_meant():
+    assert "rendr: no such command; did you mean render?" in says(["rendr"])
+    assert "run dmeo: no such command; did you mean demo?" in says(["run", "dmeo"])
+    assert "prior frobnicate: no such command; expected one of info" in says(
+        ["prior", "frobnicate"]
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["render", "--backgrounds", "nowhere"],
+        ["render", "--mano", "nowhere"],
+        ["teacher", "--data", "nowhere"],
+        ["student", "--data", "nowhere"],
+        ["distill", "--student", "nowhere"],
+        ["target", "--student", "nowhere"],
+        ["evaluate", "--student", "nowhere"],
+        ["lookalikes", "--data", "nowhere"],
+        ["run", "demo", "--backgrounds", "nowhere"],
+        ["run", "real", "--real-hands", "nowhere"],
+        ["run", "table1", "--rhd", "nowhere"],
+        ["run", "demo", "--epocs", "3"],
+    ],
+)
+def test_a_mistake_claims_no_folder(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    says([*command, "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("out*"))
+
+
+def run_program(code, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        encoding="ascii",
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_help_imports_nothing_heavy():
+    code = """
+import sys
+from cmkg.cli import run_command
+run_command(["--help"])
+run_command(["--version"])
+print(sorted({"torch", "numpy", "rich", "tyro", "multiprocessing"} & set(sys.modules)))
+import cmkg
+print(sorted({"lightning_fabric", "rich", "multiprocessing"} & set(sys.modules)))
+"""
+    assert run_program(code).splitlines()[-2:] == ["[]", "[]"]
+
+
+def test_help_survives_a_terminal_that_knows_ascii_alone():
+    code = "import sys; sys.argv[1:] = ['run', 'demo', '--help']; from cmkg.cli import main; main()"
+    text = run_program(code, PYTHONIOENCODING="ascii", COLUMNS="100")
+    assert "--no-no-" not in text
+    basic, expert = text.index("--seeds"), text.index("expert")
+    assert basic < expert  # what everybody sets stands first
+
+
+def test_a_student_predicts_without_the_extra_for_training():
+    code = """
+import sys
+for name in ("warp", "lightning_fabric", "transformers", "plyfile", "sklearn", "skimage"):
+    sys.modules[name] = None  # as if it were not installed
+import numpy as np
+from cmkg.hands.network.hand_student import HandStudent
+student = HandStudent("resnet10", 0.125, "integral", 2, 32)
+print(tuple(student.joints_mm(np.zeros((2, 40, 40, 3), np.uint8), 33.0).shape))
+"""
+    assert run_program(code).strip() == "(2, 21, 3)"
+
+
+def test_a_command_without_what_it_needs_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "lightning_fabric", None)
+    sentence = says(["run", "table1", "--quick", "--out", str(tmp_path / "out")])
+    assert "needs lightning_fabric, which is not installed: pip install 'cmkg[train]'" in sentence
+
+
+def test_errors_of_ours_keep_their_traceback():
+    def broken():
+        raise RuntimeError("a fault of the program")
+
+    with pytest.raises(RuntimeError, match="a fault of the program"):
+        end_in_one_sentence(broken)
+
+
+def test_a_stopped_command_ends_with_130():
+    def stopped():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        end_in_one_sentence(stopped)
+    assert end.value.code == 130

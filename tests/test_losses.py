@@ -95,3 +95,20 @@ def test_equal_shapes_give_the_papers_loss():
     torch.testing.assert_close(found["attention"], 10 * attention_loss(a, b))
     torch.testing.assert_close(found["activation"], (a[-1] - b[-1]).square().sum((1, 2, 3)).mean())
     assert not list(loss.parameters())
+
+
+def test_the_attention_of_a_faint_map_has_unit_length_and_of_none_is_zero():
+    faint = 1e-3 * draw(2, 3, 4, 4).abs()
+    assert attention_map(faint).norm(dim=1).tolist() == pytest.approx([1.0, 1.0])
+    assert attention_map(torch.zeros(1, 3, 4, 4)).abs().max() == 0
+
+
+def test_other_channels_are_projected_place_by_place():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4)
+    loss = DistillationLoss([(3, 4, 4)], [(5, 4, 4)], 1.0)
+    weight, bias = loss.project.weight.view(5, 3), loss.project.bias
+    projected = torch.einsum("oc,bchw->bohw", weight, student) + bias[:, None, None]
+    torch.testing.assert_close(
+        loss([student], [teacher])["activation"], activation_loss(projected, teacher)
+    )

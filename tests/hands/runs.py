@@ -58,7 +58,7 @@ def stage_commands(whole, out):
             "--teacher",
             f"{whole}/teacher",
             "--epochs",
-            "13",
+            "6",
             "--out",
             f"{out}/run",
         ],

@@ -1,0 +1,27 @@
+import pytest
+import torch
+
+from cmkg.hands.network.heatmaps import heatmap_loss
+from cmkg.hands.network.pose import Pose
+from cmkg.hands.network.pose_loss import PoseLoss
+
+
+def test_it_is_eq_1_in_square_centimetres_of_the_mean_hand():
+    torch.manual_seed(0)
+    ours, labels = torch.randn(3, 21, 3), torch.randn(3, 21, 3)
+    loop = 0.0
+    for sample in range(3):
+        apart_cm = 3.0 * (ours[sample] - labels[sample])  # a bone of 30 mm
+        loop += sum(float(joint @ joint) for joint in apart_cm) / 3
+    value = PoseLoss(30.0, 0.0)(Pose(ours), Pose(labels))
+    assert float(value) == pytest.approx(loop)
+    assert float(PoseLoss(60.0, 0.0)(Pose(ours), Pose(labels))) == pytest.approx(4 * float(value))
+
+
+def test_heatmaps_count_where_a_network_has_them():
+    torch.manual_seed(0)
+    labels = Pose(torch.randn(2, 21, 3), torch.rand(2, 21, 2) - 0.5)
+    maps = torch.randn(2, 21, 4, 4)
+    plain = PoseLoss(30.0, 7.0)(Pose(labels.joints + 0.1), labels)
+    whole = PoseLoss(30.0, 7.0)(Pose(labels.joints + 0.1, labels.uv, maps), labels)
+    assert whole - plain == pytest.approx(7 * float(heatmap_loss(maps, labels.uv)), rel=1e-5)

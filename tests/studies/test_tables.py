@@ -1,0 +1,25 @@
+import numpy as np
+import pytest
+from studies.tables import difference, format_difference, interval
+
+
+def test_the_interval_holds_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(60):
+        low, high = interval(rng.normal(3.0, 1.0, 40), draws=400, level=0.8)
+        covered += low <= 3.0 <= high
+    assert 0.65 < covered / 60 < 0.95
+
+
+def test_differences_are_paired_by_seed():
+    found = difference(np.array([9.0, 19.0, 29.0]), np.array([10.0, 20.0, 30.0]))
+    assert found["mean"] == -1.0
+    assert found["share"] == pytest.approx(-0.05)
+    assert found["interval"] == [-1.0, -1.0]  # unpaired, ten millimetres' spread would drown it
+    assert format_difference(found) == "-1.00 [-1.00, -1.00], -5%"
+    assert format_difference(None) == ""
+
+
+def test_one_seed_has_no_spread():
+    assert interval([2.5]).tolist() == [2.5, 2.5]
