@@ -57,12 +57,10 @@ def test_attention_ignores_the_scale_of_a_map_and_the_order_of_its_channels():
 
 
 def test_distillation_is_activation_of_the_last_plus_lambda_attention_of_all():
-    s, t = (
-        [draw(2, 6, 4, 4), draw(2, 8, 2, 2)],
-        [draw(2, 6, 4, 4, seed=2), draw(2, 8, 2, 2, seed=3)],
-    )
+    s, t = ([draw(2, 6, 4, 4, seed=i), draw(2, 8, 2, 2, seed=i), draw(2, 3, 5, 5)] for i in (1, 2))
+    t[2] = 0.5 * t[2]
     parts = distillation_loss(s, t, attention_weight=10.0)
-    assert parts["activation"].item() == pytest.approx(activation_loss(s[1], t[1]).item(), rel=1e-5)
+    assert parts["activation"].item() == pytest.approx(activation_loss(s[2], t[2]).item(), rel=1e-5)
     assert parts["attention"].item() == pytest.approx(10 * attention_loss(s, t).item(), rel=1e-5)
 
 
@@ -112,3 +110,12 @@ def test_other_channels_are_projected_place_by_place():
     torch.testing.assert_close(
         loss([student], [teacher])["activation"], activation_loss(projected, teacher)
     )
+
+
+def test_maps_without_places_have_no_attention_and_those_with_one_place_neither():
+    maps = [torch.randn(2, 4, 3, 3), torch.randn(2, 4, 1, 1), torch.randn(2, 4)]
+    other = [torch.randn_like(m) for m in maps]
+    loss = DistillationLoss([m.shape[1:] for m in maps], [m.shape[1:] for m in other], 10.0)
+    found = loss(maps, other)
+    torch.testing.assert_close(found["attention"], 10 * attention_loss(maps[:1], other[:1]))
+    torch.testing.assert_close(found["activation"], (maps[2] - other[2]).square().sum(1).mean())

@@ -36,3 +36,65 @@ def test_a_mirrored_hand_projects_to_the_mirrored_place():
     expected = geometry.project(X, K)
     expected[:, 0] = 639 - expected[:, 0]
     np.testing.assert_allclose(geometry.project(Xm, Km), expected)
+
+
+def test_a_box_far_from_the_axis_is_as_large_as_its_angle():
+    """`side` pixels at the end of a ray are seen under side / (f |ray|): the picture spans that."""
+    camera = np.array([[500.0, 0, 320], [0, 500.0, 240], [0, 0, 1]])
+    for ray in ([0.0, 0, 1], [0.6, 0, 1]):
+        centre = geometry.project(np.array(ray), camera)
+        Kv, R = geometry.virtual_camera(camera, centre, 40.0, 100)
+        edge = np.array(ray) + [0, 20 / 500, 0]  # half a side across the ray
+        seen = geometry.project(R @ edge, Kv)
+        np.testing.assert_allclose(seen, [49.5, 49.5 + 50], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("side", "enlarged", "expected"),
+    [
+        (100.0, True, 100.0),
+        (10.0, False, 50.0),
+        (900.0, False, 500.0),
+        (900.0, True, 256.0),  # a scale below 1 would shrink it
+        (10.0, True, 50.0),
+    ],
+)
+def test_a_box_has_the_limits_of_rhds_reference_crop(side, enlarged, expected):
+    assert geometry.reference_side(side, enlarged) == pytest.approx(expected)
+
+
+def test_the_box_is_about_the_middle_knuckle_over_what_is_seen():
+    uv = np.zeros((21, 2))
+    uv[9] = [10.0, 20.0]
+    uv[4] = [40.0, 20.0]
+    centre, side = geometry.crop_box(uv)
+    assert (centre.tolist(), side) == ([10.0, 20.0], 60.0)
+    seen = np.zeros(21, bool)
+    assert geometry.crop_box(uv, seen)[1] == 200.0
+    seen[[4, 9]] = True
+    uv[0] = [500.0, 0.0]
+    assert geometry.crop_box(uv, seen)[1] == 60.0
+
+
+def test_depth_is_measured_along_the_new_axis():
+    """A wall square to the new axis is as far everywhere, however slanted it was to the old one."""
+    camera = np.array([[100.0, 0, 49.5], [0, 100.0, 49.5], [0, 0, 1]])
+    R = geometry.rotation_to_axis(np.array([0.3, 0.1, 1.0]))
+    v, u = np.mgrid[:100, :100]
+    rays = np.stack([(u - 49.5) / 100, (v - 49.5) / 100, np.ones((100, 100))], -1)
+    wall = 1000 / (rays @ R[2])  # z of the old frame where the new one's is 1000 mm
+    new = np.array([[200.0, 0, 19.5], [0, 200.0, 19.5], [0, 0, 1]])
+    found = geometry.warp_depth(np.rint(wall).astype(np.uint16), camera, R, new, 40)
+    assert np.abs(found.astype(int) - 1000).max() <= 12  # the nearest pixel's, half a pixel away
+    assert found.dtype == np.uint16
+
+
+def test_a_shrunk_picture_is_averaged_and_beyond_the_picture_is_nothing():
+    board = np.uint8(255 * (np.indices((64, 64)).sum(0) % 2))[..., None].repeat(3, 2)
+    np.testing.assert_array_equal(geometry.warp(board, np.eye(3), 64), board)
+    quarter = np.diag([0.25, 0.25, 1.0])
+    inner = geometry.warp(board, quarter, 16)[2:-2, 2:-2].astype(int)
+    assert np.abs(inner - 127).max() < 30  # without the average every pixel would be 0 or 255
+    grey = geometry.warp(np.uint8(255 * np.ones((64, 64, 3))), quarter, 20)
+    assert grey[2:14, 2:14].min() == 255
+    assert grey[18:].max() == 0
