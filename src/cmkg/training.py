@@ -203,7 +203,7 @@ def _learn(
     out: PathLike | None,
     facts: dict[str, Any],
 ) -> tuple[list[Prior], list[Losses]]:
-    """What distilling with and without priors share; parameters as there."""
+    """What distilling with and without priors share; its fourteen parameters are theirs."""
     fabric = launch(precision)
     sources = _open_sources(student, teacher, batches, fields, layers, attention_weight, fabric)
     adapters = [source.distillation for source in sources]

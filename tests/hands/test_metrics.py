@@ -175,3 +175,40 @@ def test_procrustes_takes_out_turn_scale_and_shift_but_no_reflection():
 def test_a_collapsed_prediction_is_no_success():
     _, t, seen = draw_mm()
     assert score_by_protocol(np.zeros_like(t), t, seen, Protocol(align="procrustes"))["epe_mm"] > 30
+
+
+def test_a_networks_numbers_stay_about_the_true_wrist_where_the_wrist_is_the_root():
+    rng = np.random.default_rng(0)
+    target = rng.normal(0, 30, (4, 21, 3))
+    prediction = target + rng.normal(0, 5, (4, 21, 3))  # its own wrist is off, too
+    seen = np.ones((4, 21), bool)
+    off = prediction - target
+    placed = score_by_protocol(prediction, target, seen, placed=True)
+    assert placed["epe_mm"] == pytest.approx(np.linalg.norm(off, axis=2).mean())
+    moved = score_by_protocol(prediction, target, seen)
+    own = np.linalg.norm(off - off[:, :1], axis=2).mean()
+    assert moved["epe_mm"] == pytest.approx(own)
+    palm = Protocol(root="palm")
+    assert score_by_protocol(prediction, target, seen, palm, placed=True) == score_by_protocol(
+        prediction, target, seen, palm
+    )
+    middle = (off[:, 0] + off[:, 9]) / 2
+    assert score_by_protocol(prediction, target, seen, palm)["epe_mm"] == pytest.approx(
+        np.linalg.norm(off - middle[:, None], axis=2).mean()
+    )
+
+
+def test_a_protocol_says_what_it_does():
+    assert Protocol().describe() == "wrist root, all joints, not aligned, scale as predicted"
+    other = Protocol("palm", "visible", "procrustes", "given")
+    assert other.describe() == "palm root, visible joints, Procrustes-aligned, bone length given"
+
+
+def test_a_tiny_prediction_is_scaled_and_aligned_all_the_same():
+    rng = np.random.default_rng(1)
+    target = rng.normal(0, 30, (2, 21, 3))
+    np.testing.assert_allclose(procrustes(1e-5 * target, target), target, atol=1e-6)
+    given = score_by_protocol(
+        1e-5 * target, target, np.ones((2, 21), bool), Protocol(scale="given")
+    )
+    assert given["epe_mm"] == pytest.approx(0, abs=1e-6)

@@ -79,6 +79,7 @@ def value_noise(p: wp.vec3):
     return wp.lerp(a, b, fz) - 0.5
 
 
+# Thirteen parameters: a kernel has no structures of arrays, each buffer is one.
 @wp.kernel
 def shade(
     camera: wp.array2d(dtype=wp.vec3),  # vertices in the camera frame, metres
