@@ -1,6 +1,7 @@
 """Verdicts on made problems whose answer is known by construction; examples that are not hands."""
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,7 @@ def target_of(kind, n, seed, related):
     return [{"weak": b["weak"], "y": b["y"]} for b in batches]
 
 
+@cache
 def verdict_on(kind, related=True):
     width = {"hidden": 3}.get(kind, 6)
     return preflight(
