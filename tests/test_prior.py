@@ -367,3 +367,25 @@ def test_noise_is_the_variance_of_the_sum_of_the_steps():
     assert steady.signal_to_noise()["w"] == pytest.approx(200**0.5, rel=0.1)
     with pytest.raises(InputError, match="no record of its noise"):
         Prior({"w": torch.zeros(1, 1)}).signal_to_noise()
+
+
+def test_one_step_tells_no_noise_and_two_the_sample_variance():
+    prior = Prior({"w": torch.zeros(3, 1)}).track_noise()
+    prior.learn_([torch.tensor([[1.0], [2.0], [3.0]])], beta=1.0)
+    assert prior.variance is None
+    prior.learn_([torch.tensor([[3.0], [2.0], [7.0]])], beta=1.0)
+    # Of two steps a, b: (a - b)^2 / 2 a step, two steps.
+    torch.testing.assert_close(prior.variance["w"], torch.tensor([[4.0], [0.0], [16.0]]))
+
+
+def test_a_prior_moves_with_its_centre():
+    net = small_net()
+    centre = {name: p.detach() for name, p in net.named_parameters()}
+    moved = random_prior(net, centre=centre).to("meta")
+    assert {t.device.type for t in (*moved.phi.values(), *moved.centre.values())} == {"meta"}
+    assert random_prior(net).to("meta").centre is None
+
+
+def test_growth_is_at_most_twofold_by_default():
+    prior = Prior({"w": torch.full((2, 1), -3.0)})
+    assert prior.limited(0.1, 7).growth(0.1)["w"] ** 7 == pytest.approx(2.0, rel=1e-5)
