@@ -33,8 +33,7 @@ from cmkg.runtime.runs import replace_settings
 from . import tables
 
 # phi of two checkpoints, from theta_0 on: to the distilled student, to the one without a teacher,
-# to
-# the end of the training with Adam's inner step.
+# to the end of the training with Adam's inner step.
 WHOLE = "prior_from_theta_0.safetensors"
 NO_TEACHER = "prior_from_theta_0_no_teacher.safetensors"
 OF_ADAM = "prior_from_theta_0_of_adam.safetensors"

@@ -389,3 +389,10 @@ def test_a_prior_moves_with_its_centre():
 def test_growth_is_at_most_twofold_by_default():
     prior = Prior({"w": torch.full((2, 1), -3.0)})
     assert prior.limited(0.1, 7).growth(0.1)["w"] ** 7 == pytest.approx(2.0, rel=1e-5)
+
+
+def test_a_manifest_tells_the_whole_strength():
+    prior = Prior({"w": torch.ones(2, 1)})
+    twice = prior.scaled(2.0).scaled(3.0)
+    assert twice.manifest["strength"] == 6.0
+    assert twice.phi["w"].tolist() == [[6.0], [6.0]]

@@ -172,8 +172,9 @@ class Prior:
         return self._mapped(lambda phi: phi.mean().expand_as(phi).clone(), layer_mean=True)
 
     def scaled(self, strength: float) -> Prior:
-        """phi times one number, `prior_strength`."""
-        return self._mapped(lambda phi: strength * phi, strength=strength)
+        """phi times one number; the manifest's "strength" is the product of all such."""
+        whole = strength * float(self.manifest.get("strength", 1.0))
+        return self._mapped(lambda phi: strength * phi, strength=whole)
 
     def rms(self) -> float:
         """Root mean square of phi over all parameters."""
@@ -348,7 +349,7 @@ class Prior:
     def limited(self, lr: float, steps: int, factor: float = 2.0) -> Prior:
         """phi raised where needed, so that no weight grows by more than `factor`.
 
-        In `steps` decoupled steps of rate lr.
+        That is, over `steps` decoupled steps of rate lr.
         """
         return self.floored(-(factor ** (1 / steps) - 1) / (2 * lr))
 

@@ -148,14 +148,6 @@ REAL = Experiment(
         long_epochs=180,
     ),
 )
-PRESETS = {
-    "demo": (
-        "Everything rendered: the target is one person before one camera, RGB only. A quarter of "
-        "an hour on two cores.",
-        DEMO,
-    ),
-    "real": ("The target is real photographs (--real-hands). Two hours on two cores.", REAL),
-}
 
 
 def run(config: Experiment) -> dict[str, Any] | None:

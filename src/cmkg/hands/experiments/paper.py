@@ -7,37 +7,32 @@ alone, in any order, on several machines, and go on where they were killed.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import torch
 
 from ...errors import InputError
-from ...features import FeatureTap
-from ...losses import regression_loss
-from ...prior import Prior
 from ...runtime.checks import expect_different_seeds, expect_from_zero, expect_positive
 from ...runtime.distributed import Precision, launch, on_first_rank
 from ...runtime.files import write_json
 from ...runtime.progress import say
 from ...runtime.runs import hold_folder, replace_settings
-from ...steps import distil_step, meta_step, supervised_step
 from ..datasets.freihand import DOMAINS, FreiHand
 from ..datasets.packed import Shard, pack
 from ..datasets.rhd import Rhd
 from ..datasets.sample import Dataset
 from ..datasets.stb import Stb
 from ..datasets.synthetic import make_dataset
-from ..network.pose import Pose
-from ..network.posenet import NetConfig, pose_net
+from ..network.posenet import NetConfig
 from ..rendering.scenes import SceneConfig
 from ..stages import distill, render, source, target
 from ..stages.networks import Modality
 from ..stages.settings import Flat, OptimConfig, SourceData
+from .step_costs import StepKind, seconds_per_step
 
 MAIN = "r18"  # whose theta_0 and prior the targets use: the paper's ResNet-18 on RHD
 BACKBONES = {"r18": "resnet18", "r50": "resnet50"}
@@ -119,14 +114,6 @@ ROWS = {
         *_chosen(TABLE_3, "stb/none", "stb/prior-l2", "freihand-auto/prior-l2"),
     ],
 }
-ABOUT = {
-    "table1": "RHD: RGB, depth and distilled students, with and without synthetic augmentation 𝒜.",
-    "table2": "STB: no regulariser, ℓ¹, ℓ², and the learned priors.",
-    "table3": "FreiHAND's four domains and STB: no regulariser, ℓ², prior.",
-    "figure4": "PCK curves on RHD and STB beside the published ones.",
-    "figure5": "Histograms of the target student's weights.",
-    "figure6": "Test pictures with predicted skeletons.",
-}
 
 
 @dataclass(frozen=True)
@@ -201,10 +188,6 @@ def preset_of(name: str) -> Paper:
     return replace_settings(Paper(), preset=name)
 
 
-PRESETS = {
-    name: (f"{about} The paper's values; --quick takes minutes.", preset_of(name))
-    for name, about in ABOUT.items()
-}
 Stage = source.Source | distill.Distill | target.Target
 
 
@@ -454,15 +437,6 @@ def few_of(dataset: Dataset, most: int = QUICK_COUNT) -> Dataset:
 
 
 # ---- what it costs -------------------------------------------------------------------------------
-class StepKind(NamedTuple):
-    """What the time of a step depends on; kind: teacher, student, distil or meta."""
-
-    kind: str
-    net: NetConfig
-    batch: int
-    precision: Precision
-
-
 def print_plan(config: Paper, plans: dict[int, dict[str, Stage]], sizes: dict[str, int]) -> None:
     """Prints the rows, and the hours of what is not finished, from a few steps measured here."""
     measured: dict[StepKind, float] = {}
@@ -501,52 +475,3 @@ def step_kind(config: Paper, stage: str, settings: Stage) -> StepKind:
     family = stage.split("/")[0]
     net = net_of(config, family if family.split("-")[0] in BACKBONES else MAIN)
     return StepKind(kind, net, config.batch, config.precision)
-
-
-def _joints_loss(prediction: Pose, target: torch.Tensor) -> torch.Tensor:
-    return regression_loss(prediction.joints, target)
-
-
-def seconds_per_step(step_kind: StepKind, steps: int = 2) -> float:
-    """Seconds of one optimisation step on made tensors, after one to warm up."""
-    kind, net, batch, precision = step_kind
-    fabric = launch(precision)
-    device = fabric.device
-    student, teacher = pose_net(net, 3), pose_net(net, 1)
-    student.to(device)
-    teacher.to(device)
-    tap = FeatureTap(student, student.feature_layers)
-    teacher_tap = FeatureTap(teacher, teacher.feature_layers)
-    x = torch.randn(batch, 3, net.px, net.px, device=device)
-    depth = torch.randn(batch, 1, net.px, net.px, device=device)
-    x = x.contiguous(memory_format=torch.channels_last)
-    depth = depth.contiguous(memory_format=torch.channels_last)
-    y = torch.randn(batch, 21, 3, device=device)
-    trained, picture = (teacher, depth) if kind == "teacher" else (student, x)
-    optimizer = torch.optim.Adam(trained.parameters(), 1e-9)
-    priors = [Prior.constant(student, 0.0, p) for p in (1, 2)]
-    networks = (student, tap, teacher, teacher_tap, optimizer)
-
-    def step() -> None:
-        if kind == "meta":
-            meta_step(
-                *networks,
-                priors,
-                x,
-                depth,
-                y,
-                alpha=1e-9,
-                beta=1e-9,
-                loss=_joints_loss,
-                context=fabric.autocast,
-            )
-        elif kind == "distil":
-            distil_step(*networks, x, depth, y, loss=_joints_loss, context=fabric.autocast)
-        else:
-            supervised_step(trained, optimizer, picture, y, _joints_loss, context=fabric.autocast)
-
-    step()
-    began = time.perf_counter()
-    for _ in range(steps):
-        step()  # returns floats: the device has finished
-    return (time.perf_counter() - began) / steps
