@@ -16,6 +16,7 @@ from cmkg.hands.datasets.packed import (
     JoinedSets,
     Packed,
     Shard,
+    _allocate_array,
     merge_shards,
     pack,
     verify_checksums,
@@ -181,3 +182,16 @@ def test_a_joined_set_is_both_in_the_convention_of_the_first(tmp_path):
         expected = wrist + np.einsum("ij,bjk->bik", matrix, other - wrist)
         assert (found[:2] == own).all()
         np.testing.assert_allclose(found[2:], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_space_is_taken_before_anything_is_written(tmp_path, monkeypatch, known):
+    """Also on systems that cannot reserve it: there it is written."""
+    if not known:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    array = _allocate_array(tmp_path / "a.npy", "uint16", (100, 1000))
+    stat = (tmp_path / "a.npy").stat()
+    assert stat.st_blocks * 512 >= stat.st_size > 200_000
+    array[:] = 7
+    array.flush()
+    assert (np.load(tmp_path / "a.npy") == 7).all()
