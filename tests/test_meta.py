@@ -1,78 +1,14 @@
 import copy
-import sys
 
 import pytest
 import torch
 from torch.func import functional_call
 
 from cmkg.features import FeatureTap
-from cmkg.losses import regression_loss
 from cmkg.meta import unrolled_gradient
 from cmkg.steps import distil_step, meta_step
-from tests.conftest import LAYERS, small_net
-
-from .test_prior import random_prior
-
-ALPHA = 0.003
-
-
-def parts(p, centred=False):
-    student, teacher = small_net(), small_net(channels=1, seed=7)
-    centre = dict(small_net(seed=2).named_parameters()) if centred else None
-    prior = random_prior(student, p, centre)
-    return student, FeatureTap(student, LAYERS), teacher, FeatureTap(teacher, LAYERS), prior
-
-
-def closed_form(student, tap, teacher, teacher_tap, prior, batch, **options):
-    """The step's own dG/dphi, read off phi with beta = 1 and a student that does not move."""
-    before = {n: t.clone() for n, t in prior.phi.items()}
-    x, x_superior, y = batch
-    meta_step(
-        student,
-        tap,
-        teacher,
-        teacher_tap,
-        torch.optim.SGD(student.parameters(), 0.0),
-        [prior],
-        x,
-        x_superior,
-        y,
-        alpha=ALPHA,
-        beta=1.0,
-        attention_weight=3.0,
-        **options,
-    )
-    return {n: before[n] - t for n, t in prior.phi.items()}
-
-
-def losses(student_tap, teacher, teacher_tap, batch):
-    """G and L_REG as functions of a callable net, in float64 throughout."""
-    x, x_superior, y = batch
-    if teacher is None:
-        return (lambda net: regression_loss(net(x), y),) * 2
-    teacher.eval()
-    teacher(x_superior)
-    maps = [m.detach() for m in teacher_tap.maps]
-
-    def unit(q):
-        a = q.square().sum(1).flatten(1)
-        return a / a.norm(dim=1, keepdim=True)
-
-    def G(net):
-        reg = regression_loss(net(x), y)
-        act = (student_tap.maps[-1] - maps[-1]).square().flatten(1).sum(1).mean()
-        att = sum(
-            (unit(s) - unit(t)).square().sum(1).mean()
-            for s, t in zip(student_tap.maps, maps, strict=False)
-        )
-        return reg + act + 3.0 * att
-
-    return (lambda net: regression_loss(net(x), y)), G
-
-
-def relative(a, b):
-    a, b = (torch.cat([t.flatten() for t in v.values()]) for v in (a, b))
-    return float((a - b).norm() / b.norm())
+from tests.conftest import LAYERS
+from tests.meta_reference import ALPHA, closed_form, losses, parts, relative
 
 
 @pytest.mark.parametrize("p", [1, 2])
@@ -152,17 +88,16 @@ def test_adams_inner_step_has_the_same_closed_form(batch):
         )
 
 
-def test_several_inner_steps_are_summed_to_first_order(batch, monkeypatch):
+def test_several_inner_steps_are_summed_to_first_order(batch):
     errors = {}
     for alpha in (ALPHA, ALPHA / 10):
-        monkeypatch.setattr(sys.modules[__name__], "ALPHA", alpha)
         student, tap, teacher, teacher_tap, prior = parts(2)
         exact = unrolled_gradient(
             student, prior, *losses(tap, teacher, teacher_tap, batch), alpha, steps=3
         )
         for n in (1, 3):
             errors[n, alpha] = relative(
-                closed_form(*parts(2)[:4], prior, batch, inner_steps=n), exact
+                closed_form(*parts(2)[:4], prior, batch, alpha, inner_steps=n), exact
             )
     small, large = sorted(alpha for _, alpha in errors)[::2]
     assert errors[3, small] < errors[3, large] / 5 < 0.05
