@@ -9,7 +9,7 @@ real: .venv/installed ## the main job on real photographs: make real REAL_HANDS=
 	$(BIN)/cmkg run real --real-hands $(REAL_HANDS)
 
 test: .venv/installed ## under 5 minutes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 test-slow: .venv/installed ## minutes each; also installs Anny
 	$(BIN)/pip install -q -e '.[hand]'

@@ -96,8 +96,8 @@ def verdict_on(kind, related=True):
         F.mse_loss,
         F.mse_loss,
         fields=Fields("weak", "superior", "y"),
-        epochs=25,
-        lr=3e-3,
+        epochs=12,
+        lr=6e-3,
         layers=[("1", "1"), ("3", "3")],
     )
 

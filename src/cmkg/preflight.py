@@ -56,7 +56,7 @@ class Report:
 # ---- how much two views share --------------------------------------------------------------------
 def standardise(a: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Columns of mean zero and unit variance."""
-    return (a - a.mean(0)) / a.std(0).clamp_min(1e-6)
+    return (a - a.mean(0)) / a.std(0, correction=0).clamp_min(1e-6)
 
 
 def shared_information(

@@ -89,7 +89,7 @@ def cmkg(arguments, **environment):
     code = "from cmkg.cli import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
-        env=os.environ | {"CMKG_CHECKPOINT_SECONDS": "0", "OMP_NUM_THREADS": "2"} | environment,
+        env=os.environ | {"CMKG_CHECKPOINT_SECONDS": "0"} | environment,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -45,14 +45,8 @@ def after_steps(count, folder, *more):
     return load_file(out)
 
 
-@pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    return after_steps(1, tmp_path_factory.mktemp("one"))
-
-
-@pytest.mark.parametrize("count", [2, 4])
-def test_theta_phi_and_losses_are_those_of_one_process(one, tmp_path, count):
-    found = after_steps(count, tmp_path)
+def test_theta_phi_and_losses_on_four_processes_are_those_of_one(tmp_path):
+    one, found = (after_steps(n, tmp_path) for n in (1, 4))
     assert one.keys() == found.keys()
     assert any(k.startswith("phi/") for k in one)
     for name, t in one.items():

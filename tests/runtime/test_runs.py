@@ -75,7 +75,7 @@ def test_settings_are_replaced_by_their_flat_names():
     assert flatten_settings({"a": 1, "b": {"c": 2}}) == {"a": 1, "c": 2}
 
 
-@pytest.mark.parametrize("stage", ["student", "distill", "target"])
+@pytest.mark.parametrize("stage", ["distill", "target"])
 def test_killed_and_resumed_is_bit_for_bit_unbroken(whole, tmp_path, stage):
     for name in ("unbroken", "killed"):
         (tmp_path / name).mkdir()

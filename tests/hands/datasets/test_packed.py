@@ -57,7 +57,7 @@ def test_a_killed_pack_goes_on(tmp_path):
         "from cmkg.hands.datasets.packed import pack; from cmkg.hands.datasets.rendered "
         "import Rendered; "
         "from cmkg.hands.rendering.scenes import SceneConfig; "
-        "pack(Rendered(SceneConfig(px=32), 400), "
+        "pack(Rendered(SceneConfig(px=32), 224), "
         f"{str(tmp_path / 'set')!r}, 1)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
@@ -70,9 +70,9 @@ def test_a_killed_pack_goes_on(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "set").exists()
-    assert 2 <= np.load(chunks).sum() < 13
-    resumed = pack(Rendered(SceneConfig(px=32), 400), tmp_path / "set", workers=1)
-    unbroken = pack(Rendered(SceneConfig(px=32), 400), tmp_path / "again", workers=1)
+    assert 2 <= np.load(chunks).sum() < 7
+    resumed = pack(Rendered(SceneConfig(px=32), 224), tmp_path / "set", workers=1)
+    unbroken = pack(Rendered(SceneConfig(px=32), 224), tmp_path / "again", workers=1)
     assert resumed.meta["crc32"] == unbroken.meta["crc32"]
 
 
