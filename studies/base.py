@@ -12,12 +12,15 @@ import tyro
 from cmkg.cli import end_in_one_sentence
 from cmkg.errors import Diverged
 from cmkg.hands.datasets.packed import Packed
+from cmkg.hands.datasets.sample import pixels_to_store
 from cmkg.hands.experiments.main import (
+    SEQUENCES,
+    TARGET_AUGMENTATION,
+    TARGET_SEED,
     Experiment,
     draw_sequences,
     pack_real_hands,
     rate_of,
-    stored_px,
     target_stage,
     with_folders,
 )
@@ -25,6 +28,7 @@ from cmkg.hands.experiments.rows import Blocks, Folders, Row, train_row
 from cmkg.hands.network.augment import Augmentation
 from cmkg.hands.rendering.scenes import SceneConfig
 from cmkg.hands.stages.render import Render
+from cmkg.runtime.checks import expect_at_least_one, expect_different_seeds
 from cmkg.runtime.distributed import Precision, on_first_rank
 from cmkg.runtime.files import write_json
 from cmkg.runtime.progress import say
@@ -50,9 +54,9 @@ def learned_phi(out: Path, name: str) -> str:
     return str(out / name / "prior_p2.safetensors")
 
 
-def scene_of(base: Experiment, seed: int) -> SceneConfig:
+def scenes_like(base: Experiment, seed: int) -> SceneConfig:
     """Scenes as the run's, of another seed, seen from all sides."""
-    return SceneConfig(px=stored_px(base.net.px), backgrounds=base.backgrounds, seed=seed)
+    return SceneConfig(px=pixels_to_store(base.net.px), backgrounds=base.backgrounds, seed=seed)
 
 
 # ---- targets -------------------------------------------------------------------------------------
@@ -75,9 +79,9 @@ def open_target(target: str, real_hands: str, out: Path, base: Experiment) -> Ta
     """
     frames, run = base.target_frames, Path(base.out)
     if target == base.target == "rendered":
-        return TargetSets(run / "data", Blocks.last_quarter(4 * frames))
+        return TargetSets(run / "data", Blocks.last_quarter(SEQUENCES * frames))
     if target == "rendered":
-        stage = Render(scene=scene_of(base, base.seeds[0] + 1))
+        stage = Render(scene=scenes_like(base, base.seeds[0] + TARGET_SEED))
         return TargetSets(out / "data", draw_sequences(stage, out / "data", frames, frames))
     px = Packed(run / "data/source").stored_px
     return TargetSets(out / "data", pack_real_hands(real_hands, out / "data", px))
@@ -88,16 +92,21 @@ def open_target(target: str, real_hands: str, out: Path, base: Experiment) -> Ta
 class Training:
     """How a study trains on its target."""
 
-    epochs: int
-    seeds: tuple[int, ...]
-    tries: tuple[float, ...]
-    precision: Precision
-    augmentation: Augmentation
+    seeds: tuple[int, ...] = (0, 1, 2)
+    tries: tuple[float, ...] = (1.0, 10.0, 100.0)
+    """Strengths tried for every tuned row on the validation block; p = 1 tries a tenth of each."""
+    precision: Precision = "auto"
+    augmentation: Augmentation = TARGET_AUGMENTATION
+
+    def __post_init__(self) -> None:
+        expect_at_least_one(self, "tries")
+        expect_different_seeds(self.seeds)
 
 
 def train_table(
     base: Experiment,
     training: Training,
+    epochs: int,
     rows: list[Row],
     out: Path,
     folders: Folders,
@@ -108,13 +117,13 @@ def train_table(
 
     Args:
         base: settings of the run that it is based on.
-        training: what the study changes of them.
+        training, epochs: what the study changes of them.
         rows: of the table; those with a home are read from there.
         out: the table's folder.
         folders, blocks: the target.
         facts: what the table is called, and of which run.
     """
-    expert = replace(base.expert, target_epochs=training.epochs, precision=training.precision)
+    expert = replace(base.expert, target_epochs=epochs, precision=training.precision)
     shared = replace(base, expert=expert, augmentation=training.augmentation)
     for number, row in enumerate(rows, 1):
         say(f"{out.name}: row {number} of {len(rows)}: {row.title}")
@@ -125,7 +134,7 @@ def train_table(
         train_or_note(stage, row, out / "target" / row.name, blocks, training)
     held = {
         "rows": [row.summary() for row in rows],
-        "epochs": training.epochs,
+        "epochs": epochs,
         "seeds": list(training.seeds),
         "tries": list(training.tries),
     }

@@ -8,17 +8,16 @@ The protocol, written before the runs, is docs/study.md. Everything is reused an
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
 from cmkg.families import fisher
 from cmkg.hands.datasets.packed import Packed
 from cmkg.hands.experiments.main import (
-    TARGET_AUGMENTATION,
     Experiment,
     read_experiment,
     source_stages,
@@ -26,14 +25,14 @@ from cmkg.hands.experiments.main import (
     write_two_checkpoint_prior,
 )
 from cmkg.hands.experiments.rows import Folders, Row, select_rows
-from cmkg.hands.network.augment import Augmentation
 from cmkg.hands.network.pose import Pose
 from cmkg.hands.network.pose_loss import PoseLoss
 from cmkg.hands.stages import distill, source
 from cmkg.hands.stages.fitting import Loader
 from cmkg.hands.stages.networks import load_network
-from cmkg.runtime.checks import expect_at_least_one, expect_different_seeds, expect_positive
-from cmkg.runtime.distributed import Precision, on_first_rank
+from cmkg.hands.stages.settings import Flat
+from cmkg.runtime.checks import expect_positive
+from cmkg.runtime.distributed import on_first_rank
 from cmkg.runtime.files import load_weights
 from cmkg.runtime.progress import say
 from cmkg.runtime.runs import Run, replace_settings
@@ -75,18 +74,14 @@ class Controls:
     """Folder with the real photographs."""
     epochs: int = 10
     """Of each training on the target."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    tries: tuple[float, ...] = (1.0, 10.0, 100.0)
-    """Strengths tried for every tuned row on the validation block; p = 1 tries a tenth of each."""
     only: tuple[str, ...] = ()
     """Names of the rows to run; empty = all."""
-    precision: Precision = "auto"
-    augmentation: Augmentation = TARGET_AUGMENTATION
+    training: Annotated[Training, Flat] = field(
+        default_factory=lambda: Training(seeds=(0, 1, 2, 3, 4))
+    )
 
     def __post_init__(self) -> None:
         expect_positive(self, "epochs")
-        expect_at_least_one(self, "tries")
-        expect_different_seeds(self.seeds)
 
 
 def run(config: Controls) -> None:
@@ -97,12 +92,11 @@ def run(config: Controls) -> None:
     with Run(out, config, "controls").claim():
         sets = open_target(config.target, config.real_hands, out, experiment)
         learn_others(base, out, experiment, rows)
-        training = Training(
-            config.epochs, config.seeds, config.tries, config.precision, config.augmentation
-        )
         folders = Folders.of(sets.data, base)
         facts = {"target": config.target, "base": base.name}
-        train_table(experiment, training, rows, out, folders, sets.blocks, facts)
+        train_table(
+            experiment, config.training, config.epochs, rows, out, folders, sets.blocks, facts
+        )
         write_table(out)
 
 

@@ -8,34 +8,32 @@ of steps, on a finished run's source.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from cmkg.errors import InputError
 from cmkg.hands.experiments.main import (
     FIRST_TEST_SCENE,
-    TARGET_AUGMENTATION,
     Experiment,
     draw_sequences,
     read_experiment,
 )
 from cmkg.hands.experiments.rows import Blocks, Folders, select_rows
-from cmkg.hands.network.augment import Augmentation
 from cmkg.hands.stages import render
-from cmkg.runtime.checks import expect_at_least_one, expect_different_seeds, expect_positive
-from cmkg.runtime.distributed import Precision
+from cmkg.hands.stages.settings import Flat
+from cmkg.runtime.checks import expect_at_least_one, expect_positive
 from cmkg.runtime.progress import say
 from cmkg.runtime.runs import Run, replace_settings
 
-from .base import Training, main, scene_of, train_table, write_cells
+from .base import Training, main, scenes_like, train_table, write_cells
 from .controls import control_rows
 
 # Of few sequences one background decides: from theta_0, 27 mm on three were 117 on the fourth.
 SEQUENCES, TEST_SEQUENCES = 20, 8
 SHIFT_FRAMES = 500
-TARGET_SEED = 100  # its scenes are none of the source's
-VIEWS_DEG = {"source": 90.0, "views": 180.0}
+GRADED_SEED = 100  # its scenes are none of the source's
+ALL_VIEWS_DEG = 180.0
 ROWS = ("none", "l2", "prior-p2", "fine-tune-student", "fine-tune-distilled")
 
 
@@ -62,16 +60,12 @@ class Graded:
     test_frames: int = 240
     steps: int = 200
     """Of each training on a target; at least one epoch."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    tries: tuple[float, ...] = (1.0, 10.0, 100.0)
     rows: tuple[str, ...] = ROWS
-    precision: Precision = "auto"
-    augmentation: Augmentation = TARGET_AUGMENTATION
+    training: Annotated[Training, Flat] = field(default_factory=Training)
 
     def __post_init__(self) -> None:
         expect_positive(self, "steps")
-        expect_at_least_one(self, "tries", "rows")
-        expect_different_seeds(self.seeds)
+        expect_at_least_one(self, "rows")
         if self.test_frames < TEST_SEQUENCES or self.test_frames % TEST_SEQUENCES:
             raise InputError(
                 f"--test-frames: expected a multiple of {TEST_SEQUENCES}, frames of as many "
@@ -92,16 +86,12 @@ def run(config: Graded) -> None:
         for name, count in cells.items():
             say(f"target {name}")
             data = draw_target(experiment, out / "data" / name, name, count, config.test_frames)
-            training = Training(
-                epochs_of(config.steps, count, experiment.expert.batch),
-                config.seeds,
-                config.tries,
-                config.precision,
-                config.augmentation,
-            )
+            epochs = epochs_of(config.steps, count, experiment.expert.batch)
             blocks, folders = Blocks.last_quarter(count), Folders.of(data, base)
             facts = {"target": name, "base": base.name, "frames": count}
-            train_table(experiment, training, rows, out / name, folders, blocks, facts)
+            train_table(
+                experiment, config.training, epochs, rows, out / name, folders, blocks, facts
+            )
         write_cells(out, list(cells))
 
 
@@ -114,12 +104,12 @@ def draw_target(
     experiment: Experiment, data: Path, name: str, count: int, test_frames: int
 ) -> Path:
     """Renders one target's training and test sets, unless they are there; returns their folder."""
-    plain = render.Render(scene=scene_of(experiment, TARGET_SEED))
+    plain = render.Render(scene=scenes_like(experiment, GRADED_SEED))
     if name.startswith("size-"):
         frames, tests = count // SEQUENCES, test_frames // TEST_SEQUENCES
         draw_sequences(plain, data, frames, tests, SEQUENCES, TEST_SEQUENCES)
         return data
-    views_deg = VIEWS_DEG[name.removeprefix("shift-")]
+    views_deg = ALL_VIEWS_DEG if name == "shift-views" else experiment.views_deg
     train = replace_settings(plain, views_deg=views_deg, count=count, out=str(data / "target"))
     test = replace_settings(train, count=test_frames, first=FIRST_TEST_SCENE)
     render.run(train)

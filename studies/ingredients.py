@@ -7,24 +7,22 @@ On the source stages of a finished `cmkg run`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from cmkg.hands.datasets.packed import Packed
 from cmkg.hands.experiments.main import (
-    TARGET_AUGMENTATION,
     Experiment,
     read_experiment,
     recipe_of,
     source_stages,
 )
 from cmkg.hands.experiments.rows import Folders, Row, select_rows
-from cmkg.hands.network.augment import Augmentation
 from cmkg.hands.rendering.lookalikes import LookAlikeConfig
 from cmkg.hands.stages import draw_lookalikes, source
-from cmkg.runtime.checks import expect_different_seeds, expect_positive
-from cmkg.runtime.distributed import Precision
+from cmkg.hands.stages.settings import Flat
+from cmkg.runtime.checks import expect_positive
 from cmkg.runtime.runs import Run, replace_settings
 
 from .base import Training, main, open_target, train_table, write_table
@@ -49,15 +47,12 @@ class Ingredients:
     """Of the longer trainings, at LONG_LR."""
     lookalikes: int = 4000
     """Rendered look-alikes of the target, for the rows that use them."""
-    seeds: tuple[int, ...] = (0, 1, 2)
     only: tuple[str, ...] = ()
     """Names of the rows to run; empty = all."""
-    precision: Precision = "auto"
-    augmentation: Augmentation = TARGET_AUGMENTATION
+    training: Annotated[Training, Flat] = field(default_factory=Training)
 
     def __post_init__(self) -> None:
         expect_positive(self, "epochs", "long_epochs", "lookalikes")
-        expect_different_seeds(self.seeds)
 
 
 def run(config: Ingredients) -> None:
@@ -76,16 +71,11 @@ def run(config: Ingredients) -> None:
             draw_lookalikes.run(draw_lookalikes.DrawLookAlikes(data, likes, look=look))
         if "longer-source" in names:
             train_source_on(base, out, experiment, len(Packed(sets.data / "target")))
-        training = Training(
-            config.epochs,
-            config.seeds,
-            experiment.expert.tries,
-            config.precision,
-            config.augmentation,
-        )
         folders = Folders.of(sets.data, base)
         facts = {"target": config.target, "base": base.name}
-        train_table(experiment, training, rows, out, folders, sets.blocks, facts)
+        train_table(
+            experiment, config.training, config.epochs, rows, out, folders, sets.blocks, facts
+        )
         write_table(out)
 
 
@@ -105,7 +95,7 @@ def ingredient_rows(
     }
     has_wide = experiment.wide_count > 0
     first = "the wide rendering first and" if has_wide else "the source"
-    own = experiment.seeds == config.seeds  # the run has trained its recipe already
+    own = experiment.seeds == config.training.seeds  # the run has trained its recipe already
     rows = [
         Row("fine-tune-student", "fine-tuned source student", student),
         Row("scale", "+ one person's scale", student | scale),

@@ -8,24 +8,23 @@ from its own theta_0 on other renderings; the priors of the two are merged.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 from cmkg.families import MERGES, merged
 from cmkg.hands.experiments.main import (
-    TARGET_AUGMENTATION,
     Experiment,
     read_experiment,
-    run_stage,
     source_stages,
 )
-from cmkg.hands.experiments.rows import Folders, Row, select_rows
-from cmkg.hands.network.augment import Augmentation
+from cmkg.hands.experiments.rows import Folders, Row, run_stage, select_rows
 from cmkg.hands.stages import distill, render
+from cmkg.hands.stages.settings import Flat
 from cmkg.prior import Prior
-from cmkg.runtime.checks import expect_at_least_one, expect_different_seeds, expect_positive
-from cmkg.runtime.distributed import Precision, on_first_rank
+from cmkg.runtime.checks import expect_at_least_one, expect_positive
+from cmkg.runtime.distributed import on_first_rank
 from cmkg.runtime.progress import say
 from cmkg.runtime.runs import Run, replace_settings
 
@@ -34,7 +33,7 @@ from .base import (
     Training,
     main,
     open_target,
-    scene_of,
+    scenes_like,
     train_table,
     write_cells,
 )
@@ -55,16 +54,12 @@ class Sources:
     """More sources: other theta_0, other order."""
     epochs: int = 10
     """Of each training on the target."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    tries: tuple[float, ...] = (1.0, 10.0, 100.0)
     rows: tuple[str, ...] = ROWS
-    precision: Precision = "auto"
-    augmentation: Augmentation = TARGET_AUGMENTATION
+    training: Annotated[Training, Flat] = field(default_factory=Training)
 
     def __post_init__(self) -> None:
         expect_positive(self, "epochs")
-        expect_at_least_one(self, "tries", "rows")
-        expect_different_seeds(self.seeds)
+        expect_at_least_one(self, "rows")
 
 
 def run(config: Sources) -> None:
@@ -95,12 +90,9 @@ def train_cell(
     home: Path,
 ) -> None:
     """Trains the rows of one source, whose stages lie in `home`."""
-    training = Training(
-        config.epochs, config.seeds, config.tries, config.precision, config.augmentation
-    )
     folders = Folders.of(sets.data, home, sets.data / "source")
     facts = {"target": cell.name, "base": home.name}
-    train_table(experiment, training, rows, cell, folders, sets.blocks, facts)
+    train_table(experiment, config.training, config.epochs, rows, cell, folders, sets.blocks, facts)
 
 
 def train_source(experiment: Experiment, base: Path, home: Path, seed: int) -> Path:
@@ -119,7 +111,7 @@ def train_source(experiment: Experiment, base: Path, home: Path, seed: int) -> P
 def several_rows(experiment: Experiment, base: Path, home: Path) -> list[Row]:
     """Rows with two sources' priors merged: the same theta_0 and teacher, other renderings."""
     scene = replace(
-        scene_of(experiment, experiment.seeds[0] + OTHER_DATA), views_deg=experiment.views_deg
+        scenes_like(experiment, experiment.seeds[0] + OTHER_DATA), views_deg=experiment.views_deg
     )
     render.run(render.Render(str(home / "data"), experiment.source_count, scene=scene))
     stages = source_stages(experiment, base)

@@ -1,8 +1,5 @@
 import os
 
-THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2  # two spinning teams on two cores stall
-os.environ["OMP_NUM_THREADS"] = str(THREADS)
-
 import pytest
 import torch
 from torch import nn
@@ -10,7 +7,7 @@ from torch import nn
 
 @pytest.fixture(autouse=True)
 def _threads():
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def small_net(channels=3, seed=0, dtype=torch.float64):

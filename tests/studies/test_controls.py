@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from studies.base import Training
 
 from cmkg.prior import Prior
 from studies import controls
@@ -30,10 +31,8 @@ def test_the_study_runs_its_controls_on_a_finished_run(whole, tmp_path):
         base=str(whole),
         out=str(tmp_path / "study"),
         epochs=1,
-        seeds=(0, 1),
-        tries=(1.0,),
         only=names,
-        precision="32-true",
+        training=Training(seeds=(0, 1), tries=(1.0,), precision="32-true"),
     )
     controls.run(config)
     found = json.loads((tmp_path / "study/study.json").read_text())

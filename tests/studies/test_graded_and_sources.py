@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from studies.base import Training
 
 from cmkg.hands.datasets.packed import Packed
 from cmkg.prior import Prior
@@ -11,7 +12,8 @@ pytestmark = pytest.mark.slow
 
 
 def test_graded_targets_and_more_sources(whole, tmp_path):
-    few = {"base": str(whole), "seeds": (0,), "tries": (1.0,), "precision": "32-true"}
+    training = Training(seeds=(0,), tries=(1.0,), precision="32-true")
+    few = {"base": str(whole), "training": training}
     graded.run(
         graded.Graded(
             out=str(tmp_path / "graded"),

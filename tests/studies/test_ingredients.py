@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from studies.base import Training
 
 from studies import ingredients, tables
 
@@ -14,9 +15,8 @@ def test_its_ingredients_and_their_report(whole, tmp_path):
         epochs=1,
         long_epochs=1,
         lookalikes=8,
-        seeds=(0, 1),
         only=("fine-tune-student", "scale", "long-likes", "longer-source", "recipe"),
-        precision="32-true",
+        training=Training(seeds=(0, 1), precision="32-true"),
     )
     ingredients.run(config)
     found = json.loads((tmp_path / "parts/study.json").read_text())

@@ -1,6 +1,4 @@
-"""One file per dataset; all yield the same Sample. A dataset here has three methods:
+"""One file per dataset; all yield the same Sample.
 
-len(dataset)              how many samples
-dataset.samples(indices)  list of Sample; each depends on its index alone
-dataset.describe()        what it is, as plain JSON: two that describe alike hold the same samples
+What a new one has: sample.Dataset, to be packed; sample.Recording, to be inspected and verified.
 """

@@ -31,6 +31,11 @@ Visible = Bool[np.ndarray, "21"]
 Size = tuple[int, int]  # height, width
 
 
+def pixels_to_store(px: int) -> int:
+    """Side of the stored picture of which a network reads px: a margin of 1.25 boxes, even."""
+    return -(-px * 5 // 4 // 2) * 2
+
+
 @dataclass
 class Sample:
     """One hand, right or mirrored to right, in the frame of its virtual camera (see geometry.py).
@@ -72,6 +77,22 @@ class Dataset(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """What it is, as plain JSON."""
+
+
+class Recording(Dataset, Protocol):
+    """A dataset in its published files: what `cmkg data inspect` and `verify` need beside."""
+
+    def frame(self, i: int) -> Frame:
+        """The frame of a sample, as its dataset gives it."""
+
+    def file_checks(self) -> list[Callable[[], Any]]:
+        """Checks of the whole: each returns sentences, or raises one."""
+
+    def item_checks(self, i: int) -> list[Callable[[], Any]]:
+        """Checks of one sample."""
+
+    def checked_count(self) -> int:
+        """How many samples can be checked, also where the set is not complete."""
 
 
 def crop_frame(

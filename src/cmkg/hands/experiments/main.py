@@ -25,6 +25,7 @@ from ...runtime.progress import Overall, format_duration, say
 from ...runtime.runs import Run, replace_settings
 from ..datasets.packed import Packed, pack
 from ..datasets.real_hands import BLOCKS, RealHands
+from ..datasets.sample import pixels_to_store
 from ..network.augment import Augmentation
 from ..network.posenet import NetConfig
 from ..rendering.backgrounds import photographs
@@ -33,7 +34,7 @@ from ..stages import distill, evaluate, render, source, target
 from ..stages.networks import load_network
 from ..stages.predicting import score_mean_pose
 from ..stages.settings import Flat, OptimConfig, SourceData
-from .rows import Blocks, Folders, Row, train_row
+from .rows import Blocks, Folders, Row, SourceStage, run_stage, train_row
 
 # In the source each picture is new: little augmentation is needed. A target is small: more.
 SOURCE_AUGMENTATION = Augmentation(
@@ -45,6 +46,7 @@ TARGET_AUGMENTATION = Augmentation(
 SLIM_NET = NetConfig(width=0.25, head="integral", stem_stride=2, heatmap_weight=1000.0, px=64)
 WIDER_NET = NetConfig(width=0.375, head="integral", stem_stride=2, heatmap_weight=1000.0, px=64)
 FIRST_TEST_SCENE = 10_000_000
+SEQUENCES, TEST_SEQUENCES = 4, 2  # of a rendered target
 TARGET_SEED, WIDE_SEED = 1, 2  # added to the source's seed
 
 
@@ -227,7 +229,7 @@ def make_data(config: Experiment, data: Path) -> Blocks:
     """Writes the packed sets; returns the blocks of target frames for tuning."""
     say("data")
     scene = SceneConfig(
-        px=stored_px(config.net.px),
+        px=pixels_to_store(config.net.px),
         views_deg=config.views_deg,
         backgrounds=config.backgrounds,
         seed=config.seeds[0],
@@ -245,7 +247,7 @@ def make_data(config: Experiment, data: Path) -> Blocks:
         wide = replace_settings(source_set, out=str(data / "wide"), count=config.wide_count)
         render.run(replace_settings(wide, wide=True, seed=seed))
     if config.target == "real hands":
-        return pack_real_hands(config.real_hands, data, stored_px(config.net.px))
+        return pack_real_hands(config.real_hands, data, pixels_to_store(config.net.px))
     target_set = replace_settings(source_set, seed=config.seeds[0] + TARGET_SEED)
     return draw_sequences(target_set, data, config.target_frames, config.target_frames)
 
@@ -262,8 +264,8 @@ def draw_sequences(
     data: Path,
     frames: int,
     test_frames: int,
-    sequences: int = 4,
-    test_sequences: int = 2,
+    sequences: int = SEQUENCES,
+    test_sequences: int = TEST_SEQUENCES,
 ) -> Blocks:
     """Renders an STB-like target: sequences to train on, and others to test on.
 
@@ -278,15 +280,7 @@ def draw_sequences(
     return Blocks.last_quarter(sequences * frames)
 
 
-def stored_px(px: int) -> int:
-    """Pixels of the stored picture: networks read px of a margin of 1.25 boxes."""
-    return -(-px * 5 // 4 // 2) * 2
-
-
 # ---- source --------------------------------------------------------------------------------------
-SourceStage = source.Source | distill.Distill
-
-
 def source_stages(config: Experiment, out: Path) -> dict[str, SourceStage]:
     """Settings of the source's stages.
 
@@ -336,11 +330,6 @@ def source_stages(config: Experiment, out: Path) -> dict[str, SourceStage]:
         hands = str(out / "data/wide")
         stages["wide"] = replace_settings(wide, data=hands, lr=config.expert.long_lr)
     return stages
-
-
-def run_stage(stage: SourceStage) -> dict[str, Any]:
-    """Runs a stage of the source."""
-    return distill.run(stage) if isinstance(stage, distill.Distill) else source.run(stage)
 
 
 def write_two_checkpoint_prior(

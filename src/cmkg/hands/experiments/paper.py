@@ -24,7 +24,7 @@ from ...runtime.runs import hold_folder, replace_settings
 from ..datasets.freihand import DOMAINS, FreiHand
 from ..datasets.packed import Shard, pack
 from ..datasets.rhd import Rhd
-from ..datasets.sample import Dataset
+from ..datasets.sample import Dataset, pixels_to_store
 from ..datasets.stb import Stb
 from ..datasets.synthetic import make_dataset
 from ..network.posenet import NetConfig
@@ -32,6 +32,7 @@ from ..rendering.scenes import SceneConfig
 from ..stages import distill, render, source, target
 from ..stages.networks import Modality
 from ..stages.settings import Flat, OptimConfig, SourceData
+from .rows import Stage, run_stage
 from .step_costs import StepKind, seconds_per_step
 
 MAIN = "r18"  # whose theta_0 and prior the targets use: the paper's ResNet-18 on RHD
@@ -154,7 +155,7 @@ class Paper:
     """Shrinks everything to minutes on two cores; a dataset whose folder is not given is made in
     its layout."""
     plan: bool = False
-    """Print the rows and what they cost, and stop."""
+    """Print the rows and what they cost, and stop; with --quick the made data is written first."""
     synthetic_count: int = 50_000
     """Hands of 𝒜."""
     px: int = 256
@@ -188,11 +189,14 @@ def preset_of(name: str) -> Paper:
     return replace_settings(Paper(), preset=name)
 
 
-Stage = source.Source | distill.Distill | target.Target
+Results = dict[int, dict[str, dict[str, Any]]]
 
 
-def run(config: Paper) -> dict[str, Any] | None:
-    """Runs the rows of a preset; returns {stage: result}, or None where only the plan was asked."""
+def run(config: Paper) -> Results | None:
+    """Runs the rows of a preset.
+
+    Returns {seed: {stage: result}}, or None where only the plan was asked.
+    """
     launch(config.precision)
     config = shrink(config) if config.quick else config
     out = Path(config.out)
@@ -206,20 +210,18 @@ def run(config: Paper) -> dict[str, Any] | None:
         return run_plans(plans, sets, out)
 
 
-def run_plans(
-    plans: dict[int, dict[str, Stage]], sets: dict[str, Dataset], out: Path
-) -> dict[str, dict[str, Any]]:
-    """Packs the datasets, runs every seed's stages and writes the page; returns {stage: result}."""
+def run_plans(plans: dict[int, dict[str, Stage]], sets: dict[str, Dataset], out: Path) -> Results:
+    """Packs the datasets, runs every seed's stages and writes the page."""
     for name, dataset in sets.items():
         say(f"data: {name}")
         pack(dataset, out / "data" / name)
     write_json(out / "paper_rows.json", describe_rows())
-    results = {}
+    results: Results = {seed: {} for seed in plans}
     for seed, plan in plans.items():
         for name, stage in plan.items():
             say(f"seed {seed}: {name}")
-            results[name] = run_stage(stage)
-            say(f"seed {seed}: {name}: EPE {results[name]['epe_mm']:.2f} mm")
+            result = results[seed][name] = run_stage(stage)
+            say(f"seed {seed}: {name}: EPE {result['epe_mm']:.2f} mm")
     write_report(out)
     return results
 
@@ -299,13 +301,6 @@ def all_stages(config: Paper, rows: list[str], seed: int) -> dict[str, Stage]:
     for row in rows:
         add(row)
     return plan
-
-
-def run_stage(stage: Stage) -> dict[str, Any]:
-    """Runs a stage."""
-    if isinstance(stage, target.Target):
-        return target.run(stage)
-    return distill.run(stage) if isinstance(stage, distill.Distill) else source.run(stage)
 
 
 def optim_of(config: Paper, seed: int, epochs: int) -> OptimConfig:
@@ -395,7 +390,7 @@ def datasets_of(config: Paper, plan: dict[str, Stage]) -> dict[str, Dataset]:
     Raises:
         InputError: a folder is not given or not there.
     """
-    px = -(-config.px * 5 // 4)  # a margin of 1.25 boxes
+    px = pixels_to_store(config.px)
 
     def folder(name: str) -> str:
         given = str(getattr(config, name))
@@ -407,9 +402,7 @@ def datasets_of(config: Paper, plan: dict[str, Stage]) -> dict[str, Dataset]:
         return given
 
     def synthetic() -> Dataset:
-        scene = SceneConfig(
-            px=px + px % 2, noisy_depth=False, mano=config.mano, textures=config.textures
-        )
+        scene = SceneConfig(px=px, noisy_depth=False, mano=config.mano, textures=config.textures)
         return render.dataset_of(render.Render(count=config.synthetic_count, scene=scene))
 
     def freihand(split: str, domain: str) -> Dataset:

@@ -1,4 +1,4 @@
-"""The rows of a target table, and the training of one: tuning, then every seed."""
+"""The stages of an experiment, and the rows of a target table: tuning, then every seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...prior import Prior
 from ...runtime.files import PathLike, write_json
 from ...runtime.progress import note
 from ...runtime.runs import replace_settings
-from ..stages import target
+from ..stages import distill, source, target
 from ..stages.fitting import Frames
 
 DIVERGED_MM = 1e9  # what a diverged training counts as among the tries
@@ -85,6 +85,17 @@ class Folders:
             student=str(run / "student"),
             source=str(source or run / "data/source"),
         )
+
+
+SourceStage = source.Source | distill.Distill
+Stage = SourceStage | target.Target
+
+
+def run_stage(stage: Stage) -> dict[str, Any]:
+    """Runs a stage, or reads its result where it is finished."""
+    if isinstance(stage, target.Target):
+        return target.run(stage)
+    return distill.run(stage) if isinstance(stage, distill.Distill) else source.run(stage)
 
 
 def train_row(

@@ -71,10 +71,11 @@ class SceneConfig:
     """The stored picture shows this many times the protocol's box, so that augmentation finds
     pixels to turn in."""
     views_deg: float = 180.0
-    """Largest angle between palm and camera; 180 shows both faces of the hand."""
+    """Largest angle between palm and camera; 180 shows both faces of the hand. Sequences have
+    views of their own."""
     wide: bool = False
     """Hands turned by any angle in the picture's plane, half of them gestures: fingers stretched or
-    shut, the thumb anywhere."""
+    shut, the thumb anywhere. Not for sequences."""
     sequences: int = 0
     """0: independent hands with depth. Else STB-like RGB: one person, one camera, this many smooth
     sequences."""
@@ -124,7 +125,7 @@ class Person:
     """Who the hand belongs to.
 
     tone: linear RGB. mottle: directions, phases and strengths of a smooth pattern. texture: linear
-    RGB of a scan, in place of all the above but gloss and grain.
+    RGB of a scan, in place of the fields above but gloss and grain.
     """
 
     shape: Float[np.ndarray, " s"]

@@ -23,14 +23,13 @@ from ..datasets import packed
 from ..datasets.freihand import FreiHand
 from ..datasets.real_hands import RealHands
 from ..datasets.rhd import Rhd
+from ..datasets.sample import Recording
 from ..datasets.stb import Stb
 from ..datasets.synthetic import make_dataset
 from .settings import Flat, expect_margin
 
 CHUNK = 64
 SMALLEST_PX, LARGEST_PX = 8, 1024
-
-OnDisk = Rhd | Stb | FreiHand | RealHands
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Which:
             raise InputError(f"--px: expected {SMALLEST_PX} to {LARGEST_PX}, got {self.px}")
 
 
-def open_dataset(which: Which) -> OnDisk:
+def open_dataset(which: Which) -> Recording:
     """The dataset that the settings name."""
     px, margin = which.px, which.margin
     if which.dataset == "rhd":
@@ -183,7 +182,7 @@ def inspect(config: Inspect) -> None:
     print(f"sheet    {config.out}: samples {', '.join(map(str, numbers))}")
 
 
-def pictures_of(dataset: OnDisk, i: int) -> dict[str, np.ndarray]:
+def pictures_of(dataset: Recording, i: int) -> dict[str, np.ndarray]:
     """{label: picture} of one sample: as it is on disk, as it is packed, and what is beside it."""
     from ..report.plots import depth_picture, skeleton_picture
 
@@ -218,7 +217,7 @@ def collect_findings(checks: Iterable[Callable[[], Any]]) -> list[str]:
     return found
 
 
-def check_items(dataset: OnDisk, first: int, last: int) -> list[str]:
+def check_items(dataset: Recording, first: int, last: int) -> list[str]:
     """What is wrong with the samples [first, last)."""
     return collect_findings(check for i in range(first, last) for check in dataset.item_checks(i))
 

@@ -1,0 +1,70 @@
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from cmkg.errors import InputError
+from cmkg.hands.datasets.packed import Packed, pack
+from cmkg.hands.datasets.rendered import Rendered
+from cmkg.hands.network.augment import Augmentation
+from cmkg.hands.rendering.scenes import SceneConfig
+from cmkg.hands.stages.fitting import Loader, convention_matrix, expect_modalities, frame_range
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packed") / "set"
+    return pack(Rendered(SceneConfig(px=24), 12), folder, workers=1)
+
+
+@dataclass
+class process:  # noqa: N801 - one of several, none of which speaks to another
+    global_rank: int
+    world_size: int
+    device = torch.device("cpu")
+    autocast = nullcontext
+
+    def all_reduce(self, data, *, reduce_op):
+        raise NotImplementedError
+
+
+def test_frames_outside_the_set_are_refused(packed):
+    assert frame_range(packed, None) == (0, 12)
+    for wrong in ((3, 3), (-1, 4), (0, 13)):
+        with pytest.raises(InputError, match="expected a range inside the 12 of"):
+            frame_range(packed, wrong)
+
+
+def test_a_missing_modality_is_refused(packed, tmp_path):
+    without = pack(Rendered(SceneConfig(px=24), 4, with_depth=False), tmp_path / "rgb", workers=1)
+    expect_modalities(packed, ("rgb", "depth"))
+    with pytest.raises(InputError, match="has no depth; this stage needs a packed set with rgb"):
+        Loader(without, 16, modalities=("rgb", "depth"))
+
+
+def test_an_epoch_draws_each_frame_of_the_block_once(packed):
+    loader = Loader(packed, 16, frames=(4, 10))
+    seen = torch.cat([loader.training_batch(0, step, 3, process(0, 1)).scale_mm for step in (0, 1)])
+    whole = Loader(packed, 16).fetch(np.arange(4, 10)).scale_mm
+    torch.testing.assert_close(seen.sort().values, whole.sort().values)
+
+
+def test_processes_share_a_batch_and_steps_repeat(packed):
+    loader = Loader(packed, 16)
+    whole = loader.training_batch(5, 1, 4, process(0, 1))
+    parts = [loader.training_batch(5, 1, 4, process(place, 2)) for place in (0, 1)]
+    shared = torch.cat([part.joints for part in parts])
+    order = [int((shared == joints).flatten(1).all(1).nonzero()[0]) for joints in whole.joints]
+    assert sorted(order) == [0, 1, 2, 3]
+    moving = Loader(packed, 16, augmentation=Augmentation())
+    first, again, later = (moving.training_batch(5, step, 4, process(0, 1)) for step in (1, 1, 2))
+    assert torch.equal(first.rgb, again.rgb)
+    assert not torch.equal(first.rgb, later.rgb)
+
+
+def test_a_sets_own_convention_is_the_identity(packed):
+    torch.testing.assert_close(
+        convention_matrix(packed, Packed(packed.folder)), torch.eye(21), rtol=0, atol=1e-6
+    )
