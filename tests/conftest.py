@@ -1,5 +1,6 @@
 import os
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -8,6 +9,14 @@ from torch import nn
 @pytest.fixture(autouse=True)
 def _threads():
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture
+def unchecked():
+    """Wrong kinds of arguments reach the package's own checks, as they do outside of the tests."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def small_net(channels=3, seed=0, dtype=torch.float64):

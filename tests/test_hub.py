@@ -10,9 +10,11 @@ from tests.conftest import small_net
 def files(tmp_path):
     net = small_net(dtype=torch.float32)
     for i in range(2):
-        prior = Prior.constant(net, 0.0, source=f"source {i}", alpha=1e-3).track_noise()
+        prior = Prior.constant(
+            net, 0.0, facts={"source": f"source {i}", "alpha": 1e-3}
+        ).track_noise()
         for _ in range(4):
-            prior.learn_([torch.randn_like(t) + 1 + i for t in prior.bind(net)], 0.1)
+            prior.learn_({n: torch.randn_like(t) + 1 + i for n, t in prior.phi.items()}, 0.1)
         prior.save(tmp_path / f"{i}.safetensors")
     return [str(tmp_path / f"{i}.safetensors") for i in range(2)]
 

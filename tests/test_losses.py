@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from cmkg.errors import InputError
 from cmkg.losses import (
     DistillationLoss,
     activation_loss,
@@ -8,6 +9,7 @@ from cmkg.losses import (
     attention_map,
     distillation_loss,
     regression_loss,
+    to_scalar,
 )
 
 
@@ -82,8 +84,8 @@ def test_volumes_are_resized_place_by_place():
     loss = DistillationLoss([(1, 4, 4, 4)], [(1, 2, 2, 2)], 1.0)
     coarse = torch.tensor([0.5, 2.5])[:, None, None].expand(2, 2, 2)[None, None]
     assert loss([fine], [coarse])["activation"].item() == pytest.approx(0, abs=1e-6)
-    with pytest.raises(ValueError, match="expected as many dimensions"):
-        DistillationLoss([(1, 4)], [(1, 2, 2)])([torch.randn(1, 1, 4)], [torch.randn(1, 1, 2, 2)])
+    with pytest.raises(InputError, match="expected as many dimensions"):
+        DistillationLoss([(1, 4)], [(1, 2, 2)], layouts=[("BCL", "BCHW")])
 
 
 def test_equal_shapes_give_the_papers_loss():
@@ -119,3 +121,34 @@ def test_maps_without_places_have_no_attention_and_those_with_one_place_neither(
     found = loss(maps, other)
     torch.testing.assert_close(found["attention"], 10 * attention_loss(maps[:1], other[:1]))
     torch.testing.assert_close(found["activation"], (maps[2] - other[2]).square().sum(1).mean())
+
+
+def test_attention_is_over_places_whatever_the_layout_and_not_over_channels():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(4, 17, 32), torch.randn(4, 17, 64)
+    with pytest.raises(InputError, match=r"its layout is not clear.*tokens \(BNC\)"):
+        DistillationLoss([student.shape[1:]], [teacher.shape[1:]])
+    tokens = DistillationLoss([(17, 32)], [(17, 64)], 1.0, [("BNC", "BNC")])
+    assert tokens.project.weight.shape == (64, 32, 1, 1)
+    found = tokens([student], [teacher])["attention"]
+    order = torch.randperm(64)
+    torch.testing.assert_close(tokens([student], [teacher[..., order]])["attention"], found)
+    sequences = DistillationLoss([(32, 17)], [(64, 17)], 1.0, [("BCL", "BCL")])
+    torch.testing.assert_close(sequences([student.mT], [teacher.mT])["attention"], found)
+
+
+def test_a_loss_is_a_scalar_or_a_dict_of_such():
+    weight = torch.ones((), requires_grad=True)
+    assert to_scalar({"box": 2 * weight, "class": weight[None]}).item() == 3
+    assert to_scalar(weight[None]).shape == ()
+    for wrong, sentence in (
+        (weight.expand(4), r"shape \(4,\): expected a scalar"),
+        ((weight, {}), "got tuple"),
+        (1.0, "got float"),
+        (weight.detach(), "does not depend on any trained weight"),
+        (torch.ones((), dtype=torch.long), "torch.int64: expected a float"),
+        (torch.nn.MSELoss(), "give the loss, not its class"),
+        ({"box": weight.expand(2)}, "the loss's 'box' has shape"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            to_scalar(wrong)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cmkg.errors import InputError
-from cmkg.pairing import layers_of, pair_layers, table
+from cmkg.pairing import layers_of, pair_layers, pairing_table
 from tests.conftest import small_net
 
 
@@ -68,7 +68,7 @@ def test_in_place_activations_are_found_and_warned_of():
         pair_layers(net, other, torch.randn(2, 3, 9, 9), torch.randn(2, 3, 9, 9))
 
 
-def test_the_table_proposes_stages_of_equal_size_and_hidden_layers_of_mlps():
+def test_the_pairing_table_proposes_stages_of_equal_size_and_hidden_layers_of_mlps():
     from cmkg.hands.network.posenet import NetConfig, pose_net
 
     student, teacher = (
@@ -82,7 +82,7 @@ def test_the_table_proposes_stages_of_equal_size_and_hidden_layers_of_mlps():
         == [f"backbone.encoder.stages.{i}" for i in range(4)]
         == [b for _, b in pairs]
     )
-    text = table(student, teacher, x, depth)
+    text = pairing_table(student, teacher, x, depth)
     assert "proposed pairs:" in text
     assert "64 x 2 x 2" in text
     assert pair_layers(mlp(5, 12, 3), mlp(8, 20, 3), torch.randn(2, 5), torch.randn(2, 8)) == [

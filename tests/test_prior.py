@@ -10,7 +10,7 @@ from cmkg.features import FeatureTap
 from cmkg.losses import regression_loss
 from cmkg.meta import unrolled_gradient
 from cmkg.prior import Prior, fingerprint, select_parameters
-from cmkg.steps import meta_step, supervised_step
+from cmkg.steps import gradients_of, meta_step, supervised_step
 from tests.conftest import LAYERS, small_net
 
 
@@ -37,34 +37,34 @@ def test_penalty_against_a_loop_and_its_slope_against_autograd(p, centred):
         )
     penalty = prior.penalty(net)
     assert penalty.item() == pytest.approx(naive)
-    held = prior.bind(net)
-    for t in held:
-        t.grad = torch.zeros_like(t)
-    expected = torch.autograd.grad(penalty, held)
-    prior.add_to_gradients(held)
-    torch.testing.assert_close([t.grad for t in held], list(expected))
-    before = [t.detach().clone() for t in held]
-    prior.decay_(held, lr=0.01)
+    held = {name: named[name] for name in prior.phi}
+    expected = torch.autograd.grad(penalty, list(held.values()))
+    gradients = [torch.zeros_like(t) for t in held.values()]
+    prior.pull_(gradients, held, 1.0)
+    torch.testing.assert_close(gradients, list(expected))
+    before = [t.detach().clone() for t in held.values()]
+    prior.pull_(list(held.values()), held, -0.01)
     torch.testing.assert_close(
-        [t.detach() for t in held], [b - 0.01 * g for b, g in zip(before, expected, strict=False)]
+        [t.detach() for t in held.values()],
+        [b - 0.01 * g for b, g in zip(before, expected, strict=True)],
     )
+    assert prior.penalty(named).item() == prior.penalty(net).item()  # a mapping does as well
 
 
 def test_constant_coupled_prior_is_weight_decay():
     ours, theirs = small_net(), small_net()
     x, y = torch.randn(4, 3, 8, 8, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
-    prior = Prior.constant(ours, 0.05, 2, which="all")
+    prior = Prior.constant(ours, 0.05, 2, select="all")
     prior.phi = {n: t.double() for n, t in prior.phi.items()}
     a, b = (
         torch.optim.Adam(ours.parameters(), 0.01),
         torch.optim.Adam(theirs.parameters(), 0.01, weight_decay=0.1),
     )
+    prior.attach(a, ours)
     for _ in range(3):
         for net, optimizer in ((ours, a), (theirs, b)):
             optimizer.zero_grad()
             (net(x) - y).square().sum().backward()
-            if net is ours:
-                prior.add_to_gradients(prior.bind(net))
             optimizer.step()
     torch.testing.assert_close(list(ours.parameters()), list(theirs.parameters()))
 
@@ -75,8 +75,9 @@ def test_weights_only_by_default():
         n for n, m in net.named_parameters() if m.dim() >= 2
     }
     assert set(select_parameters(net, "all")) == {n for n, _ in net.named_parameters()}
-    with pytest.raises(ValueError, match='"weights" or "all"'):
-        select_parameters(net, "some")
+    assert set(select_parameters(net, lambda name, _: name == "2.bias")) == {"2.bias"}
+    net[2].requires_grad_(False)
+    assert "2.weight" not in select_parameters(net, "weights")
 
 
 def test_permutation_keeps_each_layer_and_loses_its_order():
@@ -107,19 +108,15 @@ def test_two_checkpoint_prior_is_what_sgd_learns_to_first_order():
     start = {n: t.detach().clone() for n, t in net.named_parameters()}
     prior, alpha, beta = Prior.constant(net, 0.0), 1e-4, 0.1
     prior.phi = {n: t.double() for n, t in prior.phi.items()}
-    parameters, loss = list(net.parameters()), lambda: (net(x) - y).square().sum(1).mean()
+    weights, loss = dict(net.named_parameters()), lambda: (net(x) - y).square().sum(1).mean()
     for _ in range(60):
-        gradients = list(torch.autograd.grad(loss(), parameters))
-        with preserve_weights(net, parameters):
-            slope = inner_step_(prior.bind(net), parameters, gradients, prior, alpha)
-            ahead = dict(
-                zip(map(id, parameters), torch.autograd.grad(loss(), parameters), strict=False)
-            )
-        prior.learn_(
-            closed_form_gradient(slope, [ahead[id(t)] for t in prior.bind(net)], alpha), beta
-        )
+        gradients = gradients_of(loss(), weights)
+        with preserve_weights(net, weights.values()):
+            slope = inner_step_(weights, gradients, prior, alpha)
+            ahead = gradients_of(loss(), weights)
+        prior.learn_(closed_form_gradient(slope, ahead, alpha), beta)
         with torch.no_grad():
-            torch._foreach_add_(parameters, gradients, alpha=-alpha)
+            torch._foreach_add_(list(weights.values()), list(gradients.values()), alpha=-alpha)
     cheap = Prior.from_checkpoints(start, dict(net.named_parameters()), beta)
     for name, phi in prior.phi.items():
         both = torch.stack([phi.flatten(), cheap.phi[name].double().flatten()])
@@ -128,10 +125,9 @@ def test_two_checkpoint_prior_is_what_sgd_learns_to_first_order():
 
 def test_saving_and_loading(tmp_path):
     net = small_net(dtype=torch.float32)
-    prior = Prior.constant(
-        net, 0.5, 1, centre=dict(net.named_parameters()), alpha=1e-3, loss_units="mm^2"
-    )
-    prior.save(tmp_path / "a.safetensors", beta=1e-3)
+    facts = {"alpha": 1e-3, "loss_units": "mm^2"}
+    prior = Prior.constant(net, 0.5, 1, centre=net, facts=facts)
+    prior.save(tmp_path / "a.safetensors", {"beta": 1e-3, "p": 2, "format": "mine"})
     again = Prior.load(tmp_path / "a.safetensors")
     assert again.p == 1
     assert again.manifest["alpha"] == 1e-3
@@ -272,7 +268,7 @@ def test_attached_to_any_optimiser_it_is_the_step(batch, coupled, make):
     a, b = small_net(), small_net()
     prior = Prior.constant(a, 0.2)
     mine, theirs = make(a.parameters()), make(b.parameters())
-    detach = prior.attach(theirs, b, coupled)
+    handle = prior.attach(theirs, b, coupled)
     for _ in range(3):
         supervised_step(a, mine, batch[0], batch[2], prior=prior, coupled=coupled)
         theirs.zero_grad()
@@ -280,7 +276,9 @@ def test_attached_to_any_optimiser_it_is_the_step(batch, coupled, make):
         theirs.step()
     for t, u in zip(a.parameters(), b.parameters(), strict=False):
         torch.testing.assert_close(t, u)
-    detach()
+    assert handle.steps == 3
+    handle.remove()
+    assert not handle.active
     before = [t.detach().clone() for t in b.parameters()]
     theirs.param_groups[0]["lr"] = 0.0
     theirs.step()
@@ -316,11 +314,11 @@ def test_growth_is_limited():
         2.0, rel=1e-5
     )
     held = prior.limited(0.1, 50, factor=2.0)
-    weights = held.bind(net)
-    before = [t.detach().clone() for t in weights]
+    weights = dict(zip(held.phi, held.bind(net), strict=True))
+    before = [t.detach().clone() for t in weights.values()]
     for _ in range(50):
-        held.decay_(weights, 0.1)
-    for t, b in zip(weights, before, strict=False):
+        held.pull_(list(weights.values()), weights, -0.1)
+    for t, b in zip(weights.values(), before, strict=True):
         torch.testing.assert_close(t.detach(), 2 * b, rtol=1e-4, atol=1e-8)
 
 
@@ -357,13 +355,13 @@ def test_noise_is_the_variance_of_the_sum_of_the_steps():
     torch.manual_seed(0)
     prior = Prior({"w": torch.zeros(500, 1)}).track_noise()
     for _ in range(200):
-        prior.learn_([torch.randn(500, 1) * 3], beta=0.1)
+        prior.learn_({"w": torch.randn(500, 1) * 3}, beta=0.1)
     assert prior.variance["w"].mean().item() == pytest.approx(200 * 0.09, rel=0.05)
     assert prior.signal_to_noise()["w"] == pytest.approx(1, abs=0.15)  # a random walk
-    prior.learn_([torch.full((500, 1), 1e4)], beta=0.1)
+    prior.learn_({"w": torch.full((500, 1), 1e4)}, beta=0.1)
     steady = Prior({"w": torch.zeros(500, 1)}).track_noise()
     for _ in range(200):
-        steady.learn_([torch.randn(500, 1) + 1], beta=0.1)
+        steady.learn_({"w": torch.randn(500, 1) + 1}, beta=0.1)
     assert steady.signal_to_noise()["w"] == pytest.approx(200**0.5, rel=0.1)
     with pytest.raises(InputError, match="no record of its noise"):
         Prior({"w": torch.zeros(1, 1)}).signal_to_noise()
@@ -371,9 +369,9 @@ def test_noise_is_the_variance_of_the_sum_of_the_steps():
 
 def test_one_step_tells_no_noise_and_two_the_sample_variance():
     prior = Prior({"w": torch.zeros(3, 1)}).track_noise()
-    prior.learn_([torch.tensor([[1.0], [2.0], [3.0]])], beta=1.0)
+    prior.learn_({"w": torch.tensor([[1.0], [2.0], [3.0]])}, beta=1.0)
     assert prior.variance is None
-    prior.learn_([torch.tensor([[3.0], [2.0], [7.0]])], beta=1.0)
+    prior.learn_({"w": torch.tensor([[3.0], [2.0], [7.0]])}, beta=1.0)
     # Of two steps a, b: (a - b)^2 / 2 a step, two steps.
     torch.testing.assert_close(prior.variance["w"], torch.tensor([[4.0], [0.0], [16.0]]))
 

@@ -7,8 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from cmkg.errors import InputError
+from cmkg.learner import MetaConfig
 from cmkg.losses import DistillationLoss
-from cmkg.training import Fields, distill, learn_prior, train_with_prior
+from cmkg.training import Fields, FitConfig, distill, learn_prior, train_with_prior
 
 
 def mlp(inputs, hidden, outputs, seed=0):
@@ -48,16 +49,15 @@ def test_classification_with_networks_of_different_widths():
         data,
         F.cross_entropy,
         fields=FIELDS,
-        epochs=15,
-        lr=1e-2,
         attention_weight=0.0,
-    )
+        fit=FitConfig(epochs=15, lr=1e-2),
+    ).history
     assert set(first) == {"regression", "activation", "attention"}
     assert last["regression"] < first["regression"]
     assert last["activation"] < first["activation"]
-    assert not teacher.training
+    assert teacher.training  # as it was found
     assert all(torch.equal(frozen[k], v) for k, v in teacher.state_dict().items())
-    assert not any(t.requires_grad for t in teacher.parameters())
+    assert all(t.requires_grad for t in teacher.parameters())
 
 
 def test_a_prior_for_classification_and_its_use_on_a_target():
@@ -68,13 +68,10 @@ def test_a_prior_for_classification_and_its_use_on_a_target():
         teacher,
         data,
         F.cross_entropy,
-        p=(1, 2),
         fields=FIELDS,
-        epochs=3,
-        alpha=1e-2,
-        beta=1.0,
-        split=True,
-    )
+        meta=MetaConfig(exponents=(1, 2), alpha=1e-2, beta=1.0, split=True),
+        fit=FitConfig(epochs=3),
+    ).priors
     assert one.p == 1
     assert two.p == 2
     assert two.rms() > 0
@@ -87,8 +84,7 @@ def test_a_prior_for_classification_and_its_use_on_a_target():
             F.cross_entropy,
             two.with_rms(1e-3),
             fields=Fields("noisy", None, "label"),
-            epochs=4,
-            lr=1e-2,
+            fit=FitConfig(epochs=4, lr=1e-2),
         )
     assert history[-1]["regression"] < history[0]["regression"]
     with pytest.warns(UserWarning, match="another initialisation"):
@@ -121,17 +117,15 @@ def test_a_dense_task_with_maps_of_other_sizes():
         (torch.randn(4, 3, 16, 16), torch.randn(4, 1, 16, 16), torch.randn(4, 1, 16, 16))
         for _ in range(3)
     ]
-    layers = [("1", "1"), ("3", "3")]
-    (prior,) = learn_prior(
+    prior = learn_prior(
         student,
         teacher,
         data,
         F.mse_loss,
-        layers=layers,
-        alpha=1e-2,
-        beta=1.0,
+        pairs=[("1", "1"), ("3", "3")],
+        meta=MetaConfig(alpha=1e-2, beta=1.0),
         attention_weight=1.0,
-    )
+    ).prior
     assert prior.rms() > 0
     loss = DistillationLoss([(4, 8, 8), (5, 4, 4)], [(6, 16, 16), (7, 8, 8)], 1.0)
     found = loss(
@@ -166,14 +160,14 @@ def test_several_inputs_and_a_field_that_is_not_there():
 def test_sources_alternate():
     student = mlp(5, 12, 3)
     a, b = classes(48, seed=1), classes(32, seed=2)
-    (prior,) = learn_prior(
+    prior = learn_prior(
         student,
         [mlp(8, 20, 3, seed=1), mlp(8, 9, 3, seed=2)],
         [a, b],
         F.cross_entropy,
         fields=FIELDS,
-        beta=1.0,
-    )
+        meta=MetaConfig(beta=1.0),
+    ).prior
     assert prior.rms() > 0
     assert float(prior.noise["count"]) == 5
     with pytest.raises(InputError, match="as many teachers as sources, got 1 and 2"):
@@ -193,17 +187,16 @@ def test_killed_between_epochs_it_goes_on_to_the_same_weights(tmp_path):
         torch.manual_seed(5)
         student, teacher = mlp(5, 12, 3), mlp(8, 20, 3, seed=1)
         torch.manual_seed(6)
-        (prior,) = learn_prior(
+        learned = learn_prior(
             student,
             teacher,
             Shuffled(),
             F.cross_entropy,
             fields=FIELDS,
-            epochs=epochs,
-            beta=1.0,
-            out=out,
+            meta=MetaConfig(beta=1.0),
+            fit=FitConfig(epochs=epochs, out=out),
         )
-        return student, prior
+        return student, learned.prior
 
     run(2, tmp_path / "killed")
     resumed, unbroken = run(4, tmp_path / "killed"), run(4, tmp_path / "unbroken")
@@ -218,9 +211,8 @@ def test_killed_between_epochs_it_goes_on_to_the_same_weights(tmp_path):
             classes(),
             F.cross_entropy,
             fields=FIELDS,
-            beta=1.0,
-            alpha=0.5,
-            out=tmp_path / "killed",
+            meta=MetaConfig(alpha=0.5, beta=1.0),
+            fit=FitConfig(out=tmp_path / "killed"),
         )
     for n, t in resumed[1].phi.items():
         assert torch.equal(t, unbroken[1].phi[n])

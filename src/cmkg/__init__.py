@@ -8,14 +8,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .attachment import Attachment as Attachment
     from .batch import Batch as Batch
     from .batch import Fields as Fields
+    from .distiller import Distiller as Distiller
+    from .distiller import Pair as Pair
     from .errors import Diverged as Diverged
     from .errors import InputError as InputError
     from .families import fisher as fisher
     from .families import merged as merged
     from .families import transferred as transferred
     from .features import FeatureTap as FeatureTap
+    from .forecast import preflight as preflight
+    from .hub import SharedPrior as SharedPrior
+    from .learner import MetaConfig as MetaConfig
+    from .learner import PriorLearner as PriorLearner
     from .losses import DistillationLoss as DistillationLoss
     from .losses import activation_loss as activation_loss
     from .losses import attention_loss as attention_loss
@@ -25,21 +32,29 @@ if TYPE_CHECKING:
     from .meta import unrolled_gradient as unrolled_gradient
     from .pairing import layers_of as layers_of
     from .pairing import pair_layers as pair_layers
+    from .pairing import pairing_table as pairing_table
     from .prior import Prior as Prior
     from .prior import fingerprint as fingerprint
     from .steps import distil_step as distil_step
     from .steps import meta_step as meta_step
     from .steps import supervised_step as supervised_step
+    from .training import FitConfig as FitConfig
+    from .training import Learned as Learned
     from .training import distill as distill
     from .training import learn_prior as learn_prior
     from .training import train_with_prior as train_with_prior
 
 __version__ = "0.1.0"
 _MODULES = {
+    "attachment": ("Attachment",),
     "batch": ("Batch", "Fields"),
+    "distiller": ("Distiller", "Pair"),
     "errors": ("Diverged", "InputError"),
     "families": ("fisher", "merged", "transferred"),
     "features": ("FeatureTap",),
+    "forecast": ("preflight",),
+    "hub": ("SharedPrior",),
+    "learner": ("MetaConfig", "PriorLearner"),
     "losses": (
         "DistillationLoss",
         "activation_loss",
@@ -48,10 +63,10 @@ _MODULES = {
         "regression_loss",
     ),
     "meta": ("closed_form_gradient", "unrolled_gradient"),
-    "pairing": ("layers_of", "pair_layers"),
+    "pairing": ("layers_of", "pair_layers", "pairing_table"),
     "prior": ("Prior", "fingerprint"),
     "steps": ("distil_step", "meta_step", "supervised_step"),
-    "training": ("distill", "learn_prior", "train_with_prior"),
+    "training": ("FitConfig", "Learned", "distill", "learn_prior", "train_with_prior"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = list(_HOME)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import copy
+import dataclasses
+from collections.abc import (
+    Callable,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from .errors import InputError
 
@@ -15,53 +26,76 @@ from .errors import InputError
 class Batch(NamedTuple):
     """One batch of a source or a target.
 
-    student_input: the weak modality: a tensor, a tuple of several, or a dict of named ones.
+    student_input: the weak modality: a tensor, a tuple of several, or a mapping of named ones.
     teacher_input: the superior modality of the same samples; None on a target.
-    target: what the student's output is compared with.
+    target: what the student's output is compared with; None where samples have no label.
     """
 
     student_input: Any
-    teacher_input: Any
-    target: Any
+    teacher_input: Any = None
+    target: Any = None
 
 
-Key = Hashable | tuple[Hashable, ...] | None
+Key = Hashable | tuple[Hashable, ...] | Mapping[str, Hashable] | Callable[[Any], Any] | None
 
 
 @dataclass(frozen=True)
 class Fields:
     """Which part of a batch goes where.
 
-    Each is a key of a dict, a position of a tuple, or a tuple of such for several inputs; None
-    where there is no such part.
+    Each is a key of a dict, a position of a tuple, an attribute, a tuple of such for several, a
+    dict {argument of the network: key}, or a function of the batch; None where there is no such
+    part. A network gets named parts as keyword arguments: ("input_ids", "mask") is called
+    net(input_ids=..., mask=...).
     """
 
     student: Key = 0
     teacher: Key = 1
     target: Key = 2
 
-    def __call__(self, batch: Any, device: torch.device | str) -> Batch:
-        """Returns the parts of a batch, on the device."""
-        return Batch(
-            *(
-                None if key is None else to_device(field_of(batch, key), device)
-                for key in (self.student, self.teacher, self.target)
-            )
+    def __call__(self, batch: Any, device: torch.device | str | None = None) -> Batch:
+        """The parts of a batch, on the device; a Batch is taken as it is.
+
+        Raises:
+            InputError: a part is not there.
+        """
+        if isinstance(batch, Batch):
+            return batch if device is None else Batch(*to_device(tuple(batch), device))
+        parts = (
+            _input_of(batch, self.student),
+            _input_of(batch, self.teacher),
+            field_of(batch, self.target),
         )
+        return Batch(*(part if device is None else to_device(part, device) for part in parts))
 
 
 SOURCE_FIELDS = Fields()  # a batch (x, x_superior, y)
 TARGET_FIELDS = Fields(0, None, 1)  # a batch (x, y)
 
 
+def _input_of(batch: Any, key: Key) -> Any:
+    """A network's input: several names are its keyword arguments."""
+    if isinstance(key, tuple) and key and all(isinstance(one, str) for one in key):
+        return {one: field_of(batch, one) for one in key}
+    return field_of(batch, key)
+
+
 def field_of(batch: Any, key: Key) -> Any:
-    """Returns a field of a batch.
+    """A field of a batch; None for the key None.
 
     Raises:
         InputError: there is none; the sentence names those that there are.
     """
+    if key is None:
+        return None
     if isinstance(key, tuple):
         return tuple(field_of(batch, one) for one in key)
+    if isinstance(key, Mapping):
+        return {argument: field_of(batch, one) for argument, one in key.items()}
+    if callable(key):
+        return key(batch)
+    if isinstance(key, str) and hasattr(batch, key) and not isinstance(batch, Mapping):
+        return getattr(batch, key)
     try:
         return batch[key]
     except (KeyError, IndexError, TypeError):
@@ -71,46 +105,159 @@ def field_of(batch: Any, key: Key) -> Any:
         ) from None
 
 
+def expect_fields(fields: object) -> None:
+    """Refuses what is no Fields."""
+    if not isinstance(fields, Fields):
+        raise InputError(
+            f"fields: expected Fields(student=, teacher=, target=), got {fields!r:.60}"
+        )
+
+
 def _parts_of(batch: Any) -> str:
     if isinstance(batch, Mapping):
         return str(list(batch))
+    if dataclasses.is_dataclass(batch):
+        return str([field.name for field in dataclasses.fields(batch)])
     return f"{len(batch)} positions" if isinstance(batch, Sequence) else type(batch).__name__
 
 
+# ---- containers ----------------------------------------------------------------------------------
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
-    """Applies a function to every tensor inside dicts, tuples, named tuples and lists."""
+    """Applies a function to every tensor inside containers, which keep their types.
+
+    Mappings, tuples, named tuples, lists and dataclasses; all else stays as it is.
+    """
+
+    def inside(part: Any) -> Any:
+        return map_tensors(function, part)
+
     if isinstance(value, Tensor):
         return function(value)
-    if isinstance(value, dict):
-        return {key: map_tensors(function, part) for key, part in value.items()}
+    if isinstance(value, MutableMapping):
+        changed = copy.copy(value)
+        for key in value:
+            changed[key] = inside(value[key])
+        return changed
+    if isinstance(value, Mapping):
+        return {key: inside(part) for key, part in value.items()}
+    if isinstance(value, PackedSequence):
+        return value._replace(data=function(value.data))
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(function, part) for part in value))
+        return type(value)(*map(inside, value))
     if isinstance(value, (tuple, list)):
-        return type(value)(map_tensors(function, part) for part in value)
+        return type(value)(map(inside, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value) if field.init]
+        return dataclasses.replace(value, **{n: inside(getattr(value, n)) for n in names})
     return value
 
 
 def tensors_of(value: Any) -> list[Tensor]:
-    """Returns every tensor inside dicts, tuples and lists, in their order."""
+    """Every tensor inside containers, in their order."""
     found: list[Tensor] = []
-    map_tensors(found.append, value)
+
+    def keep(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(keep, value)
     return found
 
 
 def to_device(value: Any, device: torch.device | str) -> Any:
-    """Returns `value` with its tensors on the device."""
+    """`value` with its tensors on the device."""
+    if isinstance(value, PackedSequence):
+        return value.to(device)  # type: ignore[arg-type]
+    if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
+        return type(value)(to_device(part, device) for part in value)
     return map_tensors(lambda tensor: tensor.to(device), value)
 
 
+def count_samples(value: Any) -> int:
+    """How many samples a part of a batch holds: the length of its first tensor or list.
+
+    Raises:
+        InputError: it holds neither.
+    """
+    if isinstance(value, PackedSequence):
+        return int(value.batch_sizes[0])
+    if isinstance(value, (Tensor, list)):
+        return len(value)
+    parts: Iterable[Any] = ()
+    if isinstance(value, Mapping):
+        parts = value.values()
+    elif isinstance(value, tuple):
+        parts = value
+    elif dataclasses.is_dataclass(value):
+        parts = (getattr(value, field.name) for field in dataclasses.fields(value))
+    for part in parts:
+        if isinstance(part, (Tensor, list, Mapping, tuple)) or dataclasses.is_dataclass(part):
+            return count_samples(part)
+    raise InputError(f"a batch: expected tensors or lists of samples, got {type(value).__name__}")
+
+
+def cut(value: Any, samples: slice) -> Any:
+    """Some samples of a part of a batch: a list is one of samples, and is cut, not its inside.
+
+    Raises:
+        InputError: a PackedSequence, whose samples are interleaved.
+    """
+    if isinstance(value, PackedSequence):
+        raise InputError("split: a PackedSequence cannot be cut into samples; leave split off")
+    if isinstance(value, Tensor):
+        return value[samples] if value.dim() else value
+    if isinstance(value, list):
+        return value[samples]
+    if isinstance(value, MutableMapping):
+        changed = copy.copy(value)
+        for key in value:
+            changed[key] = cut(value[key], samples)
+        return changed
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(cut(part, samples) for part in value))
+    if isinstance(value, tuple):
+        return tuple(cut(part, samples) for part in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value) if field.init]
+        return dataclasses.replace(value, **{n: cut(getattr(value, n), samples) for n in names})
+    return value
+
+
 def halve(batch: Batch) -> tuple[Batch, Batch]:
-    """Returns the first and the second half of a batch's samples.
+    """The first and the second half of a batch's samples.
 
     Raises:
         InputError: the batch has fewer than two samples.
     """
-    middle = len(tensors_of(batch.student_input)[0]) // 2
+    middle = count_samples(batch.student_input) // 2
     if middle == 0:
         raise InputError("split: expected batches of two samples or more")
-    first = map_tensors(lambda tensor: tensor[:middle], batch)
-    second = map_tensors(lambda tensor: tensor[middle:], batch)
+    first, second = cut(batch, slice(None, middle)), cut(batch, slice(middle, None))
     return first, second
+
+
+# ---- whole data ----------------------------------------------------------------------------------
+def expect_many_passes(batches: object, what: str = "the data") -> None:
+    """Refuses what can be iterated only once: a second epoch of it would be empty.
+
+    Raises:
+        InputError: a generator, map, zip, an iterator; or nothing to iterate.
+    """
+    if not isinstance(batches, Iterable) and not hasattr(batches, "__getitem__"):
+        raise InputError(
+            f"{what}: expected an iterable of batches (a DataLoader, a list), got "
+            f"{type(batches).__name__}"
+        )
+    if isinstance(batches, Iterator):
+        raise InputError(
+            f"{what}: a {type(batches).__name__} can be iterated only once, a second epoch would "
+            "be empty; give a DataLoader, a list, or an object whose __iter__ begins anew"
+        )
+
+
+def length_of(batches: object) -> int | None:
+    """How many batches there are, where that is known."""
+    try:
+        return len(batches)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return None

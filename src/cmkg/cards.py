@@ -16,7 +16,7 @@ ABOUT_PRIOR = (
 )
 PRIOR_FACTS = (
     "architecture",
-    "which",
+    "select",
     "granularity",
     "family",
     "fingerprint",

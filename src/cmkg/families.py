@@ -17,14 +17,14 @@ from torch.func import functional_call, grad, vmap
 from .batch import Fields
 from .errors import InputError
 from .modules import call_model, preserve_modes
-from .prior import Prior, fingerprint, select_parameters, tied_shape
+from .prior import Prior, Select, fingerprint, select_parameters, tied_shape
 
 
 def fisher(
     model: nn.Module,
     batches: Iterable[Any],
     loss: Callable[[Any, Tensor], Tensor],
-    which: str = "weights",
+    select: Select = "weights",
     fields: Fields | None = None,
     device: torch.device | str = "cpu",
 ) -> Prior:
@@ -38,14 +38,14 @@ def fisher(
         model: the network.
         batches: of samples.
         loss: (prediction, target) of a batch to a scalar.
-        which: "weights" or "all", see Prior.constant.
+        select: which parameters, see Prior.constant.
         fields: which part of a batch is which; None is a batch (x, y).
         device: where the samples go.
 
     Raises:
         InputError: there is no sample.
     """
-    parameters = {n: t.detach() for n, t in select_parameters(model, which).items()}
+    parameters = {n: t.detach() for n, t in select_parameters(model, select).items()}
 
     def loss_of_one(weights: dict[str, Tensor], x: Any, y: Tensor) -> Tensor:
         batched = tuple(part[None] for part in x) if isinstance(x, tuple) else x[None]
@@ -70,7 +70,9 @@ def fisher(
     phi = {name: (squares / (2 * count)).float() for name, squares in total.items()}
     facts = {
         "family": "Fisher",
-        "which": which,
+        "select": select if isinstance(select, str) else "a function",
+        "granularity": "weight",
+        "weights": {name: phi[name].numel() for name in phi},
         "samples": count,
         "fingerprint": fingerprint(model),
         "architecture": type(model).__name__,
@@ -201,7 +203,8 @@ def transferred(
             return names(name)
         return names.get(name, "") if names else name
 
-    wanted = select_parameters(model, prior.manifest.get("which", "weights"))
+    selected = prior.manifest.get("select", "weights")
+    wanted = select_parameters(model, "all" if selected == "a function" else selected)
     phi: dict[str, Tensor] = {}
     unmatched = {}
     for name, parameter in wanted.items():
@@ -218,7 +221,11 @@ def transferred(
             f"{coverage:.0%} ({some}); give a map of names, or a lower coverage"
         )
     centre = {name: prior.centre[look_up(name)] for name in phi} if prior.centre else None
-    facts = {"architecture": type(model).__name__, "coverage": share}
+    facts = {
+        "architecture": type(model).__name__,
+        "coverage": share,
+        "weights": {name: wanted[name].numel() for name in phi},
+    }
     moved = Prior(phi, prior.p, centre, prior.manifest | facts)
     return moved, TransferReport(share, list(phi), unmatched)
 

@@ -2,57 +2,207 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from .errors import InputError
+from .modules import unwrap
+
+Output = int | str | None
 
 
 class FeatureTap:
-    """Keeps the outputs of the named submodules at each forward pass.
+    """Keeps the outputs of the named submodules at each forward pass of the module.
 
         tap = FeatureTap(net, ["layer3", "layer4"])
         prediction = net(x)
         maps = tap.maps  # [output of layer3, output of layer4], in the order of the names
 
-    The maps keep their graph: they are the very tensors of the pass. `close` removes the hooks.
+    The maps keep their graph: they are the very tensors of the pass. Each pass of the module begins
+    with none; what runs outside of one (a copy of the module, gradient checkpointing's second pass)
+    is not kept. `close` removes the hooks.
+
+    Args:
+        module: the network, wrapped or not.
+        names: of its submodules.
+        outputs: for each, which part of an output that is a tuple or a dict: its number or key;
+            None where it is a tensor, or holds only one.
 
     Raises:
-        ValueError: the module has no submodule of such a name; lists those that it has.
+        InputError: the module has no submodule of such a name; lists those that it has.
     """
 
-    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
-        known = dict(module.named_modules())
+    def __init__(
+        self, module: nn.Module, names: Sequence[str], outputs: Sequence[Output] | None = None
+    ) -> None:
+        if isinstance(module, nn.DataParallel):
+            raise InputError(
+                "DataParallel's copies on other devices cannot be tapped: use "
+                "DistributedDataParallel"
+            )
+        if isinstance(names, str):
+            raise InputError(f"a tap's names: expected a list such as [{names!r}], got {names!r}")
+        network = unwrap(module)
+        known = dict(network.named_modules())
         for name in names:
-            if name not in known:
+            if name not in known or not name:
                 there = ", ".join(filter(None, known))
-                raise ValueError(
-                    f"{type(module).__name__} has no submodule {name!r}; it has: {there}"
+                raise InputError(
+                    f"{type(network).__name__} has no submodule {name!r}; it has: {there}"
                 )
         self.names = list(names)
-        self._kept: dict[str, Tensor] = {}
-        self._hooks = [known[name].register_forward_hook(self._keep(name)) for name in names]
+        self.outputs = list(outputs) if outputs is not None else [None] * len(self.names)
+        self._state = _Pass()
+        self._hooks = [
+            network.register_forward_pre_hook(_Begin(self._state)),
+            network.register_forward_hook(_End(self._state)),
+        ]
+        for name in dict.fromkeys(names):
+            self._hooks.append(known[name].register_forward_hook(_Keep(self._state, name)))
 
-    def _keep(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            self._kept[name] = output
-
-        return hook
+    @property
+    def calls(self) -> dict[str, list[Any]]:
+        """{name: whole outputs of each of its calls in the last pass, in their order}."""
+        return {name: list(self._state.kept.get(name, [])) for name in self.names}
 
     @property
     def maps(self) -> list[Tensor]:
-        """The tapped outputs of the last forward pass, in the order of the names."""
-        missing = [name for name in self.names if name not in self._kept]
-        if missing:
-            raise RuntimeError(f"no output of {', '.join(missing)} yet: run the network first")
-        return [self._kept[name] for name in self.names]
+        """The tapped outputs of the last forward pass, in the order of the names.
+
+        Raises:
+            InputError: a layer did not run in it, ran several times, or gave no tensor.
+        """
+        return [
+            self._map_of(name, output)
+            for name, output in zip(self.names, self.outputs, strict=True)
+        ]
+
+    def _map_of(self, name: str, output: Output) -> Tensor:
+        calls = self._state.kept.get(name, [])
+        if not calls:
+            raise InputError(
+                f"no output of {name!r} in the last forward pass: run the whole network first, "
+                "and tap layers that every pass runs"
+            )
+        if len(calls) > 1:
+            raise InputError(
+                f"{name!r} ran {len(calls)} times in one forward pass: tap.calls[{name!r}] has "
+                "every output; for distilling, tap a layer that runs once, or call the network "
+                "once an input"
+            )
+        return tensor_of(calls[0], output, name)
 
     def clear(self) -> None:
         """Forgets the last maps, and so frees their graph."""
-        self._kept.clear()
+        self._state.kept = {}
 
     def close(self) -> None:
         """Removes the hooks."""
         for hook in self._hooks:
             hook.remove()
+        self._hooks = []
         self.clear()
+
+
+def tensor_of(value: Any, output: Output, name: str) -> Tensor:
+    """The tensor of a layer's output.
+
+    Raises:
+        InputError: it holds none or several, and `output` does not say which.
+    """
+    if output is not None:
+        try:
+            value = value[output]
+        except (KeyError, IndexError, TypeError):
+            raise InputError(
+                f"{name!r} has no output {output!r}: it gives {_kind(value)}"
+            ) from None
+    if isinstance(value, Tensor):
+        return value
+    parts = value.values() if isinstance(value, Mapping) else value
+    if isinstance(parts, (tuple, list)) or isinstance(value, Mapping):
+        tensors = [part for part in parts if isinstance(part, Tensor)]
+        if len(tensors) == 1:
+            return tensors[0]
+    raise InputError(
+        f"{name!r} gives {_kind(value)}, not one tensor: say which part with output=, its number "
+        "or key"
+    )
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{type(value).__name__} with {', '.join(map(str, value))}"
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {', '.join(type(part).__name__ for part in value)}"
+    return type(value).__name__
+
+
+class _Pass:
+    """What the last forward pass gave. A copied or unpickled module's hooks keep nothing."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, list[Any]] = {}
+        self.running = False
+        self.is_copy = False
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> _Pass:
+        copied = _Pass()
+        copied.is_copy = True
+        return copied
+
+    def __reduce__(self) -> Any:
+        return _new_copy, ()
+
+
+def _new_copy() -> _Pass:
+    copied = _Pass()
+    copied.is_copy = True
+    return copied
+
+
+class _Begin:
+    def __init__(self, state: _Pass) -> None:
+        self.state = state
+
+    def __call__(self, _module: nn.Module, _inputs: Any) -> None:
+        self.state.kept = {}
+        self.state.running = not self.state.is_copy
+
+
+class _End:
+    def __init__(self, state: _Pass) -> None:
+        self.state = state
+
+    def __call__(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
+        self.state.running = False
+
+
+class _Keep:
+    def __init__(self, state: _Pass, name: str) -> None:
+        self.state = state
+        self.name = name
+
+    def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        if self.state.running:
+            self.state.kept.setdefault(self.name, []).append(output)
+
+
+def expect_gradient(maps: Sequence[Tensor], names: Sequence[str]) -> None:
+    """Refuses maps of a trained network that carry no gradient: nothing would be distilled.
+
+    Raises:
+        InputError: reentrant gradient checkpointing, or a layer under no_grad.
+    """
+    if not torch.is_grad_enabled():
+        return
+    for features, name in zip(maps, names, strict=True):
+        if not features.requires_grad:
+            raise InputError(
+                f"the student's map at {name!r} carries no gradient, so nothing would be "
+                "distilled into it: is it frozen, under no_grad, or inside gradient "
+                "checkpointing with use_reentrant=True (give False)?"
+            )

@@ -6,30 +6,37 @@ over the batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
-import torch.nn.functional as F
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from .errors import InputError
+from .layouts import Layout, example_map, lay_pair
 
 ATTENTION_WEIGHT = 1e3  # lambda of Eq. 4
 Value = TypeVar("Value")
 Losses = dict[str, Tensor]
 
 
-def regression_loss(
-    prediction: Float[Tensor, "b ..."], target: Float[Tensor, "b2 ..."]
-) -> Float[Tensor, ""]:
-    """Eq. 1: ||f(x) - y||^2, summed over all but the batch, mean over the batch.
+def regression_loss(prediction: Any, target: Any) -> Float[Tensor, ""]:
+    """Eq. 1: ||f(x) - y||^2 of tensors (B, ...), summed over all but B, mean over the batch.
 
     Raises:
-        ValueError: the shapes differ.
+        InputError: the shapes differ.
 
     >>> import torch
     >>> regression_loss(torch.zeros(2, 3), torch.ones(2, 3))
     tensor(3.)
     """
+    for what, value in (("prediction", prediction), ("target", target)):
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"the {what} is a {type(value).__name__}, no tensor: give a loss of your own, "
+                "loss=lambda prediction, target: ..."
+            )
     _expect_same_shape("prediction", prediction, "target", target)
     return (prediction - target).square().flatten(1).sum(1).mean()
 
@@ -40,7 +47,7 @@ def activation_loss(
     """Eq. 2: ||Q_l(x; f) - Q_l(x~; g)||^2 of the last feature maps (B, C, H, W).
 
     Raises:
-        ValueError: the shapes differ.
+        InputError: the shapes differ.
     """
     _expect_same_shape("the student's feature map", student_map, "the teacher's", teacher_map)
     return (student_map - teacher_map).square().flatten(1).sum(1).mean()
@@ -72,10 +79,10 @@ def attention_loss(
     Lists of (B, C_j, H_j, W_j). Channels may differ between student and teacher, places may not.
 
     Raises:
-        ValueError: the layers are not paired, or their places differ.
+        InputError: the layers are not paired, or their places differ.
     """
     if len(student_maps) != len(teacher_maps) or not student_maps:
-        raise ValueError(
+        raise InputError(
             f"attention needs paired layers: {len(student_maps)} of the student, "
             f"{len(teacher_maps)} of the teacher"
         )
@@ -104,15 +111,22 @@ def distillation_loss(
 
 
 class DistillationLoss(nn.Module):
-    """Eq. 4 over paired layers of any two networks: maps (B, C, ...).
+    """Eq. 4 over paired layers of any two networks.
 
     Channels of the last pair may differ: a 1 x 1 projection of the student's map is learned with
-    the student. Places may differ: the student's map is resized. Maps without places (B, C) have no
-    attention, so L_ATT is over the others.
+    the student. Places may differ where they are a grid: the student's map is resized. Maps without
+    places (B, C) have no attention, so L_ATT is over the others.
 
     Args:
-        student_shapes, teacher_shapes: shapes of the maps without the batch, in pairs.
+        student_shapes, teacher_shapes: shapes of the maps without the batch, in pairs, deepest
+            last.
         attention_weight: lambda of Eq. 4.
+        layouts: for each pair, what the dimensions of both maps mean (layouts.Layout). None takes
+            (B, C), (B, C, H, W) and (B, C, D, H, W); of three dimensions it must be said.
+        drop_tokens: for each pair, how many special tokens of both are left out.
+
+    Raises:
+        InputError: maps that cannot be compared.
     """
 
     def __init__(
@@ -120,22 +134,48 @@ class DistillationLoss(nn.Module):
         student_shapes: Sequence[Sequence[int]],
         teacher_shapes: Sequence[Sequence[int]],
         attention_weight: float = ATTENTION_WEIGHT,
+        layouts: Sequence[tuple[Layout, Layout]] | None = None,
+        drop_tokens: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         super().__init__()
-        if len(student_shapes) != len(teacher_shapes) or not student_shapes:
-            raise ValueError(
-                f"expected paired layers, got {len(student_shapes)} of the student and "
+        count = len(student_shapes)
+        if count != len(teacher_shapes) or not count:
+            raise InputError(
+                f"expected paired layers, got {count} of the student and "
                 f"{len(teacher_shapes)} of the teacher"
             )
         self.attention_weight = attention_weight
-        mine, theirs = student_shapes[-1][0], teacher_shapes[-1][0]
-        self.project = nn.Identity() if mine == theirs else nn.Conv2d(mine, theirs, 1)
+        if layouts is None:
+            pairs = zip(student_shapes, teacher_shapes, strict=True)
+            layouts = [(_usual_layout(mine), _usual_layout(theirs)) for mine, theirs in pairs]
+        self.layouts = list(layouts)
+        self.drop_tokens = list(drop_tokens or [(0, 0)] * count)
+        mine, theirs = self.compared(
+            [example_map(s, own) for s, (own, _) in zip(student_shapes, self.layouts, strict=True)],
+            [example_map(t, one) for t, (_, one) in zip(teacher_shapes, self.layouts, strict=True)],
+        )
+        a, b = mine[-1].shape[1], theirs[-1].shape[1]
+        self.project = nn.Identity() if a == b else nn.Conv2d(a, b, 1)
+
+    def compared(
+        self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Both networks' maps as (B, C, H, W), the student's at the teacher's places.
+
+        Raises:
+            InputError: they cannot be laid over each other.
+        """
+        mine, theirs = [], []
+        pairs = zip(student_maps, teacher_maps, self.layouts, self.drop_tokens, strict=True)
+        for student, teacher, layouts, drops in pairs:
+            own, other = lay_pair(student, teacher, layouts, drops)
+            mine.append(as_picture(own))
+            theirs.append(as_picture(other))
+        return mine, theirs
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Losses:
         """Returns {"activation", "attention"}, weighted as they enter G; scalars."""
-        pairs = zip(student_maps, teacher_maps, strict=True)
-        mine = [as_picture(resize_like(student, teacher)) for student, teacher in pairs]
-        theirs = [as_picture(teacher) for teacher in teacher_maps]
+        mine, theirs = self.compared(student_maps, teacher_maps)
         projected = self.project(to_float32(mine[-1]))
         activation = activation_loss(to_float32(projected), to_float32(theirs[-1]))
         with_places = [i for i, teacher in enumerate(theirs) if teacher[0, 0].numel() > 1]
@@ -147,6 +187,17 @@ class DistillationLoss(nn.Module):
         return {"activation": activation, "attention": self.attention_weight * attention}
 
 
+def _usual_layout(shape: Sequence[int]) -> Layout:
+    known: dict[int, Layout] = {1: "BC", 3: "BCHW", 4: "BCDHW"}
+    if len(shape) not in known:
+        raise InputError(
+            f"a map of shape (B, {', '.join(map(str, shape))}): its layout is not clear, it may be "
+            "tokens (BNC) or a sequence of channels (BCL); say which with layouts= or "
+            "Pair(layout=)"
+        )
+    return known[len(shape)]
+
+
 def as_picture(features: Float[Tensor, "b c *places"]) -> Float[Tensor, "b c h w"]:
     """Maps (B, C), (B, C, L), (B, C, H, W) or (B, C, D, H, W) as (B, C, H, W)."""
     if features.dim() > 4:
@@ -154,27 +205,43 @@ def as_picture(features: Float[Tensor, "b c *places"]) -> Float[Tensor, "b c h w
     return features.reshape(*features.shape, *(1 for _ in range(4 - features.dim())))
 
 
-def resize_like(features: Float[Tensor, "b c *places"], other: Tensor) -> Tensor:
-    """`features` with the places of `other`, which has as many dimensions of places.
+def to_scalar(value: Any, what: str = "the loss", needs_graph: bool = True) -> Tensor:
+    """A loss as a scalar: one number, or a dict of such (as detectors give), which are summed.
+
+    Args:
+        value: what the loss gave.
+        what: what it is called in a sentence.
+        needs_graph: it must depend on a weight that is trained.
 
     Raises:
-        ValueError: the number of dimensions differs.
+        InputError: anything else: per-sample values, a tuple, a Python number, no gradient.
     """
-    if features.shape[2:] == other.shape[2:]:
-        return features
-    if features.dim() != other.dim():
-        raise ValueError(
-            f"the student's map has shape {tuple(features.shape)}, the teacher's "
-            f"{tuple(other.shape)}: expected as many dimensions"
+    if isinstance(value, Mapping) and value:
+        parts = [to_scalar(part, f"{what}'s {name!r}", needs_graph) for name, part in value.items()]
+        return torch.stack(parts).sum()
+    if isinstance(value, nn.Module):
+        raise InputError(f"{what}: got a {type(value).__name__}: give the loss, not its class")
+    if not isinstance(value, Tensor):
+        raise InputError(
+            f"{what}: expected a scalar tensor, or a dict of such, got {type(value).__name__}; "
+            "return the loss alone, as a tensor with its graph"
         )
-    mode = {3: "linear", 4: "bilinear", 5: "trilinear"}[features.dim()]
-    return F.interpolate(
-        to_float32(features), size=other.shape[2:], mode=mode, antialias=mode == "bilinear"
-    )
+    if value.numel() != 1:
+        raise InputError(
+            f"{what} has shape {tuple(value.shape)}: expected a scalar; take the mean over samples"
+        )
+    if not value.is_floating_point():
+        raise InputError(f"{what} is {value.dtype}: expected a float that depends on the weights")
+    if needs_graph and torch.is_grad_enabled() and not value.requires_grad:
+        raise InputError(
+            f"{what} does not depend on any trained weight: was the prediction detached, or is "
+            "everything frozen?"
+        )
+    return value.reshape(())
 
 
 def _expect_same_shape(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
     if a.shape != b.shape:
-        raise ValueError(
+        raise InputError(
             f"{name_a} has shape {tuple(a.shape)}, {name_b} has {tuple(b.shape)}: expected the same"
         )

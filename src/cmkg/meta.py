@@ -13,7 +13,7 @@ small alpha; plain SGD's phi is ruled by the weights of large gradients.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,68 +22,73 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .errors import InputError
-from .prior import Prior
+from .prior import Prior, Tensors
 
 Network = Callable[..., Any]
 DAMPING = 0.1  # of a layer's mean sqrt(v), see adam_scales
 
 
 @contextmanager
-def preserve_weights(model: nn.Module, parameters: Sequence[Tensor]) -> Iterator[None]:
-    """Lets `parameters` of `model` be overwritten inside; puts them and all buffers back.
+def preserve_weights(model: nn.Module, weights: Iterable[Tensor]) -> Iterator[None]:
+    """Lets `weights` of `model` be overwritten inside; puts them and all buffers back.
 
-    Bit for bit. Forward passes inside may move running statistics (BatchNorm): these are buffers,
-    and are put back, too.
+    Bit for bit, also buffers that a pass assigns anew. Forward passes inside may move running
+    statistics (BatchNorm): these are buffers, and are put back, too. A graph that was made before
+    can still go backward after.
     """
-    saved = [parameter.detach().clone() for parameter in parameters]
-    buffers = list(model.buffers())
-    saved_buffers = [buffer.clone() for buffer in buffers]
+    saved = [(weight, weight.detach().clone()) for weight in weights]
+    buffers = [
+        (module._buffers, name, buffer, None if buffer is None else buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+    ]
     try:
         yield
     finally:
-        with torch.no_grad():
-            for parameter, kept in zip(parameters, saved, strict=True):
-                parameter.copy_(kept)
-            for buffer, kept in zip(buffers, saved_buffers, strict=True):
-                buffer.copy_(kept)
+        for weight, kept in saved:
+            weight.data.copy_(kept)  # .data: autograd need not know, the values are the old ones
+        for held, name, buffer, copied in buffers:
+            if buffer is not None and copied is not None:
+                buffer.data.copy_(copied)
+            held[name] = buffer
 
 
 @torch.no_grad()
 def inner_step_(
-    parameters: list[Tensor],
-    all_parameters: list[Tensor],
-    gradients: list[Tensor],
-    prior: Prior,
-    alpha: float,
-    scales: list[Tensor] | None = None,
-) -> list[Tensor]:
+    weights: Tensors, gradients: Tensors, prior: Prior, alpha: float, scales: Tensors | None = None
+) -> dict[str, Tensor]:
     """theta'' <- theta (1 - 2 alpha phi) - alpha grad L_REG in place, for p = 2 and centre 0.
 
-    In general, with the prior's slope in place of 2 theta.
+    In general, with the prior's slope in place of 2 theta. A weight without a gradient stays.
 
     Args:
-        parameters: those that carry phi, in its order.
-        all_parameters, gradients: every trained one and its gradient, times its scale.
+        weights: {name: trained weight}.
+        gradients: {name: its gradient, times its scale}, of some or all.
         prior: whose phi pulls.
         alpha: the step.
-        scales: one tensor each of `parameters`, which the slope is multiplied by.
+        scales: {name: tensor that the slope is multiplied by}.
 
     Returns:
-        The slope at theta, scaled, which the closed form needs.
+        {name: slope at theta, scaled}, which the closed form needs.
     """
-    slope = prior.slope(parameters)
+    held = {name: weights[name].data for name in prior.phi if name in gradients}
+    slope = prior.slope(held)
+    if not slope:
+        return slope
     if scales is not None:
-        torch._foreach_mul_(slope, scales)
-    torch._foreach_addcmul_(parameters, slope, list(prior.phi.values()), value=-alpha)
-    torch._foreach_add_(all_parameters, gradients, alpha=-alpha)
+        torch._foreach_mul_(list(slope.values()), [scales[name] for name in slope])
+    phi = [prior.phi[name].to(weight.device) for name, weight in held.items()]
+    torch._foreach_addcmul_(list(held.values()), list(slope.values()), phi, value=-alpha)
+    moved = [weights[name].data for name in gradients]
+    torch._foreach_add_(moved, list(gradients.values()), alpha=-alpha)
     return slope
 
 
 @torch.no_grad()
 def adam_scales(
-    optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], gradients: Sequence[Tensor]
-) -> list[Tensor]:
-    """lr / (sqrt(v) + damping) of the step that Adam is about to take, one tensor a parameter.
+    optimizer: torch.optim.Optimizer, weights: Tensors, gradients: Tensors
+) -> dict[str, Tensor]:
+    """{name: lr / (sqrt(v) + damping)} of the step that Adam is about to take.
 
     The damping is a tenth of the layer's mean sqrt(v), so that a weight whose gradient was next to
     nothing (a dead unit's) does not get a phi thousands of times the others' when the look-ahead
@@ -91,41 +96,49 @@ def adam_scales(
 
     Args:
         optimizer: Adam or AdamW.
-        parameters, gradients: what it is about to step.
+        weights: {name: weight}.
+        gradients: {name: gradient that it is about to take}, of some or all of them.
 
     Raises:
-        InputError: an optimiser without Adam's two betas.
+        InputError: another optimiser (Adamax has no second moment), or one without a weight.
     """
-    group_of = {one: group for group in optimizer.param_groups for one in group["params"]}
-    found = []
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        group = group_of[parameter]
-        state = optimizer.state.get(parameter, {})
-        if len(group.get("betas", ())) != 2:
+    if not isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
+        raise InputError(
+            "an inner step of Adam's: expected Adam or AdamW for the student, got "
+            f"{type(optimizer).__name__}; or give inner_optimizer='sgd'"
+        )
+    group_of = {id(one): group for group in optimizer.param_groups for one in group["params"]}
+    found = {}
+    for name, gradient in gradients.items():
+        weight = weights[name]
+        if id(weight) not in group_of:
             raise InputError(
-                "an inner step of Adam's: expected Adam or AdamW for the student, got "
-                f"{type(optimizer).__name__}"
+                f"an inner step of Adam's: the optimiser does not hold {name!r}, which is trained"
             )
+        group = group_of[id(weight)]
+        state = optimizer.state.get(weight, {})
         beta = group["betas"][1]
         earlier = beta * state["exp_avg_sq"] if state else 0
         steps = float(state["step"]) + 1 if state else 1
         v = (1 - beta) * gradient.square() + earlier
         root = (v / (1 - beta**steps)).sqrt()
-        found.append(group["lr"] / (root + DAMPING * root.mean() + group["eps"]))
+        found[name] = group["lr"] / (root + DAMPING * root.mean() + group["eps"])
     return found
 
 
 @torch.no_grad()
 def closed_form_gradient(
-    slope: list[Tensor], outer_gradients: list[Tensor], alpha: float
-) -> list[Tensor]:
+    slope: Tensors, outer_gradients: Tensors, alpha: float
+) -> dict[str, Tensor]:
     """Algorithm 3: dG/dphi = -alpha * slope * grad G(theta''); for p = 2, -2 alpha theta * grad G.
 
-    Lists of tensors in phi's order. Written into `slope`, which is returned.
+    Of {name: tensor}. Written into `slope`; where G has no gradient, phi has none.
     """
-    torch._foreach_mul_(slope, outer_gradients)
-    torch._foreach_mul_(slope, -alpha)
-    return slope
+    found = {name: one for name, one in slope.items() if name in outer_gradients}
+    if found:
+        torch._foreach_mul_(list(found.values()), [outer_gradients[name] for name in found])
+        torch._foreach_mul_(list(found.values()), -alpha)
+    return found
 
 
 def unrolled_gradient(
@@ -139,7 +152,7 @@ def unrolled_gradient(
     """Algorithm 1: dG/dphi through `steps` inner updates, exact, with second-order graphs.
 
     Args:
-        model: the network; its buffers are not moved.
+        model: the network; its buffers are not moved, nor its weights that are not trained.
         prior: phi.
         inner_loss, outer_loss: functions of a callable `net` (the model with given weights) to a
             scalar.
@@ -153,10 +166,12 @@ def unrolled_gradient(
     theta: dict[str, Tensor] = {
         name: parameter.detach().clone().requires_grad_()
         for name, parameter in model.named_parameters()
+        if parameter.requires_grad
     }
     phi = {
-        name: one.detach().to(theta[name].dtype).clone().requires_grad_()
+        name: one.detach().to(theta[name]).clone().requires_grad_()
         for name, one in prior.phi.items()
+        if name in theta
     }
 
     def with_weights(weights: dict[str, Tensor]) -> Network:
@@ -168,9 +183,14 @@ def unrolled_gradient(
 
     for _ in range(steps):
         inner = inner_loss(with_weights(theta))
-        gradients = torch.autograd.grad(inner, list(theta.values()), create_graph=True)
+        gradients = torch.autograd.grad(
+            inner, list(theta.values()), create_graph=True, allow_unused=True
+        )
         moved = {}
         for (name, weight), gradient in zip(theta.items(), gradients, strict=True):
+            if gradient is None:  # a branch that this batch does not take
+                moved[name] = weight
+                continue
             moved[name] = weight - alpha * gradient
             if name in phi:
                 offset = weight - prior.centre[name] if prior.centre else weight
@@ -178,4 +198,8 @@ def unrolled_gradient(
                 moved[name] = moved[name] - alpha * phi[name] * slope
         theta = moved
     outer = outer_loss(with_weights(theta))
-    return dict(zip(phi, torch.autograd.grad(outer, list(phi.values())), strict=True))
+    found = torch.autograd.grad(outer, list(phi.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(phi[name]) if gradient is None else gradient
+        for name, gradient in zip(phi, found, strict=True)
+    }

@@ -1,12 +1,18 @@
-"""Small helpers for anybody's modules: calling them, their modes, their trained parameters."""
+"""Small helpers for anybody's modules: wrappers, calls, modes, trained parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from .errors import InputError
+
+WITH_MODULE = (nn.parallel.DistributedDataParallel, nn.DataParallel, AveragedModel)
 
 
 @contextmanager
@@ -24,17 +30,91 @@ def preserve_modes(*models: nn.Module) -> Iterator[None]:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside torch.compile's wrapper, whose parameters have their own names."""
-    inner = getattr(model, "_orig_mod", model)
-    assert isinstance(inner, nn.Module)
-    return inner
+    """The user's own network inside any wrappers, whose parameters have their own names.
+
+    torch.compile, DistributedDataParallel, DataParallel, AveragedModel (EMA), Fabric's and peft's.
+
+    Raises:
+        InputError: no network; or FullyShardedDataParallel, which flattens the weights.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"expected a network (torch.nn.Module), got {_describe(model)}")
+    kind = type(model).__name__
+    if kind == "FullyShardedDataParallel":
+        raise InputError(
+            "FullyShardedDataParallel flattens the weights, so that phi has none to belong to: "
+            "use DistributedDataParallel"
+        )
+    inner: Any = model
+    if isinstance(model, WITH_MODULE):
+        inner = model.module
+    elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+        inner = model._orig_mod
+    elif kind == "_FabricModule":
+        inner = model._original_module
+    elif callable(getattr(model, "get_base_model", None)) and hasattr(model, "peft_config"):
+        inner = model.get_base_model()  # type: ignore[operator]
+    return model if inner is model else unwrap(inner)
+
+
+def _describe(value: object) -> str:
+    return repr(value) if isinstance(value, (str, int, float)) else type(value).__name__
+
+
+def own_name(name: str) -> str:
+    """A parameter's name as it was before peft put an adapter around its layer."""
+    return name.replace(".base_layer.", ".")
+
+
+def named_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """{name: parameter} of the user's own network, without wrappers' prefixes.
+
+    Raises:
+        InputError: a parameter is sharded (FSDP2's DTensor).
+    """
+    found = {own_name(name): weight for name, weight in unwrap(model).named_parameters()}
+    for name, weight in found.items():
+        if type(weight.data).__name__ == "DTensor":
+            raise InputError(
+                f"{name!r} is a DTensor, sharded over processes by FSDP2: phi is not; use "
+                "DistributedDataParallel"
+            )
+    return found
+
+
+def as_weights(model_or_tensors: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """{name: tensor} of a network's parameters, or of a mapping such as a state_dict.
+
+    A mapping's names lose the prefix "module." that DistributedDataParallel gives all of them.
+
+    Raises:
+        InputError: neither.
+    """
+    if isinstance(model_or_tensors, nn.Module):
+        return dict[str, Tensor](named_weights(model_or_tensors))
+    if not isinstance(model_or_tensors, Mapping):
+        raise InputError(
+            "expected a network or {name: tensor} of its weights, got "
+            f"{_describe(model_or_tensors)}"
+        )
+    names = list(model_or_tensors)
+    for prefix in ("module.", "_orig_mod."):
+        if names and all(name.startswith(prefix) for name in names):
+            return as_weights({n.removeprefix(prefix): t for n, t in model_or_tensors.items()})
+    return {own_name(name): tensor for name, tensor in model_or_tensors.items()}
 
 
 def call_model(model: Callable[..., Any], x: Any) -> Any:
-    """The model's output for one input, a tuple of several, or a dict of named ones."""
-    if isinstance(x, dict):
+    """The model's output for one input, a tuple of several, or a mapping of named ones.
+
+    A list is one input (detectors take a list of pictures), and so is a named tuple such as
+    PackedSequence.
+    """
+    if isinstance(x, Mapping):
         return model(**x)
-    return model(*x) if isinstance(x, (tuple, list)) else model(x)
+    if isinstance(x, tuple) and not hasattr(x, "_fields"):
+        return model(*x)
+    return model(x)
 
 
 def trained_parameters(*models: object) -> dict[str, nn.Parameter]:
@@ -42,11 +122,37 @@ def trained_parameters(*models: object) -> dict[str, nn.Parameter]:
 
     Names of the first model are its own; those of a later one begin with its place, "1/".
     """
-    found = {}
+    found: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()
     for place, model in enumerate(models):
         if not isinstance(model, nn.Module):
             continue
         for name, parameter in unwrap(model).named_parameters():
-            if parameter.requires_grad:
-                found[f"{place}/{name}" if place else name] = parameter
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                found[f"{place}/{name}" if place else own_name(name)] = parameter
     return found
+
+
+def expect_optimizer(optimizer: object) -> torch.optim.Optimizer:
+    """The torch optimiser, or one in a sentence.
+
+    Raises:
+        InputError: a class, a function, a name.
+    """
+    if isinstance(optimizer, torch.optim.Optimizer):
+        return optimizer
+    hint = ""
+    if isinstance(optimizer, type) or callable(optimizer):
+        hint = ": make one, as in torch.optim.Adam(student.parameters(), lr=1e-3)"
+    name = getattr(optimizer, "__name__", None) or _describe(optimizer)
+    raise InputError(f"expected an optimiser (torch.optim.Optimizer), got {name}{hint}")
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> dict[int, int]:
+    """{id of a parameter: number of its group}."""
+    return {
+        id(parameter): number
+        for number, group in enumerate(optimizer.param_groups)
+        for parameter in group["params"]
+    }

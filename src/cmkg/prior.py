@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,10 +21,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import InputError
-from .modules import unwrap
+from .modules import as_weights, named_weights, unwrap
 from .runtime.files import PathLike, write_atomically
+from .runtime.random import generator
+
+if TYPE_CHECKING:
+    from .attachment import Attachment
 
 FORMAT = "cmkg-prior/1"
+OWN_FACTS = ("format", "p", "versions", "shapes")  # save writes these itself
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers in a state_dict
+Select = Literal["weights", "all"] | Callable[[str, Tensor], bool]
 Granularity = Literal["weight", "filter", "layer"]
 GRANULARITIES = get_args(Granularity)
 Tensors = Mapping[str, Tensor]
@@ -53,34 +61,62 @@ class Prior:
     """phi with its exponent and centre, bound by name to the parameters of one architecture.
 
     Args:
-        phi: {parameter name: float32 tensor of the parameter's shape, or of one that broadcasts to
-            it (see `tied_shape`)}.
+        phi: {parameter name: float tensor of the parameter's shape, or of `tied_shape`}.
         p: 1 or 2.
-        centre: None (zero) or {name: tensor} of the same names.
+        centre: None (zero), or {name: tensor of the parameter's shape} of the same names or more;
+            a network's own weights are taken from it.
         manifest: what is known of its making: alpha, beta, units of the loss, source, fingerprint
-            of theta_0.
-        variance: None, or {name: tensor} like phi; see the property.
+            of theta_0, granularity, and "weights", how many weights each name stands for.
+        variance: None, or {name: tensor like phi}; see the property.
 
     Raises:
-        InputError: another exponent.
+        InputError: another exponent, phi that is no tensor, a centre without one of phi's names.
+
+    >>> prior = Prior({"w": torch.ones(2, 1)})
+    >>> prior
+    Prior(p=2, 1 tensor, 2 numbers, rms 1, centred at zero)
+    >>> prior == prior.scaled(2.0)
+    False
     """
 
     def __init__(
         self,
         phi: Tensors,
         p: int = 2,
-        centre: Tensors | None = None,
+        centre: nn.Module | Tensors | None = None,
         manifest: Mapping[str, Any] | None = None,
         variance: Tensors | None = None,
     ) -> None:
-        if p not in (1, 2):
+        if isinstance(p, bool) or p not in (1, 2):
             raise InputError(f"a prior's exponent p is 1 or 2, got {p!r}")
+        for name, one in _expect_mapping("phi", phi).items():
+            if not isinstance(one, Tensor) or not one.is_floating_point():
+                raise InputError(f"phi of {name!r}: expected a tensor of floats, got {one!r:.60}")
         self.phi = dict(phi)
-        self.p = p
-        self.centre = dict(centre) if centre else None
-        self.manifest = dict(manifest or {})
+        self.p = int(p)
+        self.manifest = dict(_expect_mapping("manifest", manifest or {}))
+        self.centre = None if centre is None else _centre_for(self.phi, centre)
         self.noise: dict[str, Tensor] | None = None
         self._variance = dict(variance) if variance else None
+
+    def __repr__(self) -> str:
+        numbers = sum(phi.numel() for phi in self.phi.values())
+        tensors = f"{len(self.phi)} tensor{'' if len(self.phi) == 1 else 's'}"
+        centre = "zero" if self.centre is None else "given weights"
+        size = f"rms {self.rms():.3g}, centred at {centre}"
+        return f"Prior(p={self.p}, {tensors}, {numbers} numbers, {size})"
+
+    def __eq__(self, other: object) -> bool:
+        """Whether exponent, phi and centre are equal; where a number was learned does not count."""
+        if not isinstance(other, Prior):
+            return NotImplemented
+        return (
+            self.p == other.p
+            and _equal_tensors(self.phi, other.phi)
+            and _equal_tensors(self.centre, other.centre)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
     # ---- making one ------------------------------------------------------------------------------
     @classmethod
@@ -89,43 +125,56 @@ class Prior:
         model: nn.Module,
         value: float = 0.0,
         p: int = 2,
-        which: str = "weights",
-        centre: Tensors | None = None,
+        select: Select = "weights",
+        centre: nn.Module | Tensors | None = None,
         granularity: str = "weight",
-        **manifest: Any,
+        facts: Mapping[str, Any] | None = None,
     ) -> Prior:
         """phi_i = value: 0 to be learned, sigma for plain l1 and l2, with a centre L2-SP.
 
         Args:
             model: whose parameters carry phi.
-            value: of every phi_i.
+            value: of every phi_i, finite.
             p: the exponent, 1 or 2.
-            which: "weights" (tensors of two or more dimensions: no biases, no normalisation) or
-                "all".
-            centre: theta*, {name: tensor}; None is zero.
+            select: which of its trained parameters: "weights" (tensors of two or more dimensions:
+                no biases, no normalisation), "all", or a function of name and tensor.
+            centre: theta*, a network or {name: tensor}; None is zero.
             granularity: one number a "weight", an output "filter" or a "layer".
-            manifest: further facts.
+            facts: more for the manifest.
 
         Raises:
-            InputError: another `which`, `granularity` or `p`.
+            InputError: another `select`, `granularity`, `p` or centre; no parameter is selected.
         """
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise InputError(f"phi's value: expected a finite number, got {value!r:.60}")
+        selected = select_parameters(model, select)
+        if not selected:
+            raise InputError(
+                f"{type(unwrap(model)).__name__} has no trained parameter with "
+                f"select={select!r}: phi has none to belong to"
+            )
         phi = {}
-        for name, parameter in select_parameters(model, which).items():
+        for name, parameter in selected.items():
             shape = tied_shape(parameter.shape, granularity)
             phi[name] = torch.full(shape, float(value), device=parameter.device)
-        if centre is not None:
-            centre = {name: centre[name].detach().clone() for name in phi}
-        facts = {
+        known = {
             "architecture": type(unwrap(model)).__name__,
-            "which": which,
+            "select": select if isinstance(select, str) else "a function",
             "granularity": granularity,
+            "weights": {name: parameter.numel() for name, parameter in selected.items()},
             "fingerprint": fingerprint(model),
         }
-        return cls(phi, p, centre, facts | manifest)
+        prior = cls(phi, p, centre, known | dict(_expect_mapping("facts", facts or {})))
+        prior.bind(model)
+        return prior
 
     @classmethod
     def from_checkpoints(
-        cls, theta_0: Tensors, theta_k: Tensors, beta: float, **manifest: Any
+        cls,
+        theta_0: nn.Module | Tensors,
+        theta_k: nn.Module | Tensors,
+        beta: float,
+        facts: Mapping[str, Any] | None = None,
     ) -> Prior:
         """phi = -beta (theta_K^2 - theta_0^2), of the weights of two checkpoints.
 
@@ -133,34 +182,50 @@ class Prior:
         steps telescopes.
 
         Args:
-            theta_0, theta_k: {name: tensor} of the earlier and the later checkpoint.
+            theta_0, theta_k: the earlier and the later weights: networks or {name: tensor}.
             beta: the step of phi that it stands for.
-            manifest: further facts.
+            facts: more for the manifest.
+
+        Raises:
+            InputError: names or shapes of the two differ.
         """
-        phi = {
-            name: -beta * (end.float() ** 2 - theta_0[name].float() ** 2)
-            for name, end in theta_k.items()
-            if end.dim() >= 2
+        before, after = as_weights(theta_0), as_weights(theta_k)
+        phi = {}
+        for name, end in after.items():
+            if end.dim() < 2 or not end.is_floating_point():
+                continue
+            if name not in before or before[name].shape != end.shape:
+                found = tuple(before[name].shape) if name in before else "none"
+                raise InputError(
+                    f"{name!r} is {tuple(end.shape)} in the later checkpoint and {found} in the "
+                    "earlier one: expected two of one network"
+                )
+            squares = end.detach().float() ** 2 - before[name].detach().float() ** 2
+            phi[name] = -beta * squares
+        known = {
+            "family": "two checkpoints",
+            "select": "weights",
+            "granularity": "weight",
+            "beta": beta,
         }
-        facts = {"family": "two checkpoints", "which": "weights", "beta": beta}
-        return cls(phi, 2, None, facts | manifest)
+        return cls(phi, 2, None, known | dict(_expect_mapping("facts", facts or {})))
 
-    def _like(self, phi: Tensors, **changes: Any) -> Prior:
-        return Prior(phi, self.p, self.centre, self.manifest | changes)
+    def _changed(self, phi: Tensors, variance: Tensors | None = None, **facts: Any) -> Prior:
+        """This prior with other numbers; the variance is lost where it is not given."""
+        return Prior(phi, self.p, self.centre, self.manifest | facts, variance)
 
-    def _mapped(self, change: Callable[[Tensor], Tensor], **facts: Any) -> Prior:
-        return self._like({name: change(phi) for name, phi in self.phi.items()}, **facts)
+    def _mapped(self, change: Callable[[str, Tensor], Tensor], **facts: Any) -> Prior:
+        return self._changed({name: change(name, phi) for name, phi in self.phi.items()}, **facts)
 
     def permuted(self, seed: int) -> Prior:
-        """The control: phi shuffled within each layer.
+        """The control: phi shuffled within each layer, by seed and the layer's name alone.
 
         Keeps every layer's statistics and loses which weight is which.
         """
-        generator = torch.Generator().manual_seed(seed)
 
-        def shuffle(phi: Tensor) -> Tensor:
-            order = torch.randperm(phi.numel(), generator=generator).to(phi.device)
-            return phi.flatten()[order].view_as(phi)
+        def shuffle(name: str, phi: Tensor) -> Tensor:
+            order = torch.randperm(phi.numel(), generator=generator("permuted", seed, name))
+            return phi.flatten()[order.to(phi.device)].view_as(phi)
 
         return self._mapped(shuffle, permuted=seed)
 
@@ -169,17 +234,31 @@ class Prior:
 
         Keeps how strongly each layer is held and loses all else.
         """
-        return self._mapped(lambda phi: phi.mean().expand_as(phi).clone(), layer_mean=True)
+        return self._mapped(lambda _, phi: phi.mean().expand_as(phi).clone(), layer_mean=True)
 
     def scaled(self, strength: float) -> Prior:
-        """phi times one number; the manifest's "strength" is the product of all such."""
+        """phi times one number; the manifest's "strength" is the product of all such.
+
+        Raises:
+            InputError: it is not finite.
+        """
+        if not math.isfinite(strength):
+            raise InputError(f"a prior's strength: expected a finite number, got {strength}")
         whole = strength * float(self.manifest.get("strength", 1.0))
-        return self._mapped(lambda phi: strength * phi, strength=whole)
+        phi = {name: strength * one for name, one in self.phi.items()}
+        spread = self.variance
+        variance = spread and {name: strength**2 * one for name, one in spread.items()}
+        return self._changed(phi, variance, strength=whole)
 
     def rms(self) -> float:
-        """Root mean square of phi over all parameters."""
-        total = sum(float(phi.double().square().sum()) for phi in self.phi.values())
-        return (total / sum(phi.numel() for phi in self.phi.values())) ** 0.5
+        """Root mean square of phi over all weights: a tied phi counts for each of its weights."""
+        stands_for = self.manifest.get("weights", {})
+        total, count = 0.0, 0
+        for name, phi in self.phi.items():
+            weights = int(stands_for.get(name, phi.numel()))
+            total += float(phi.double().square().mean()) * weights
+            count += weights
+        return (total / count) ** 0.5 if count else 0.0
 
     def with_rms(self, rms: float) -> Prior:
         """phi scaled to the root mean square `rms`: the strength, free of phi's units.
@@ -194,44 +273,70 @@ class Prior:
         return self.scaled(rms / self.rms())
 
     def to(self, device: torch.device | str) -> Prior:
-        """Moves phi, its centre and its variance to the device; returns self."""
+        """Moves phi, its centre, its noise and its variance to the device; returns self."""
         self.phi = _to_device(self.phi, device)
-        self.centre = self.centre and _to_device(self.centre, device)
+        self.centre = None if self.centre is None else _to_device(self.centre, device)
+        self.noise = self.noise and _to_device(self.noise, device)
         self._variance = self._variance and _to_device(self._variance, device)
         return self
 
     def floored(self, lowest: float = 0.0) -> Prior:
         """phi with values below `lowest` raised to it: at 0 no weight grows on the target."""
-        return self._mapped(lambda phi: phi.clamp_min(lowest), floor=lowest)
+        return self._mapped(lambda _, phi: phi.clamp_min(lowest), floor=lowest)
 
-    def centred(self, centre: Tensors) -> Prior:
-        """The same phi around other weights theta*: {name: tensor}."""
-        prior = self._like(self.phi, centre="given")
-        prior.centre = {name: centre[name].detach().clone() for name in self.phi}
-        return prior
+    def centred(self, centre: nn.Module | Tensors) -> Prior:
+        """The same phi around other weights theta*: a network or {name: tensor}.
+
+        Raises:
+            InputError: one of phi's names is missing.
+        """
+        facts = self.manifest | {"centre": "given"}
+        return Prior(self.phi, self.p, centre, facts, self.variance)
 
     # ---- using one -------------------------------------------------------------------------------
-    def bind(self, model: nn.Module) -> list[Tensor]:
+    def bind(self, model: nn.Module | Tensors, prefix: str = "") -> list[Tensor]:
         """The model's parameters in phi's order.
+
+        Args:
+            model: a network, wrapped or not, or {name: tensor}.
+            prefix: what its names begin with where phi's do not, as "backbone.".
 
         Raises:
             InputError: the architecture differs; the sentence names the parameter.
         """
-        parameters = dict(unwrap(model).named_parameters())
-        other = "this prior belongs to another network"
-        for name, phi in self.phi.items():
-            if name not in parameters:
-                raise InputError(f"{other}: it has {name!r}, {type(model).__name__} has not")
-            shape = tuple(parameters[name].shape)
-            tied = len(shape) == phi.dim() and all(
-                mine in (1, theirs) for mine, theirs in zip(phi.shape, shape, strict=True)
-            )
-            if not tied:
+        weights = as_weights(model)
+        found = {}
+        for name in self.phi:
+            whole = prefix + name
+            if whole not in weights:
+                other = type(unwrap(model)).__name__ if isinstance(model, nn.Module) else "this"
                 raise InputError(
-                    f"{other}: {name!r} is {tuple(phi.shape)} in the prior, {shape} in "
-                    f"{type(model).__name__}"
+                    f"this prior belongs to another network: it has {name!r}, {other} has not"
+                    f"{_where_else(name, weights)}; for another architecture see transferred()"
                 )
-        return [parameters[name] for name in self.phi]
+            found[name] = weights[whole]
+        self._expect_shapes(found)
+        return list(found.values())
+
+    def _expect_shapes(self, weights: Tensors) -> None:
+        """Refuses weights that phi does not stand for at one granularity."""
+        stated = self.manifest.get("granularity")
+        kinds = [kind for kind in GRANULARITIES if stated in (kind, None)]
+        for name, phi in self.phi.items():
+            shape = tuple(weights[name].shape)
+            kinds = [kind for kind in kinds if tied_shape(shape, kind) == tuple(phi.shape)]
+            if not kinds:
+                raise InputError(
+                    f"this prior belongs to another network: {name!r} is {tuple(phi.shape)} in the "
+                    f"prior, {shape} in the model; expected that shape, or "
+                    f"{tied_shape(shape, 'filter')} a filter or {tied_shape(shape, 'layer')} a "
+                    "layer, the same for every parameter; see transferred()"
+                )
+            if self.centre is not None and tuple(self.centre[name].shape) != shape:
+                raise InputError(
+                    f"this prior's centre belongs to another network: {name!r} is "
+                    f"{tuple(self.centre[name].shape)} there, {shape} in the model"
+                )
 
     def check_start(self, model: nn.Module) -> None:
         """Warns when `model` does not hold the theta_0 that phi was learned from."""
@@ -244,100 +349,92 @@ class Prior:
                 stacklevel=2,
             )
 
-    def _offsets(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        detached = [parameter.detach() for parameter in parameters]
-        if self.centre is None:
-            return detached
-        return list(torch._foreach_sub(detached, list(self.centre.values())))
+    def penalty(self, model: nn.Module | Tensors) -> Tensor:
+        """R(theta; phi) of Eq. 10, a scalar with a graph to theta.
 
-    def penalty(self, model: nn.Module) -> Tensor:
-        """R(theta; phi) of Eq. 10, a scalar with a graph to theta."""
-        total = torch.zeros(())
-        for name, parameter in zip(self.phi, self.bind(model), strict=True):
-            offset = parameter - self.centre[name] if self.centre else parameter
-            total = total + (self.phi[name] * offset.abs() ** self.p).sum()
-        return total
+        Args:
+            model: a network, or {name: tensor}.
+
+        Raises:
+            InputError: the architecture differs.
+        """
+        return self.penalty_of(dict(zip(self.phi, self.bind(model), strict=True)))
+
+    def penalty_of(self, weights: Tensors) -> Tensor:
+        """R over {name: weight} of some of phi's names alone."""
+        terms = []
+        for name, weight in weights.items():
+            phi = self.phi[name].to(weight.device)
+            offset = weight if self.centre is None else weight - self.centre[name].to(weight)
+            size = offset.abs()
+            terms.append((phi * (size if self.p == 1 else size * size)).sum())
+        return sum(terms[1:], terms[0]) if terms else torch.zeros(())
 
     @torch.no_grad()
-    def slope(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """dR/dtheta without phi, one tensor a parameter.
+    def slope(self, weights: Tensors) -> dict[str, Tensor]:
+        """dR/dtheta without phi of {name: weight}, of all of phi's names or of some.
 
         2 (theta - theta*) for p = 2, sign(theta - theta*) for p = 1.
         """
-        offsets = self._offsets(parameters)
+        offsets = self._offsets(weights)
         if self.p == 2:
-            return list(torch._foreach_mul(offsets, 2.0))
-        return list(torch._foreach_sign(offsets))
-
-    @torch.no_grad()
-    def add_to_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Coupled (the paper's F): adds dR/dtheta to each parameter's .grad.
-
-        The optimiser then rescales it with the loss's gradient.
-        """
-        self._pull([parameter.grad for parameter in parameters], parameters, 1.0)
-
-    @torch.no_grad()
-    def decay_(self, parameters: list[Tensor], lr: float) -> None:
-        """Decoupled (Eq. 16, AdamW's way): theta <- theta - lr phi dR/dtheta."""
-        self._pull(parameters, parameters, -lr)
-
-    def _pull(self, into: list[Any], parameters: Sequence[Tensor], factor: float) -> None:
-        """into <- into + factor phi dR/dtheta.
-
-        For p = 2, where the slope is twice the offset, this is one pass over memory.
-        """
-        phi = list(self.phi.values())
-        if self.p == 2:
-            torch._foreach_addcmul_(into, self._offsets(parameters), phi, value=2 * factor)
+            slopes = list(torch._foreach_mul(offsets, 2.0))
         else:
-            torch._foreach_addcmul_(into, self.slope(parameters), phi, value=factor)
+            slopes = [torch.sgn(offset) for offset in offsets]
+        return dict(zip(weights, slopes, strict=True))
+
+    def _offsets(self, weights: Tensors) -> list[Tensor]:
+        detached = [weight.detach() for weight in weights.values()]
+        if self.centre is None or not detached:
+            return detached
+        around = [self.centre[name].to(weight) for name, weight in weights.items()]
+        return list(torch._foreach_sub(detached, around))
+
+    @torch.no_grad()
+    def pull_(self, into: list[Tensor], weights: Tensors, factor: float) -> None:
+        """into <- into + factor phi dR/dtheta, one tensor each of {name: weight}.
+
+        Into the gradients with factor 1: coupled, the paper's F. Into the weights with -lr:
+        decoupled, Eq. 16. For p = 2, where the slope is twice the offset, this is one pass over
+        memory.
+        """
+        if not weights:
+            return
+        phi = [self.phi[name].to(weight.device) for name, weight in weights.items()]
+        if self.p == 2:
+            torch._foreach_addcmul_(into, self._offsets(weights), phi, value=2 * factor)
+        else:
+            slopes = list(self.slope(weights).values())
+            torch._foreach_addcmul_(into, slopes, phi, value=factor)
 
     def attach(
-        self, optimizer: torch.optim.Optimizer, model: nn.Module, coupled: bool = True
-    ) -> Callable[[], None]:
-        """From now on each `optimizer.step()` applies this prior to `model`.
+        self,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+        model: nn.Module,
+        coupled: bool = True,
+        prefix: str = "",
+    ) -> Attachment:
+        """From now on each real step of the optimiser applies this prior to `model`.
 
-        Works around any torch optimiser in any training loop; with a closure, as Lightning gives
-        one, at each of its calls.
+        In any training loop: see attachment.Attachment, which says what a step does and what is
+        refused.
 
         Args:
-            optimizer: whose steps apply it.
-            model: whose parameters it holds.
+            optimizer: whose steps apply it; several share the work, each on what it trains.
+            model: whose parameters phi belongs to, wrapped or not.
             coupled: R's gradient is added to the loss's (the paper's F); else the weights shrink by
-                themselves (Eq. 16), with the first group's learning rate.
+                themselves (Eq. 16), each with its group's learning rate.
+            prefix: see `bind`.
 
         Returns:
-            A function that takes the prior off again.
+            A handle: `.remove()`, `.steps`, `.active`; in a `with` block it removes itself.
+
+        Raises:
+            InputError: the prior would not act, or act twice.
         """
-        held = self.bind(model)
+        from .attachment import Attachment
 
-        def pull(optimizer: torch.optim.Optimizer) -> None:
-            if not coupled:
-                self.decay_(held, optimizer.param_groups[0]["lr"])
-                return
-            for parameter in held:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-            self.add_to_gradients(held)
-
-        def before(
-            optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-            closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0]: the optimiser
-            if closure is None:
-                pull(optimizer)
-                return None
-
-            def with_pull() -> Any:  # the closure computes the gradients: R's are added after it
-                loss = closure()
-                pull(optimizer)
-                return loss
-
-            others = {name: value for name, value in kwargs.items() if name != "closure"}
-            return (args[0], with_pull, *args[2:]), others
-
-        return optimizer.register_step_pre_hook(before).remove
+        return Attachment(self, optimizer, model, coupled, prefix)
 
     def growth(self, lr: float) -> dict[str, float]:
         """{name: largest factor by which a decoupled step of rate lr changes a weight}.
@@ -355,25 +452,27 @@ class Prior:
 
     # ---- learning one ----------------------------------------------------------------------------
     @torch.no_grad()
-    def learn_(self, gradients: Sequence[Tensor], beta: float, unit_free: bool = False) -> None:
+    def learn_(self, gradients: Tensors, beta: float, unit_free: bool = False) -> None:
         """phi <- phi - beta dG/dphi, plain SGD as in the paper.
 
         Where phi is tied, its gradient is the sum over the weights that share it.
 
         Args:
-            gradients: dG/dphi of all weights, in phi's order.
+            gradients: {name: dG/dphi of every weight}; phi of other names stays as it is.
             beta: the step.
             unit_free: each layer's gradient is divided by its root mean square, so that phi does
                 not depend on the loss's unit; beta is then a decay a step.
         """
-        phi = list(self.phi.values())
-        tied = [
-            gradient if gradient.shape == one.shape else gradient.sum_to_size(one.shape)
-            for gradient, one in zip(gradients, phi, strict=True)
-        ]
-        if unit_free:
-            tied = [one / one.square().mean().sqrt().clamp_min(1e-30) for one in tied]
-        torch._foreach_add_(phi, tied, alpha=-beta)
+        tied = {}
+        for name, gradient in gradients.items():
+            shape = self.phi[name].shape
+            one = gradient if gradient.shape == shape else gradient.sum_to_size(shape)
+            if unit_free:
+                one = one / one.square().mean().sqrt().clamp_min(1e-30)
+            tied[name] = one.to(self.phi[name])
+        if not tied:
+            return
+        torch._foreach_add_([self.phi[name] for name in tied], list(tied.values()), alpha=-beta)
         if self.noise is not None:
             self._note_noise(tied, beta)
 
@@ -388,13 +487,14 @@ class Prior:
             self.noise |= {f"{what}/{n}": torch.zeros_like(t) for n, t in self.phi.items()}
         return self
 
-    def _note_noise(self, gradients: list[Tensor], beta: float) -> None:
+    def _note_noise(self, gradients: Tensors, beta: float) -> None:
         assert self.noise is not None
-        sums = [self.noise[f"sum/{name}"] for name in self.phi]
-        squares = [self.noise[f"squares/{name}"] for name in self.phi]
+        sums = [self.noise[f"sum/{name}"] for name in gradients]
+        squares = [self.noise[f"squares/{name}"] for name in gradients]
+        steps = list(gradients.values())
         self.noise["count"] += 1
-        torch._foreach_add_(sums, gradients, alpha=beta)
-        torch._foreach_addcmul_(squares, gradients, gradients, value=beta**2)
+        torch._foreach_add_(sums, steps, alpha=beta)
+        torch._foreach_addcmul_(squares, steps, steps, value=beta**2)
 
     @property
     def variance(self) -> dict[str, Tensor] | None:
@@ -440,24 +540,84 @@ class Prior:
         return found
 
     # ---- keeping one -----------------------------------------------------------------------------
-    def save(self, path: PathLike, **manifest: Any) -> None:
-        """Writes phi, its centre, its variance and the manifest as safetensors, atomically."""
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, for anyone's checkpoint; see `load_state_dict`."""
+        return {
+            "p": self.p,
+            "phi": dict(self.phi),
+            "centre": None if self.centre is None else dict(self.centre),
+            "noise": self.noise and dict(self.noise),
+            "variance": self._variance and dict(self._variance),
+            "manifest": dict(self.manifest),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts what `state_dict` gave into this prior, of the same names and shapes.
+
+        phi's own tensors are written into: an attached prior goes on with them.
+
+        Raises:
+            InputError: it is another network's, or of another exponent.
+        """
+        missing = [key for key in ("p", "phi", "centre", "noise") if key not in state]
+        if missing:
+            raise InputError(f"a prior's state: expected {missing[0]!r}, it has {list(state)}")
+        shapes = {name: tuple(phi.shape) for name, phi in self.phi.items()}
+        other = {name: tuple(phi.shape) for name, phi in state["phi"].items()}
+        if state["p"] != self.p or shapes != other:
+            raise InputError("a prior's state: it belongs to a prior of another network or p")
+        with torch.no_grad():
+            for name, phi in self.phi.items():
+                phi.copy_(state["phi"][name])
+        device = next(iter(self.phi.values())).device if self.phi else torch.device("cpu")
+
+        def copied(part: str) -> dict[str, Tensor] | None:
+            held = state.get(part)
+            return held and {n: tensor.detach().clone().to(device) for n, tensor in held.items()}
+
+        self.centre, self.noise = copied("centre"), copied("noise")
+        self._variance = copied("variance")
+        self.manifest = dict(state.get("manifest", {}))
+
+    def save(self, path: PathLike, facts: Mapping[str, Any] | None = None) -> None:
+        """Writes phi, its centre, its variance and the manifest as safetensors, atomically.
+
+        Args:
+            path: of the file.
+            facts: more for the manifest; format, p, versions and shapes are the prior's own.
+
+        Raises:
+            InputError: what could not be loaded again: no phi, a number that is not finite, a fact
+                that is no JSON.
+        """
         from . import __version__
 
         parts = {"phi": self.phi, "centre": self.centre, "variance": self.variance}
         tensors = {
-            f"{part}/{name}": tensor.contiguous()
+            f"{part}/{name}": tensor.detach().cpu().contiguous()
             for part, held in parts.items()
             for name, tensor in (held or {}).items()
         }
-        versions = {
-            "cmkg": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
+        if not self.phi or not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+            found = "a number that is not finite" if self.phi else "no phi at all"
+            raise InputError(f"{path}: a prior with {found} is not saved: it could not be loaded")
+        record = self.manifest | dict(_expect_mapping("facts", facts or {}))
+        record |= {
+            "format": FORMAT,
+            "p": self.p,
+            "versions": {
+                "cmkg": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+            "shapes": {name: list(phi.shape) for name, phi in self.phi.items()},
         }
-        record = {"format": FORMAT, "p": self.p, "versions": versions} | self.manifest | manifest
-        record["shapes"] = {name: list(phi.shape) for name, phi in self.phi.items()}
-        metadata = {"manifest": json.dumps(record)}
+        try:
+            metadata = {"manifest": json.dumps(record, allow_nan=False)}
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: a prior's facts are plain JSON (text, numbers, lists): {error}"
+            ) from None
         write_atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
 
     @classmethod
@@ -514,34 +674,81 @@ def _rms(tensor: Tensor) -> float:
     return float(tensor.double().square().mean().sqrt())
 
 
+def _expect_mapping(what: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InputError(f"a prior's {what}: expected a dict, got {type(value).__name__}")
+    return value
+
+
+def _centre_for(phi: Tensors, centre: nn.Module | Tensors) -> dict[str, Tensor]:
+    """The tensors of phi's names, copied."""
+    given = as_weights(centre)
+    missing = [name for name in phi if name not in given]
+    if missing:
+        raise InputError(f"a prior's centre: expected a tensor for {missing[0]!r}, it has none")
+    return {name: given[name].detach().clone() for name in phi}
+
+
+def _equal_tensors(a: Tensors | None, b: Tensors | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name].to(a[name])) for name in a)
+
+
+def _where_else(name: str, weights: Tensors) -> str:
+    """A hint where the model has the name behind a prefix."""
+    for other in weights:
+        if other.endswith(f".{name}"):
+            return f" (it has {other!r}: give prefix={other.removesuffix(name)!r})"
+    return ""
+
+
 # ---- which parameters, which weights -------------------------------------------------------------
-def select_parameters(model: nn.Module, which: str) -> dict[str, nn.Parameter]:
-    """{name: parameter} that carry phi.
+def select_parameters(model: nn.Module, select: Select) -> dict[str, nn.Parameter]:
+    """{name: parameter} that carry phi, of those that are trained.
 
     Args:
         model: the network.
-        which: "weights" (tensors of two or more dimensions) or "all".
+        select: "weights" (tensors of two or more dimensions), "all", or a function of name and
+            tensor.
 
     Raises:
-        InputError: another `which`.
+        InputError: another `select`.
     """
-    if which not in ("weights", "all"):
-        raise InputError(f'which parameters carry phi is "weights" or "all", got {which!r}')
+    if not callable(select) and select not in ("weights", "all"):
+        raise InputError(
+            'which parameters carry phi: select is "weights", "all" or a function of name and '
+            f"tensor, got {select!r}"
+        )
+
+    def is_selected(name: str, parameter: Tensor) -> bool:
+        if callable(select):
+            return bool(select(name, parameter))
+        return select == "all" or parameter.dim() >= 2
+
     return {
         name: parameter
-        for name, parameter in unwrap(model).named_parameters()
-        if parameter.requires_grad and (which == "all" or parameter.dim() >= 2)
+        for name, parameter in named_weights(model).items()
+        if parameter.requires_grad and is_selected(name, parameter)
     }
 
 
 def fingerprint(model_or_tensors: nn.Module | Tensors) -> str:
-    """SHA-256 over names, shapes and values of all parameters: which theta_0 this is."""
+    """SHA-256 over names, shapes and values of all parameters: which theta_0 this is.
+
+    The order of names does not matter, nor do BatchNorm's running statistics in a state_dict.
+    """
     if isinstance(model_or_tensors, nn.Module):
-        named: Tensors = dict(unwrap(model_or_tensors).named_parameters())
+        every = unwrap(model_or_tensors).named_parameters(remove_duplicate=False)
+        named: dict[str, Tensor] = as_weights(dict(every))
     else:
-        named = model_or_tensors
+        named = as_weights(model_or_tensors)
     digest = hashlib.sha256()
-    for name, tensor in named.items():
+    for name in sorted(named):
+        tensor = named[name].detach()
+        if name.rpartition(".")[2] in STATISTICS:
+            continue
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        digest.update(values.float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]

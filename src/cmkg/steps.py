@@ -9,8 +9,8 @@ list of gradients before use (several processes). Each step returns its losses a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,14 +19,15 @@ from torch import Tensor, nn
 
 from .errors import Diverged, InputError
 from .features import FeatureTap
-from .losses import ATTENTION_WEIGHT, distillation_loss, regression_loss, to_float32
+from .losses import ATTENTION_WEIGHT, distillation_loss, regression_loss, to_float32, to_scalar
 from .meta import adam_scales, closed_form_gradient, inner_step_, preserve_weights
-from .modules import call_model, trained_parameters
+from .modules import call_model, preserve_modes, trained_parameters, unwrap
 from .prior import Prior
+from .runtime.distributed import average_over_ranks, world_size
 
 Context = Callable[[], AbstractContextManager[Any]]
-Loss = Callable[[Any, Any], Tensor]
-Distillation = Callable[[Sequence[Tensor], Sequence[Tensor]], dict[str, Tensor]]
+Loss = Callable[[Any, Any], Any]
+Distillation = Callable[[Sequence[Tensor], Sequence[Tensor]], Mapping[str, Tensor]]
 Average = Callable[[list[Tensor]], list[Tensor]]
 Gradients = dict[str, Tensor]
 
@@ -36,7 +37,15 @@ def keep_gradients(gradients: list[Tensor]) -> list[Tensor]:
     return gradients
 
 
-def to_finite_floats(losses: dict[str, Tensor], where: str) -> dict[str, float]:
+def _average_for(model: nn.Module, average: Average | None) -> Average:
+    """DistributedDataParallel averages in backward(), which a step does not call: the step does."""
+    if average is not None:
+        return average
+    is_parallel = isinstance(model, nn.parallel.DistributedDataParallel)
+    return average_over_ranks if is_parallel else keep_gradients
+
+
+def to_finite_floats(losses: Mapping[str, Tensor], where: str) -> dict[str, float]:
     """The losses as floats.
 
     Raises:
@@ -53,23 +62,92 @@ def to_finite_floats(losses: dict[str, Tensor], where: str) -> dict[str, float]:
 
 
 def gradients_of(
-    loss: Tensor, parameters: dict[str, nn.Parameter], average: Average, retain_graph: bool = False
+    loss: Tensor,
+    parameters: Mapping[str, nn.Parameter],
+    average: Average = keep_gradients,
+    retain_graph: bool = False,
 ) -> Gradients:
-    """{name: gradient} of a scalar loss, averaged over processes; zeros where it has none."""
+    """{name: gradient} of a scalar loss, averaged over processes.
+
+    A parameter that the loss does not depend on, in any process, is left out.
+    """
     tensors = list(parameters.values())
     found = torch.autograd.grad(loss, tensors, retain_graph=retain_graph, allow_unused=True)
+    if average is keep_gradients:
+        return {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
+    used = torch.tensor([float(g is not None) for g in found], device=loss.device)
     filled = [
         torch.zeros_like(parameter) if gradient is None else gradient
         for gradient, parameter in zip(found, tensors, strict=True)
     ]
-    return dict(zip(parameters, average(filled), strict=True))
+    *averaged, used = average([*filled, used.to(filled[0].dtype)])
+    return {
+        name: gradient
+        for name, gradient, share in zip(parameters, averaged, used.tolist(), strict=True)
+        if share > 0
+    }
+
+
+@contextmanager
+def restore_buffers_on_error(model: nn.Module) -> Iterator[None]:
+    """Puts running statistics back when a step is refused: a batch of NaN must not stay in them."""
+    saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    except BaseException:
+        for buffer, kept in saved:
+            buffer.data.copy_(kept)
+        raise
+
+
+def expect_finite_gradients(gradients: Mapping[str, Tensor]) -> None:
+    """Refuses a gradient that is not finite, by its name.
+
+    Raises:
+        Diverged: one is not.
+    """
+    if not gradients:
+        return
+    norms = torch.stack([norm.float() for norm in torch._foreach_norm(list(gradients.values()))])
+    if not bool(norms.isfinite().all()):
+        broken = [name for name, one in gradients.items() if not bool(one.isfinite().all())]
+        name = broken[0] if broken else next(iter(gradients))
+        raise Diverged(
+            f"the gradient of {name!r} is not finite though the loss is: expected a loss that is "
+            "smooth there (a square root at 0?), or a lower learning rate"
+        )
+
+
+def average_gradients(parameters: Mapping[str, nn.Parameter], average: Average) -> None:
+    """Averages .grad over processes; one that no process has stays None.
+
+    Raises:
+        Diverged: one is not finite; no weight has moved.
+    """
+    if world_size() > 1:
+        device = next(iter(parameters.values())).device
+        used = torch.tensor([float(p.grad is not None) for p in parameters.values()], device=device)
+        torch.distributed.all_reduce(used)
+        shared = [p for p, count in zip(parameters.values(), used.tolist(), strict=True) if count]
+        own = [torch.zeros_like(p) if p.grad is None else p.grad for p in shared]
+        for parameter, gradient in zip(shared, average(own), strict=True):
+            parameter.grad = gradient
+    found = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+    expect_finite_gradients({name: g for name, g in found.items() if not g.is_sparse})
 
 
 def _take_step(
-    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], gradients: Gradients
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], gradients: Gradients
 ) -> None:
-    for name, parameter in parameters.items():
-        parameter.grad = gradients[name]
+    """Adds the gradients to what has been accumulated, steps, and forgets them.
+
+    Raises:
+        Diverged: a gradient is not finite; no weight has moved.
+    """
+    expect_finite_gradients(gradients)
+    for name, gradient in gradients.items():
+        parameter = parameters[name]
+        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
@@ -83,7 +161,7 @@ def supervised_step(
     prior: Prior | None = None,
     coupled: bool = True,
     context: Context = nullcontext,
-    average: Average = keep_gradients,
+    average: Average | None = None,
 ) -> dict[str, float]:
     """One step on L_REG (Eq. 1), or with a prior on F = L_REG + R(theta; phi) (Eq. 9).
 
@@ -105,21 +183,17 @@ def supervised_step(
     Raises:
         Diverged: the loss is not finite; no weight has moved.
     """
-    parameters = trained_parameters(model)
-    with context():
-        value = loss(to_float32(call_model(model, x)), y)
-    losses = to_finite_floats({"regression": value}, "in this step")
-    gradients = gradients_of(value, parameters, average)
-    for name, parameter in parameters.items():
-        parameter.grad = gradients[name]
-    if prior is not None:
-        held = prior.bind(model)
-        if coupled:
-            prior.add_to_gradients(held)
-        else:
-            prior.decay_(held, optimizer.param_groups[0]["lr"])
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    average = _average_for(model, average)
+    own = unwrap(model)
+    parameters = trained_parameters(own, loss)
+    with restore_buffers_on_error(own):
+        with context():
+            value = to_scalar(loss(to_float32(call_model(own, x)), y))
+        losses = to_finite_floats({"regression": value}, "in this step")
+        gradients = gradients_of(value, parameters, average)
+        pull = prior.attach(optimizer, own, coupled) if prior is not None else nullcontext()
+        with pull:
+            _take_step(optimizer, parameters, gradients)
     return losses
 
 
@@ -128,9 +202,8 @@ def teacher_maps(
     teacher: nn.Module, teacher_tap: FeatureTap, x_superior: Any, context: Context = nullcontext
 ) -> list[Tensor]:
     """The teacher's feature maps: always frozen, in eval mode, without gradients."""
-    teacher.eval()
-    with context():
-        call_model(teacher, x_superior)
+    with preserve_modes(teacher), context():
+        call_model(teacher.eval(), x_superior)
     return [features.detach() for features in teacher_tap.maps]
 
 
@@ -147,10 +220,10 @@ def _losses_at(
     """The terms of G at the student's present weights; without the teacher's maps L_REG alone."""
     with context():
         prediction = call_model(student, x)
-    losses = {"regression": loss(to_float32(prediction), y)}
+    losses = {"regression": to_scalar(loss(to_float32(prediction), y))}
     if maps is None or tap is None:
         return losses
-    return losses | distillation(tap.maps, maps)
+    return losses | dict(distillation(tap.maps, maps))
 
 
 def distil_step(
@@ -166,7 +239,7 @@ def distil_step(
     attention_weight: float = ATTENTION_WEIGHT,
     distillation: Distillation | None = None,
     context: Context = nullcontext,
-    average: Average = keep_gradients,
+    average: Average | None = None,
 ) -> dict[str, float]:
     """One step on G = L_REG + L_DIST (Eqs. 4 and 8).
 
@@ -190,12 +263,14 @@ def distil_step(
         Diverged: a loss is not finite; no weight has moved.
     """
     distillation = distillation or partial(distillation_loss, attention_weight=attention_weight)
+    average = _average_for(student, average)
+    own = unwrap(student)
     maps = teacher_maps(teacher, teacher_tap, x_superior, context)
-    parts = _losses_at(student, tap, x, y, maps, loss, distillation, context)
-    losses = to_finite_floats(parts, "in this step")
-    parameters = trained_parameters(student, distillation)
-    gradients = gradients_of(_sum(parts), parameters, average)
-    _take_step(optimizer, parameters, gradients)
+    with restore_buffers_on_error(own):
+        parts = _losses_at(own, tap, x, y, maps, loss, distillation, context)
+        losses = to_finite_floats(parts, "in this step")
+        parameters = trained_parameters(own, distillation, loss)
+        _take_step(optimizer, parameters, gradients_of(sum_of(parts), parameters, average))
     return losses
 
 
@@ -219,7 +294,7 @@ def meta_step(
     inner_steps: int = 1,
     inner_optimizer: str = "sgd",
     context: Context = nullcontext,
-    average: Average = keep_gradients,
+    average: Average | None = None,
 ) -> dict[str, float]:
     """One iteration of Algorithm 3: learns each prior's phi on one source batch, then moves theta.
 
@@ -255,9 +330,14 @@ def meta_step(
     """
     if inner_optimizer not in ("sgd", "adam"):
         raise InputError(f"inner_optimizer {inner_optimizer!r}: expected sgd or adam")
+    if isinstance(priors, Prior):
+        priors = [priors]
     distillation = distillation or partial(distillation_loss, attention_weight=attention_weight)
-    parameters = trained_parameters(student, distillation)
-    tensors: list[Tensor] = list(parameters.values())
+    average = _average_for(student, average)
+    own = unwrap(student)
+    parameters = trained_parameters(own, distillation, loss)
+    for prior in priors:
+        prior.bind(own)
 
     def maps_of(x_superior: Any) -> list[Tensor] | None:
         if teacher is None or teacher_tap is None:
@@ -265,54 +345,53 @@ def meta_step(
         return teacher_maps(teacher, teacher_tap, x_superior, context)
 
     def losses_at(x: Any, y: Any, maps: list[Tensor] | None) -> dict[str, Tensor]:
-        return _losses_at(student, tap, x, y, maps, loss, distillation, context)
+        return _losses_at(own, tap, x, y, maps, loss, distillation, context)
 
-    # At theta: the losses, grad L_REG for the inner step, grad G for theta.
-    maps = maps_of(x_superior)
-    parts = losses_at(x, y, maps)
-    losses = to_finite_floats(parts, "in this step")
-    inner = gradients_of(parts["regression"], parameters, average, retain_graph=maps is not None)
-    total = inner
-    if maps is not None:
-        del parts["regression"]
-        total = gradients_of(_sum(parts), parameters, average)
-        torch._foreach_add_(list(total.values()), list(inner.values()))
-        assert tap is not None
-        tap.clear()  # its maps hold the first pass's memory
-    del parts
+    with restore_buffers_on_error(own):
+        # At theta: the losses, grad L_REG for the inner step, grad G for theta.
+        maps = maps_of(x_superior)
+        parts = losses_at(x, y, maps)
+        losses = to_finite_floats(parts, "in this step")
+        regression = parts.pop("regression")
+        inner = gradients_of(regression, parameters, average, retain_graph=maps is not None)
+        total = dict(inner)
+        if maps is not None:
+            for name, gradient in gradients_of(sum_of(parts), parameters, average).items():
+                total[name] = total[name] + gradient if name in total else gradient
+            assert tap is not None
+            tap.clear()  # its maps hold the first pass's memory
+        del parts, regression
 
-    outer_x, outer_y, outer_maps = x, y, maps
-    if outer is not None:
-        outer_x, outer_superior, outer_y = outer
-        outer_maps = maps_of(outer_superior)
-        there = gradients_of(_sum(losses_at(outer_x, outer_y, outer_maps)), parameters, average)
-        total = {name: (total[name] + there[name]) / 2 for name in total}
+        outer_x, outer_y, outer_maps = x, y, maps
+        if outer is not None:
+            outer_x, outer_superior, outer_y = outer
+            outer_maps = maps_of(outer_superior)
+            ahead = sum_of(losses_at(outer_x, outer_y, outer_maps))
+            there = gradients_of(ahead, parameters, average)
+            total = {
+                name: (total.get(name, 0) + there.get(name, 0)) / 2  # type: ignore[misc]
+                for name in {**total, **there}
+            }
 
-    scales: Gradients | None = None
-    if inner_optimizer == "adam":
-        found = adam_scales(optimizer, tensors, list(total.values()))
-        scales = dict(zip(parameters, found, strict=True))
-        inner = _scaled(inner, scales)
+        scales: Gradients | None = None
+        if inner_optimizer == "adam":
+            scales = adam_scales(optimizer, parameters, total)
+            inner = _scaled(inner, scales)
 
-    for number, prior in enumerate(priors):
-        held = prior.bind(student)
-        held_scales = [scales[name] for name in prior.phi] if scales else None
-        with preserve_weights(student, tensors):
-            slope = inner_step_(held, tensors, list(inner.values()), prior, alpha, held_scales)
-            for _ in range(inner_steps - 1):
-                value = losses_at(x, y, None)["regression"]
-                again = _scaled(gradients_of(value, parameters, average), scales)
-                further = inner_step_(
-                    held, tensors, list(again.values()), prior, alpha, held_scales
-                )
-                torch._foreach_add_(slope, further)
-            ahead = losses_at(outer_x, outer_y, outer_maps)
-            floats = to_finite_floats(ahead, "after the inner step")
-            losses[f"outer_{number}"] = sum(floats.values())
-            outward = gradients_of(_sum(ahead), parameters, average)
-        found = closed_form_gradient(slope, [outward[name] for name in prior.phi], alpha)
-        prior.learn_(found, beta, unit_free)
-    _take_step(optimizer, parameters, total)
+        for number, prior in enumerate(priors):
+            with preserve_weights(own, parameters.values()):
+                slope = inner_step_(parameters, inner, prior, alpha, scales)
+                for _ in range(inner_steps - 1):
+                    value = losses_at(x, y, None)["regression"]
+                    again = _scaled(gradients_of(value, parameters, average), scales)
+                    further = inner_step_(parameters, again, prior, alpha, scales)
+                    slope = {name: one + further.get(name, 0) for name, one in slope.items()}
+                there = losses_at(outer_x, outer_y, outer_maps)
+                floats = to_finite_floats(there, "after the inner step")
+                losses[f"outer_{number}"] = sum(floats.values())
+                outward = gradients_of(sum_of(there), parameters, average)
+            prior.learn_(closed_form_gradient(slope, outward, alpha), beta, unit_free)
+        _take_step(optimizer, parameters, total)
     return losses
 
 
@@ -322,7 +401,8 @@ def _scaled(gradients: Gradients, scales: Gradients | None) -> Gradients:
     return {name: gradient * scales[name] for name, gradient in gradients.items()}
 
 
-def _sum(losses: dict[str, Tensor]) -> Tensor:
+def sum_of(losses: Mapping[str, Tensor]) -> Tensor:
+    """G of its terms."""
     first, *others = losses.values()
     total = first
     for value in others:

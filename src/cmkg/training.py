@@ -1,444 +1,629 @@
 """Three calls for any networks, losses and data: distill, learn_prior, train_with_prior.
 
-    layers = pair_layers(student, teacher, x, x_superior)
-    (prior,) = learn_prior(student, teacher, source, loss)  # distils, and learns phi meanwhile
-    train_with_prior(target_student, target, loss, prior.with_rms(1e-3))  # Algorithm 2
+    learned = learn_prior(student, teacher, source, loss)  # distils, and learns phi meanwhile
+    train_with_prior(target_student, target, loss, learned.prior.with_rms(1e-3))  # Algorithm 2
 
+They are loops around Distiller, PriorLearner and Prior.attach, which serve any other loop, too.
 Data are iterables of batches that can be iterated anew each epoch (a DataLoader, a list). With
-`out`, a folder, a killed call goes on at the epoch where it was when it is given again: to the same
-weights, if the data's order follows from torch's global random stream, which is kept.
+FitConfig(out=folder) a killed call goes on at the epoch where it was when it is given again, with
+the same inputs: to the same weights, if the data's order follows from torch's global random stream,
+which is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
-from typing import Any
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from .batch import SOURCE_FIELDS, TARGET_FIELDS, Batch, Fields, halve
+from .attachment import innermost_optimizer
+from .batch import (
+    SOURCE_FIELDS,
+    TARGET_FIELDS,
+    Batch,
+    Fields,
+    count_samples,
+    expect_fields,
+    expect_many_passes,
+    length_of,
+    map_tensors,
+    tensors_of,
+)
+from .distiller import Distiller, Loss, Pair
 from .errors import InputError
-from .features import FeatureTap
-from .losses import ATTENTION_WEIGHT, DistillationLoss, regression_loss
-from .meta import preserve_weights
-from .modules import preserve_modes, trained_parameters
-from .pairing import Pairs, pair_layers
+from .learner import MetaConfig, PriorLearner
+from .losses import ATTENTION_WEIGHT, regression_loss, to_float32, to_scalar
+from .modules import call_model, expect_optimizer, preserve_modes, trained_parameters
 from .prior import Prior, fingerprint
+from .runtime.checks import expect_positive
 from .runtime.distributed import (
-    Precision,
-    Processes,
+    average_over_ranks,
     broadcast_module_,
-    gradient_average,
     launch,
     place_model,
+    sum_over_ranks,
 )
 from .runtime.files import PathLike
 from .runtime.progress import Bar
 from .runtime.random import TorchRandomState
-from .runtime.runs import Losses, Run, State
-from .steps import Loss, distil_step, meta_step, supervised_step, teacher_maps
+from .runtime.runs import Losses, Run
+from .steps import average_gradients, restore_buffers_on_error, sum_of, to_finite_floats
 
 Batches = Iterable[Any]
+Pairs = Literal["auto"] | Sequence[Pair | tuple[str, str]]
+MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+Precision = Literal["32-true", "bf16-mixed", "64-true", "bf16-true"]
+TRUE_PRECISIONS = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
+DEFAULT_LR = 2.5e-4  # the paper's
 
 
 @dataclass(frozen=True)
-class _Source:
-    """One source: a teacher, its data, and how its layers are compared with the student's."""
+class FitConfig:
+    """How a network is trained.
 
-    teacher: nn.Module
-    batches: Batches
-    tap: FeatureTap
-    teacher_tap: FeatureTap
-    distillation: DistillationLoss
+    epochs: how often the data are gone through. optimizer: one over all that is trained, or a
+    function of the list of parameters that makes one, such as torch.optim.SGD; None is Adam(lr).
+    lr: Adam's rate, without an optimizer. schedule: a function of the optimiser that makes a
+    torch.optim.lr_scheduler, which steps once an optimiser step. clip: largest norm of the
+    gradients. accumulate: batches an optimiser step. precision: of the networks ("true") or of
+    their passes ("mixed"). device: "auto" is a GPU where there is one. validate: a function of the
+    model to {name: number}, called in eval mode after each epoch. callback: called with the epoch's
+    number and its line of the history; returns True to stop. out: a folder to resume from; None
+    keeps nothing. quiet: no progress bar.
+    """
+
+    epochs: int = 1
+    optimizer: torch.optim.Optimizer | MakeOptimizer | None = None
+    lr: float | None = None
+    schedule: Callable[[torch.optim.Optimizer], Any] | None = None
+    clip: float | None = None
+    accumulate: int = 1
+    precision: Precision = "32-true"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    validate: Callable[[nn.Module], Mapping[str, float]] | None = None
+    callback: Callable[[int, dict[str, float]], Any] | None = None
+    out: PathLike | None = None
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        expect_positive(self, "epochs", "accumulate")
+        if self.optimizer is not None and self.lr is not None:
+            raise InputError("lr= beside optimizer=: the optimiser has its own rate; give one")
+        if self.precision == "16-mixed":
+            raise InputError("precision 16-mixed needs scaled gradients: give bf16-mixed")
+        if self.precision not in ("32-true", "bf16-mixed", *TRUE_PRECISIONS):
+            raise InputError(
+                "precision: expected 32-true, bf16-mixed, 64-true or bf16-true, got "
+                f"{self.precision!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What distilling leaves: the losses of each epoch, the distillers (one a source), the priors.
+
+    history: [{"regression", "activation", "attention"}], means over samples, as they enter G.
+    """
+
+    history: list[Losses]
+    distillers: list[Distiller]
+    priors: list[Prior] = field(default_factory=list)
+
+    @property
+    def prior(self) -> Prior:
+        """The prior, where one was learned.
+
+        Raises:
+            InputError: none or several were.
+        """
+        if len(self.priors) != 1:
+            raise InputError(f"{len(self.priors)} priors were learned: take from .priors")
+        return self.priors[0]
+
+    @property
+    def distiller(self) -> Distiller:
+        """The first source's."""
+        return self.distillers[0]
 
 
 # ---- the three calls -----------------------------------------------------------------------------
 def distill(
     student: nn.Module,
-    teacher: nn.Module | Sequence[nn.Module],
-    batches: Batches | Sequence[Batches],
+    teacher: nn.Module | Sequence[nn.Module] | None,
+    data: Batches | Sequence[Batches],
     loss: Loss = regression_loss,
     *,
+    pairs: Pairs = "auto",
     fields: Fields = SOURCE_FIELDS,
-    layers: Pairs | None = None,
-    epochs: int = 1,
-    optimizer: torch.optim.Optimizer | None = None,
-    lr: float = 2.5e-4,
     attention_weight: float = ATTENTION_WEIGHT,
-    precision: Precision = "32-true",
-    out: PathLike | None = None,
-) -> list[Losses]:
+    fit: FitConfig | None = None,
+) -> Learned:
     """Trains `student` on G = loss + L_DIST (Eqs. 4 and 8) with a frozen `teacher`.
 
-    Twelve parameters: eight are keywords with defaults.
-
     Args:
-        student, teacher: the networks; several teachers for several sources.
-        batches: the source's, or one iterable a source.
-        loss: (prediction, target) to a scalar, of any task.
+        student, teacher: the networks; several teachers for several sources; None is the control
+            without one.
+        data: the source's batches, or one iterable a source; sources alternate.
+        loss: (prediction, target) to a scalar, of any task; if it has parameters, they are trained.
+        pairs: see Distiller.
         fields: which part of a batch is which.
-        layers: [(student layer, teacher layer)] of names, deepest last; None proposes them.
-        epochs: how often the data are gone through.
-        optimizer: over the student's parameters; None is Adam(lr).
-        lr: its rate.
         attention_weight: lambda of Eq. 4.
-        precision: of forward passes.
-        out: a folder to resume from; None keeps nothing.
+        fit: how it is trained.
 
-    Returns:
-        [{"regression", "activation", "attention"}], the means of each epoch, as they enter G.
+    Raises:
+        InputError: what Distiller refuses; data that can be iterated only once; an optimiser that
+            does not hold what is trained; a folder of other inputs.
+        Diverged: a loss or a gradient is not finite.
     """
-    _, history = _learn(
-        student,
-        teacher,
-        batches,
-        loss,
-        priors=[],
-        fields=fields,
-        layers=layers,
-        epochs=epochs,
-        optimizer=optimizer,
-        lr=lr,
-        attention_weight=attention_weight,
-        precision=precision,
-        out=out,
-        facts={},
-    )
-    return history
+    how = fit or FitConfig()
+    distillers = _distillers(student, teacher, data, loss, pairs, fields, attention_weight, how)
+    return _learn(distillers, _sources(teacher, data)[1], [], how, {"call": "distill"})
 
 
 def learn_prior(
     student: nn.Module,
-    teacher: nn.Module | Sequence[nn.Module],
-    batches: Batches | Sequence[Batches],
+    teacher: nn.Module | Sequence[nn.Module] | None,
+    data: Batches | Sequence[Batches],
     loss: Loss = regression_loss,
     *,
-    p: Sequence[int] = (2,),
-    which: str = "weights",
-    granularity: str = "weight",
-    alpha: float = 2.5e-4,
-    beta: float = 1e-3,
-    unit_free: bool = False,
-    split: bool = False,
-    inner_optimizer: str = "sgd",
-    theta_0: nn.Module | None = None,
+    meta: MetaConfig | None = None,
+    pairs: Pairs = "auto",
     fields: Fields = SOURCE_FIELDS,
-    layers: Pairs | None = None,
-    epochs: int = 1,
-    optimizer: torch.optim.Optimizer | None = None,
-    lr: float = 2.5e-4,
     attention_weight: float = ATTENTION_WEIGHT,
-    precision: Precision = "32-true",
-    out: PathLike | None = None,
-) -> list[Prior]:
+    theta_0: nn.Module | None = None,
+    fit: FitConfig | None = None,
+) -> Learned:
     """Distils as `distill` does, and meanwhile learns a prior for each exponent (Algorithm 3).
 
-    theta's path does not depend on phi. Several sources: lists of teachers (one each) and of
-    batches, which alternate. Twenty-one parameters: seventeen are keywords with the paper's values
-    as defaults.
+    theta's path does not depend on phi. Ten parameters: those of `distill` and two more, six of
+    them keywords with defaults.
 
     Args:
-        student, teacher, batches, loss, fields, layers, epochs, optimizer, lr, attention_weight,
-            precision, out: see `distill`.
-        p: exponents, of 1 and 2.
-        which, granularity: see Prior.constant.
-        alpha: rate of the inner step.
-        beta: phi's rate.
-        unit_free: see Prior.learn_.
-        split: the first half of each batch is the inner step's, the other G's.
-        inner_optimizer: "sgd", the paper's, or "adam": the inner step is alpha of the step that
-            `optimizer`, an Adam, takes (meta.adam_scales).
+        student, teacher, data, loss, pairs, fields, attention_weight, fit: see `distill`.
+        meta: how phi is learned; the defaults are the paper's.
         theta_0: the network as it began, whose fingerprint the prior carries; None is the student
             as it is now.
 
-    Returns:
-        A prior for each of `p`.
+    Raises:
+        InputError, Diverged: see `distill`.
     """
-    facts: dict[str, Any] = {
-        "granularity": granularity,
-        "alpha": alpha,
-        "beta": beta,
-        "unit_free": unit_free,
-        "inner_optimizer": inner_optimizer,
-        "fingerprint": fingerprint(theta_0 or student),
-    }
-    fabric = launch(precision)
-    broadcast_module_(place_model(student, fabric))
-    priors = [Prior.constant(student, 0.0, q, which, **facts).track_noise() for q in p]
-    learned, _ = _learn(
-        student,
-        teacher,
-        batches,
-        loss,
-        priors=priors,
-        fields=fields,
-        layers=layers,
-        epochs=epochs,
-        optimizer=optimizer,
-        lr=lr,
-        attention_weight=attention_weight,
-        precision=precision,
-        out=out,
-        facts=facts | {"which": which, "split": split},
-    )
-    return learned
-
-
-def _learn(
-    student: nn.Module,
-    teacher: nn.Module | Sequence[nn.Module],
-    batches: Batches | Sequence[Batches],
-    loss: Loss,
-    *,
-    priors: list[Prior],
-    fields: Fields,
-    layers: Pairs | None,
-    epochs: int,
-    optimizer: torch.optim.Optimizer | None,
-    lr: float,
-    attention_weight: float,
-    precision: Precision,
-    out: PathLike | None,
-    facts: dict[str, Any],
-) -> tuple[list[Prior], list[Losses]]:
-    """What distilling with and without priors share; its fourteen parameters are theirs."""
-    fabric = launch(precision)
-    sources = _open_sources(student, teacher, batches, fields, layers, attention_weight, fabric)
-    adapters = [source.distillation for source in sources]
-    optimizer = _optimizer_of(optimizer, student, adapters, lr)
-    average = gradient_average(fabric)
-
-    def step(item: tuple[_Source, Any]) -> Losses:
-        source, raw = item
-        batch = fields(raw, fabric.device)
-        networks = (student, source.tap, source.teacher, source.teacher_tap, optimizer)
-        if not priors:
-            return distil_step(
-                *networks,
-                *batch,
-                loss=loss,
-                distillation=source.distillation,
-                context=fabric.autocast,
-                average=average,
-            )
-        inner: Batch = batch
-        outer: Batch | None = None
-        if facts["split"]:
-            inner, outer = halve(batch)
-        return meta_step(
-            *networks,
-            priors,
-            *inner,
-            alpha=facts["alpha"],
-            beta=facts["beta"],
-            loss=loss,
-            distillation=source.distillation,
-            outer=outer,
-            unit_free=facts["unit_free"],
-            inner_optimizer=facts["inner_optimizer"],
-            context=fabric.autocast,
-            average=average,
-        )
-
-    student.train()
-    state: dict[str, Any] = {"student": student, "optimizer": optimizer}
-    state |= {f"adapter_{number}": adapter for number, adapter in enumerate(adapters)}
-    for prior in priors:
-        state |= {f"phi_{prior.p}": prior.phi, f"noise_{prior.p}": prior.noise}
-    title = "learn prior" if priors else "distill"
-    settings = {
-        "call": title,
-        "p": [prior.p for prior in priors],
-        "lr": lr,
-        "attention_weight": attention_weight,
-    }
-    try:
-        run = Run(out, settings | facts, title)
-        history = fit_epochs(run, epochs, lambda: _alternate(sources), step, state)
-    finally:
-        for source in sources:
-            source.tap.close()
-            source.teacher_tap.close()
-    return priors, history
+    if meta is not None and not isinstance(meta, MetaConfig):
+        raise InputError(f"meta: expected MetaConfig(alpha=..., ...), got {meta!r:.60}")
+    how, config = fit or FitConfig(), meta or MetaConfig()
+    distillers = _distillers(student, teacher, data, loss, pairs, fields, attention_weight, how)
+    first = PriorLearner(distillers[0], config, theta_0=theta_0)
+    learners = [first]
+    learners += [PriorLearner(one, config, first.priors) for one in distillers[1:]]
+    facts: dict[str, Any] = {"call": "learn prior", "meta": _plain(asdict(config))}
+    facts["theta_0"] = first.priors[0].manifest["fingerprint"]
+    return _learn(distillers, _sources(teacher, data)[1], learners, how, facts)
 
 
 def train_with_prior(
     model: nn.Module,
-    batches: Batches,
+    data: Batches,
     loss: Loss = regression_loss,
     prior: Prior | None = None,
     *,
     fields: Fields = TARGET_FIELDS,
     coupled: bool = True,
-    epochs: int = 1,
-    optimizer: torch.optim.Optimizer | None = None,
-    lr: float = 2.5e-4,
-    precision: Precision = "32-true",
-    out: PathLike | None = None,
+    fit: FitConfig | None = None,
 ) -> list[Losses]:
     """Trains `model` on the target on F = loss + R(theta; phi) (Eq. 9, Algorithm 2).
 
     The paper starts from the theta_0 that phi was learned from: give it, or expect a warning.
-    prior.with_rms(sigma) sets its strength; choose sigma on a validation block. Eleven parameters:
-    seven are keywords with defaults.
+    prior.with_rms(sigma) sets its strength; choose sigma on a validation block.
 
     Args:
         model: the network.
-        batches: the target's.
-        loss: (prediction, target) to a scalar.
+        data: the target's batches.
+        loss: (prediction, target) to a scalar; if it has parameters, they are trained.
         prior: phi; None trains on the loss alone.
-        fields, epochs, optimizer, lr, precision, out: see `distill`.
-        coupled: see steps.supervised_step.
+        fields: which part of a batch is which.
+        coupled: see Prior.attach.
+        fit: how it is trained.
 
     Returns:
-        [{"regression"}], the means of each epoch.
+        [{"regression"}], the means over samples of each epoch.
+
+    Raises:
+        InputError, Diverged: see `distill`; a prior of another network.
     """
-    fabric = launch(precision)
-    broadcast_module_(place_model(model, fabric)).train()
-    trainer = _optimizer_of(optimizer, model, [], lr)
+    how = fit or FitConfig()
+    if prior is not None and not isinstance(prior, Prior):
+        raise InputError(
+            f"prior: expected a Prior, got {type(prior).__name__}; learn_prior(...).prior, or "
+            "Prior.load(file)"
+        )
+    if not callable(loss) or isinstance(loss, Prior):
+        raise InputError(f"loss: expected a function, got {type(loss).__name__}; prior= is a name")
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model: expected a network, got {type(model).__name__}")
+    expect_fields(fields)
+    expect_many_passes(data, "the target's data")
     if prior is not None:
         prior.bind(model)
         if prior.centre is None:  # around given weights one starts there, not at theta_0
             prior.check_start(model)
-        prior.to(fabric.device)
-    average = gradient_average(fabric)
+    held = None if prior is None else {"p": prior.p, "coupled": coupled, **_digests(prior)}
+    settings: dict[str, Any] = {
+        "call": "train with prior",
+        "prior": held,
+        "model": fingerprint(model),
+        "loss": describe_function(loss),
+        "data": [describe_data(data)],
+    }
+    trainer = _Trainer(model, [loss], how)
 
-    def step(raw: Any) -> Losses:
-        x, _, y = fields(raw, fabric.device)
-        return supervised_step(model, trainer, x, y, loss, prior, coupled, fabric.autocast, average)
+    def losses_of(batch: Batch) -> dict[str, Tensor]:
+        prediction = call_model(trainer.model, batch.student_input)
+        return {"regression": to_scalar(loss(to_float32(prediction), batch.target))}
 
-    held = None
+    def parts_of(raw: Any) -> Batch:
+        return trainer.to_precision(fields(raw, trainer.device))
+
+    pull: AbstractContextManager[Any] = nullcontext()
     if prior is not None:
-        held = {"p": prior.p, "rms": prior.rms(), "centred": prior.centre is not None}
-    settings = {"call": "train with prior", "lr": lr, "coupled": coupled, "prior": held}
-    run = Run(out, settings, "train with prior")
-    return fit_epochs(run, epochs, lambda: batches, step, {"student": model, "optimizer": trainer})
+        pull = prior.attach(trainer.optimizer, trainer.model, coupled)
+    with pull:
+        return trainer.fit(
+            settings, lambda: ((losses_of, None, parts_of(raw)) for raw in data), length_of(data)
+        )
 
 
-# ---- what they share -----------------------------------------------------------------------------
-def fit_epochs(
-    run: Run,
-    epochs: int,
-    batches: Callable[[], Iterable[Any]],
-    step: Callable[[Any], Losses],
-    state: State,
-) -> list[Losses]:
-    """Goes through the data `epochs` times; resumes at the epoch where `run` was killed.
+# ---- distilling ----------------------------------------------------------------------------------
+def _sources(teacher: Any, data: Any) -> tuple[list[nn.Module | None], list[Batches]]:
+    """Teachers and data, one each source."""
+    if teacher is None or isinstance(teacher, nn.Module):
+        return [teacher], [data]
+    if not isinstance(teacher, (list, tuple)) or not isinstance(data, (list, tuple)):
+        raise InputError(
+            "the teacher: expected a network (torch.nn.Module), None, or a list of networks with a "
+            f"list of as many data, got {type(teacher).__name__}"
+        )
+    if len(teacher) != len(data):
+        raise InputError(
+            f"expected as many teachers as sources, got {len(teacher)} and {len(data)}"
+        )
+    return list(teacher), list(data)
 
-    Returns:
-        The means of the losses of each epoch.
+
+def _distillers(
+    student: nn.Module,
+    teacher: Any,
+    data: Any,
+    loss: Loss,
+    pairs: Pairs,
+    fields: Fields,
+    attention_weight: float,
+    fit: FitConfig,
+) -> list[Distiller]:
+    """One for each source, on the device and in the precision of the training."""
+    if not isinstance(fit, FitConfig):
+        raise InputError(f"fit: expected FitConfig(epochs=..., ...), got {fit!r:.60}")
+    expect_fields(fields)
+    teachers, sources = _sources(teacher, data)
+    if not isinstance(student, nn.Module):
+        raise InputError(f"the student: expected a network, got {type(student).__name__}")
+    dtype = TRUE_PRECISIONS.get(fit.precision)
+    fabric = launch("32-true", fit.device)
+    broadcast_module_(place_model(student, fabric))
+    found = []
+    for one, batches in zip(teachers, sources, strict=True):
+        expect_many_passes(batches, "the source's data")
+        with torch.random.fork_rng():  # a look at the data draws nothing from the training's stream
+            first = next(iter(batches), None)
+        if first is None:
+            raise InputError("the source has no batch: expected at least one")
+        if one is not None:
+            one.to(fabric.device)
+        example = _cast(fields(first, fabric.device), dtype)
+        if dtype is not None:
+            student.to(dtype)
+            if one is not None:
+                one.to(dtype)
+        distiller = Distiller(student, one, example, pairs, loss, None, attention_weight, fields)
+        if dtype is not None and isinstance(distiller.criterion, nn.Module):
+            distiller.criterion.to(dtype)
+        if isinstance(distiller.criterion, nn.Module):
+            broadcast_module_(distiller.criterion)
+        found.append(distiller)
+    return found
+
+
+def _learn(
+    distillers: list[Distiller],
+    data: list[Batches],
+    learners: list[PriorLearner],
+    fit: FitConfig,
+    facts: dict[str, Any],
+) -> Learned:
+    """The loop of distilling, with and without priors."""
+    first = distillers[0]
+    settings = facts | {
+        "student": fingerprint(first.student),
+        "teachers": [None if d.teacher is None else fingerprint(d.teacher) for d in distillers],
+        "pairs": [[_plain(asdict(pair)) for pair in d.pairs] for d in distillers],
+        "loss": describe_function(first.loss),
+        "attention_weight": getattr(first.criterion, "attention_weight", None),
+        "data": [describe_data(batches) for batches in data],
+    }
+    trained = [part for d in distillers for part in (d.criterion, d.loss)]
+    trainer = _Trainer(first.student, trained, fit)
+    if learners:
+        trainer.state |= {"learner": learners[0]}
+    by_distiller: dict[int, PriorLearner] = {id(learner.distiller): learner for learner in learners}
+
+    def items() -> Iterator[tuple[Any, Any, Batch]]:
+        for distiller, raw in _alternate(distillers, data):
+            batch = trainer.to_precision(distiller.fields(raw, trainer.device))
+            yield distiller, by_distiller.get(id(distiller)), batch
+
+    lengths = [length_of(batches) for batches in data]
+    total = None if None in lengths else sum(length or 0 for length in lengths)
+    try:
+        history = trainer.fit(settings, items, total)
+    finally:
+        for distiller in distillers:
+            distiller.close()
+    return Learned(history, distillers, learners[0].priors if learners else [])
+
+
+def _alternate(
+    distillers: Sequence[Distiller], data: Sequence[Batches]
+) -> Iterator[tuple[Distiller, Any]]:
+    """(distiller, batch) of all sources in turn; a shorter one ends earlier."""
+    still_open = [(one, iter(batches)) for one, batches in zip(distillers, data, strict=True)]
+    while still_open:
+        for item in list(still_open):
+            distiller, batches = item
+            try:
+                yield distiller, next(batches)
+            except StopIteration:
+                still_open.remove(item)
+
+
+# ---- the loop ------------------------------------------------------------------------------------
+class _Trainer:
+    """The optimiser, and epochs of steps.
+
+    trained: losses and criteria whose parameters are trained beside the model's.
     """
-    state = {**state, "random": TorchRandomState()}
-    history: list[Losses] = []
-    with run.claim():
-        for epoch, log in run.steps(epochs, state, whole_epochs=True):
-            if not history:
-                history = [_without_step(line) for line in run.logged()]
-            means = _fit_epoch(f"{run.title} {epoch + 1}/{epochs}", batches(), step)
-            history.append(means)
-            log(means)
-        return history or [_without_step(line) for line in run.logged()]
+
+    def __init__(self, model: nn.Module, trained: Sequence[object], fit: FitConfig) -> None:
+        if not isinstance(fit, FitConfig):
+            raise InputError(f"fit: expected FitConfig(epochs=..., ...), got {fit!r:.60}")
+        is_mixed = fit.precision == "bf16-mixed"
+        self.fabric = launch("bf16-mixed" if is_mixed else "32-true", fit.device)
+        self.device = self.fabric.device
+        self.how = fit
+        self.dtype = TRUE_PRECISIONS.get(fit.precision)
+        self.model = broadcast_module_(place_model(model, self.fabric))
+        for part in (self.model, *trained):
+            if isinstance(part, nn.Module):
+                part.to(self.device)
+                if self.dtype is not None:
+                    part.to(self.dtype)
+        self.parameters = trained_parameters(self.model, *trained)
+        if not self.parameters:
+            raise InputError("nothing is trained: every parameter has requires_grad=False")
+        self.optimizer = _optimizer_of(fit, self.parameters)
+        self.schedule = fit.schedule(self.optimizer) if fit.schedule else None
+        self.state: dict[str, Any] = {"student": self.model, "optimizer": self.optimizer}
+        for number, part in enumerate(dict.fromkeys(p for p in trained if _has_state(p))):
+            self.state[f"trained_{number}"] = part
+        if self.schedule is not None:
+            self.state["schedule"] = self.schedule
+
+    def to_precision(self, batch: Batch) -> Batch:
+        """The batch with its floats in the networks' precision."""
+        return _cast(batch, self.dtype)
+
+    def fit(
+        self,
+        settings: dict[str, Any],
+        items: Callable[[], Iterable[tuple[Any, PriorLearner | None, Batch]]],
+        total: int | None,
+    ) -> list[Losses]:
+        """All epochs; resumes at the one where it was killed.
+
+        Args:
+            settings: all that a resumed call must share with the first.
+            items: (function of a batch to losses, what learns phi, batch) of an epoch.
+            total: how many there are, where that is known.
+        """
+        settings = settings | {
+            "precision": self.how.precision,
+            "optimizer": describe_optimizer(self.optimizer),
+            "schedule": describe_function(self.how.schedule),
+            "clip": self.how.clip,
+            "accumulate": self.how.accumulate,
+        }
+        run = Run(self.how.out, settings, settings["call"])
+        state = {**self.state, "random": TorchRandomState()}
+        history: list[Losses] = []
+        with run.claim(), preserve_modes(self.model):
+            set_training_modes(self.model)
+            for epoch, log in run.steps(self.how.epochs, state, whole_epochs=True):
+                if not history:
+                    history = [_without_step(line) for line in run.logged()]
+                title = f"{run.title} {epoch + 1}/{self.how.epochs}"
+                line = self._fit_epoch(title, items(), total) | self._validate()
+                history.append(line)
+                log(line)
+                if self.how.callback and self.how.callback(epoch, dict(line)):
+                    break
+            return history or [_without_step(line) for line in run.logged()]
+
+    def _fit_epoch(
+        self, title: str, items: Iterable[tuple[Any, PriorLearner | None, Batch]], total: int | None
+    ) -> Losses:
+        """Means of the losses over the samples of one epoch."""
+        sums: Losses = {}
+        weight, waiting, batches = 0.0, 0, 0
+        with Bar(title, total, things="batches", shown=not self.how.quiet) as advance:
+            for losses_of, learner, batch in items:
+                count = count_samples(batch.student_input)
+                found = self._backward(losses_of, learner, batch)
+                for name, value in found.items():
+                    sums[name] = sums.get(name, 0.0) + count * value
+                weight, waiting, batches = weight + count, waiting + 1, batches + 1
+                if waiting == self.how.accumulate:
+                    self._step()
+                    waiting = 0
+                advance()
+        if not batches:
+            raise InputError("the data have no batch: expected at least one in every epoch")
+        if waiting:
+            self._step()
+        sums = sum_over_ranks(sums | {"": weight})
+        weight = sums.pop("")
+        return {name: value / weight for name, value in sums.items()}
+
+    def _backward(
+        self, losses_of: Callable[[Batch], dict[str, Tensor]], learner: Any, batch: Batch
+    ) -> Losses:
+        with restore_buffers_on_error(self.model):
+            with self.fabric.autocast():
+                losses = losses_of(batch)
+            values = to_finite_floats(losses, "in this step")
+            if learner is not None:
+                with self.fabric.autocast():
+                    values |= learner.update(batch, losses, self.optimizer)
+        (sum_of(losses) / self.how.accumulate).backward()
+        return values
+
+    def _step(self) -> None:
+        average_gradients(self.parameters, average_over_ranks)
+        if self.how.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters.values(), self.how.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.schedule is not None:
+            self.schedule.step()
+
+    def _validate(self) -> Losses:
+        if self.how.validate is None:
+            return {}
+        with preserve_modes(self.model), torch.no_grad():
+            found = self.how.validate(self.model.eval())
+        return {name: float(value) for name, value in found.items()}
+
+
+def set_training_modes(model: nn.Module) -> None:
+    """Training mode, unless the model is in it already: parts left in eval mode stay so.
+
+    BatchNorm whose weights are frozen stays in eval mode in any case.
+    """
+    if model.training:
+        return
+    model.train()
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if is_norm and own and not any(parameter.requires_grad for parameter in own):
+            module.eval()
+
+
+def _optimizer_of(fit: FitConfig, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser; all that is trained is in it, or it is refused.
+
+    Raises:
+        InputError: no optimiser, one of another model, one that lacks a loss's or a projection's
+            parameters.
+    """
+    every = list(parameters.values())
+    given = fit.optimizer
+    if given is None:
+        return torch.optim.Adam(every, DEFAULT_LR if fit.lr is None else fit.lr)
+    if not isinstance(given, torch.optim.Optimizer) and callable(given):
+        given = given(every)
+    optimizer = expect_optimizer(given)
+    held = {id(p) for g in innermost_optimizer(optimizer).param_groups for p in g["params"]}
+    missing = [name for name, parameter in parameters.items() if id(parameter) not in held]
+    if len(missing) == len(parameters):
+        raise InputError(
+            f"this {type(optimizer).__name__} holds none of the model's parameters: is it another "
+            "model's? Give a function of the parameters: optimizer=lambda p: torch.optim.Adam(p)"
+        )
+    beside = [name for name in missing if name.split("/")[0].isdigit()]
+    if beside:
+        raise InputError(
+            f"{len(beside)} parameter tensors of the loss or of the layers' projection are in no "
+            f"optimiser (the first is {beside[0].split('/', 1)[1]!r}) and would never be trained: "
+            "give a function of the parameters: optimizer=lambda p: torch.optim.Adam(p, lr=1e-3)"
+        )
+    return optimizer
+
+
+def _has_state(part: object) -> bool:
+    return isinstance(part, nn.Module) and bool(part.state_dict())
+
+
+def _cast(batch: Batch, dtype: torch.dtype | None) -> Batch:
+    if dtype is None:
+        return batch
+    cast: Batch = map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, batch)
+    return cast
 
 
 def _without_step(line: dict[str, Any]) -> Losses:
     return {name: value for name, value in line.items() if name != "step"}
 
 
-def _fit_epoch(title: str, batches: Iterable[Any], step: Callable[[Any], Losses]) -> Losses:
-    sums: Losses = {}
-    count = 0
-    total = len(batches) if isinstance(batches, Sized) else None
-    with Bar(title, total, things="batches") as advance:
-        for batch in batches:
-            for name, value in step(batch).items():
-                sums[name] = sums.get(name, 0.0) + value
-            count += 1
-            advance()
-    return {name: value / count for name, value in sums.items()}
+# ---- what a resumed call must share with the first -----------------------------------------------
+def describe_function(function: Any) -> str | None:
+    """A function, so that another one is told apart: its name, and its code where it has any."""
+    if function is None:
+        return None
+    if isinstance(function, nn.Module):
+        return repr(function)
+    name = f"{getattr(function, '__module__', '')}."
+    name += getattr(function, "__qualname__", type(function).__qualname__)
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return name
+    digest = zlib.crc32(code.co_code + repr(code.co_consts).encode() + repr(code.co_names).encode())
+    return f"{name} {digest:08x}"
 
 
-def _alternate(sources: Sequence[_Source]) -> Iterator[tuple[_Source, Any]]:
-    """(source, batch) of all sources in turn; a shorter one ends earlier."""
-    still_open = [(source, iter(source.batches)) for source in sources]
-    while still_open:
-        for item in list(still_open):
-            source, batches = item
-            try:
-                yield source, next(batches)
-            except StopIteration:
-                still_open.remove(item)
+def describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Its kind and its settings."""
+    found = {k: str(v) for k, v in optimizer.defaults.items() if not isinstance(v, Tensor)}
+    return {"kind": type(optimizer).__name__} | found
 
 
-def _open_sources(
-    student: nn.Module,
-    teacher: nn.Module | Sequence[nn.Module],
-    batches: Any,
-    fields: Fields,
-    layers: Pairs | None,
-    attention_weight: float,
-    fabric: Processes,
-) -> list[_Source]:
-    """The sources with their taps; the student is placed and the same in every process."""
-    if isinstance(teacher, nn.Module):
-        teachers, data = [teacher], [batches]
-    else:
-        teachers, data = list(teacher), list(batches)
-    if len(teachers) != len(data):
-        raise InputError(
-            f"expected as many teachers as sources, got {len(teachers)} and {len(data)}"
+def describe_data(batches: Any) -> dict[str, Any]:
+    """What can be told of data without going through them: kind, length, the first values."""
+    if isinstance(batches, DataLoader):
+        found = describe_data(batches.dataset)
+        return found | {"batch_size": batches.batch_size}
+    found = {"kind": type(batches).__name__, "length": length_of(batches)}
+    tensors = getattr(batches, "tensors", None)  # a TensorDataset's
+    parts = batches[:1] if isinstance(batches, (list, tuple)) else tensors or ()
+    digest = 0
+    for tensor in tensors_of(list(parts)):
+        digest = zlib.crc32(
+            tensor.detach().flatten()[:4096].double().cpu().numpy().tobytes(), digest
         )
-    broadcast_module_(place_model(student, fabric))
-    return [
-        _open_source(student, one, its_batches, fields, layers, attention_weight, fabric)
-        for one, its_batches in zip(teachers, data, strict=True)
-    ]
+    return found | {"first": f"{digest:08x}"}
 
 
-def _open_source(
-    student: nn.Module,
-    teacher: nn.Module,
-    batches: Batches,
-    fields: Fields,
-    layers: Pairs | None,
-    attention_weight: float,
-    fabric: Processes,
-) -> _Source:
-    teacher.to(fabric.device).requires_grad_(False).eval()
-    first = next(iter(batches), None)
-    if first is None:
-        raise InputError(
-            "the source has no batch: expected an iterable of batches that can be iterated anew "
-            "each epoch"
-        )
-    x, x_superior, _ = fields(first, fabric.device)
-    pairs = layers or pair_layers(student, teacher, x, x_superior)
-    tap = FeatureTap(student, [mine for mine, _ in pairs])
-    teacher_tap = FeatureTap(teacher, [theirs for _, theirs in pairs])
-    with preserve_weights(student, []), preserve_modes(student):
-        student_shapes = _shapes(teacher_maps(student, tap, x))
-    teacher_shapes = _shapes(teacher_maps(teacher, teacher_tap, x_superior))
-    distillation = DistillationLoss(student_shapes, teacher_shapes, attention_weight)
-    distillation = broadcast_module_(distillation.to(fabric.device))
-    return _Source(teacher, batches, tap, teacher_tap, distillation)
+def _digests(prior: Prior) -> dict[str, Any]:
+    centre = None if prior.centre is None else fingerprint(prior.centre)
+    return {"phi": fingerprint(prior.phi), "centre": centre}
 
 
-def _shapes(maps: Sequence[Tensor]) -> list[tuple[int, ...]]:
-    """Shapes without the batch."""
-    return [tuple(features.shape[1:]) for features in maps]
-
-
-def _optimizer_of(
-    optimizer: torch.optim.Optimizer | None,
-    student: nn.Module,
-    adapters: Sequence[nn.Module],
-    lr: float,
-) -> torch.optim.Optimizer:
-    """The given optimiser, or Adam, over the student's and the adapters' parameters."""
-    extra = list(trained_parameters(*adapters).values())
-    if optimizer is None:
-        return torch.optim.Adam([*trained_parameters(student).values(), *extra], lr)
-    if extra:
-        optimizer.add_param_group({"params": extra})
-    return optimizer
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(part) for part in value]
+    return describe_function(value) if callable(value) else value

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
+Precision = Literal["auto", "32-true", "bf16-mixed"]
 GradientAverage = Callable[[list[Tensor]], list[Tensor]]
 T = TypeVar("T")
 Model = TypeVar("Model", bound=nn.Module)
@@ -116,6 +116,16 @@ def gradient_average(fabric: Processes) -> GradientAverage:
         return [part.view_as(g) for part, g in zip(parts, gradients, strict=True)]
 
     return keep if fabric.world_size == 1 else average
+
+
+def average_over_ranks(tensors: list[Tensor]) -> list[Tensor]:
+    """The mean of each tensor over all processes of the initialised group, in one flat bucket."""
+    if world_size() == 1 or not tensors:
+        return tensors
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    torch.distributed.all_reduce(flat)
+    parts = (flat / world_size()).split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def sum_over_ranks(values: dict[str, float]) -> dict[str, float]:

@@ -351,7 +351,7 @@ def write_two_checkpoint_prior(
     after = dict(net.named_parameters())
     learned = Prior.load(out / "distill/prior_p2.safetensors").manifest
     facts = {name: learned[name] for name in ("fingerprint", "architecture", "source")}
-    Prior.from_checkpoints(before, after, beta=learned["beta"], **facts).save(path)
+    Prior.from_checkpoints(before, after, learned["beta"], facts).save(path)
 
 
 # ---- target --------------------------------------------------------------------------------------

@@ -96,9 +96,9 @@ def new_priors(config: Distill, model: nn.Module, theta_0: nn.Module) -> list[Pr
         "attention_weight": config.attention_weight,
         "fingerprint": fingerprint(theta_0),
     }
-    which = config.phi.phi_parameters
+    select = config.phi.phi_parameters
     return [
-        Prior.constant(model, 0.0, p, which, None, "weight", **facts).track_noise()
+        Prior.constant(model, 0.0, p, select, None, "weight", facts).track_noise()
         for p in config.phi.exponents
     ]
 
@@ -181,7 +181,7 @@ def run(config: Distill) -> dict[str, Any]:
 def save_prior(run: Run, prior: Prior, steps: int) -> None:
     """Writes a learned prior, its quantiles and its card."""
     name = f"prior_p{prior.p}"
-    prior.save(run.path(f"{name}.safetensors"), iterations=steps)
+    prior.save(run.path(f"{name}.safetensors"), {"iterations": steps})
     write_json(run.path(f"{name}.json"), prior.quantiles())
     title = f"A prior, p = {prior.p}"
     write_card(run.path(f"{name}.md"), title, prior_facts(prior), ABOUT_PRIOR)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...batch import Fields
 from ...errors import InputError
-from ...preflight import format_verdicts, preflight
+from ...forecast import format_verdicts, preflight
 from ...runtime.checks import expect_at_least_one, expect_positive
 from ...runtime.random import generator
 from ...runtime.runs import Run

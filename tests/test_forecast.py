@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cmkg.preflight import Report, format_verdicts, judge, preflight, shared_information
+from cmkg.forecast import Report, format_verdicts, judge, preflight, shared_information
 from cmkg.training import Fields
 
 
@@ -98,7 +98,7 @@ def verdict_on(kind, related=True):
         fields=Fields("weak", "superior", "y"),
         epochs=12,
         lr=6e-3,
-        layers=[("1", "1"), ("3", "3")],
+        pairs=[("1", "1"), ("3", "3")],
     )
 
 

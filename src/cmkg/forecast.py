@@ -1,7 +1,7 @@
 """Will it help me? A short run says whether there is anything to distil, and whether it carries.
 
 For any networks and data: `preflight(...)`. The verdicts are plain sentences with their reasons; on
-made problems whose answer is known by construction they are right (tests/test_preflight.py). A
+made problems whose answer is known by construction they are right (tests/test_forecast.py). A
 short run is a hint, not a result.
 """
 
@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from .batch import SOURCE_FIELDS, Fields, tensors_of
 from .features import FeatureTap
+from .learner import MetaConfig
 from .losses import as_picture
 from .modules import call_model, preserve_modes
 from .pairing import Pairs, pair_layers
 from .prior import Prior
 from .steps import Loss, teacher_maps
-from .training import learn_prior, train_with_prior
+from .training import FitConfig, learn_prior, train_with_prior
 
 GAP = 0.05  # a teacher at least this much better than the student, relative to the student's error
 SHARE = 0.05  # nats that the teacher must share more than the label: noise differs by less
@@ -179,7 +180,7 @@ def preflight(
     alpha: float = 1e-2,
     beta: float = 1.0,
     sigmas: Sequence[float] = (1e-4, 1e-3, 1e-2),
-    layers: Pairs | None = None,
+    pairs: Pairs | None = None,
     attention_weight: float = 1.0,
 ) -> Report:
     """Trains a teacher, students and a prior shortly, and says what is likely to help.
@@ -195,36 +196,34 @@ def preflight(
         epochs, lr: of each training.
         alpha, beta: see training.learn_prior.
         sigmas: strengths tried; target_test is looked at for each alike: a hint, not a score.
-        layers, attention_weight: see training.distill.
+        pairs, attention_weight: see training.distill.
     """
     own = Fields(fields.student, None, fields.target)
     superior = Fields(fields.teacher, None, fields.target)
     on_target = target_fields or own
+    fit = FitConfig(epochs=epochs, lr=lr)
     theta_0, teacher, student = make_student(), make_teacher(), make_student()
-    train_with_prior(teacher, source, loss, fields=superior, epochs=epochs, lr=lr)
-    train_with_prior(student, source, loss, fields=own, epochs=epochs, lr=lr)
-    numbers = look_at_source(student, teacher, source, source_test, fields, error, layers)
+    train_with_prior(teacher, source, loss, fields=superior, fit=fit)
+    train_with_prior(student, source, loss, fields=own, fit=fit)
+    numbers = look_at_source(student, teacher, source, source_test, fields, error, pairs)
     continued, distilled = copy.deepcopy(student), copy.deepcopy(student)
-    train_with_prior(continued, source, loss, fields=own, epochs=epochs, lr=lr)
-    (phi,) = learn_prior(
+    train_with_prior(continued, source, loss, fields=own, fit=fit)
+    phi = learn_prior(
         distilled,
         teacher,
         source,
         loss,
+        meta=MetaConfig(alpha=alpha, beta=beta, unit_free=True),
+        pairs=pairs or "auto",
         fields=fields,
-        epochs=epochs,
-        lr=lr,
-        alpha=alpha,
-        beta=beta,
-        layers=layers,
         attention_weight=attention_weight,
-        unit_free=True,
         theta_0=theta_0,
-    )
+        fit=fit,
+    ).prior
 
     def error_on_target(start: nn.Module, prior: Prior | None = None) -> float:
         model = copy.deepcopy(start)
-        train_with_prior(model, target, loss, prior, fields=on_target, epochs=epochs, lr=lr)
+        train_with_prior(model, target, loss, prior, fields=on_target, fit=fit)
         return measure_error(model, target_test, on_target, error)
 
     noise_ratios = torch.tensor(list(phi.signal_to_noise().values()))
@@ -247,12 +246,12 @@ def look_at_source(
     source_test: Batches,
     fields: Fields,
     error: Error,
-    layers: Pairs | None,
+    pairs: Pairs | None,
 ) -> dict[str, float]:
     """The gap between teacher and student, and what their features and the targets share."""
     device = next(student.parameters()).device
     x, x_superior, _ = fields(next(iter(source)), device)
-    mine, theirs = (layers or pair_layers(student, teacher, x, x_superior))[-1]
+    mine, theirs = (pairs or pair_layers(student, teacher, x, x_superior))[-1]
     tap, teacher_tap = FeatureTap(student, [mine]), FeatureTap(teacher, [theirs])
     own = Fields(fields.student, None, fields.target)
     superior = Fields(fields.teacher, None, fields.target)

@@ -1,0 +1,186 @@
+"""What the dimensions of a feature map mean, and how two maps are laid over each other.
+
+A layout is one letter a dimension, as einops has it: B batch, C channels, and places: H, W, D of a
+grid, L of a sequence that may be resized, N of tokens that may not.
+
+    BCHW  convolutions        BHWC  Swin, ConvNeXt's inside    BNC  transformers' tokens
+    BCL   1-d convolutions    NBC   time first                 BC   hidden layers of an MLP
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import InputError
+
+Layout = Literal["BC", "BCHW", "BHWC", "BNC", "BCN", "NBC", "BCL", "BLC", "LBC", "BCDHW", "BDHWC"]
+LAYOUTS = get_args(Layout)
+CONVOLUTIONS = (
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm,
+)
+
+
+def channels_first(features: Tensor, layout: Layout, drop: int = 0) -> Tensor:
+    """The map as (B, C, *places), without the first `drop` tokens.
+
+    Raises:
+        InputError: another number of dimensions than the layout's; no such layout; no token left.
+    """
+    if layout not in LAYOUTS:
+        raise InputError(f"layout: expected one of {', '.join(LAYOUTS)}, got {layout!r}")
+    if features.dim() != len(layout):
+        raise InputError(
+            f"a map of shape {tuple(features.shape)} has not the layout {layout}: expected "
+            f"{len(layout)} dimensions"
+        )
+    places = [at for at, letter in enumerate(layout) if letter not in "BC"]
+    moved = features.permute(layout.index("B"), layout.index("C"), *places)
+    if not drop:
+        return moved
+    if "N" not in layout or not 0 < drop < moved.shape[2]:
+        raise InputError(
+            f"drop_tokens={drop}: expected tokens (N in the layout, which is {layout}) and fewer "
+            f"than there are, in a map of shape {tuple(features.shape)}"
+        )
+    return moved[:, :, drop:]
+
+
+def lay_over(student: Tensor, teacher: Tensor, layouts: tuple[Layout, Layout]) -> Tensor:
+    """The student's map (B, C, *places) at the places of the teacher's.
+
+    Grids and sequences are resized. Tokens are taken for a grid where the other map is one and
+    they fill it or are a square number; tokens against tokens must be as many.
+
+    Raises:
+        InputError: they cannot be laid over each other.
+    """
+    mine, theirs = student.shape[2:], teacher.shape[2:]
+    if mine == theirs:
+        return student
+    tokens = "N" in layouts[0], "N" in layouts[1]
+    if all(tokens):
+        raise InputError(
+            f"the student has {mine[0]} tokens, the teacher {theirs[0]}: expected as many places; "
+            "special tokens (CLS, registers) are left out with drop_tokens"
+        )
+    if tokens[0] and len(theirs) == 2:
+        student = as_grid(student, theirs)
+    elif tokens[1]:
+        raise InputError(
+            f"the teacher has {theirs[0]} tokens, the student places of shape {tuple(mine)}: "
+            f"expected {math.prod(mine)} tokens; special tokens are left out with drop_tokens"
+        )
+    if student.dim() != teacher.dim():
+        raise InputError(
+            f"the student's map has places of shape {tuple(mine)}, the teacher's {tuple(theirs)}: "
+            "expected as many dimensions"
+        )
+    return resize(student, theirs)
+
+
+def lay_pair(
+    student: Tensor, teacher: Tensor, layouts: tuple[Layout, Layout], drops: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Both maps as (B, C, *places), the student's at the places of the teacher's.
+
+    Raises:
+        InputError: they cannot be laid over each other.
+    """
+    own = channels_first(student, layouts[0], drops[0])
+    other = channels_first(teacher, layouts[1], drops[1])
+    if "N" in layouts[1] and own.dim() == 4:  # a grid against the teacher's tokens
+        other = as_grid(other, own.shape[2:])
+    return lay_over(own, other, layouts), other
+
+
+def as_grid(features: Tensor, like: Sequence[int]) -> Tensor:
+    """Tokens (B, C, N) as (B, C, H, W): of the shape `like` where they fill it, else a square."""
+    count = features.shape[2]
+    if count == math.prod(like):
+        return features.unflatten(2, tuple(like))
+    side = math.isqrt(count)
+    if side * side != count:
+        raise InputError(
+            f"{count} tokens are no square grid and do not fill {tuple(like)} places: special "
+            "tokens (CLS, registers) are left out with drop_tokens"
+        )
+    return features.unflatten(2, (side, side))
+
+
+def example_map(shape: Sequence[int], layout: Layout) -> Tensor:
+    """A map without memory, of a shape without the batch, with a batch of one."""
+    whole = list(shape)
+    whole.insert(layout.index("B"), 1)
+    return torch.empty(whole, device="meta")
+
+
+def resize(features: Tensor, places: Sequence[int]) -> Tensor:
+    """(B, C, *places) at other places, linearly."""
+    if tuple(features.shape[2:]) == tuple(places):
+        return features
+    mode = {3: "linear", 4: "bilinear", 5: "trilinear"}[features.dim()]
+    exact = features if features.element_size() >= 4 else features.float()
+    return F.interpolate(exact, size=tuple(places), mode=mode, antialias=mode == "bilinear")
+
+
+# ---- guessing ------------------------------------------------------------------------------------
+def guess_layout(network: nn.Module, name: str, shape: Sequence[int], batch: int) -> Layout | None:
+    """The layout of a layer's output, from the modules that make it; None where it is not clear.
+
+    Args:
+        network: the layer's.
+        name: the layer's.
+        shape: of its output, with the batch.
+        batch: how many samples went in.
+    """
+    layer = network.get_submodule(name)
+    time_first = _is_time_first(layer)
+    if len(shape) == 2:
+        return "BC" if shape[0] == batch else None
+    if len(shape) == 3 and time_first and shape[1] == batch:
+        return "NBC"
+    if shape[0] != batch or len(shape) not in (3, 4, 5):
+        return None
+    of_convolutions: dict[int, Layout] = {3: "BCL", 4: "BCHW", 5: "BCDHW"}
+    of_transformers: dict[int, Layout] = {3: "BNC", 4: "BHWC", 5: "BDHWC"}
+    first, last = of_convolutions[len(shape)], of_transformers[len(shape)]
+    for part in (layer, network):
+        is_first = shape[1] in set(_channel_counts(part))
+        is_last = shape[-1] in set(_last_sizes(part))
+        if is_first != is_last:
+            return first if is_first else last
+    return None
+
+
+def _is_time_first(layer: nn.Module) -> bool:
+    return getattr(layer, "batch_first", None) is False
+
+
+def _channel_counts(module: nn.Module) -> Iterator[int]:
+    """Channels of its convolutions and of their normalisations."""
+    for part in module.modules():
+        if isinstance(part, CONVOLUTIONS):
+            for name in ("in_channels", "out_channels", "num_features", "num_channels"):
+                yield getattr(part, name, 0)
+
+
+def _last_sizes(module: nn.Module) -> Iterator[int]:
+    """Sizes of the last dimension that its other layers work on."""
+    for part in module.modules():
+        if isinstance(part, nn.LayerNorm):
+            yield part.normalized_shape[-1]
+        for name in ("out_features", "embedding_dim", "hidden_size", "embed_dim"):
+            size = getattr(part, name, 0)
+            if isinstance(size, int):
+                yield size
+        if isinstance(part, nn.RNNBase) and part.bidirectional:
+            yield 2 * part.hidden_size

@@ -1,0 +1,250 @@
+"""phi learned beside anybody's distillation loop (Algorithm 3).
+
+learner = PriorLearner(distiller, MetaConfig(alpha=2.5e-4, beta=1e-3))
+for batch in source:
+losses = distiller(batch)
+learner.update(batch, losses)      # moves phi alone, before the losses' backward
+optimizer.zero_grad()
+sum(losses.values()).backward()
+optimizer.step()
+prior = learner.prior
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .attachment import innermost_optimizer
+from .batch import halve
+from .distiller import Distiller
+from .errors import InputError
+from .meta import adam_scales, closed_form_gradient, inner_step_, preserve_weights
+from .modules import trained_parameters, unwrap
+from .prior import Granularity, Prior, Select, Tensors, fingerprint
+from .runtime.checks import expect_positive
+from .runtime.distributed import average_over_ranks
+from .steps import gradients_of, sum_of, to_finite_floats
+
+
+@dataclass(frozen=True)
+class MetaConfig:
+    """How phi is learned; the defaults are the paper's.
+
+    exponents: p of each prior, of 1 and 2: theta's path does not depend on phi, so several are
+    learned side by side. alpha: rate of the inner step. beta: phi's. unit_free: see Prior.learn_.
+    split: the first half of each batch is the inner step's, the other G's; else both see the same
+    batch. inner_steps: l of Algorithm 1. inner_optimizer: "sgd", or "adam": the inner step is alpha
+    of the step that the optimiser, an Adam, takes (meta.adam_scales). select, granularity: see
+    Prior.constant.
+    """
+
+    exponents: tuple[int, ...] = (2,)
+    alpha: float = 2.5e-4
+    beta: float = 1e-3
+    unit_free: bool = False
+    split: bool = False
+    inner_steps: int = 1
+    inner_optimizer: Literal["sgd", "adam"] = "sgd"
+    select: Select = "weights"
+    granularity: Granularity = "weight"
+
+    def __post_init__(self) -> None:
+        exponents: Any = self.exponents
+        if not isinstance(exponents, (tuple, list)) or not exponents:
+            raise InputError(f"exponents: expected some of (1, 2), got {exponents!r}")
+        if len(set(exponents)) < len(exponents):
+            raise InputError(f"exponents: expected different ones, got {exponents!r}")
+        for name in ("alpha", "beta"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise InputError(f"{name}: expected a number, got {value!r}")
+        expect_positive(self, "alpha", "beta", "inner_steps")
+        if self.inner_optimizer not in ("sgd", "adam"):
+            raise InputError(f"inner_optimizer {self.inner_optimizer!r}: expected sgd or adam")
+
+
+class PriorLearner:
+    """Moves phi, never theta: see the module.
+
+    Args:
+        distiller: the losses; it may be wrapped by DistributedDataParallel.
+        config: how.
+        priors: phi to go on from, one each exponent; None begins at zero.
+        theta_0: the student as it began, whose fingerprint the priors carry; None is as it is now.
+        facts: more for the priors' manifest.
+
+    Raises:
+        InputError: priors of another network or of other exponents.
+    """
+
+    def __init__(
+        self,
+        distiller: nn.Module,
+        config: MetaConfig | None = None,
+        priors: Sequence[Prior] | None = None,
+        theta_0: nn.Module | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        inner = unwrap(distiller)
+        if not isinstance(inner, Distiller):
+            raise InputError(f"PriorLearner: expected a Distiller, got {type(inner).__name__}")
+        self.distiller = inner
+        self.config = config or MetaConfig()
+        student = inner.student
+        known = {
+            name: value
+            for name, value in asdict(self.config).items()
+            if name not in ("exponents", "select", "granularity")
+        }
+        known |= {"fingerprint": fingerprint(theta_0 or student), **(facts or {})}
+        self.priors = [
+            Prior.constant(
+                student, 0.0, p, self.config.select, None, self.config.granularity, known
+            ).track_noise()
+            for p in self.config.exponents
+        ]
+        if priors is None:
+            return
+        self.priors = [priors] if isinstance(priors, Prior) else list(priors)
+        if [prior.p for prior in self.priors] != list(self.config.exponents):
+            raise InputError(
+                f"priors: expected one for each of the exponents {self.config.exponents}, got "
+                f"p = {[prior.p for prior in self.priors]}"
+            )
+        for prior in self.priors:
+            prior.bind(student)
+
+    @property
+    def prior(self) -> Prior:
+        """The prior, where one is learned.
+
+        Raises:
+            InputError: several are.
+        """
+        if len(self.priors) != 1:
+            raise InputError(f"{len(self.priors)} priors are learned: take one of .priors")
+        return self.priors[0]
+
+    def update(
+        self,
+        batch: Any,
+        losses: Mapping[str, Tensor],
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> dict[str, float]:
+        """One iteration of Algorithm 3 for phi. Weights, buffers and gradients stay as they are.
+
+        Call it after losses = distiller(batch) and before their backward, inside the same autocast.
+
+        Args:
+            batch: what the losses are of.
+            losses: what the distiller gave; it goes backward afterwards.
+            optimizer: the student's, for the inner step of Adam's alone.
+
+        Returns:
+            {"outer_0": G at theta'' of the first prior, ...}.
+
+        Raises:
+            InputError: no "regression" among the losses, or their backward was already done.
+            Diverged: a loss at theta'' is not finite.
+        """
+        if "regression" not in losses:
+            raise InputError(
+                "PriorLearner.update: the inner step needs labelled samples, the losses have no "
+                "'regression'"
+            )
+        _refuse_half_precision(losses["regression"])
+        weights = trained_parameters(self.distiller.student, self.distiller.criterion)
+        inner_batch, outer_batch = batch, batch
+        value = losses["regression"]
+        if self.config.split:
+            inner_batch, outer_batch = halve(self.distiller.fields(batch))
+            value = self.distiller(inner_batch)["regression"]
+        try:
+            inner = gradients_of(value, weights, average_over_ranks, retain_graph=True)
+            scales = self._scales(losses, weights, optimizer)
+        except RuntimeError as error:
+            if "second time" not in str(error):
+                raise
+            raise InputError(
+                "PriorLearner.update comes before the losses' backward(), which frees their graph"
+            ) from None
+        found = {}
+        for number, prior in enumerate(self.priors):
+            ahead = self._learn(prior, weights, (inner, scales), inner_batch, outer_batch)
+            found[f"outer_{number}"] = ahead
+        return found
+
+    def _scales(
+        self, losses: Mapping[str, Tensor], weights: dict[str, nn.Parameter], optimizer: Any
+    ) -> dict[str, Tensor] | None:
+        if self.config.inner_optimizer == "sgd":
+            return None
+        if optimizer is None:
+            raise InputError("update(batch, losses, optimizer): the inner step of Adam's needs it")
+        total = gradients_of(sum_of(losses), weights, average_over_ranks, retain_graph=True)
+        return adam_scales(innermost_optimizer(optimizer), weights, total)
+
+    def _learn(
+        self,
+        prior: Prior,
+        weights: dict[str, nn.Parameter],
+        inner: tuple[dict[str, Tensor], dict[str, Tensor] | None],
+        inner_batch: Any,
+        outer_batch: Any,
+    ) -> float:
+        """Looks ahead, and moves one phi; returns G there."""
+        gradients, scales = inner
+        alpha, distiller = self.config.alpha, self.distiller
+        first = scaled(gradients, scales)
+        with preserve_weights(distiller, weights.values()):
+            slope = inner_step_(weights, first, prior, alpha, scales)
+            for _ in range(self.config.inner_steps - 1):
+                value = distiller(inner_batch)["regression"]
+                again = scaled(gradients_of(value, weights, average_over_ranks), scales)
+                more = inner_step_(weights, again, prior, alpha, scales)
+                for name, one in more.items():
+                    slope[name] = slope[name] + one if name in slope else one
+            ahead = distiller(outer_batch)
+            floats = to_finite_floats(ahead, "after the inner step")
+            outer = gradients_of(sum_of(ahead), weights, average_over_ranks)
+        prior.learn_(
+            closed_form_gradient(slope, outer, alpha), self.config.beta, self.config.unit_free
+        )
+        return sum(floats.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs to go on."""
+        return {f"prior_{number}": prior.state_dict() for number, prior in enumerate(self.priors)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts a saved state back.
+
+        Raises:
+            InputError: it belongs to another learner.
+        """
+        expected = [f"prior_{number}" for number in range(len(self.priors))]
+        if sorted(state) != sorted(expected):
+            raise InputError(f"a learner's state: expected {expected}, it has {list(state)}")
+        for number, prior in enumerate(self.priors):
+            prior.load_state_dict(state[f"prior_{number}"])
+
+
+def scaled(gradients: Tensors, scales: Tensors | None) -> dict[str, Tensor]:
+    """Each gradient times its scale."""
+    if scales is None:
+        return dict(gradients)
+    return {name: gradient * scales[name] for name, gradient in gradients.items()}
+
+
+def _refuse_half_precision(loss: Tensor) -> None:
+    device = loss.device.type
+    if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16:
+        raise InputError(
+            "phi is not learned under float16: its small gradients underflow; use bfloat16 or "
+            "float32"
+        )
