@@ -77,3 +77,28 @@ def test_transfer_by_a_map_of_names_reports_and_refuses():
     same, report = transferred(prior, small_net(seed=3), lambda n: n)
     assert report.coverage == 1
     assert set(same.phi) == set(prior.phi)
+
+
+@pytest.mark.parametrize("kind", ["gru", "dict"])
+def test_fisher_of_recurrent_networks_and_named_inputs(kind):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.head = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[1][0])
+
+    torch.manual_seed(0)
+    net, x, y = Recurrent(), torch.randn(5, 7, 3), torch.randn(5, 2)
+    batch = (x, y) if kind == "gru" else ({"x": x}, y)
+
+    def loss(prediction, target):
+        return (prediction - target).square().sum()
+
+    found = fisher(net, [batch], loss)
+    expected = torch.zeros_like(net.head.weight)
+    for a, b in zip(x, y, strict=True):
+        (gradient,) = torch.autograd.grad(loss(net(a[None]), b[None]), [net.head.weight])
+        expected += gradient**2
+    torch.testing.assert_close(found.phi["head.weight"], expected / 10)

@@ -147,7 +147,7 @@ def test_a_loss_is_a_scalar_or_a_dict_of_such():
         (1.0, "got float"),
         (weight.detach(), "does not depend on any trained weight"),
         (torch.ones((), dtype=torch.long), "torch.int64: expected a float"),
-        (torch.nn.MSELoss(), "give the loss, not its class"),
+        (torch.nn.MSELoss(), "got MSELoss"),
         ({"box": weight.expand(2)}, "the loss's 'box' has shape"),
     ):
         with pytest.raises(InputError, match=sentence):

@@ -93,3 +93,76 @@ def test_the_pairing_table_proposes_stages_of_equal_size_and_hidden_layers_of_ml
     ]
     with pytest.raises(InputError, match="the student, Linear, has no intermediate layer"):
         pair_layers(nn.Linear(3, 2), mlp(8, 4, 3), torch.randn(2, 3), torch.randn(2, 8))
+
+
+class Answer(nn.Module):
+    def __init__(self, how, inputs):
+        super().__init__()
+        self.a, self.act, self.head, self.how = (
+            nn.Linear(inputs, 8),
+            nn.Tanh(),
+            nn.Linear(8, 3),
+            how,
+        )
+
+    def forward(self, x):
+        y = self.head(self.act(self.a(x)))
+        kinds = {"tensor": y, "dict": {"logits": y}, "tuple": (y, None), "squeezed": y.squeeze()}
+        return kinds[self.how]
+
+
+@pytest.mark.parametrize("how", ["tensor", "dict", "tuple", "squeezed"])
+def test_a_networks_own_answer_is_never_proposed(how):
+    pairs = pair_layers(Answer(how, 4), Answer(how, 5), torch.randn(6, 4), torch.randn(6, 5))
+    assert pairs == [("a", "a"), ("act", "act")]
+
+
+def test_pairs_are_in_the_order_of_execution():
+    class Unet(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.up = nn.Conv2d(4, 4, 3, padding=1)  # defined first, run last
+            self.head = nn.Conv2d(4, 1, 1)
+            self.fine, self.coarse = nn.Conv2d(channels, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 2, 1)
+
+        def forward(self, x):
+            fine = self.fine(x)
+            coarse = self.coarse(fine)
+            return self.head(self.up(fine + nn.functional.interpolate(coarse, scale_factor=2)))
+
+    x, depth = torch.randn(2, 3, 8, 8), torch.randn(2, 1, 8, 8)
+    assert pair_layers(Unet(3), Unet(1), x, depth) == [("coarse", "coarse"), ("up", "up")]
+
+
+def test_what_makes_up_a_weight_is_no_layer_and_what_runs_twice_is_not_proposed():
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    nn.utils.parametrizations.weight_norm(net[0])
+    nn.utils.parametrizations.orthogonal(net[2])
+    assert [layer.name for layer in layers_of(net, torch.randn(6, 4))] == ["0", "1"]
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.act, self.head = nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)
+
+        def forward(self, a, b):
+            return self.head(self.act(self.encoder(a) - self.encoder(b)))
+
+    inputs = torch.randn(6, 4), torch.randn(6, 4)
+    assert {layer.name: layer.calls for layer in layers_of(Twice(), inputs)}["encoder"] == 2
+    assert pair_layers(Twice(), mlp(5, 8, 3), inputs, torch.randn(6, 5)) == [("act", "3")]
+
+
+def test_layers_of_transformers_and_lstms_are_found_with_their_layouts():
+    blocks = [nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(3)]
+    net = nn.Sequential(nn.Linear(3, 8), *blocks, nn.LayerNorm(8), nn.Linear(8, 2))
+    layers = {layer.name: layer for layer in layers_of(net, torch.randn(2, 5, 3))}
+    assert (layers["1"].layout, layers["1"].shape, layers["1"].places) == ("BNC", (5, 8), (5,))
+
+
+def test_looking_draws_nothing_from_the_random_stream():
+    torch.manual_seed(0)
+    nets = mlp(5, 12, 3), mlp(8, 20, 3)
+    before = torch.get_rng_state()
+    pair_layers(*nets, torch.zeros(2, 5), torch.zeros(2, 8))
+    assert torch.equal(before, torch.get_rng_state())

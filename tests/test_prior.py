@@ -394,3 +394,130 @@ def test_a_manifest_tells_the_whole_strength():
     twice = prior.scaled(2.0).scaled(3.0)
     assert twice.manifest["strength"] == 6.0
     assert twice.phi["w"].tolist() == [[6.0], [6.0]]
+
+
+# ---- whose phi it is, and where it lies ----------------------------------------------------------
+def test_phi_of_another_shape_is_refused_though_it_would_broadcast():
+    for mine, theirs in (
+        (nn.Conv2d(1, 8, 3), nn.Conv2d(3, 8, 3)),  # a depth network's stem on pictures
+        (nn.Linear(5, 1), nn.Linear(5, 7)),  # a head of one output on seven classes
+    ):
+        with pytest.raises(InputError, match="belongs to another network: 'weight' is"):
+            Prior.constant(mine, 0.1).bind(theirs)
+    tied = Prior.constant(nn.Conv2d(3, 8, 3), 0.1, granularity="filter")
+    tied.bind(nn.Conv2d(5, 8, 3))  # a number a filter is a number a filter
+    mixed = Prior({"0.weight": torch.ones(4, 1), "1.weight": torch.ones(1, 1)})
+    with pytest.raises(InputError, match="the same for every parameter"):
+        mixed.bind(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)))
+    with pytest.raises(InputError, match="this prior's centre belongs to another network"):
+        Prior({"weight": torch.ones(4, 3)}, centre={"weight": torch.ones(4, 1)}).bind(
+            nn.Linear(3, 4)
+        )
+
+
+def test_slips_in_a_call_are_errors(unchecked):
+    net = nn.Linear(3, 2)
+    for call, sentence in (
+        (lambda: Prior.constant(net, p=3), "p is 1 or 2, got 3"),
+        (lambda: Prior.constant(net, p=True), "p is 1 or 2, got True"),
+        (lambda: Prior.constant(net, float("nan")), "expected a finite number, got nan"),
+        (lambda: Prior.constant(net, select=["weight"]), r"got \['weight'\]"),
+        (lambda: Prior.constant(net, centre=nn.Linear(2, 2)), "centre belongs to another network"),
+        (lambda: Prior.constant(net, centre={"bias": net.bias}), "a tensor for 'weight'"),
+        (lambda: Prior.constant(net, facts="mine"), "facts: expected a dict, got str"),
+        (lambda: Prior.constant(nn.BatchNorm1d(3)), "BatchNorm1d has no trained parameter"),
+        (lambda: Prior.constant(net).with_rms(1.0), "zero everywhere"),
+        (lambda: Prior.constant(net).scaled(float("inf")), "expected a finite number, got inf"),
+        (lambda: Prior([1.0]), "phi: expected a dict, got list"),
+        (lambda: Prior({"weight": 1.0}), "phi of 'weight': expected a tensor"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            call()
+    for slip in ("center", "granularty", "which"):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{slip}'"):
+            Prior.constant(net, 1e-3, **{slip: "filter"})
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    path, net = tmp_path / "a.safetensors", nn.Linear(3, 2)
+    broken = Prior.constant(net, 0.1)
+    broken.phi["weight"][0, 0] = float("nan")
+    for prior, facts, sentence in (
+        (broken, None, "a number that is not finite is not saved"),
+        (Prior({}), None, "no phi at all"),
+        (Prior.constant(net, 0.1), {"centre": net.weight}, "facts are plain JSON"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            prior.save(path, facts)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_order_of_names_does_not_matter(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(*(nn.Linear(4, 4) for _ in range(12)))
+    prior = random_prior(net)
+    prior.save(tmp_path / "p.safetensors")
+    loaded = Prior.load(tmp_path / "p.safetensors")
+    assert list(loaded.phi) != list(prior.phi)  # files are sorted: 10 before 2
+    assert loaded == prior
+    assert loaded.permuted(0) == prior.permuted(0)
+    assert prior.permuted(0) != prior.permuted(1)
+    weights = {name: w.detach() for name, w in net.named_parameters()}
+    turned = dict(reversed(weights.items()))
+    assert fingerprint(turned) == fingerprint(net) == fingerprint(net.state_dict())
+    around = Prior(prior.phi, centre=turned)  # biases, too, and in another order
+    assert around.penalty(net).item() == 0
+    around.save(tmp_path / "c.safetensors")
+    assert Prior.load(tmp_path / "c.safetensors").penalty(net).item() == 0
+
+
+def test_fingerprints_are_those_of_the_weights_alone():
+    net = small_net(dtype=torch.float32)
+    net(torch.randn(2, 3, 8, 8))  # running statistics have moved
+    names = {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
+    assert fingerprint(net) == fingerprint(names) == fingerprint(nn.DataParallel(net))
+    assert fingerprint(net) == fingerprint(small_net(dtype=torch.float32))
+
+
+def test_a_tied_phi_counts_for_the_weights_that_it_stands_for(tmp_path):
+    net = nn.Sequential(nn.Linear(1000, 100), nn.Linear(100, 2))
+    tied = Prior.constant(net, 1.0, granularity="layer")
+    tied.phi["1.weight"].fill_(10.0)
+    shapes = dict(net.named_parameters())
+    spread = Prior({n: phi.expand_as(shapes[n]).clone() for n, phi in tied.phi.items()})
+    assert tied.rms() == pytest.approx(spread.rms())
+    assert tied.with_rms(1e-3).penalty(net).item() == pytest.approx(
+        spread.with_rms(1e-3).penalty(net).item()
+    )
+    tied.save(tmp_path / "p.safetensors")
+    assert Prior.load(tmp_path / "p.safetensors").rms() == pytest.approx(spread.rms())
+
+
+def test_a_state_goes_back_into_the_attached_prior():
+    net = nn.Linear(3, 2)
+    prior, other = Prior.constant(net, 0.1), Prior.constant(net, 0.7, centre=net)
+    phi = prior.phi["weight"]
+    prior.load_state_dict(other.state_dict())
+    assert prior == other
+    assert phi is prior.phi["weight"]
+    with pytest.raises(InputError, match="of another network or p"):
+        prior.load_state_dict(Prior.constant(net, 0.1, p=1).state_dict())
+    with pytest.raises(InputError, match="expected 'p'"):
+        prior.load_state_dict({})
+
+
+def test_strength_scales_the_variance_and_centring_keeps_it():
+    prior = Prior({"w": torch.ones(2, 1)}, variance={"w": torch.full((2, 1), 3.0)})
+    assert prior.scaled(2.0).variance["w"].tolist() == [[12.0], [12.0]]
+    assert prior.centred({"w": torch.zeros(2, 1)}).variance["w"].tolist() == [[3.0], [3.0]]
+    assert prior.permuted(0).variance is None
+
+
+def test_checkpoints_are_networks_state_dicts_or_tensors():
+    a, b = small_net(seed=0), small_net(seed=1)
+    found = Prior.from_checkpoints(a, b.state_dict(), 0.5)
+    assert set(found.phi) == {n for n, w in a.named_parameters() if w.dim() >= 2}
+    expected = -0.5 * (b[2].weight.float() ** 2 - a[2].weight.float() ** 2)
+    torch.testing.assert_close(found.phi["2.weight"], expected.detach())
+    with pytest.raises(InputError, match="'0.0.0.weight' is .* expected two of one network"):
+        Prior.from_checkpoints(small_net(channels=4), b, 0.5)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cmkg.batch import Fields
 from cmkg.losses import regression_loss
-from tests.conftest import LAYERS, small_net
+from tests.conftest import small_net
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -36,19 +37,21 @@ def test_the_loop_in_the_readme(tmp_path, monkeypatch, batch):
     names = {
         "student": student,
         "teacher": teacher,
-        "layers": LAYERS,
-        "teacher_layers": LAYERS,
-        "source_tuples": [(x, x_depth, y)] * 3,
-        "target": [(x, y)] * 3,
+        "torch": torch,
+        "batch": {"rgb": x, "depth": x_depth, "y": y},
+        "source": [{"rgb": x, "depth": x_depth, "y": y}] * 3,
+        "fields": Fields("rgb", "depth", "y"),
+        "loss": regression_loss,
         "target_student": target_student,
-        "theta_0": small_net(),
         "strength": 10.0,
-        "optimizer": torch.optim.Adam(student.parameters(), 1e-3),
         "target_optimizer": torch.optim.Adam(target_student.parameters(), 1e-3),
     }
     before = target_student[2].weight.detach().clone()
     exec(code, names)
     assert names["prior"].rms() > 0
+    for parameter in target_student.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    names["target_optimizer"].step()
     assert not torch.equal(before, target_student[2].weight)
 
 

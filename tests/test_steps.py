@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from cmkg.errors import InputError
@@ -174,3 +175,51 @@ def test_a_split_batch_moves_theta_on_both_halves_and_learns_phi_on_the_second(b
         gradients.append(torch.autograd.grad(G(oracle), list(oracle.parameters())))
     for t, start, a, b in zip(moved.parameters(), oracle.parameters(), *gradients, strict=False):
         torch.testing.assert_close(t, start - 0.01 * (a + b) / 2)
+
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 1), nn.Linear(3, 1)
+
+    def forward(self, x):
+        return self.a(x)
+
+
+def test_a_weight_that_the_loss_does_not_see_is_not_decayed():
+    net = Unused()
+    before = net.b.weight.clone()
+    optimizer = torch.optim.AdamW(net.parameters(), 0.1, weight_decay=0.5)
+    for _ in range(3):
+        supervised_step(net, optimizer, torch.randn(8, 3), torch.randn(8, 1))
+    assert torch.equal(net.b.weight, before)
+
+
+def test_accumulated_gradients_are_added_to():
+    whole, parts = nn.Linear(3, 1), nn.Linear(3, 1)
+    parts.load_state_dict(whole.state_dict())
+    x, y = torch.randn(8, 3), torch.randn(8, 1)
+    sgd = torch.optim.SGD(parts.parameters(), 0.1)
+    (F.mse_loss(parts(x[:4]), y[:4]) / 2).backward()
+    supervised_step(parts, sgd, x[4:], y[4:], lambda p, t: F.mse_loss(p, t) / 2)
+    supervised_step(whole, torch.optim.SGD(whole.parameters(), 0.1), x, y, F.mse_loss)
+    torch.testing.assert_close(list(whole.parameters()), list(parts.parameters()))
+
+
+def test_a_frozen_layer_stays_in_every_step():
+    net, teacher = (nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)) for _ in "ab")
+    prior = Prior.constant(net, 0.5)
+    net[0].requires_grad_(False)
+    before = net[0].weight.clone()
+    x, y = torch.randn(8, 3), torch.randn(8, 1)
+    optimizer = torch.optim.SGD(net[2].parameters(), 0.1)
+    for coupled in (False, True):
+        supervised_step(net, optimizer, x, y, F.mse_loss, prior, coupled)
+    taps = FeatureTap(net, ["1"]), FeatureTap(teacher, ["1"])
+    phi = prior.phi["0.weight"].clone()
+    meta_step(
+        *(net, taps[0], teacher, taps[1], optimizer, [prior], x, x, y, 0.5, 1.0),
+        distillation=lambda a, b: {"d": F.mse_loss(a[0], b[0])},
+    )
+    assert torch.equal(net[0].weight, before)
+    assert torch.equal(prior.phi["0.weight"], phi)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from cmkg.errors import InputError
 from cmkg.learner import MetaConfig
 from cmkg.losses import DistillationLoss
+from cmkg.prior import Prior
 from cmkg.training import Fields, FitConfig, distill, learn_prior, train_with_prior
 
 
@@ -217,3 +218,244 @@ def test_killed_between_epochs_it_goes_on_to_the_same_weights(tmp_path):
     for n, t in resumed[1].phi.items():
         assert torch.equal(t, unbroken[1].phi[n])
         assert torch.equal(resumed[1].variance[n], unbroken[1].variance[n])
+
+
+# ---- other people's networks, losses and data ----------------------------------------------------
+def pairs_of_views(batches=4, inputs=3):
+    g = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(shape, generator=g)  # noqa: E731
+    return [(draw(8, inputs), draw(8, inputs), draw(8, 1)) for _ in range(batches)]
+
+
+def small(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1))
+
+
+def targets(batches=4):
+    return [(x, y) for x, _, y in pairs_of_views(batches)]
+
+
+def test_batchnorm_that_its_owner_froze_stays_frozen():
+    for train in (
+        lambda net: train_with_prior(net, targets()),
+        lambda net: learn_prior(net, small(1), pairs_of_views()),
+    ):
+        net = small()
+        net[1].eval()
+        mean = net[1].running_mean.clone()
+        train(net)
+        assert not net[1].training
+        assert torch.equal(net[1].running_mean, mean)
+    net = small().eval()
+    net[1].requires_grad_(False)
+    train_with_prior(net, targets())
+    assert not net.training  # as it was found
+    assert torch.equal(net[1].running_mean, torch.zeros(4))
+    net = small().eval()
+    train_with_prior(net, targets())
+    assert not torch.equal(net[1].running_mean, torch.zeros(4))
+
+
+class Uncertain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.log_var = nn.Parameter(torch.zeros(()))
+
+    def forward(self, prediction, target):
+        return F.mse_loss(prediction, target) * (-self.log_var).exp() + self.log_var
+
+
+def test_a_loss_with_parameters_is_trained_as_in_a_plain_loop():
+    def plain():
+        net, loss = small(), Uncertain()
+        optimizer = torch.optim.Adam([*net.parameters(), *loss.parameters()], 1e-2)
+        for x, y in targets():
+            optimizer.zero_grad()
+            loss(net(x), y).backward()
+            optimizer.step()
+        return net, loss
+
+    expected_net, expected = plain()
+    for make in (
+        lambda net, loss: FitConfig(lr=1e-2),
+        lambda net, loss: FitConfig(optimizer=lambda p: torch.optim.Adam(p, 1e-2)),
+        lambda net, loss: FitConfig(
+            optimizer=torch.optim.Adam([*net.parameters(), *loss.parameters()], 1e-2)
+        ),
+    ):
+        net, loss = small(), Uncertain()
+        train_with_prior(net, targets(), loss, fit=make(net, loss))
+        torch.testing.assert_close(loss.log_var, expected.log_var)
+        torch.testing.assert_close(list(net.parameters()), list(expected_net.parameters()))
+    net, loss = small(), Uncertain()
+    without = FitConfig(optimizer=torch.optim.Adam(net.parameters()))
+    with pytest.raises(InputError, match="the first is 'log_var'.*would never be trained"):
+        train_with_prior(net, targets(), loss, fit=without)
+
+
+def test_who_is_trained_is_in_the_optimiser(unchecked):
+    net, other = small(), small(1)
+    groups = torch.optim.Adam(net.parameters())
+    for fit, sentence in (
+        (FitConfig(optimizer=torch.optim.Adam(other.parameters())), "holds none of the model's"),
+        (FitConfig(optimizer="adam"), "expected an optimiser .* got 'adam'"),
+        (FitConfig(optimizer=lambda p: None), "expected an optimiser .* got NoneType"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            train_with_prior(net, targets(), fit=fit)
+    with pytest.raises(InputError, match="lr= beside optimizer="):
+        FitConfig(optimizer=groups, lr=0.1)
+    wide = nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 1))  # needs a projection
+    narrow = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    alone = FitConfig(optimizer=torch.optim.Adam(narrow.parameters()))
+    with pytest.raises(InputError, match="layers' projection are in no optimiser"):
+        distill(narrow, wide, pairs_of_views(), fit=alone)
+    assert len(alone.optimizer.param_groups) == 1
+    distill(narrow, wide, pairs_of_views(), fit=FitConfig(optimizer=torch.optim.Adam))
+
+
+def test_one_shot_data_are_refused():
+    for train in (
+        lambda: train_with_prior(small(), (b for b in targets())),
+        lambda: distill(small(), small(1), zip(*zip(*pairs_of_views(), strict=True), strict=True)),
+        lambda: learn_prior(small(), small(1), map(tuple, pairs_of_views())),
+    ):
+        with pytest.raises(InputError, match="can be iterated only once"):
+            train()
+    with pytest.raises(InputError, match="expected at least one in every epoch"):
+        train_with_prior(small(), [])
+
+
+def test_history_is_the_mean_over_samples():
+    net = nn.Linear(3, 1)
+    x, y = torch.randn(9, 3), torch.randn(9, 1)
+    still = FitConfig(optimizer=torch.optim.SGD(net.parameters(), 0.0))
+    (line,) = train_with_prior(net, [(x[:8], y[:8]), (x[8:], y[8:])], F.mse_loss, fit=still)
+    assert line["regression"] == pytest.approx(F.mse_loss(net(x), y).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("64-true", torch.float64)])
+def test_a_true_precision_is_the_networks_own(precision, dtype, unchecked):
+    net, teacher = small(), small(1)
+    learned = learn_prior(net, teacher, pairs_of_views(), fit=FitConfig(precision=precision))
+    assert {p.dtype for p in net.parameters()} == {dtype}
+    assert learned.prior.rms() > 0
+    train_with_prior(net, targets(), prior=learned.prior, fit=FitConfig(precision=precision))
+    with pytest.raises(InputError, match="16-mixed needs scaled gradients: give bf16-mixed"):
+        FitConfig(precision="16-mixed")
+
+
+def test_batches_accumulate_into_one_step_and_gradients_are_clipped():
+    whole, parts = nn.Linear(3, 1), nn.Linear(3, 1)
+    parts.load_state_dict(whole.state_dict())
+    x, y = torch.randn(8, 3), torch.randn(8, 1)
+    sgd = lambda p: torch.optim.SGD(p, 0.1)  # noqa: E731
+    train_with_prior(whole, [(x, y)], F.mse_loss, fit=FitConfig(optimizer=sgd))
+    halves = [(x[:4], y[:4]), (x[4:], y[4:])]
+    train_with_prior(parts, halves, F.mse_loss, fit=FitConfig(optimizer=sgd, accumulate=2))
+    torch.testing.assert_close(list(whole.parameters()), list(parts.parameters()))
+    before = torch.cat([p.detach().flatten() for p in whole.parameters()])
+    train_with_prior(whole, [(x, y)], F.mse_loss, fit=FitConfig(optimizer=sgd, clip=1e-3))
+    after = torch.cat([p.detach().flatten() for p in whole.parameters()])
+    assert (after - before).norm().item() == pytest.approx(1e-4, rel=1e-3)
+
+
+def test_a_schedule_validation_and_a_callback_that_stops():
+    net, seen = nn.Linear(3, 1), []
+    fit = FitConfig(
+        epochs=9,
+        schedule=lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5),
+        optimizer=torch.optim.SGD(net.parameters(), 1e-3),
+        validate=lambda model: {"is_training": float(model.training)},
+        callback=lambda epoch, line: seen.append((epoch, line["is_training"])) or epoch == 2,
+        quiet=True,
+    )
+    history = train_with_prior(net, targets(2), fit=fit)
+    assert seen == [(0, 0.0), (1, 0.0), (2, 0.0)]
+    assert len(history) == 3
+    assert fit.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * 0.5**6)
+
+
+def test_the_control_without_a_teacher():
+    learned = learn_prior(small(), None, pairs_of_views())
+    assert learned.prior.rms() > 0
+    assert set(learned.history[0]) == {"regression", "outer_0"}
+
+
+def test_a_resumed_call_has_the_same_inputs(tmp_path, unchecked):
+    def go_on(teacher=1, data=None, loss=F.mse_loss, pairs="auto", **fit):
+        return distill(
+            small(),
+            small(teacher),
+            data or pairs_of_views(),
+            loss,
+            pairs=pairs,
+            fit=FitConfig(out=tmp_path / "d", **fit),
+        ).history
+
+    go_on()
+    zeros = [tuple(torch.zeros_like(t) for t in batch) for batch in pairs_of_views()]
+    for changed, name in (
+        ({"teacher": 9}, "teachers"),
+        ({"pairs": [("2", "2")]}, "pairs"),
+        ({"data": zeros}, "data"),
+        ({"loss": F.l1_loss}, "loss"),
+        ({"loss": lambda p, y: (p - y).abs().sum()}, "loss"),
+        ({"optimizer": lambda p: torch.optim.SGD(p, 1.0)}, "optimizer|kind"),
+        ({"precision": "bf16-mixed"}, "precision"),
+        ({"lr": 0.5}, "lr"),
+    ):
+        with pytest.raises(InputError, match=f"holds a run with ({name})"):
+            go_on(epochs=2, **changed)
+    assert len(go_on(epochs=2)) == 2
+    prior = Prior.constant(small(), 1e-3)
+    other = Prior({n: -phi for n, phi in prior.phi.items()})  # of equal size
+    train_with_prior(small(), targets(), prior=prior, fit=FitConfig(out=tmp_path / "t"))
+    with pytest.raises(InputError, match="holds a run with (phi|prior)"):
+        train_with_prior(small(), targets(), prior=other, fit=FitConfig(out=tmp_path / "t"))
+
+
+def test_slips_in_the_calls_are_one_sentence(unchecked):
+    prior, data = Prior.constant(small(), 1e-3), targets()
+    for call, sentence in (
+        (
+            lambda: train_with_prior(small(), data, prior),
+            "loss: expected a function of .* got Prior",
+        ),
+        (lambda: train_with_prior(small(), data, prior=[prior]), "expected a Prior, got list"),
+        (lambda: train_with_prior(small(), data, prior="p.safetensors"), "Prior.load"),
+        (lambda: train_with_prior(small(), data, fields=("x", "y")), "expected Fields"),
+        (lambda: train_with_prior("net", data), "the model: expected a network, got str"),
+        (lambda: train_with_prior(small(), data, fit=3), "fit: expected FitConfig"),
+        (lambda: learn_prior(small(), small(1), data, meta=2), "meta: expected MetaConfig"),
+        (lambda: distill(small(), "t", data), "the teacher: expected a network"),
+        (lambda: FitConfig(epochs=0), "epochs"),
+        (lambda: train_with_prior(small(), data, lambda p, y: 1.0), "got float"),
+        (lambda: train_with_prior(small(), data, nn.MSELoss), "give MSELoss"),
+        (
+            lambda: train_with_prior(nn.Linear(3, 2), [(torch.ones(2, 3), torch.ones(2, 3))]),
+            "prediction has shape",
+        ),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            call()
+
+
+def test_a_gradient_that_is_not_finite_is_named_and_nothing_moves():
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(2, 2))
+
+        def forward(self, x):
+            return (x @ self.w).square().sum(1, keepdim=True).sqrt()
+
+    net = Root()
+    with pytest.raises(InputError, match="the gradient of 'w' is not finite"):
+        train_with_prior(net, [(torch.zeros(2, 2), torch.zeros(2, 1))])
+    assert torch.equal(net.w, torch.zeros(2, 2))
+    net = small()
+    with pytest.raises(InputError, match="the regression loss is nan"):
+        train_with_prior(net, [(torch.full((4, 3), float("nan")), torch.zeros(4, 1))])
+    assert torch.isfinite(net[1].running_mean).all()

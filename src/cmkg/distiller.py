@@ -24,7 +24,14 @@ from .batch import SOURCE_FIELDS, Batch, Fields, count_samples, expect_fields
 from .errors import InputError
 from .features import FeatureTap, Output, expect_gradient
 from .layouts import Layout, guess_layout
-from .losses import ATTENTION_WEIGHT, DistillationLoss, regression_loss, to_float32, to_scalar
+from .losses import (
+    ATTENTION_WEIGHT,
+    DistillationLoss,
+    expect_loss,
+    regression_loss,
+    to_float32,
+    to_scalar,
+)
 from .meta import preserve_weights
 from .modules import call_model, preserve_modes, unwrap
 
@@ -84,6 +91,7 @@ class Distiller(nn.Module):
         super().__init__()
         _expect_networks(student, teacher)
         expect_fields(fields)
+        expect_loss(loss)
         self.student = student
         self.loss = loss
         self.fields = fields
@@ -123,7 +131,7 @@ class Distiller(nn.Module):
             losses["regression"] = to_scalar(self.loss(to_float32(prediction), parts.target))
         if self.teacher is not None and self.criterion is not None:
             own = self._tapped()[0].maps
-            expect_gradient(own, [pair.student for pair in self.pairs])
+            expect_gradient(self.student, own, [pair.student for pair in self.pairs])
             with_teacher = self.criterion(own, self.teacher_maps(parts.teacher_input))
             for name, value in with_teacher.items():  # attention is 0 where no map has places
                 losses[name] = to_scalar(value, f"the {name} loss", needs_graph=False)

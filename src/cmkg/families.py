@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from .batch import Fields
+from .batch import Fields, count_samples, cut
 from .errors import InputError
-from .modules import call_model, preserve_modes
+from .losses import to_scalar
+from .modules import call_model, named_weights, preserve_modes
 from .prior import Prior, Select, fingerprint, select_parameters, tied_shape
 
 
@@ -47,24 +48,15 @@ def fisher(
     """
     parameters = {n: t.detach() for n, t in select_parameters(model, select).items()}
 
-    def loss_of_one(weights: dict[str, Tensor], x: Any, y: Tensor) -> Tensor:
-        batched = tuple(part[None] for part in x) if isinstance(x, tuple) else x[None]
-
-        def with_weights(*inputs: Any) -> Any:
-            return functional_call(model, weights, inputs)
-
-        return loss(call_model(with_weights, batched), y[None])
-
-    gradients_of_each = vmap(grad(loss_of_one), in_dims=(None, 0, 0))
     total = {name: torch.zeros_like(weight) for name, weight in parameters.items()}
     count = 0
     with preserve_modes(model):
         model.eval()
         for batch in batches:
             x, _, y = fields(batch, device) if fields else (batch[0], None, batch[1])
-            for name, gradients in gradients_of_each(parameters, x, y).items():
-                total[name] += gradients.square().sum(0)
-            count += len(y)
+            for name, squares in squared_gradients(model, parameters, loss, x, y).items():
+                total[name] += squares
+            count += count_samples(x)
     if count == 0:
         raise InputError("the Fisher information needs samples: expected batches, got none")
     phi = {name: (squares / (2 * count)).float() for name, squares in total.items()}
@@ -78,6 +70,39 @@ def fisher(
         "architecture": type(model).__name__,
     }
     return Prior(phi, 2, {name: weight.clone() for name, weight in parameters.items()}, facts)
+
+
+def squared_gradients(
+    model: nn.Module, weights: dict[str, Tensor], loss: Callable[[Any, Any], Any], x: Any, y: Any
+) -> dict[str, Tensor]:
+    """{name: sum over samples of the squared gradient of each sample's own loss}.
+
+    All samples at once where x and y are tensors and the network can be mapped over (torch.vmap);
+    else one by one (recurrent layers, dicts, lists).
+    """
+
+    def loss_of_one(held: dict[str, Tensor], x_one: Tensor, y_one: Tensor) -> Tensor:
+        prediction = functional_call(model, held, (x_one[None],))
+        return to_scalar(loss(prediction, y_one[None]), needs_graph=False)
+
+    if isinstance(x, Tensor) and isinstance(y, Tensor):
+        try:
+            each = vmap(grad(loss_of_one), in_dims=(None, 0, 0))(weights, x, y)
+        except RuntimeError:  # an operation that torch.vmap does not know
+            pass
+        else:
+            return {name: gradients.square().sum(0) for name, gradients in each.items()}
+    own = named_weights(model)
+    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for number in range(count_samples(x)):
+        one = slice(number, number + 1)
+        value = to_scalar(loss(call_model(model, cut(x, one)), cut(y, one)))
+        tensors = [own[name] for name in weights]
+        found = torch.autograd.grad(value, tensors, allow_unused=True)
+        for name, gradient in zip(weights, found, strict=True):
+            if gradient is not None:
+                total[name] += gradient.square()
+    return total
 
 
 # ---- several sources -----------------------------------------------------------------------------

@@ -191,16 +191,19 @@ class _Keep:
             self.state.kept.setdefault(self.name, []).append(output)
 
 
-def expect_gradient(maps: Sequence[Tensor], names: Sequence[str]) -> None:
-    """Refuses maps of a trained network that carry no gradient: nothing would be distilled.
+def expect_gradient(network: nn.Module, maps: Sequence[Tensor], names: Sequence[str]) -> None:
+    """Refuses maps without a gradient of layers that are trained: nothing would be distilled.
 
     Raises:
-        InputError: reentrant gradient checkpointing, or a layer under no_grad.
+        InputError: reentrant gradient checkpointing, a layer under no_grad, or none is trained.
     """
     if not torch.is_grad_enabled():
         return
+    none_does = not any(features.requires_grad for features in maps)
     for features, name in zip(maps, names, strict=True):
-        if not features.requires_grad:
+        layer = unwrap(network).get_submodule(name)
+        is_trained = any(parameter.requires_grad for parameter in layer.parameters())
+        if not features.requires_grad and (none_does or is_trained):
             raise InputError(
                 f"the student's map at {name!r} carries no gradient, so nothing would be "
                 "distilled into it: is it frozen, under no_grad, or inside gradient "

@@ -205,6 +205,21 @@ def as_picture(features: Float[Tensor, "b c *places"]) -> Float[Tensor, "b c h w
     return features.reshape(*features.shape, *(1 for _ in range(4 - features.dim())))
 
 
+def expect_loss(loss: object) -> None:
+    """Refuses what cannot be a loss: a class, a value.
+
+    Raises:
+        InputError: it is none.
+    """
+    if isinstance(loss, type):
+        raise InputError(f"loss: got the class {loss.__name__}; give {loss.__name__}(), one of it")
+    if not callable(loss):
+        raise InputError(
+            f"loss: expected a function of prediction and target, got {type(loss).__name__}; "
+            "a prior is given as prior="
+        )
+
+
 def to_scalar(value: Any, what: str = "the loss", needs_graph: bool = True) -> Tensor:
     """A loss as a scalar: one number, or a dict of such (as detectors give), which are summed.
 
@@ -219,8 +234,6 @@ def to_scalar(value: Any, what: str = "the loss", needs_graph: bool = True) -> T
     if isinstance(value, Mapping) and value:
         parts = [to_scalar(part, f"{what}'s {name!r}", needs_graph) for name, part in value.items()]
         return torch.stack(parts).sum()
-    if isinstance(value, nn.Module):
-        raise InputError(f"{what}: got a {type(value).__name__}: give the loss, not its class")
     if not isinstance(value, Tensor):
         raise InputError(
             f"{what}: expected a scalar tensor, or a dict of such, got {type(value).__name__}; "

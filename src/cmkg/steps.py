@@ -72,7 +72,9 @@ def gradients_of(
     A parameter that the loss does not depend on, in any process, is left out.
     """
     tensors = list(parameters.values())
-    found = torch.autograd.grad(loss, tensors, retain_graph=retain_graph, allow_unused=True)
+    found: Sequence[Tensor | None] = [None] * len(tensors)
+    if loss.requires_grad:  # it does not where all that it depends on is frozen
+        found = torch.autograd.grad(loss, tensors, retain_graph=retain_graph, allow_unused=True)
     if average is keep_gradients:
         return {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
     used = torch.tensor([float(g is not None) for g in found], device=loss.device)

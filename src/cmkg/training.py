@@ -38,7 +38,7 @@ from .batch import (
 from .distiller import Distiller, Loss, Pair
 from .errors import InputError
 from .learner import MetaConfig, PriorLearner
-from .losses import ATTENTION_WEIGHT, regression_loss, to_float32, to_scalar
+from .losses import ATTENTION_WEIGHT, expect_loss, regression_loss, to_float32, to_scalar
 from .modules import call_model, expect_optimizer, preserve_modes, trained_parameters
 from .prior import Prior, fingerprint
 from .runtime.checks import expect_positive
@@ -241,8 +241,7 @@ def train_with_prior(
             f"prior: expected a Prior, got {type(prior).__name__}; learn_prior(...).prior, or "
             "Prior.load(file)"
         )
-    if not callable(loss) or isinstance(loss, Prior):
-        raise InputError(f"loss: expected a function, got {type(loss).__name__}; prior= is a name")
+    expect_loss(loss)
     if not isinstance(model, nn.Module):
         raise InputError(f"the model: expected a network, got {type(model).__name__}")
     expect_fields(fields)

@@ -1,0 +1,202 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from cmkg.batch import Batch
+from cmkg.distiller import Distiller
+from cmkg.errors import InputError
+from cmkg.learner import MetaConfig, PriorLearner
+from cmkg.meta import unrolled_gradient
+from tests.conftest import LAYERS, small_net
+from tests.meta_reference import ALPHA, losses, parts, relative
+from tests.test_prior import random_prior
+
+PAIRS = [(name, name) for name in LAYERS]
+
+
+def made(batch, **settings):
+    student, teacher = small_net(), small_net(channels=1, seed=7)
+    distiller = Distiller(student, teacher, batch, PAIRS, attention_weight=3.0)
+    config = MetaConfig(**{"alpha": ALPHA, "beta": 1.0} | settings)
+    prior = random_prior(student, config.exponents[0])
+    return distiller, PriorLearner(distiller, config, [prior]), prior
+
+
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("split", [False, True])
+def test_its_gradient_is_the_unrolled_one(batch, p, split):
+    distiller, learner, prior = made(batch, exponents=(p,), split=split)
+    halves = [tuple(t[rows] for t in batch) for rows in (slice(0, 2), slice(2, 5))]
+    inner_batch, outer_batch = halves if split else (batch, batch)
+    student, tap, teacher, teacher_tap, _ = parts(p)
+    inner = losses(tap, teacher, teacher_tap, inner_batch)[0]
+    outer = losses(tap, teacher, teacher_tap, outer_batch)[1]
+    expected = unrolled_gradient(student, prior, inner, outer, ALPHA)
+    before = {name: phi.clone() for name, phi in prior.phi.items()}
+    learner.update(batch, distiller(batch))
+    found = {name: before[name] - phi for name, phi in prior.phi.items()}
+    assert relative(found, expected) < 1e-10
+
+
+def test_several_inner_steps_are_the_unrolled_ones_to_first_order(batch):
+    errors = []
+    for alpha in (1e-4, 1e-5):
+        distiller, learner, prior = made(batch, inner_steps=3, alpha=alpha)
+        student, tap, teacher, teacher_tap, _ = parts(2)
+        both = losses(tap, teacher, teacher_tap, batch)
+        expected = unrolled_gradient(student, prior, *both, alpha, steps=3)
+        before = {name: phi.clone() for name, phi in prior.phi.items()}
+        learner.update(batch, distiller(batch))
+        found = {name: before[name] - phi for name, phi in prior.phi.items()}
+        errors.append(relative(found, expected))
+    assert errors[0] < 0.02
+    assert errors[1] == pytest.approx(errors[0] / 10, rel=0.1)
+
+
+def test_it_moves_phi_alone_and_the_losses_go_backward_after_it(batch):
+    distiller, learner, prior = made(batch)
+    alone = copy.deepcopy(distiller)
+    sum(alone(batch).values()).backward()
+    state, phi = copy.deepcopy(alone.state_dict()), copy.deepcopy(prior.phi)
+    terms = distiller(batch)
+    learner.update(batch, terms)
+    assert all(p.grad is None for p in distiller.parameters())
+    sum(terms.values()).backward()
+    for name, value in distiller.state_dict().items():
+        assert torch.equal(state[name], value), name
+    for a, b in zip(alone.parameters(), distiller.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+    assert any(not torch.equal(phi[name], one) for name, one in prior.phi.items())
+
+
+def test_after_backward_it_is_too_late_and_without_a_label_too_early(batch):
+    distiller, learner, _ = made(batch)
+    terms = distiller(batch)
+    sum(terms.values()).backward()
+    with pytest.raises(InputError, match="comes before the losses' backward"):
+        learner.update(batch, terms)
+    unlabelled = Batch(batch[0], batch[1])
+    with pytest.raises(InputError, match="the inner step needs labelled samples"):
+        learner.update(unlabelled, distiller(unlabelled))
+
+
+def test_a_layer_that_is_frozen_keeps_its_weights_and_its_phi(batch):
+    distiller, learner, prior = made(batch)
+    frozen = distiller.student[0][0]
+    frozen.requires_grad_(False)
+    before, phi = frozen[0].weight.clone(), prior.phi["0.0.0.weight"].clone()
+    learner.update(batch, distiller(batch))
+    assert torch.equal(frozen[0].weight, before)
+    assert torch.equal(prior.phi["0.0.0.weight"], phi)
+    expected = copy.deepcopy(distiller.state_dict())
+    distiller.loss = lambda prediction, _: prediction.sum() / 0
+    with pytest.raises(InputError, match="not finite|inf|nan"):
+        learner.update(batch, {"regression": distiller.student(batch[0]).sum()})
+    for name, value in distiller.state_dict().items():
+        if "num_batches" not in name and "running" not in name:
+            assert torch.equal(expected[name], value), name
+
+
+class Reassigning(nn.Module):
+    """Buffers that a pass assigns anew, as some normalisations do."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Linear(3, 4), nn.Linear(4, 1)
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x):
+        hidden = self.layer(x)
+        self.mean = 0.9 * self.mean + 0.1 * hidden.detach().mean(0)
+        return self.head((hidden - self.mean).tanh())
+
+
+def test_a_buffer_that_is_assigned_anew_is_put_back():
+    batch = torch.randn(8, 3), torch.randn(8, 3), torch.randn(8, 1)
+    distiller = Distiller(Reassigning(), Reassigning(), batch, [("layer", "layer")])
+    terms = distiller(batch)
+    after_one_pass = distiller.student.mean.clone()
+    PriorLearner(distiller).update(batch, terms)
+    assert torch.equal(distiller.student.mean, after_one_pass)
+    assert "mean" in dict(distiller.student.named_buffers())
+
+
+def test_adams_inner_step_needs_the_students_adam(batch):
+    distiller, learner, prior = made(batch, inner_optimizer="adam")
+    with pytest.raises(InputError, match="the inner step of Adam's needs it"):
+        learner.update(batch, distiller(batch))
+    for optimizer in (torch.optim.Adamax, torch.optim.SGD):
+        other = optimizer(distiller.parameters(), 1e-3)
+        with pytest.raises(InputError, match=f"expected Adam or AdamW.*got {optimizer.__name__}"):
+            learner.update(batch, distiller(batch), other)
+    partial = torch.optim.Adam(distiller.student[2].parameters(), 1e-3)
+    with pytest.raises(InputError, match="the optimiser does not hold '0.0.0.weight'"):
+        learner.update(batch, distiller(batch), partial)
+    before = copy.deepcopy(prior.phi)
+    learner.update(batch, distiller(batch), torch.optim.Adam(distiller.parameters(), 1e-3))
+    assert any(not torch.equal(before[name], phi) for name, phi in prior.phi.items())
+
+
+def test_a_checkpoint_goes_on_to_the_same_phi(batch, tmp_path):
+    def train(steps, learner, distiller, optimizer):
+        for _ in range(steps):
+            terms = distiller(batch)
+            learner.update(batch, terms)
+            optimizer.zero_grad()
+            sum(terms.values()).backward()
+            optimizer.step()
+
+    def new():
+        distiller = Distiller(small_net(), small_net(1, 7), batch, PAIRS)
+        optimizer = torch.optim.Adam(distiller.parameters(), 1e-3)
+        return PriorLearner(distiller, MetaConfig(exponents=(1, 2))), distiller, optimizer
+
+    unbroken, first = new(), new()
+    train(4, *unbroken)
+    train(2, *first)
+    torch.save([part.state_dict() for part in first], tmp_path / "checkpoint.pt")
+    resumed = new()
+    states = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    for part, state in zip(resumed, states, strict=True):
+        part.load_state_dict(state)
+    train(2, *resumed)
+    for a, b in zip(unbroken[0].priors, resumed[0].priors, strict=True):
+        assert a == b
+        assert all(torch.equal(a.variance[name], b.variance[name]) for name in a.phi)
+    with pytest.raises(InputError, match="a learner's state: expected"):
+        PriorLearner(unbroken[1]).load_state_dict(unbroken[0].state_dict())
+    with pytest.raises(InputError, match="2 priors are learned"):
+        unbroken[0].prior  # noqa: B018
+
+
+def test_float16_is_refused_and_bfloat16_keeps_phi_in_float32():
+    batch = torch.randn(8, 3), torch.randn(8, 3), torch.randn(8, 1)
+    nets = [nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)) for _ in "ab"]
+    distiller = Distiller(*nets, batch)
+    learner = PriorLearner(distiller)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            terms = distiller(batch)
+            if dtype == torch.bfloat16:
+                learner.update(batch, terms)
+                continue
+            with pytest.raises(InputError, match="not learned under float16"):
+                learner.update(batch, terms)
+    assert all(phi.dtype == torch.float32 for phi in learner.prior.phi.values())
+
+
+def test_settings_that_mean_nothing_are_refused(unchecked):
+    for wrong, sentence in (
+        ({"exponents": 2}, r"exponents: expected some of \(1, 2\), got 2"),
+        ({"exponents": (2, 2)}, "expected different ones"),
+        ({"alpha": "auto"}, "alpha: expected a number, got 'auto'"),
+        ({"beta": 0.0}, "beta"),
+        ({"inner_steps": 0}, "inner.steps"),
+        ({"inner_optimizer": "rmsprop"}, "'rmsprop': expected sgd or adam"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            MetaConfig(**wrong)
+    with pytest.raises(InputError, match="expected a Distiller, got Linear"):
+        PriorLearner(nn.Linear(3, 2))
