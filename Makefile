@@ -11,8 +11,8 @@ real: .venv/installed ## the main job on real photographs: make real REAL_HANDS=
 test: .venv/installed ## under 5 minutes
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-test-slow: .venv/installed ## minutes each; also installs Anny
-	$(BIN)/pip install -q -e '.[hand]'
+test-slow: .venv/installed ## minutes each; also installs Anny, and others' training loops
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[hand,loops]'
 	$(BIN)/python -m pytest -m slow
 
 lint: .venv/installed

@@ -301,6 +301,7 @@ def test_who_is_trained_is_in_the_optimiser(unchecked):
         (FitConfig(optimizer=torch.optim.Adam(other.parameters())), "holds none of the model's"),
         (FitConfig(optimizer="adam"), "expected an optimiser .* got 'adam'"),
         (FitConfig(optimizer=lambda p: None), "expected an optimiser .* got NoneType"),
+        (FitConfig(optimizer=torch.optim.LBFGS), "L-BFGS calls the loss itself"),
     ):
         with pytest.raises(InputError, match=sentence):
             train_with_prior(net, targets(), fit=fit)
@@ -436,6 +437,10 @@ def test_slips_in_the_calls_are_one_sentence(unchecked):
         (
             lambda: train_with_prior(nn.Linear(3, 2), [(torch.ones(2, 3), torch.ones(2, 3))]),
             "prediction has shape",
+        ),
+        (
+            lambda: train_with_prior(nn.Linear(3, 2), [(torch.ones(0, 3), torch.ones(0, 2))]),
+            "a batch has no sample",
         ),
     ):
         with pytest.raises(InputError, match=sentence):

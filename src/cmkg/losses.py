@@ -66,7 +66,16 @@ def to_float32(value: Value) -> Value:
 def attention_map(
     features: Float[Tensor, "b c *places"], eps: float = 1e-12
 ) -> Float[Tensor, "b hw"]:
-    """A = sum over channels of Q^2, flattened over its places, with unit length."""
+    """A = sum over channels of Q^2, flattened over its places, with unit length.
+
+    Raises:
+        InputError: a map without places.
+    """
+    if features.dim() < 3:
+        raise InputError(
+            f"attention is over places: a map of shape {tuple(features.shape)} has none; expected "
+            "(B, C, places)"
+        )
     squares = to_float32(features).square().sum(1).flatten(1)
     return squares / squares.norm(dim=1, keepdim=True).clamp_min(eps)
 

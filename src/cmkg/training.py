@@ -469,6 +469,8 @@ class _Trainer:
         with Bar(title, total, things="batches", shown=not self.how.quiet) as advance:
             for losses_of, learner, batch in items:
                 count = count_samples(batch.student_input)
+                if not count:
+                    raise InputError("a batch has no sample: leave empty batches out")
                 found = self._backward(losses_of, learner, batch)
                 for name, value in found.items():
                     sums[name] = sums.get(name, 0.0) + count * value
@@ -544,6 +546,11 @@ def _optimizer_of(fit: FitConfig, parameters: Mapping[str, nn.Parameter]) -> tor
     if not isinstance(given, torch.optim.Optimizer) and callable(given):
         given = given(every)
     optimizer = expect_optimizer(given)
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise InputError(
+            "L-BFGS calls the loss itself, several times a step: write the loop yourself, with "
+            "Distiller and Prior.attach, and give its step() a closure"
+        )
     held = {id(p) for g in innermost_optimizer(optimizer).param_groups for p in g["params"]}
     missing = [name for name, parameter in parameters.items() if id(parameter) not in held]
     if len(missing) == len(parameters):

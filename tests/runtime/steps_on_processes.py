@@ -1,7 +1,7 @@
 """k meta-steps on the processes of this job, from one global batch a step: theta and phi of the
 first process to a file.
 
-torchrun --nproc-per-node N tests/runtime/steps_on_processes.py OUT [batchnorm]
+torchrun --nproc-per-node N tests/runtime/steps_on_processes.py OUT [batchnorm|parallel]
 """
 
 import sys
@@ -30,17 +30,20 @@ def net(channels, seed, normalised):
     )
 
 
-def main(out, normalised=""):
+def main(out, kind=""):
     fabric = launch("32-true", accelerator="cpu")
-    student, teacher = net(3, 0, normalised), net(1, 7, normalised)
+    student, teacher = net(3, 0, kind == "batchnorm"), net(1, 7, kind == "batchnorm")
     taps = FeatureTap(student, ["2", "5"]), FeatureTap(teacher, ["2", "5"])
     optimizer, prior = torch.optim.Adam(student.parameters(), 1e-3), Prior.constant(student)
+    average, trained = gradient_average(fabric), student
+    if kind == "parallel" and fabric.world_size > 1:  # the user's wrapper; the step averages itself
+        average, trained = None, nn.parallel.DistributedDataParallel(student)
     g = torch.Generator().manual_seed(3)
     x, depth, y = (torch.randn(s, generator=g) for s in ((64, 3, 8, 8), (64, 1, 8, 8), (64, 6)))
     for step in range(6):
         rows = batch_indices(0, step, 64, 16, fabric.global_rank, fabric.world_size)
         losses = meta_step(
-            student,
+            trained,
             taps[0],
             teacher,
             taps[1],
@@ -52,7 +55,7 @@ def main(out, normalised=""):
             1e-2,
             1.0,
             attention_weight=1.0,
-            average=gradient_average(fabric),
+            average=average,
         )
     losses = {k: torch.tensor(v / fabric.world_size) for k, v in sum_over_ranks(losses).items()}
     if rank() == 0:

@@ -54,6 +54,12 @@ def test_theta_phi_and_losses_on_four_processes_are_those_of_one(tmp_path):
         assert t.dim() == 0 or (t != 0).any()
 
 
+def test_a_student_that_its_user_has_wrapped_stays_the_same_on_every_rank(tmp_path):
+    one, two = (after_steps(n, tmp_path, "parallel") for n in (1, 2))
+    for name, t in one.items():
+        torch.testing.assert_close(two[name], t, rtol=1e-5, atol=1e-5, msg=name)
+
+
 def test_batchnorm_sees_its_own_share_on_cpus(tmp_path):
     """What BatchNorm changes: each process normalises by its share of the batch, so the steps
     differ, though little."""
