@@ -225,7 +225,7 @@ def unrolled(student, taps, teacher, optimizer, x, depth, y):
         found = unrolled_gradient(
             student, prior, lambda net: regression_loss(net(x), y), outer, ALPHA
         )
-        prior.learn_(list(found.values()), BETA)
+        prior.learn_(found, BETA)
         distil_alone(student, taps, optimizer, x, y, maps)
 
     return step

@@ -23,7 +23,13 @@ from .attachment import innermost_optimizer
 from .batch import halve
 from .distiller import Distiller
 from .errors import InputError
-from .meta import adam_scales, closed_form_gradient, inner_step_, preserve_weights
+from .meta import (
+    adam_scales,
+    closed_form_gradient,
+    inner_step_,
+    preserve_weights,
+    slope_at,
+)
 from .modules import trained_parameters, unwrap
 from .prior import Granularity, Prior, Select, Tensors, fingerprint
 from .runtime.checks import expect_positive
@@ -203,6 +209,9 @@ class PriorLearner:
         first = scaled(gradients, scales)
         with preserve_weights(distiller, weights.values()):
             slope = inner_step_(weights, first, prior, alpha, scales)
+            held = list(slope)
+            if self.config.inner_steps == 1:
+                slope.clear()  # it is theta's, which comes back: a copy of the weights less
             for _ in range(self.config.inner_steps - 1):
                 value = distiller(inner_batch)["regression"]
                 again = scaled(gradients_of(value, weights, average_over_ranks), scales)
@@ -212,6 +221,8 @@ class PriorLearner:
             ahead = distiller(outer_batch)
             floats = to_finite_floats(ahead, "after the inner step")
             outer = gradients_of(sum_of(ahead), weights, average_over_ranks)
+        if self.config.inner_steps == 1:
+            slope = slope_at(weights, held, prior, scales)
         prior.learn_(
             closed_form_gradient(slope, outer, alpha), self.config.beta, self.config.unit_free
         )

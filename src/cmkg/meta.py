@@ -72,15 +72,24 @@ def inner_step_(
         {name: slope at theta, scaled}, which the closed form needs.
     """
     held = {name: weights[name].data for name in prior.phi if name in gradients}
-    slope = prior.slope(held)
+    slope = slope_at(weights, list(held), prior, scales)
     if not slope:
         return slope
-    if scales is not None:
-        torch._foreach_mul_(list(slope.values()), [scales[name] for name in slope])
     phi = [prior.phi[name].to(weight.device) for name, weight in held.items()]
     torch._foreach_addcmul_(list(held.values()), list(slope.values()), phi, value=-alpha)
     moved = [weights[name].data for name in gradients]
     torch._foreach_add_(moved, list(gradients.values()), alpha=-alpha)
+    return slope
+
+
+@torch.no_grad()
+def slope_at(
+    weights: Tensors, names: Iterable[str], prior: Prior, scales: Tensors | None = None
+) -> dict[str, Tensor]:
+    """{name: slope of the prior at these weights, times its scale}."""
+    slope = prior.slope({name: weights[name] for name in names})
+    if slope and scales is not None:
+        torch._foreach_mul_(list(slope.values()), [scales[name] for name in slope])
     return slope
 
 

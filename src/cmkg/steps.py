@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from .errors import Diverged, InputError
 from .features import FeatureTap
 from .losses import ATTENTION_WEIGHT, distillation_loss, regression_loss, to_float32, to_scalar
-from .meta import adam_scales, closed_form_gradient, inner_step_, preserve_weights
+from .meta import (
+    adam_scales,
+    closed_form_gradient,
+    inner_step_,
+    preserve_weights,
+    slope_at,
+)
 from .modules import call_model, preserve_modes, trained_parameters, unwrap
 from .prior import Prior
 from .runtime.distributed import average_over_ranks, world_size
@@ -358,8 +364,10 @@ def meta_step(
         inner = gradients_of(regression, parameters, average, retain_graph=maps is not None)
         total = dict(inner)
         if maps is not None:
-            for name, gradient in gradients_of(sum_of(parts), parameters, average).items():
-                total[name] = total[name] + gradient if name in total else gradient
+            distilled = gradients_of(sum_of(parts), parameters, average)
+            both = [name for name in distilled if name in inner]
+            torch._foreach_add_([distilled[n] for n in both], [inner[n] for n in both])
+            total |= distilled
             assert tap is not None
             tap.clear()  # its maps hold the first pass's memory
         del parts, regression
@@ -383,6 +391,11 @@ def meta_step(
         for number, prior in enumerate(priors):
             with preserve_weights(own, parameters.values()):
                 slope = inner_step_(parameters, inner, prior, alpha, scales)
+                held = list(slope)
+                if inner_steps == 1:
+                    slope.clear()  # it is theta's, which comes back: a copy of the weights less
+                if number + 1 == len(priors):
+                    inner.clear()
                 for _ in range(inner_steps - 1):
                     value = losses_at(x, y, None)["regression"]
                     again = _scaled(gradients_of(value, parameters, average), scales)
@@ -392,6 +405,8 @@ def meta_step(
                 floats = to_finite_floats(there, "after the inner step")
                 losses[f"outer_{number}"] = sum(floats.values())
                 outward = gradients_of(sum_of(there), parameters, average)
+            if inner_steps == 1:
+                slope = slope_at(parameters, held, prior, scales)
             prior.learn_(closed_form_gradient(slope, outward, alpha), beta, unit_free)
         _take_step(optimizer, parameters, total)
     return losses
