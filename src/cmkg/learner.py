@@ -23,15 +23,9 @@ from .attachment import innermost_optimizer
 from .batch import halve
 from .distiller import Distiller
 from .errors import InputError
-from .meta import (
-    adam_scales,
-    closed_form_gradient,
-    inner_step_,
-    preserve_weights,
-    slope_at,
-)
+from .meta import adam_scales, look_ahead_gradient, scaled
 from .modules import trained_parameters, unwrap
-from .prior import Granularity, Prior, Select, Tensors, fingerprint
+from .prior import Granularity, Prior, Select, fingerprint
 from .runtime.checks import expect_positive
 from .runtime.distributed import average_over_ranks
 from .steps import gradients_of, sum_of, to_finite_floats
@@ -205,28 +199,31 @@ class PriorLearner:
     ) -> float:
         """Looks ahead, and moves one phi; returns G there."""
         gradients, scales = inner
-        alpha, distiller = self.config.alpha, self.distiller
-        first = scaled(gradients, scales)
-        with preserve_weights(distiller, weights.values()):
-            slope = inner_step_(weights, first, prior, alpha, scales)
-            held = list(slope)
-            if self.config.inner_steps == 1:
-                slope.clear()  # it is theta's, which comes back: a copy of the weights less
-            for _ in range(self.config.inner_steps - 1):
-                value = distiller(inner_batch)["regression"]
-                again = scaled(gradients_of(value, weights, average_over_ranks), scales)
-                more = inner_step_(weights, again, prior, alpha, scales)
-                for name, one in more.items():
-                    slope[name] = slope[name] + one if name in slope else one
+        distiller, config = self.distiller, self.config
+        values: dict[str, float] = {}
+
+        def outer() -> dict[str, Tensor]:
             ahead = distiller(outer_batch)
-            floats = to_finite_floats(ahead, "after the inner step")
-            outer = gradients_of(sum_of(ahead), weights, average_over_ranks)
-        if self.config.inner_steps == 1:
-            slope = slope_at(weights, held, prior, scales)
-        prior.learn_(
-            closed_form_gradient(slope, outer, alpha), self.config.beta, self.config.unit_free
+            values.update(to_finite_floats(ahead, "after the inner step"))
+            return gradients_of(sum_of(ahead), weights, average_over_ranks)
+
+        def again() -> dict[str, Tensor]:
+            value = distiller(inner_batch)["regression"]
+            return scaled(gradients_of(value, weights, average_over_ranks), scales)
+
+        found = look_ahead_gradient(
+            prior,
+            distiller,
+            weights,
+            scaled(gradients, scales),
+            config.alpha,
+            outer,
+            again,
+            config.inner_steps,
+            scales,
         )
-        return sum(floats.values())
+        prior.learn_(found, config.beta, config.unit_free)
+        return sum(values.values())
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on."""
@@ -243,13 +240,6 @@ class PriorLearner:
             raise InputError(f"a learner's state: expected {expected}, it has {list(state)}")
         for number, prior in enumerate(self.priors):
             prior.load_state_dict(state[f"prior_{number}"])
-
-
-def scaled(gradients: Tensors, scales: Tensors | None) -> dict[str, Tensor]:
-    """Each gradient times its scale."""
-    if scales is None:
-        return dict(gradients)
-    return {name: gradient * scales[name] for name, gradient in gradients.items()}
 
 
 def _refuse_half_precision(loss: Tensor) -> None:

@@ -13,7 +13,7 @@ small alpha; plain SGD's phi is ruled by the weights of large gradients.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -148,6 +148,55 @@ def closed_form_gradient(
         torch._foreach_mul_(list(found.values()), [outer_gradients[name] for name in found])
         torch._foreach_mul_(list(found.values()), -alpha)
     return found
+
+
+def look_ahead_gradient(
+    prior: Prior,
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    inner: dict[str, Tensor],
+    alpha: float,
+    outer: Callable[[], Tensors],
+    again: Callable[[], Tensors] | None = None,
+    steps: int = 1,
+    scales: Tensors | None = None,
+) -> dict[str, Tensor]:
+    """{name: dG/dphi}, Algorithm 3: theta'' in the model's own weights, G there, theta back.
+
+    Nine parameters: what the equation has; the last three have defaults.
+
+    Args:
+        prior: phi.
+        model: whose buffers are put back, too.
+        weights: {name: trained weight}.
+        inner: {name: grad L_REG at theta, times its scale}; it is emptied as soon as it is used.
+        alpha: the inner step.
+        outer: gives {name: grad G} at the weights as they are then.
+        again: gives what `inner` is at the next inner step, for steps over 1.
+        steps: l; the terms of the steps are summed, which is exact to first order in alpha.
+        scales: see `adam_scales`.
+    """
+    with preserve_weights(model, weights.values()):
+        slope = inner_step_(weights, inner, prior, alpha, scales)
+        inner.clear()
+        names = list(slope)
+        if steps == 1:
+            slope.clear()  # it is theta's, which comes back: a copy of the weights less
+        for _ in range(steps - 1):
+            assert again is not None
+            for name, more in inner_step_(weights, again(), prior, alpha, scales).items():
+                slope[name] = slope[name] + more if name in slope else more
+        outward = outer()
+    if steps == 1:
+        slope = slope_at(weights, names, prior, scales)
+    return closed_form_gradient(slope, outward, alpha)
+
+
+def scaled(gradients: Tensors, scales: Tensors | None) -> dict[str, Tensor]:
+    """{name: gradient times its scale}, in a dict of its own."""
+    if scales is None:
+        return dict(gradients)
+    return {name: gradient * scales[name] for name, gradient in gradients.items()}
 
 
 def unrolled_gradient(

@@ -179,7 +179,7 @@ class Prior:
         """phi = -beta (theta_K^2 - theta_0^2), of the weights of two checkpoints.
 
         This is what the meta-learned prior is to first order under SGD, where the sum over its
-        steps telescopes.
+        steps telescopes; while the squared steps sum up to less than the change (docs/prior.md).
 
         Args:
             theta_0, theta_k: the earlier and the later weights: networks or {name: tensor}.

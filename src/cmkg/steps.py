@@ -20,13 +20,7 @@ from torch import Tensor, nn
 from .errors import Diverged, InputError
 from .features import FeatureTap
 from .losses import ATTENTION_WEIGHT, distillation_loss, regression_loss, to_float32, to_scalar
-from .meta import (
-    adam_scales,
-    closed_form_gradient,
-    inner_step_,
-    preserve_weights,
-    slope_at,
-)
+from .meta import adam_scales, look_ahead_gradient, scaled
 from .modules import call_model, preserve_modes, trained_parameters, unwrap
 from .prior import Prior
 from .runtime.distributed import average_over_ranks, world_size
@@ -366,7 +360,8 @@ def meta_step(
         if maps is not None:
             distilled = gradients_of(sum_of(parts), parameters, average)
             both = [name for name in distilled if name in inner]
-            torch._foreach_add_([distilled[n] for n in both], [inner[n] for n in both])
+            if both:
+                torch._foreach_add_([distilled[n] for n in both], [inner[n] for n in both])
             total |= distilled
             assert tap is not None
             tap.clear()  # its maps hold the first pass's memory
@@ -376,46 +371,35 @@ def meta_step(
         if outer is not None:
             outer_x, outer_superior, outer_y = outer
             outer_maps = maps_of(outer_superior)
-            ahead = sum_of(losses_at(outer_x, outer_y, outer_maps))
-            there = gradients_of(ahead, parameters, average)
+            G = sum_of(losses_at(outer_x, outer_y, outer_maps))
+            there = gradients_of(G, parameters, average)
             total = {
                 name: (total.get(name, 0) + there.get(name, 0)) / 2  # type: ignore[misc]
                 for name in {**total, **there}
             }
 
-        scales: Gradients | None = None
-        if inner_optimizer == "adam":
-            scales = adam_scales(optimizer, parameters, total)
-            inner = _scaled(inner, scales)
+        scales = adam_scales(optimizer, parameters, total) if inner_optimizer == "adam" else None
+        inner = scaled(inner, scales)
+
+        def again() -> Gradients:
+            value = losses_at(x, y, None)["regression"]
+            return scaled(gradients_of(value, parameters, average), scales)
 
         for number, prior in enumerate(priors):
-            with preserve_weights(own, parameters.values()):
-                slope = inner_step_(parameters, inner, prior, alpha, scales)
-                held = list(slope)
-                if inner_steps == 1:
-                    slope.clear()  # it is theta's, which comes back: a copy of the weights less
-                if number + 1 == len(priors):
-                    inner.clear()
-                for _ in range(inner_steps - 1):
-                    value = losses_at(x, y, None)["regression"]
-                    again = _scaled(gradients_of(value, parameters, average), scales)
-                    further = inner_step_(parameters, again, prior, alpha, scales)
-                    slope = {name: one + further.get(name, 0) for name, one in slope.items()}
+
+            def ahead(number: int = number) -> Gradients:
                 there = losses_at(outer_x, outer_y, outer_maps)
                 floats = to_finite_floats(there, "after the inner step")
                 losses[f"outer_{number}"] = sum(floats.values())
-                outward = gradients_of(sum_of(there), parameters, average)
-            if inner_steps == 1:
-                slope = slope_at(parameters, held, prior, scales)
-            prior.learn_(closed_form_gradient(slope, outward, alpha), beta, unit_free)
+                return gradients_of(sum_of(there), parameters, average)
+
+            own_inner = inner if prior is priors[-1] else dict(inner)
+            found = look_ahead_gradient(
+                prior, own, parameters, own_inner, alpha, ahead, again, inner_steps, scales
+            )
+            prior.learn_(found, beta, unit_free)
         _take_step(optimizer, parameters, total)
     return losses
-
-
-def _scaled(gradients: Gradients, scales: Gradients | None) -> Gradients:
-    if scales is None:
-        return gradients
-    return {name: gradient * scales[name] for name, gradient in gradients.items()}
 
 
 def sum_of(losses: Mapping[str, Tensor]) -> Tensor:
