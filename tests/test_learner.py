@@ -200,3 +200,21 @@ def test_settings_that_mean_nothing_are_refused(unchecked):
             MetaConfig(**wrong)
     with pytest.raises(InputError, match="expected a Distiller, got Linear"):
         PriorLearner(nn.Linear(3, 2))
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_the_teacher_runs_once_a_batch_and_buffers_stay(batch, split):
+    distiller, learner, _ = made(batch, split=split)
+    calls = []
+    distiller.teacher.register_forward_hook(lambda *_: calls.append(1))
+    terms = distiller(batch)
+    buffers = copy.deepcopy(dict(distiller.named_buffers()))
+    learner.update(batch, terms)
+    assert len(calls) == (3 if split else 1)  # each half is another batch
+    for name, buffer in distiller.named_buffers():
+        assert torch.equal(buffers[name], buffer), name
+    kept = distiller.teacher_maps(batch[1])
+    calls.clear()
+    again = distiller(batch, kept)
+    assert not calls
+    torch.testing.assert_close(again["attention"], terms["attention"])

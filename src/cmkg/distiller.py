@@ -55,6 +55,12 @@ class Pair:
     output: Output | tuple[Output, Output] = None
 
 
+class BatchLosses(dict[str, Tensor]):
+    """{name: scalar} of one batch; with the teacher's maps, which the look-ahead needs again."""
+
+    teacher_maps: Sequence[Tensor] | None = None
+
+
 class Distiller(nn.Module):
     """The losses G is made of (Eqs. 4 and 8), of one batch, with their graphs.
 
@@ -118,21 +124,28 @@ class Distiller(nn.Module):
         """The frozen network."""
         return self._teacher[0]
 
-    def forward(self, batch: Any) -> dict[str, Tensor]:
+    def forward(self, batch: Any, teacher_maps: Sequence[Tensor] | None = None) -> BatchLosses:
         """The terms of G, weighted as they enter it; a batch without target has no "regression".
+
+        Args:
+            batch: one batch.
+            teacher_maps: what `teacher_maps` gave for it before: the teacher does not run then.
 
         Raises:
             InputError: a loss that is no scalar; a layer that did not run, or carries no gradient.
         """
         parts = self.fields(batch)
         prediction = call_model(self.student, parts.student_input)
-        losses: dict[str, Tensor] = {}
+        losses = BatchLosses()
         if parts.target is not None:
             losses["regression"] = to_scalar(self.loss(to_float32(prediction), parts.target))
         if self.teacher is not None and self.criterion is not None:
             own = self._tapped()[0].maps
             expect_gradient(self.student, own, [pair.student for pair in self.pairs])
-            with_teacher = self.criterion(own, self.teacher_maps(parts.teacher_input))
+            if teacher_maps is None:
+                teacher_maps = self.teacher_maps(parts.teacher_input)
+            losses.teacher_maps = teacher_maps
+            with_teacher = self.criterion(own, teacher_maps)
             for name, value in with_teacher.items():  # attention is 0 where no map has places
                 losses[name] = to_scalar(value, f"the {name} loss", needs_graph=False)
         if not losses:
@@ -141,14 +154,20 @@ class Distiller(nn.Module):
 
     @torch.no_grad()
     def teacher_maps(self, teacher_input: Any) -> list[Tensor]:
-        """The teacher's maps of the paired layers: frozen, in eval mode."""
+        """The teacher's maps of the paired layers: frozen, in eval mode; they can be kept.
+
+        Raises:
+            InputError: no teacher, or no input for it.
+        """
         teacher = self.teacher
         if teacher is None or teacher_input is None:
             raise InputError(
                 "a batch for distilling has no teacher's input: say with Fields(teacher=...) where "
                 "the superior modality is"
             )
-        tap = self._tapped()[1]
+        if self._taps is None:
+            self._taps = self._make_taps()
+        tap = self._taps[1]
         with preserve_modes(teacher):
             teacher.eval()
             call_model(teacher, teacher_input)

@@ -23,7 +23,7 @@ from .attachment import innermost_optimizer
 from .batch import halve
 from .distiller import Distiller
 from .errors import InputError
-from .meta import adam_scales, look_ahead_gradient, scaled
+from .meta import adam_scales, look_ahead_gradient, preserve_weights, scaled
 from .modules import trained_parameters, unwrap
 from .prior import Granularity, Prior, Select, fingerprint
 from .runtime.checks import expect_positive
@@ -159,11 +159,14 @@ class PriorLearner:
             )
         _refuse_half_precision(losses["regression"])
         weights = trained_parameters(self.distiller.student, self.distiller.criterion)
-        inner_batch, outer_batch = batch, batch
+        known = getattr(losses, "teacher_maps", None)
+        first = second = (batch, known)
         value = losses["regression"]
         if self.config.split:
-            inner_batch, outer_batch = halve(self.distiller.fields(batch))
-            value = self.distiller(inner_batch)["regression"]
+            own, other = halve(self.distiller.fields(batch))
+            first, second = (own, None), (other, None)
+            with preserve_weights(self.distiller, []):
+                value = self.distiller(own)["regression"]
         try:
             inner = gradients_of(value, weights, average_over_ranks, retain_graph=True)
             scales = self._scales(losses, weights, optimizer)
@@ -175,8 +178,7 @@ class PriorLearner:
             ) from None
         found = {}
         for number, prior in enumerate(self.priors):
-            ahead = self._learn(prior, weights, (inner, scales), inner_batch, outer_batch)
-            found[f"outer_{number}"] = ahead
+            found[f"outer_{number}"] = self._learn(prior, weights, inner, scales, first, second)
         return found
 
     def _scales(
@@ -193,29 +195,33 @@ class PriorLearner:
         self,
         prior: Prior,
         weights: dict[str, nn.Parameter],
-        inner: tuple[dict[str, Tensor], dict[str, Tensor] | None],
-        inner_batch: Any,
-        outer_batch: Any,
+        inner: dict[str, Tensor],
+        scales: dict[str, Tensor] | None,
+        first: tuple[Any, Any],
+        second: tuple[Any, Any],
     ) -> float:
-        """Looks ahead, and moves one phi; returns G there."""
-        gradients, scales = inner
+        """Looks ahead, and moves one phi; returns G there.
+
+        first, second: the batches of the inner step and of G, each with the teacher's maps of it,
+        where they are known.
+        """
         distiller, config = self.distiller, self.config
         values: dict[str, float] = {}
 
         def outer() -> dict[str, Tensor]:
-            ahead = distiller(outer_batch)
+            ahead = distiller(*second)
             values.update(to_finite_floats(ahead, "after the inner step"))
             return gradients_of(sum_of(ahead), weights, average_over_ranks)
 
         def again() -> dict[str, Tensor]:
-            value = distiller(inner_batch)["regression"]
+            value = distiller(*first)["regression"]
             return scaled(gradients_of(value, weights, average_over_ranks), scales)
 
         found = look_ahead_gradient(
             prior,
             distiller,
             weights,
-            scaled(gradients, scales),
+            scaled(inner, scales),
             config.alpha,
             outer,
             again,
