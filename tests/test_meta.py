@@ -5,7 +5,8 @@ import torch
 from torch.func import functional_call
 
 from cmkg.features import FeatureTap
-from cmkg.meta import unrolled_gradient
+from cmkg.meta import adam_scales, unrolled_gradient
+from cmkg.prior import Prior
 from cmkg.steps import distil_step, meta_step
 from tests.conftest import LAYERS
 from tests.meta_reference import ALPHA, closed_form, losses, parts, relative
@@ -206,3 +207,42 @@ def test_the_look_ahead_leaves_weights_and_batchnorm_bit_for_bit(batch):
     )
     for name, t in teacher.state_dict().items():
         assert torch.equal(t, teacher_before[name]), f"the teacher's {name} moved"
+
+
+def test_adams_scales_at_its_first_step_and_later():
+    """lr / (root of v + a tenth of its mean + eps), v as Adam corrects it."""
+    weight = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    optimizer = torch.optim.Adam([weight], 0.1, betas=(0.9, 0.5), eps=0.25)
+    gradient = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
+    (scale,) = adam_scales(optimizer, {"w": weight}, {"w": gradient}).values()
+    torch.testing.assert_close(scale, 0.1 / (gradient.abs() + 0.1 * 2.0 + 0.25))
+    weight.grad = gradient.clone()
+    optimizer.step()
+    (scale,) = adam_scales(optimizer, {"w": weight}, {"w": 2 * gradient}).values()
+    v = (0.5 * (2 * gradient) ** 2 + 0.5 * 0.5 * gradient**2) / (1 - 0.5**2)
+    torch.testing.assert_close(scale, 0.1 / (v.sqrt() + 0.1 * v.sqrt().mean() + 0.25))
+
+
+def test_a_branch_that_a_batch_does_not_take_and_a_frozen_layer_have_no_gradient():
+    class Branches(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = torch.nn.Linear(3, 1), torch.nn.Linear(3, 1)
+            self.frozen = torch.nn.Linear(1, 1).requires_grad_(False)
+
+        def forward(self, x):
+            return self.frozen(self.a(x))
+
+    torch.manual_seed(0)
+    net, x = Branches(), torch.randn(5, 3)
+    prior = Prior({name: torch.ones_like(w) for name, w in net.named_parameters() if w.dim() > 1})
+
+    def loss(run):
+        return run(x).square().mean()
+
+    found = unrolled_gradient(net, prior, loss, loss, 0.1)
+    assert set(found) == {"a.weight", "b.weight"}
+    assert found["a.weight"].abs().sum() > 0
+    assert found["b.weight"].abs().sum() == 0
+    twice = unrolled_gradient(net, prior, loss, loss, 0.1, steps=2)
+    assert not torch.allclose(found["a.weight"], twice["a.weight"])
