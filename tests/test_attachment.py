@@ -332,3 +332,32 @@ def test_other_kinds_of_numbers(dtype, p):
     with_zero_gradients(net)
     optimizer.step()
     torch.testing.assert_close(net.weight.detach(), before - 0.1 * expected)
+
+
+def test_a_step_with_arguments_of_its_own_keeps_them():
+    class Metric(torch.optim.SGD):
+        def step(self, metric=None, *, closure=None):
+            self.got = metric
+            return super().step(closure)
+
+    net = make()
+    before = copy.deepcopy(net)
+    optimizer = Metric(net.parameters(), 0.1)
+    handle = Prior.constant(net, 0.5).attach(optimizer, net, coupled=False)
+    with_zero_gradients(net)
+    optimizer.step(0.3)
+    assert optimizer.got == 0.3
+    assert shrunk(net, before) == pytest.approx([0.1, 0.1], abs=1e-5)
+    optimizer.step(closure=lambda: with_zero_gradients(net))
+    assert shrunk(net, before) == pytest.approx([0.19, 0.19], abs=1e-5)
+    net.zero_grad()
+    optimizer.step()  # nothing is held
+    assert handle.steps == 2
+
+
+def test_phi_that_is_not_finite_is_refused():
+    net = make()
+    prior = Prior.constant(net, 0.5)
+    prior.phi["0.weight"][0, 0] = float("nan")
+    with pytest.raises(InputError, match="phi of '0.weight' is not finite"):
+        prior.attach(torch.optim.SGD(net.parameters(), 0.1), net)

@@ -102,3 +102,13 @@ def test_fisher_of_recurrent_networks_and_named_inputs(kind):
         (gradient,) = torch.autograd.grad(loss(net(a[None]), b[None]), [net.head.weight])
         expected += gradient**2
     torch.testing.assert_close(found.phi["head.weight"], expected / 10)
+
+
+def test_fishers_phi_has_no_graph_and_sums_in_float32():
+    torch.manual_seed(0)
+    net = nn.Linear(4, 3)
+    batch = torch.randn(6, 4), torch.randint(0, 3, (6,))
+    found = fisher(net, [batch], nn.functional.cross_entropy)
+    assert not found.phi["weight"].requires_grad
+    half = fisher(net.bfloat16(), [(batch[0].bfloat16(), batch[1])], nn.functional.cross_entropy)
+    assert half.phi["weight"].dtype == torch.float32

@@ -50,9 +50,14 @@ def test_layouts_are_guessed_where_the_modules_tell_and_only_there():
     assert guess_layout(swin, "2", (2, 17, 8), 2) == "BNC"
     audio = nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU())
     assert guess_layout(audio, "1", (2, 8, 20), 2) == "BCL"
-    rnn = nn.Sequential(nn.LSTM(3, 8), nn.LSTM(3, 8, batch_first=True))
-    assert guess_layout(rnn, "0", (20, 2, 8), 2) == "NBC"
-    assert guess_layout(rnn, "1", (2, 20, 8), 2) == "BNC"
+    rnn = nn.Sequential(nn.LSTM(3, 8), nn.Linear(8, 8))
+    assert guess_layout(rnn, "0", (20, 2, 8), 20) == "NBC"  # whatever the input's first size says
+    assert guess_layout(rnn, "1", (20, 2, 8), 20) is None
+    batch_first = nn.Sequential(nn.LSTM(3, 8, batch_first=True))
+    assert guess_layout(batch_first, "0", (2, 20, 8), 2) == "BNC"
+    permuted = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 16, 1), nn.Identity())
+    assert guess_layout(permuted, "2", (2, 8, 8, 16), 2) is None  # 8 is a channel count by chance
+    assert guess_layout(permuted, "2", (2, 16, 8, 8), 2) == "BCHW"
     assert guess_layout(nn.Sequential(nn.Linear(3, 8)), "0", (2, 8), 2) == "BC"
     plain = nn.Sequential(nn.ReLU())
     assert guess_layout(plain, "0", (2, 8, 6), 2) is None

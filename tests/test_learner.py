@@ -218,3 +218,23 @@ def test_the_teacher_runs_once_a_batch_and_buffers_stay(batch, split):
     again = distiller(batch, kept)
     assert not calls
     torch.testing.assert_close(again["attention"], terms["attention"])
+
+
+def test_under_no_grad_it_learns_all_the_same_or_says_so(batch):
+    distiller, learner, prior = made(batch)
+    before = copy.deepcopy(prior.phi)
+    terms = distiller(batch)
+    with torch.no_grad():
+        learner.update(batch, terms)
+        assert any(not torch.equal(before[name], phi) for name, phi in prior.phi.items())
+        with pytest.raises(InputError, match="carry no gradient"):
+            learner.update(batch, distiller(batch))
+
+
+def test_dropout_at_the_look_ahead_draws_nothing_from_the_students_stream():
+    batch = torch.randn(8, 3), torch.randn(8, 3), torch.randn(8, 1)
+    layers = [nn.Linear(3, 4), nn.Dropout(), nn.Linear(4, 1)]
+    distiller = Distiller(nn.Sequential(*layers), nn.Sequential(*map(copy.deepcopy, layers)), batch)
+    terms, state = distiller(batch), torch.get_rng_state()
+    PriorLearner(distiller).update(batch, terms)
+    assert torch.equal(state, torch.get_rng_state())

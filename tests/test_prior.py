@@ -521,3 +521,44 @@ def test_checkpoints_are_networks_state_dicts_or_tensors():
     torch.testing.assert_close(found.phi["2.weight"], expected.detach())
     with pytest.raises(InputError, match="'0.0.0.weight' is .* expected two of one network"):
         Prior.from_checkpoints(small_net(channels=4), b, 0.5)
+
+
+def test_a_weight_that_is_used_twice_has_one_phi():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.emb, self.head = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
+            self.head.weight = self.emb.weight
+
+    a, b = Tied(), Tied()
+    for one, other in ((a, b), (a.state_dict(), b.state_dict())):
+        found = Prior.from_checkpoints(one, other, 1.0)
+        assert list(found.phi) == ["emb.weight"]
+        expected = (found.phi["emb.weight"] * b.emb.weight**2).sum().item()
+        assert found.penalty(b).item() == pytest.approx(expected)
+    Prior({"head.weight": torch.ones(5, 3)}).bind(a)  # either name is its name
+    with pytest.raises(InputError, match="'emb.weight' and 'head.weight' are one weight"):
+        Prior({"emb.weight": torch.ones(5, 3), "head.weight": torch.ones(5, 3)}).bind(a)
+
+
+def test_names_are_the_users_own_whatever_they_are_called():
+    inside = nn.ModuleDict({"module": nn.Linear(3, 2)})
+    Prior.constant(inside, 0.1, centre=inside.state_dict())
+    layer = nn.ModuleDict({"base_layer": nn.Linear(3, 2), "other": nn.Linear(2, 2)})
+    assert set(Prior.constant(layer, 0.1).phi) == {"base_layer.weight", "other.weight"}
+
+
+def test_phi_is_a_copy(unchecked):
+    net = nn.Linear(3, 2)
+    live = Prior(dict(net.named_parameters()))
+    with torch.no_grad():
+        net.weight += 1
+    assert not torch.equal(live.phi["weight"], net.weight)
+    prior = Prior.constant(net, 0.1)
+    around = prior.centred(net)
+    prior.learn_({"weight": torch.ones(2, 3)}, 1.0)
+    assert around.rms() == pytest.approx(0.1)
+    with pytest.raises(InputError, match="no control"):
+        Prior.constant(net, 0.1, granularity="layer").permuted(0)
+    with pytest.raises(InputError, match="expected a number from 0"):
+        prior.with_rms(-1.0)

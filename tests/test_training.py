@@ -10,7 +10,14 @@ from cmkg.errors import InputError
 from cmkg.learner import MetaConfig
 from cmkg.losses import DistillationLoss
 from cmkg.prior import Prior
-from cmkg.training import Fields, FitConfig, distill, learn_prior, train_with_prior
+from cmkg.training import (
+    Fields,
+    FitConfig,
+    describe_function,
+    distill,
+    learn_prior,
+    train_with_prior,
+)
 
 
 def mlp(inputs, hidden, outputs, seed=0):
@@ -403,9 +410,11 @@ def test_a_resumed_call_has_the_same_inputs(tmp_path, unchecked):
         ({"data": zeros}, "data"),
         ({"loss": F.l1_loss}, "loss"),
         ({"loss": lambda p, y: (p - y).abs().sum()}, "loss"),
-        ({"optimizer": lambda p: torch.optim.SGD(p, 1.0)}, "optimizer|kind"),
+        ({"optimizer": lambda p: torch.optim.SGD(p, 1.0)}, "optimizer"),
+        ({"loss": nn.HuberLoss(delta=3.0)}, "loss"),
+        ({"data": [*pairs_of_views()[:3], zeros[0]]}, "data"),
         ({"precision": "bf16-mixed"}, "precision"),
-        ({"lr": 0.5}, "lr"),
+        ({"lr": 0.5}, "groups"),
     ):
         with pytest.raises(InputError, match=f"holds a run with ({name})"):
             go_on(epochs=2, **changed)
@@ -464,3 +473,53 @@ def test_a_gradient_that_is_not_finite_is_named_and_nothing_moves():
     with pytest.raises(InputError, match="the regression loss is nan"):
         train_with_prior(net, [(torch.full((4, 3), float("nan")), torch.zeros(4, 1))])
     assert torch.isfinite(net[1].running_mean).all()
+
+
+def test_what_a_loss_holds_tells_two_apart():
+    from functools import partial
+
+    def scaled(by):
+        return lambda p, y: by * (p - y).abs().mean()
+
+    for a, b in (
+        (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.5)),
+        (nn.CrossEntropyLoss(torch.ones(3)), nn.CrossEntropyLoss(torch.zeros(3))),
+        (partial(F.huber_loss, delta=1.0), partial(F.huber_loss, delta=2.0)),
+        (scaled(1.0), scaled(2.0)),
+    ):
+        assert describe_function(a) != describe_function(b)
+    assert describe_function(scaled(2.0)) == describe_function(scaled(2.0))
+
+
+def test_leftover_batches_count_as_many_as_they_are_and_earlier_gradients_not_at_all():
+    x, y = torch.randn(6, 3), torch.randn(6, 1)
+    sgd = lambda p: torch.optim.SGD(p, 0.1)  # noqa: E731
+    net, plain = nn.Linear(3, 1), nn.Linear(3, 1)
+    plain.load_state_dict(net.state_dict())
+    (100 * net(x)).sum().backward()  # somebody's, before the call
+    batches = [(x[i : i + 2], y[i : i + 2]) for i in (0, 2, 4)]
+    train_with_prior(net, batches, F.mse_loss, fit=FitConfig(optimizer=sgd, accumulate=2))
+    optimizer = torch.optim.SGD(plain.parameters(), 0.1)
+    for rows in (slice(0, 4), slice(4, 6)):
+        optimizer.zero_grad()
+        F.mse_loss(plain(x[rows]), y[rows]).backward()
+        optimizer.step()
+    torch.testing.assert_close(list(net.parameters()), list(plain.parameters()))
+
+
+def test_unlabelled_batches_are_distilled_and_their_loss_is_not_counted():
+    (x, depth, y), *_ = pairs_of_views(1)
+    still = FitConfig(optimizer=lambda p: torch.optim.SGD(p, 1e-12))
+    both = [(x, depth, y), (x, depth, None)]
+    learned = learn_prior(small(), small(1), both, F.mse_loss, fit=still)
+    alone = learn_prior(small(), small(1), both[:1], F.mse_loss, fit=still)
+    found, expected = (one.history[0]["regression"] for one in (learned, alone))
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_one_tensor_is_no_batch_of_parts():
+    for data in (torch.utils.data.DataLoader(torch.randn(8, 4), 8), [torch.randn(8, 4)]):
+        with pytest.raises(InputError, match="its rows are no fields"):
+            train_with_prior(nn.Linear(4, 4), data, F.mse_loss)
+    with pytest.raises(InputError, match="got one dict: expected an iterable of batches"):
+        train_with_prior(nn.Linear(4, 4), {"x": torch.randn(8, 4)}, F.mse_loss)

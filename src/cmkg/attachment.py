@@ -6,6 +6,7 @@ What a step does, so that it is what weight decay written into the optimiser wou
   one in this step; decoupled with the learning rate of each weight's group.
 - With a closure (Lightning, L-BFGS) R's gradient is added after the closure has computed the
   loss's; an optimiser that looks at the loss itself (L-BFGS's line search) sees loss + R.
+- Coupled, `.grad` holds R's gradient, too, from the step on until it is set to zero.
 - Gradients that a GradScaler has not unscaled yet (fused optimisers) get R's in the same scale; a
   step that it skips does nothing. `maximize=True` turns the loss's sign, not R's.
 """
@@ -72,6 +73,9 @@ class Attachment:
         self._names = {id(weight): name for name, weight in self._weights.items()}
         self._optimizers = [innermost_optimizer(one) for one in several]
         self._refuse_what_would_not_act()
+        for name, phi in prior.phi.items():
+            if not bool(torch.isfinite(phi).all()):
+                raise InputError(f"phi of {name!r} is not finite: the weights would become so, too")
         _refuse_twice(self)
         devices = {weight.device for weight in self._weights.values()}
         if len(devices) == 1:
@@ -148,8 +152,9 @@ class Attachment:
         """torch's hook: args[0] is the optimiser."""
         if _is_nested(optimizer):
             return None
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is None:
+        by_place = len(args) > 1 and callable(args[1])
+        closure: Any = args[1] if by_place else kwargs.get("closure")
+        if not callable(closure):
             self.steps += self._act(optimizer)
             return None
         sees_loss = not type(optimizer).__module__.startswith("torch.optim") or isinstance(
@@ -168,8 +173,9 @@ class Attachment:
                 return loss + self._penalty_of(optimizer)
             return loss
 
-        others = {name: value for name, value in kwargs.items() if name != "closure"}
-        return (args[0], with_prior, *args[2:]), others
+        if by_place:
+            return (args[0], with_prior, *args[2:]), kwargs
+        return args, kwargs | {"closure": with_prior}
 
     def _held_in(self, group: Mapping[str, Any]) -> dict[str, Tensor]:
         """The weights of a group that phi pulls in this step."""
@@ -188,15 +194,17 @@ class Attachment:
             return False
         scale = getattr(optimizer, "grad_scale", None)
         in_scale = 1.0 if scale is None else float(scale)
+        acted = False
         for group in optimizer.param_groups:
             held = self._held_in(group)
+            acted = acted or bool(held)
             if self.coupled:
                 sign = -1.0 if group.get("maximize") else 1.0
                 gradients = [_dense_gradient(name, weight) for name, weight in held.items()]
                 self.prior.pull_(gradients, held, sign * in_scale)
             else:
                 self.prior.pull_(list(held.values()), held, -float(group["lr"]))
-        return True
+        return acted
 
     @torch.no_grad()
     def _penalty_of(self, optimizer: torch.optim.Optimizer) -> Tensor:

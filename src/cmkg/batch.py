@@ -94,6 +94,11 @@ def field_of(batch: Any, key: Key) -> Any:
         return {argument: field_of(batch, one) for argument, one in key.items()}
     if callable(key):
         return key(batch)
+    if isinstance(batch, Tensor):
+        raise InputError(
+            f"a batch is one tensor of shape {tuple(batch.shape)}, its rows are no fields: give "
+            "a tuple or a dict of parts, or Fields with functions of the batch"
+        )
     if isinstance(key, str) and hasattr(batch, key) and not isinstance(batch, Mapping):
         return getattr(batch, key)
     try:
@@ -181,6 +186,8 @@ def count_samples(value: Any) -> int:
     """
     if isinstance(value, PackedSequence):
         return int(value.batch_sizes[0])
+    if isinstance(value, Tensor) and not value.dim():
+        raise InputError("a batch: expected samples, got one number")
     if isinstance(value, (Tensor, list)):
         return len(value)
     parts: Iterable[Any] = ()
@@ -191,35 +198,46 @@ def count_samples(value: Any) -> int:
     elif dataclasses.is_dataclass(value):
         parts = (getattr(value, field.name) for field in dataclasses.fields(value))
     for part in parts:
+        if isinstance(part, Tensor) and not part.dim():
+            continue
         if isinstance(part, (Tensor, list, Mapping, tuple)) or dataclasses.is_dataclass(part):
             return count_samples(part)
     raise InputError(f"a batch: expected tensors or lists of samples, got {type(value).__name__}")
 
 
-def cut(value: Any, samples: slice) -> Any:
-    """Some samples of a part of a batch: a list is one of samples, and is cut, not its inside.
+def cut(value: Any, samples: slice, count: int) -> Any:
+    """Some of `count` samples of a part of a batch.
+
+    A list of so many is one of samples, and is cut, not its inside. What is of another length, as
+    a vector that all samples share, stays whole.
 
     Raises:
         InputError: a PackedSequence, whose samples are interleaved.
     """
+
+    def inside(part: Any) -> Any:
+        return cut(part, samples, count)
+
     if isinstance(value, PackedSequence):
-        raise InputError("split: a PackedSequence cannot be cut into samples; leave split off")
+        raise InputError(
+            "a PackedSequence cannot be cut into samples: give padded tensors, or leave split off"
+        )
     if isinstance(value, Tensor):
-        return value[samples] if value.dim() else value
+        return value[samples] if value.dim() and len(value) == count else value
     if isinstance(value, list):
-        return value[samples]
+        return value[samples] if len(value) == count else value
     if isinstance(value, MutableMapping):
         changed = copy.copy(value)
         for key in value:
-            changed[key] = cut(value[key], samples)
+            changed[key] = inside(value[key])
         return changed
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(cut(part, samples) for part in value))
+        return type(value)(*map(inside, value))
     if isinstance(value, tuple):
-        return tuple(cut(part, samples) for part in value)
+        return tuple(map(inside, value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value) if field.init]
-        return dataclasses.replace(value, **{n: cut(getattr(value, n), samples) for n in names})
+        return dataclasses.replace(value, **{n: inside(getattr(value, n)) for n in names})
     return value
 
 
@@ -229,11 +247,12 @@ def halve(batch: Batch) -> tuple[Batch, Batch]:
     Raises:
         InputError: the batch has fewer than two samples.
     """
-    middle = count_samples(batch.student_input) // 2
+    count = count_samples(batch.student_input)
+    middle = count // 2
     if middle == 0:
         raise InputError("split: expected batches of two samples or more")
-    first, second = cut(batch, slice(None, middle)), cut(batch, slice(middle, None))
-    return first, second
+    first = cut(batch, slice(None, middle), count)
+    return first, cut(batch, slice(middle, None), count)
 
 
 # ---- whole data ----------------------------------------------------------------------------------
@@ -247,6 +266,11 @@ def expect_many_passes(batches: object, what: str = "the data") -> None:
         raise InputError(
             f"{what}: expected an iterable of batches (a DataLoader, a list), got "
             f"{type(batches).__name__}"
+        )
+    if isinstance(batches, (Mapping, Tensor)):
+        raise InputError(
+            f"{what}: got one {type(batches).__name__}: expected an iterable of batches, as a list "
+            "with this one in it, or a DataLoader"
         )
     if isinstance(batches, Iterator):
         raise InputError(

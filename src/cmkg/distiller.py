@@ -98,6 +98,8 @@ class Distiller(nn.Module):
         _expect_networks(student, teacher)
         expect_fields(fields)
         expect_loss(loss)
+        if not 0 <= attention_weight < float("inf"):
+            raise InputError(f"attention_weight: expected a number from 0, got {attention_weight}")
         self.student = student
         self.loss = loss
         self.fields = fields
@@ -171,6 +173,8 @@ class Distiller(nn.Module):
         with preserve_modes(teacher):
             teacher.eval()
             call_model(teacher, teacher_input)
+        if self.criterion is None:
+            tap.warn_of_overwritten()
         maps = [features.detach() for features in tap.maps]
         tap.clear()
         return maps
@@ -219,6 +223,7 @@ class Distiller(nn.Module):
         own, other = self._taps
         with torch.no_grad(), preserve_modes(self.student), preserve_weights(self.student, []):
             call_model(self.student.eval(), batch.student_input)
+        own.warn_of_overwritten()
         student_maps = [features.detach() for features in own.maps]
         teacher_maps = self.teacher_maps(batch.teacher_input)
         count = count_samples(batch.student_input), count_samples(batch.teacher_input)

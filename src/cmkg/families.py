@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from .batch import Fields, count_samples, cut
+from .batch import TARGET_FIELDS, Fields, count_samples, cut
 from .errors import InputError
 from .losses import to_scalar
-from .modules import call_model, named_weights, preserve_modes
+from .modules import call_model, named_weights, preserve_modes, unwrap
 from .prior import Prior, Select, fingerprint, select_parameters, tied_shape
 
 
@@ -46,14 +46,17 @@ def fisher(
     Raises:
         InputError: there is no sample.
     """
+    model = unwrap(model)
     parameters = {n: t.detach() for n, t in select_parameters(model, select).items()}
 
-    total = {name: torch.zeros_like(weight) for name, weight in parameters.items()}
+    total = {
+        name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in parameters.items()
+    }
     count = 0
     with preserve_modes(model):
         model.eval()
         for batch in batches:
-            x, _, y = fields(batch, device) if fields else (batch[0], None, batch[1])
+            x, _, y = (fields or TARGET_FIELDS)(batch, device)
             for name, squares in squared_gradients(model, parameters, loss, x, y).items():
                 total[name] += squares
             count += count_samples(x)
@@ -80,9 +83,10 @@ def squared_gradients(
     All samples at once where x and y are tensors and the network can be mapped over (torch.vmap);
     else one by one (recurrent layers, dicts, lists).
     """
+    others = {name: weight.detach() for name, weight in model.named_parameters()}
 
     def loss_of_one(held: dict[str, Tensor], x_one: Tensor, y_one: Tensor) -> Tensor:
-        prediction = functional_call(model, held, (x_one[None],))
+        prediction = functional_call(model, others | held, (x_one[None],))
         return to_scalar(loss(prediction, y_one[None]), needs_graph=False)
 
     if isinstance(x, Tensor) and isinstance(y, Tensor):
@@ -91,17 +95,18 @@ def squared_gradients(
         except RuntimeError:  # an operation that torch.vmap does not know
             pass
         else:
-            return {name: gradients.square().sum(0) for name, gradients in each.items()}
+            return {name: gradients.float().square().sum(0) for name, gradients in each.items()}
     own = named_weights(model)
-    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    for number in range(count_samples(x)):
+    total = {name: torch.zeros_like(w, dtype=torch.float32) for name, w in weights.items()}
+    count = count_samples(x)
+    for number in range(count):
         one = slice(number, number + 1)
-        value = to_scalar(loss(call_model(model, cut(x, one)), cut(y, one)))
+        value = to_scalar(loss(call_model(model, cut(x, one, count)), cut(y, one, count)))
         tensors = [own[name] for name in weights]
         found = torch.autograd.grad(value, tensors, allow_unused=True)
         for name, gradient in zip(weights, found, strict=True):
             if gradient is not None:
-                total[name] += gradient.square()
+                total[name] += gradient.float().square()
     return total
 
 
@@ -141,6 +146,8 @@ def merged(priors: Sequence[Prior], how: str = "mean") -> Prior:
     Raises:
         InputError: another `how`, priors that do not belong together, or no variance.
     """
+    if not priors:
+        raise InputError("merged: expected at least one prior, got none")
     first = priors[0]
     if how not in MERGES:
         raise InputError(f"priors are merged by {', '.join(MERGES)}, got {how!r}")

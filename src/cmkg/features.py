@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -95,9 +96,23 @@ class FeatureTap:
             )
         return tensor_of(calls[0], output, name)
 
+    def warn_of_overwritten(self) -> None:
+        """Warns of maps that a later layer has changed in place since their layer gave them."""
+        for name in self.names:
+            for output, version in zip(
+                self._state.kept.get(name, []), self._state.versions.get(name, []), strict=True
+            ):
+                if isinstance(output, Tensor) and output._version != version:
+                    warnings.warn(
+                        f"layer {name!r} is overwritten by a later layer that works in place: its "
+                        "tap sees the changed values; tap the layer after it, or give that "
+                        "activation inplace=False",
+                        stacklevel=2,
+                    )
+
     def clear(self) -> None:
         """Forgets the last maps, and so frees their graph."""
-        self._state.kept = {}
+        self._state.kept, self._state.versions = {}, {}
 
     def close(self) -> None:
         """Removes the hooks."""
@@ -146,6 +161,7 @@ class _Pass:
 
     def __init__(self) -> None:
         self.kept: dict[str, list[Any]] = {}
+        self.versions: dict[str, list[int]] = {}  # of tensors that are kept: changes in place
         self.running = False
         self.is_copy = False
 
@@ -169,7 +185,7 @@ class _Begin:
         self.state = state
 
     def __call__(self, _module: nn.Module, _inputs: Any) -> None:
-        self.state.kept = {}
+        self.state.kept, self.state.versions = {}, {}
         self.state.running = not self.state.is_copy
 
 
@@ -189,6 +205,8 @@ class _Keep:
     def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         if self.state.running:
             self.state.kept.setdefault(self.name, []).append(output)
+            version = output._version if isinstance(output, Tensor) else 0
+            self.state.versions.setdefault(self.name, []).append(version)
 
 
 def expect_gradient(network: nn.Module, maps: Sequence[Tensor], names: Sequence[str]) -> None:

@@ -143,21 +143,25 @@ def guess_layout(network: nn.Module, name: str, shape: Sequence[int], batch: int
         batch: how many samples went in.
     """
     layer = network.get_submodule(name)
-    time_first = _is_time_first(layer)
     if len(shape) == 2:
         return "BC" if shape[0] == batch else None
-    if len(shape) == 3 and time_first and shape[1] == batch:
-        return "NBC"
+    if len(shape) == 3 and any(_is_time_first(part) for part in network.modules()):
+        return "NBC" if _is_time_first(layer) else None  # the batch may be either of two
     if shape[0] != batch or len(shape) not in (3, 4, 5):
         return None
     of_convolutions: dict[int, Layout] = {3: "BCL", 4: "BCHW", 5: "BCDHW"}
     of_transformers: dict[int, Layout] = {3: "BNC", 4: "BHWC", 5: "BDHWC"}
     first, last = of_convolutions[len(shape)], of_transformers[len(shape)]
-    for part in (layer, network):
-        is_first = shape[1] in set(_channel_counts(part))
-        is_last = shape[-1] in set(_last_sizes(part))
-        if is_first != is_last:
-            return first if is_first else last
+    is_first = shape[1] in set(_channel_counts(layer))
+    is_last = shape[-1] in set(_last_sizes(layer))
+    if is_first != is_last:
+        return first if is_first else last
+    channels, last_sizes = set(_channel_counts(network)), set(_last_sizes(network))
+    is_first, is_last = shape[1] in channels, shape[-1] in last_sizes
+    if len(shape) == 4 and shape[1] == shape[2] != shape[3]:  # square, if channels come last
+        is_last = is_last or shape[-1] in channels
+    if is_first != is_last:
+        return first if is_first else last
     return None
 
 

@@ -157,7 +157,16 @@ class PriorLearner:
                 "PriorLearner.update: the inner step needs labelled samples, the losses have no "
                 "'regression'"
             )
+        if not losses["regression"].requires_grad:
+            raise InputError(
+                "PriorLearner.update: the losses carry no gradient; were they computed under "
+                "no_grad?"
+            )
         _refuse_half_precision(losses["regression"])
+        with torch.enable_grad(), torch.random.fork_rng():  # dropout's stream is theta's alone
+            return self._update(batch, losses, optimizer)
+
+    def _update(self, batch: Any, losses: Mapping[str, Tensor], optimizer: Any) -> dict[str, float]:
         weights = trained_parameters(self.distiller.student, self.distiller.criterion)
         known = getattr(losses, "teacher_maps", None)
         first = second = (batch, known)

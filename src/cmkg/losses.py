@@ -38,7 +38,8 @@ def regression_loss(prediction: Any, target: Any) -> Float[Tensor, ""]:
                 "loss=lambda prediction, target: ..."
             )
     _expect_same_shape("prediction", prediction, "target", target)
-    return (prediction - target).square().flatten(1).sum(1).mean()
+    squares = (prediction - target).square()
+    return squares.mean() if squares.dim() < 2 else squares.flatten(1).sum(1).mean()
 
 
 def activation_loss(

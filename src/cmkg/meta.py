@@ -125,6 +125,10 @@ def adam_scales(
                 f"an inner step of Adam's: the optimiser does not hold {name!r}, which is trained"
             )
         group = group_of[id(weight)]
+        if group.get("amsgrad"):
+            raise InputError(
+                "an inner step of Adam's: amsgrad is not supported; give inner_optimizer='sgd'"
+            )
         state = optimizer.state.get(weight, {})
         beta = group["betas"][1]
         earlier = beta * state["exp_avg_sq"] if state else 0

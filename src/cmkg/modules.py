@@ -61,19 +61,37 @@ def _describe(value: object) -> str:
     return repr(value) if isinstance(value, (str, int, float)) else type(value).__name__
 
 
-def own_name(name: str) -> str:
-    """A parameter's name as it was before peft put an adapter around its layer."""
-    return name.replace(".base_layer.", ".")
+def _own_names(model: nn.Module, unique: bool) -> dict[str, nn.Parameter]:
+    """{name: parameter} as it was before peft put adapters around some layers."""
+    network = unwrap(model)
+    named = dict(network.named_parameters(remove_duplicate=unique))
+    if not any(type(part).__module__.startswith("peft.") for part in network.modules()):
+        return named
+    found = {}
+    for name, weight in named.items():
+        if ".original_module." in name:
+            continue  # beside the copy that is trained
+        plain = name.replace(".modules_to_save.default.", ".").replace(".base_layer.", ".")
+        found[plain] = weight
+    return found
 
 
-def named_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+def named_weights(model: nn.Module, unique: bool = True) -> dict[str, nn.Parameter]:
     """{name: parameter} of the user's own network, without wrappers' prefixes.
 
+    Args:
+        model: a network, wrapped or not.
+        unique: a weight that is used in several places has its first name alone.
+
     Raises:
-        InputError: a parameter is sharded (FSDP2's DTensor).
+        InputError: a parameter is sharded (FSDP2's DTensor), or has no shape yet (lazy layers).
     """
-    found = {own_name(name): weight for name, weight in unwrap(model).named_parameters()}
+    found = _own_names(model, unique)
     for name, weight in found.items():
+        if isinstance(weight, nn.parameter.UninitializedParameter):
+            raise InputError(
+                f"{name!r} has no shape yet: run the network once (its layers are lazy)"
+            )
         if type(weight.data).__name__ == "DTensor":
             raise InputError(
                 f"{name!r} is a DTensor, sharded over processes by FSDP2: phi is not; use "
@@ -85,23 +103,26 @@ def named_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 def as_weights(model_or_tensors: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """{name: tensor} of a network's parameters, or of a mapping such as a state_dict.
 
-    A mapping's names lose the prefix "module." that DistributedDataParallel gives all of them.
-
     Raises:
         InputError: neither.
     """
     if isinstance(model_or_tensors, nn.Module):
-        return dict[str, Tensor](named_weights(model_or_tensors))
+        return dict[str, Tensor](named_weights(model_or_tensors, unique=False))
     if not isinstance(model_or_tensors, Mapping):
         raise InputError(
             "expected a network or {name: tensor} of its weights, got "
             f"{_describe(model_or_tensors)}"
         )
-    names = list(model_or_tensors)
+    return dict(model_or_tensors)
+
+
+def without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A wrapped network's state without the prefix that its wrapper gives to all names."""
+    named = {name: tensor for name, tensor in tensors.items() if name != "n_averaged"}  # an EMA's
     for prefix in ("module.", "_orig_mod."):
-        if names and all(name.startswith(prefix) for name in names):
-            return as_weights({n.removeprefix(prefix): t for n, t in model_or_tensors.items()})
-    return {own_name(name): tensor for name, tensor in model_or_tensors.items()}
+        if named and all(name.startswith(prefix) for name in named):
+            return without_prefix({n.removeprefix(prefix): t for n, t in named.items()})
+    return named
 
 
 def call_model(model: Callable[..., Any], x: Any) -> Any:
@@ -127,10 +148,10 @@ def trained_parameters(*models: object) -> dict[str, nn.Parameter]:
     for place, model in enumerate(models):
         if not isinstance(model, nn.Module):
             continue
-        for name, parameter in unwrap(model).named_parameters():
+        for name, parameter in _own_names(model, unique=True).items():
             if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
-                found[f"{place}/{name}" if place else own_name(name)] = parameter
+                found[f"{place}/{name}" if place else name] = parameter
     return found
 
 

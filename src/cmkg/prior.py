@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import InputError
-from .modules import as_weights, named_weights, unwrap
+from .modules import as_weights, named_weights, unwrap, without_prefix
 from .runtime.files import PathLike, write_atomically
 from .runtime.random import generator
 
@@ -92,7 +92,7 @@ class Prior:
         for name, one in _expect_mapping("phi", phi).items():
             if not isinstance(one, Tensor) or not one.is_floating_point():
                 raise InputError(f"phi of {name!r}: expected a tensor of floats, got {one!r:.60}")
-        self.phi = dict(phi)
+        self.phi = {name: one.detach().clone() for name, one in phi.items()}
         self.p = int(p)
         self.manifest = dict(_expect_mapping("manifest", manifest or {}))
         self.centre = None if centre is None else _centre_for(self.phi, centre)
@@ -189,11 +189,16 @@ class Prior:
         Raises:
             InputError: names or shapes of the two differ.
         """
-        before, after = as_weights(theta_0), as_weights(theta_k)
+        before, after = without_prefix(as_weights(theta_0)), without_prefix(as_weights(theta_k))
+        if not math.isfinite(beta):
+            raise InputError(f"beta: expected a finite number, got {beta}")
         phi = {}
+        seen: set[tuple[int, tuple[int, ...]]] = set()
         for name, end in after.items():
-            if end.dim() < 2 or not end.is_floating_point():
+            place = end.data_ptr(), tuple(end.shape)
+            if end.dim() < 2 or not end.is_floating_point() or place in seen:
                 continue
+            seen.add(place)  # a weight that is used twice has one phi, under its first name
             if name not in before or before[name].shape != end.shape:
                 found = tuple(before[name].shape) if name in before else "none"
                 raise InputError(
@@ -222,6 +227,10 @@ class Prior:
 
         Keeps every layer's statistics and loses which weight is which.
         """
+        if all(phi.numel() == 1 for phi in self.phi.values()):
+            raise InputError(
+                "this prior has one number a layer: shuffled within layers it is itself, no control"
+            )
 
         def shuffle(name: str, phi: Tensor) -> Tensor:
             order = torch.randperm(phi.numel(), generator=generator("permuted", seed, name))
@@ -266,6 +275,8 @@ class Prior:
         Raises:
             InputError: phi is zero everywhere.
         """
+        if not isinstance(rms, (int, float)) or not 0 <= rms < math.inf:
+            raise InputError(f"with_rms: expected a number from 0, got {rms!r}")
         if self.rms() == 0:
             raise InputError(
                 "this prior is zero everywhere: expected one that was learned; distil for longer"
@@ -305,7 +316,10 @@ class Prior:
             InputError: the architecture differs; the sentence names the parameter.
         """
         weights = as_weights(model)
-        found = {}
+        if not isinstance(model, nn.Module) and not all(prefix + n in weights for n in self.phi):
+            weights = without_prefix(weights)
+        found: dict[str, Tensor] = {}
+        names: dict[int, str] = {}
         for name in self.phi:
             whole = prefix + name
             if whole not in weights:
@@ -315,6 +329,11 @@ class Prior:
                     f"{_where_else(name, weights)}; for another architecture see transferred()"
                 )
             found[name] = weights[whole]
+            if names.setdefault(id(weights[whole]), name) != name:
+                raise InputError(
+                    f"{names[id(weights[whole])]!r} and {name!r} are one weight in the model, phi "
+                    "has both: leave one out, else it would be held twice"
+                )
         self._expect_shapes(found)
         return list(found.values())
 
@@ -594,7 +613,7 @@ class Prior:
 
         parts = {"phi": self.phi, "centre": self.centre, "variance": self.variance}
         tensors = {
-            f"{part}/{name}": tensor.detach().cpu().contiguous()
+            f"{part}/{name}": tensor.detach().cpu().contiguous().clone()
             for part, held in parts.items()
             for name, tensor in (held or {}).items()
         }
@@ -683,6 +702,8 @@ def _expect_mapping(what: str, value: Any) -> Mapping[str, Any]:
 def _centre_for(phi: Tensors, centre: nn.Module | Tensors) -> dict[str, Tensor]:
     """The tensors of phi's names, copied."""
     given = as_weights(centre)
+    if not all(name in given for name in phi):
+        given = without_prefix(given)
     missing = [name for name in phi if name not in given]
     if missing:
         raise InputError(f"a prior's centre: expected a tensor for {missing[0]!r}, it has none")
@@ -738,11 +759,7 @@ def fingerprint(model_or_tensors: nn.Module | Tensors) -> str:
 
     The order of names does not matter, nor do BatchNorm's running statistics in a state_dict.
     """
-    if isinstance(model_or_tensors, nn.Module):
-        every = unwrap(model_or_tensors).named_parameters(remove_duplicate=False)
-        named: dict[str, Tensor] = as_weights(dict(every))
-    else:
-        named = as_weights(model_or_tensors)
+    named = without_prefix(as_weights(model_or_tensors))
     digest = hashlib.sha256()
     for name in sorted(named):
         tensor = named[name].detach()

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -33,7 +34,6 @@ from .batch import (
     expect_many_passes,
     length_of,
     map_tensors,
-    tensors_of,
 )
 from .distiller import Distiller, Loss, Pair
 from .errors import InputError
@@ -93,6 +93,8 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         expect_positive(self, "epochs", "accumulate")
+        if self.clip is not None and not self.clip > 0:
+            raise InputError(f"clip: expected a positive norm, got {self.clip}")
         if self.optimizer is not None and self.lr is not None:
             raise InputError("lr= beside optimizer=: the optimiser has its own rate; give one")
         if self.precision == "16-mixed":
@@ -256,9 +258,10 @@ def train_with_prior(
         "prior": held,
         "model": fingerprint(model),
         "loss": describe_function(loss),
+        "fields": describe_fields(fields),
         "data": [describe_data(data)],
     }
-    trainer = _Trainer(model, [loss], how)
+    trainer = _Trainer(model, [_owner_of(loss)], how)
 
     def losses_of(batch: Batch) -> dict[str, Tensor]:
         prediction = call_model(trainer.model, batch.student_input)
@@ -350,10 +353,11 @@ def _learn(
         "teachers": [None if d.teacher is None else fingerprint(d.teacher) for d in distillers],
         "pairs": [[_plain(asdict(pair)) for pair in d.pairs] for d in distillers],
         "loss": describe_function(first.loss),
+        "fields": describe_fields(first.fields),
         "attention_weight": getattr(first.criterion, "attention_weight", None),
         "data": [describe_data(batches) for batches in data],
     }
-    trained = [part for d in distillers for part in (d.criterion, d.loss)]
+    trained = [part for d in distillers for part in (d.criterion, _owner_of(d.loss))]
     trainer = _Trainer(first.student, trained, fit)
     if learners:
         trainer.state |= {"learner": learners[0]}
@@ -414,6 +418,10 @@ class _Trainer:
             raise InputError("nothing is trained: every parameter has requires_grad=False")
         self.optimizer = _optimizer_of(fit, self.parameters)
         self.schedule = fit.schedule(self.optimizer) if fit.schedule else None
+        if isinstance(self.schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise InputError(
+                "schedule: ReduceLROnPlateau needs a number after each epoch; step it in callback="
+            )
         self.state: dict[str, Any] = {"student": self.model, "optimizer": self.optimizer}
         for number, part in enumerate(dict.fromkeys(p for p in trained if _has_state(p))):
             self.state[f"trained_{number}"] = part
@@ -453,7 +461,11 @@ class _Trainer:
                 if not history:
                     history = [_without_step(line) for line in run.logged()]
                 title = f"{run.title} {epoch + 1}/{self.how.epochs}"
-                line = self._fit_epoch(title, items(), total) | self._validate()
+                line = self._fit_epoch(title, items(), total)
+                validated = self._validate()
+                if taken := [name for name in validated if name in line]:
+                    raise InputError(f"validate: {taken[0]!r} is a loss's name already")
+                line |= validated
                 history.append(line)
                 log(line)
                 if self.how.callback and self.how.callback(epoch, dict(line)):
@@ -465,7 +477,9 @@ class _Trainer:
     ) -> Losses:
         """Means of the losses over the samples of one epoch."""
         sums: Losses = {}
-        weight, waiting, batches = 0.0, 0, 0
+        weights: Losses = {}
+        waiting, batches = 0, 0
+        self._forget_gradients()
         with Bar(title, total, things="batches", shown=not self.how.quiet) as advance:
             for losses_of, learner, batch in items:
                 count = count_samples(batch.student_input)
@@ -474,18 +488,18 @@ class _Trainer:
                 found = self._backward(losses_of, learner, batch)
                 for name, value in found.items():
                     sums[name] = sums.get(name, 0.0) + count * value
-                weight, waiting, batches = weight + count, waiting + 1, batches + 1
+                    weights[name] = weights.get(name, 0.0) + count
+                waiting, batches = waiting + 1, batches + 1
                 if waiting == self.how.accumulate:
-                    self._step()
+                    self._step(waiting)
                     waiting = 0
                 advance()
         if not batches:
             raise InputError("the data have no batch: expected at least one in every epoch")
         if waiting:
-            self._step()
-        sums = sum_over_ranks(sums | {"": weight})
-        weight = sums.pop("")
-        return {name: value / weight for name, value in sums.items()}
+            self._step(waiting)
+        sums, weights = sum_over_ranks(sums), sum_over_ranks(weights)
+        return {name: value / weights[name] for name, value in sums.items()}
 
     def _backward(
         self, losses_of: Callable[[Batch], dict[str, Tensor]], learner: Any, batch: Batch
@@ -494,18 +508,27 @@ class _Trainer:
             with self.fabric.autocast():
                 losses = losses_of(batch)
             values = to_finite_floats(losses, "in this step")
-            if learner is not None:
+            if learner is not None and batch.target is not None:
                 with self.fabric.autocast():
                     values |= learner.update(batch, losses, self.optimizer)
-        (sum_of(losses) / self.how.accumulate).backward()
+        sum_of(losses).backward()
         return values
 
-    def _step(self) -> None:
+    def _forget_gradients(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def _step(self, batches: int) -> None:
+        """One step on the mean over the batches since the last one."""
         average_gradients(self.parameters, average_over_ranks)
+        if batches > 1:
+            for parameter in self.parameters.values():
+                if parameter.grad is not None:
+                    parameter.grad /= batches
         if self.how.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters.values(), self.how.clip)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
         if self.schedule is not None:
             self.schedule.step()
 
@@ -514,6 +537,10 @@ class _Trainer:
             return {}
         with preserve_modes(self.model), torch.no_grad():
             found = self.how.validate(self.model.eval())
+        if not isinstance(found, Mapping):
+            raise InputError(
+                f"validate: expected a function to {{name: number}}, it gave {type(found).__name__}"
+            )
         return {name: float(value) for name, value in found.items()}
 
 
@@ -585,40 +612,80 @@ def _without_step(line: dict[str, Any]) -> Losses:
 
 # ---- what a resumed call must share with the first -----------------------------------------------
 def describe_function(function: Any) -> str | None:
-    """A function, so that another one is told apart: its name, and its code where it has any."""
+    """A function, so that another one is told apart: its name, its code and all that it holds."""
     if function is None:
         return None
-    if isinstance(function, nn.Module):
-        return repr(function)
     name = f"{getattr(function, '__module__', '')}."
     name += getattr(function, "__qualname__", type(function).__qualname__)
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return name
-    digest = zlib.crc32(code.co_code + repr(code.co_consts).encode() + repr(code.co_names).encode())
-    return f"{name} {digest:08x}"
+    return f"{name} {_digest_of(function):08x}"
+
+
+def _digest_of(value: Any, digest: int = 0, depth: int = 0) -> int:
+    """A number that other code, constants, closures, arguments, weights or values change."""
+
+    def add(text: str) -> int:
+        return zlib.crc32(text.encode(), digest)
+
+    if depth > 6:
+        return digest
+    if isinstance(value, Tensor):
+        return zlib.crc32(value.detach().double().cpu().contiguous().numpy().tobytes(), digest)
+    if isinstance(value, nn.Module):
+        digest = add(repr(value))
+        parts: list[Any] = [v for k, v in sorted(vars(value).items()) if not k.startswith("_")]
+        parts += list(value.state_dict().values())
+    elif isinstance(value, partial):
+        parts = [value.func, *value.args, *sorted(value.keywords.items())]
+    elif isinstance(value, Mapping):
+        parts = sorted(value.items(), key=repr)
+    elif isinstance(value, (tuple, list)):
+        parts = list(value)
+    elif getattr(value, "__code__", None) is not None:
+        code = value.__code__
+        digest = add(f"{code.co_code!r}{code.co_names}")
+        parts = [one for one in code.co_consts if not hasattr(one, "co_code")]
+        parts += [cell.cell_contents for cell in value.__closure__ or ()]
+        parts += list(value.__defaults__ or ())
+        owner = getattr(value, "__self__", None)
+        parts += [owner] if isinstance(owner, nn.Module) else []
+    elif isinstance(value, (str, int, float, bool, bytes, type(None))):
+        return add(repr(value))
+    else:
+        return add(type(value).__qualname__)
+    for part in parts:
+        digest = _digest_of(part, digest, depth + 1)
+    return digest
+
+
+def describe_fields(fields: Fields) -> list[Any]:
+    """What goes where, functions by their code."""
+    keys = fields.student, fields.teacher, fields.target
+    return [describe_function(key) if callable(key) else repr(key) for key in keys]
 
 
 def describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Its kind and its settings."""
-    found = {k: str(v) for k, v in optimizer.defaults.items() if not isinstance(v, Tensor)}
-    return {"kind": type(optimizer).__name__} | found
+    """Its kind, its settings and those of its groups."""
+    groups = [
+        {name: str(v) for name, v in group.items() if name not in ("params", "param_names")}
+        for group in optimizer.param_groups
+    ]
+    return {"optimizer": type(optimizer).__name__, "groups": groups}
 
 
 def describe_data(batches: Any) -> dict[str, Any]:
-    """What can be told of data without going through them: kind, length, the first values."""
+    """What can be told of data without going through them: kind, length, values that are held."""
     if isinstance(batches, DataLoader):
         found = describe_data(batches.dataset)
         return found | {"batch_size": batches.batch_size}
     found = {"kind": type(batches).__name__, "length": length_of(batches)}
-    tensors = getattr(batches, "tensors", None)  # a TensorDataset's
-    parts = batches[:1] if isinstance(batches, (list, tuple)) else tensors or ()
-    digest = 0
-    for tensor in tensors_of(list(parts)):
-        digest = zlib.crc32(
-            tensor.detach().flatten()[:4096].double().cpu().numpy().tobytes(), digest
-        )
-    return found | {"first": f"{digest:08x}"}
+    held = batches if isinstance(batches, (list, tuple)) else getattr(batches, "tensors", ())
+    return found | {"values": f"{_digest_of(list(held)):08x}"}
+
+
+def _owner_of(loss: Any) -> Any:
+    """The module whose method a loss is, or the loss."""
+    owner = getattr(loss, "__self__", None)
+    return owner if isinstance(owner, nn.Module) else loss
 
 
 def _digests(prior: Prior) -> dict[str, Any]:
