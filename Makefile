@@ -8,7 +8,7 @@ demo: .venv/installed ## the main job on rendered data, a quarter of an hour on 
 real: .venv/installed ## the main job on real photographs: make real REAL_HANDS=folder, two hours
 	$(BIN)/cmkg run real --real-hands $(REAL_HANDS)
 
-test: .venv/installed ## under 5 minutes
+test: .venv/installed ## about 5 minutes on two cores
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 test-slow: .venv/installed ## minutes each; also installs Anny, and others' training loops

@@ -60,6 +60,7 @@ def test_a_student_that_its_user_has_wrapped_stays_the_same_on_every_rank(tmp_pa
         torch.testing.assert_close(two[name], t, rtol=1e-5, atol=1e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_batchnorm_sees_its_own_share_on_cpus(tmp_path):
     """What BatchNorm changes: each process normalises by its share of the batch, so the steps
     differ, though little."""
