@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .errors import InputError
-from .modules import expect_optimizer
+from .modules import expect_optimizer, groups_by_parameter
 
 if TYPE_CHECKING:
     from .prior import Prior
@@ -238,14 +238,13 @@ def innermost_optimizer(optimizer: Any) -> torch.optim.Optimizer:
 
 
 def _refuse_twice(new: Attachment) -> None:
-    mine = {id(w) for one in new._optimizers for g in one.param_groups for w in g["params"]}
-    mine &= set(new._names)
+    mine = {held for one in new._optimizers for held in groups_by_parameter(one)}
+    mine &= new._names.keys()
     for optimizer, attachments in list(_attached.items()):
         for other in attachments:
             if other.prior is not new.prior:
                 continue
-            theirs = {id(w) for group in optimizer.param_groups for w in group["params"]}
-            if mine & theirs & set(other._names):
+            if mine & groups_by_parameter(optimizer).keys() & other._names.keys():
                 raise InputError(
                     "this prior is attached to these weights already: remove() the first handle, "
                     "else phi would pull twice"

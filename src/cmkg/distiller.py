@@ -137,6 +137,8 @@ class Distiller(nn.Module):
             InputError: a loss that is no scalar; a layer that did not run, or carries no gradient.
         """
         parts = self.fields(batch)
+        if self.teacher is not None:
+            self._tapped()  # before the pass that it taps
         prediction = call_model(self.student, parts.student_input)
         losses = BatchLosses()
         if parts.target is not None:
@@ -167,9 +169,7 @@ class Distiller(nn.Module):
                 "a batch for distilling has no teacher's input: say with Fields(teacher=...) where "
                 "the superior modality is"
             )
-        if self._taps is None:
-            self._taps = self._make_taps()
-        tap = self._taps[1]
+        _, tap = self._tapped()
         with preserve_modes(teacher):
             teacher.eval()
             call_model(teacher, teacher_input)
@@ -186,15 +186,10 @@ class Distiller(nn.Module):
         self._taps = None
 
     def _tapped(self) -> tuple[FeatureTap, FeatureTap]:
+        """The taps on the student and on the teacher; puts the hooks on where they are off."""
         if self._taps is None:
-            raise InputError("the distiller's hooks are off: call distiller(batch)")
-        return self._taps
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls forward, with the hooks on."""
-        if self._taps is None and self.teacher is not None:
             self._taps = self._make_taps()
-        return super().__call__(*args, **kwargs)
+        return self._taps
 
     def _make_taps(self) -> tuple[FeatureTap, FeatureTap]:
         assert self.teacher is not None
@@ -219,8 +214,7 @@ class Distiller(nn.Module):
     def _equation_4(self, batch: Batch, attention_weight: float) -> DistillationLoss:
         """The criterion for the pairs, which get their layouts."""
         assert self.teacher is not None
-        self._taps = self._make_taps()
-        own, other = self._taps
+        own, other = self._tapped()
         with torch.no_grad(), preserve_modes(self.student), preserve_weights(self.student, []):
             call_model(self.student.eval(), batch.student_input)
         own.warn_of_overwritten()

@@ -159,25 +159,14 @@ def _kind(value: Any) -> str:
 class _Pass:
     """What the last forward pass gave. A copied or unpickled module's hooks keep nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_copy: bool = False) -> None:
         self.kept: dict[str, list[Any]] = {}
         self.versions: dict[str, list[int]] = {}  # of tensors that are kept: changes in place
         self.running = False
-        self.is_copy = False
-
-    def __deepcopy__(self, _memo: dict[int, Any]) -> _Pass:
-        copied = _Pass()
-        copied.is_copy = True
-        return copied
+        self.is_copy = is_copy
 
     def __reduce__(self) -> Any:
-        return _new_copy, ()
-
-
-def _new_copy() -> _Pass:
-    copied = _Pass()
-    copied.is_copy = True
-    return copied
+        return _Pass, (True,)  # for copies and pickles alike
 
 
 class _Begin:

@@ -95,20 +95,8 @@ class PriorLearner:
             raise InputError(f"PriorLearner: expected a Distiller, got {type(inner).__name__}")
         self.distiller = inner
         self.config = config or MetaConfig()
-        student = inner.student
-        known = {
-            name: value
-            for name, value in asdict(self.config).items()
-            if name not in ("exponents", "select", "granularity")
-        }
-        known |= {"fingerprint": fingerprint(theta_0 or student), **(facts or {})}
-        self.priors = [
-            Prior.constant(
-                student, 0.0, p, self.config.select, None, self.config.granularity, known
-            ).track_noise()
-            for p in self.config.exponents
-        ]
         if priors is None:
+            self.priors = self._new_priors(theta_0 or inner.student, facts or {})
             return
         self.priors = [priors] if isinstance(priors, Prior) else list(priors)
         if [prior.p for prior in self.priors] != list(self.config.exponents):
@@ -117,7 +105,21 @@ class PriorLearner:
                 f"p = {[prior.p for prior in self.priors]}"
             )
         for prior in self.priors:
-            prior.bind(student)
+            prior.bind(inner.student)
+
+    def _new_priors(self, theta_0: nn.Module, facts: Mapping[str, Any]) -> list[Prior]:
+        """phi = 0 for each exponent; the manifest says how it is learned."""
+        settings = asdict(self.config)
+        kept_elsewhere = ("exponents", "select", "granularity")
+        known = {name: value for name, value in settings.items() if name not in kept_elsewhere}
+        known |= {"fingerprint": fingerprint(theta_0), **facts}
+        select, granularity = self.config.select, self.config.granularity
+        return [
+            Prior.constant(
+                self.distiller.student, 0.0, p, select, None, granularity, known
+            ).track_noise()
+            for p in self.config.exponents
+        ]
 
     @property
     def prior(self) -> Prior:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .errors import InputError
+from .modules import groups_by_parameter
 from .prior import Prior, Tensors
 
 Network = Callable[..., Any]
@@ -116,7 +117,7 @@ def adam_scales(
             "an inner step of Adam's: expected Adam or AdamW for the student, got "
             f"{type(optimizer).__name__}; or give inner_optimizer='sgd'"
         )
-    group_of = {id(one): group for group in optimizer.param_groups for one in group["params"]}
+    group_of = groups_by_parameter(optimizer)
     found = {}
     for name, gradient in gradients.items():
         weight = weights[name]

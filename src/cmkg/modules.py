@@ -170,10 +170,8 @@ def expect_optimizer(optimizer: object) -> torch.optim.Optimizer:
     raise InputError(f"expected an optimiser (torch.optim.Optimizer), got {name}{hint}")
 
 
-def parameters_of(optimizer: torch.optim.Optimizer) -> dict[int, int]:
-    """{id of a parameter: number of its group}."""
+def groups_by_parameter(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
+    """{id of a parameter: its group}, of all that an optimiser holds."""
     return {
-        id(parameter): number
-        for number, group in enumerate(optimizer.param_groups)
-        for parameter in group["params"]
+        id(parameter): group for group in optimizer.param_groups for parameter in group["params"]
     }

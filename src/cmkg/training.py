@@ -39,7 +39,13 @@ from .distiller import Distiller, Loss, Pair
 from .errors import InputError
 from .learner import MetaConfig, PriorLearner
 from .losses import ATTENTION_WEIGHT, expect_loss, regression_loss, to_float32, to_scalar
-from .modules import call_model, expect_optimizer, preserve_modes, trained_parameters
+from .modules import (
+    call_model,
+    expect_optimizer,
+    groups_by_parameter,
+    preserve_modes,
+    trained_parameters,
+)
 from .prior import Prior, fingerprint
 from .runtime.checks import expect_positive
 from .runtime.distributed import (
@@ -578,7 +584,7 @@ def _optimizer_of(fit: FitConfig, parameters: Mapping[str, nn.Parameter]) -> tor
             "L-BFGS calls the loss itself, several times a step: write the loop yourself, with "
             "Distiller and Prior.attach, and give its step() a closure"
         )
-    held = {id(p) for g in innermost_optimizer(optimizer).param_groups for p in g["params"]}
+    held = groups_by_parameter(innermost_optimizer(optimizer))
     missing = [name for name, parameter in parameters.items() if id(parameter) not in held]
     if len(missing) == len(parameters):
         raise InputError(
