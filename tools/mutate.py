@@ -124,6 +124,7 @@ def main() -> None:
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     os.chdir(ROOT)
+    os.environ["OMP_NUM_THREADS"] = "1"  # what the tests' own fixture reads
     import jaxtyping  # noqa: F401 - loaded once, for all children
     import pytest  # noqa: F401
     import scipy.spatial.transform  # noqa: F401
