@@ -9,7 +9,7 @@ real: .venv/installed ## the main job on real photographs: make real REAL_HANDS=
 	$(BIN)/cmkg run real --real-hands $(REAL_HANDS)
 
 test: .venv/installed ## about 5 minutes on two cores
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
 
 test-slow: .venv/installed ## minutes each; also installs Anny, and others' training loops
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[hand,loops]'

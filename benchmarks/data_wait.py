@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmkg import supervised_step
 from cmkg.hands.datasets.packed import pack
 from cmkg.hands.datasets.rendered import Rendered
 from cmkg.hands.network.augment import Augmentation, Stored, network_inputs
@@ -25,6 +24,7 @@ from cmkg.hands.network.posenet import NetConfig, pose_net
 from cmkg.hands.rendering.scenes import SceneConfig
 from cmkg.runtime.distributed import launch
 from cmkg.runtime.random import batch_indices, generator
+from cmkg.steps import take_step
 
 
 def main():
@@ -54,8 +54,11 @@ def main():
         stored = Stored(joints_mm, K, packed.stored_px, packed.margin, rgb)
         batch = network_inputs(stored, options.px, Augmentation(), generator("a", step))
         was_augmented = time.perf_counter()
-        x = batch.picture("rgb")
-        supervised_step(net, optimizer, x, batch.labels, loss, context=fabric.autocast)
+
+        def losses_of(batch=batch):
+            return {"regression": loss(net(batch.picture("rgb")), batch.labels)}
+
+        take_step(net, optimizer, losses_of, fabric.autocast)
         spent["reading"].append(was_read - began)
         spent["augmentation"].append(was_augmented - was_read)
         spent["step"].append(time.perf_counter() - was_augmented)

@@ -19,12 +19,23 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from cmkg import FeatureTap, Prior, distil_step, distillation_loss, meta_step, regression_loss
+from cmkg import (
+    Batch,
+    Distiller,
+    FeatureTap,
+    MetaConfig,
+    Prior,
+    PriorLearner,
+    distillation_loss,
+    regression_loss,
+)
 from cmkg.meta import unrolled_gradient
+from cmkg.steps import take_step
 from networks import JointsNet
 
 ALPHA, BETA = 2.5e-4, 1e-3
@@ -52,15 +63,36 @@ def setting(options):
     )
 
 
+def distiller_of(student, teacher):
+    layers = [(name, name) for name in student.feature_layers]
+    return Distiller(student, teacher, pairs=layers, criterion=distillation_loss)
+
+
 def plain(student, taps, teacher, optimizer, x, depth, y):
-    return lambda: distil_step(student, taps[0], teacher, taps[1], optimizer, x, depth, y)
+    distiller, batch = distiller_of(student, teacher), Batch(x, depth, y)
+    return lambda: take_step(student, optimizer, lambda: distiller(batch))
 
 
 def closed_form(student, taps, teacher, optimizer, x, depth, y):
-    prior = Prior.constant(student)
-    return lambda: meta_step(
-        student, taps[0], teacher, taps[1], optimizer, [prior], x, depth, y, ALPHA, BETA
-    )
+    distiller, batch = distiller_of(student, teacher), Batch(x, depth, y)
+    learner = PriorLearner(distiller, MetaConfig(alpha=ALPHA, beta=BETA))
+    learn = partial(learner.backward, batch)
+    return lambda: take_step(student, optimizer, lambda: distiller(batch), learn=learn)
+
+
+def updated_apart(student, taps, teacher, optimizer, x, depth, y):
+    """The prior learned with `update`, in a loop that calls backward() itself."""
+    distiller, batch = distiller_of(student, teacher), Batch(x, depth, y)
+    learner = PriorLearner(distiller, MetaConfig(alpha=ALPHA, beta=BETA))
+
+    def step():
+        losses = distiller(batch)
+        learner.update(batch, losses)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+
+    return step
 
 
 def penalty(parameters, phi):
@@ -234,6 +266,7 @@ def unrolled(student, taps, teacher, optimizer, x, depth, y):
 VARIANTS = {
     "plain distillation": plain,
     "meta-step (closed form)": closed_form,
+    "the same, update() apart": updated_apart,
     "torch.func, unrolled": unrolled,
     "higher, as documented": higher_documented,
     "TorchOpt, as documented": torchopt_documented,

@@ -19,19 +19,23 @@ from cmkg.runtime.workers import core_count
 
 STEP = """
 import json, sys, time, torch
-from cmkg import FeatureTap, Prior, meta_step
-from cmkg.runtime.distributed import gradient_average, launch, rank, wait_for_all
+from functools import partial
+from cmkg import Batch, Distiller, MetaConfig, PriorLearner, distillation_loss
+from cmkg.runtime.distributed import launch, rank, wait_for_all
+from cmkg.steps import take_step
 sys.path.insert(0, sys.argv[4])
 from networks import JointsNet
 batch, steps, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 fabric = launch("32-true", accelerator="cpu")
 student, teacher = JointsNet("resnet18", 0.25, 3), JointsNet("resnet18", 0.25, 1)
-taps = FeatureTap(student, student.feature_layers), FeatureTap(teacher, teacher.feature_layers)
-optimizer, prior = torch.optim.Adam(student.parameters(), 1e-4), Prior.constant(student)
+layers = [(name, name) for name in student.feature_layers]
+distiller = Distiller(student, teacher, pairs=layers, criterion=distillation_loss)
+learner = PriorLearner(distiller, MetaConfig(alpha=1e-5, beta=1e-3))
+optimizer = torch.optim.Adam(student.parameters(), 1e-4)
 mine = batch // fabric.world_size
-x, depth, y = torch.randn(mine, 3, 64, 64), torch.randn(mine, 1, 64, 64), torch.randn(mine, 21, 3)
-networks = student, taps[0], teacher, taps[1], optimizer, [prior]
-step = lambda: meta_step(*networks, x, depth, y, 1e-5, 1e-3, average=gradient_average(fabric))
+made = Batch(*(torch.randn(mine, *size) for size in ((3, 64, 64), (1, 64, 64), (21, 3))))
+learn = partial(learner.backward, made)
+step = lambda: take_step(student, optimizer, lambda: distiller(made), learn=learn)
 for _ in range(3): step()
 wait_for_all(); began = time.perf_counter()
 for _ in range(steps): step()

@@ -6,6 +6,18 @@ import torch
 from torch import nn
 
 
+def pytest_collection_modifyitems(items):
+    """Files that share a long fixture go to one worker (xdist), every other file to any."""
+    shared = {
+        item.path: name
+        for name in ("made_sets", "whole")
+        for item in items
+        if name in getattr(item, "fixturenames", ())
+    }
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(shared.get(item.path, str(item.path))))
+
+
 @pytest.fixture(autouse=True)
 def _threads():
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

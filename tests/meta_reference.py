@@ -1,14 +1,27 @@
-"""The meta-gradient's reference: G written as its equations, and the step's own gradient."""
+"""The meta-gradient's reference: G written as its equations, and the learner's own gradient."""
+
+from functools import partial
 
 import torch
 
+from cmkg.batch import Batch
+from cmkg.distiller import Distiller
 from cmkg.features import FeatureTap
-from cmkg.losses import regression_loss
-from cmkg.steps import meta_step
+from cmkg.learner import MetaConfig, PriorLearner
+from cmkg.losses import distillation_loss, regression_loss
+from cmkg.prior import Prior
+from cmkg.steps import take_step
 from tests.conftest import LAYERS, small_net
-from tests.test_prior import random_prior
 
 ALPHA = 0.003
+
+
+def random_prior(net, p=2, centre=None):
+    prior = Prior.constant(net, 0.0, p, centre=centre)
+    generator = torch.Generator().manual_seed(5)
+    for name, t in prior.phi.items():
+        prior.phi[name] = torch.randn(t.shape, generator=generator, dtype=torch.float64)
+    return prior
 
 
 def parts(p, centred=False):
@@ -18,25 +31,28 @@ def parts(p, centred=False):
     return student, FeatureTap(student, LAYERS), teacher, FeatureTap(teacher, LAYERS), prior
 
 
-def closed_form(student, tap, teacher, teacher_tap, prior, batch, alpha=ALPHA, **options):
-    """The step's own dG/dphi, read off phi with beta = 1 and a student that does not move."""
+def distiller_of(student, teacher, attention_weight=3.0, **more):
+    criterion = partial(distillation_loss, attention_weight=attention_weight)
+    settings = {"pairs": [(name, name) for name in LAYERS], "criterion": criterion}
+    return Distiller(student, teacher, **settings | more)
+
+
+def distil_step(distiller, optimizer, batch, priors=(), **settings):
+    """One step on the distiller's losses; moves phi of the priors, too."""
+    learn = None
+    if priors:
+        exponents = tuple(prior.p for prior in priors)
+        learner = PriorLearner(distiller, MetaConfig(exponents, **settings), priors)
+        learn = partial(learner.backward, Batch(*batch), optimizer=optimizer)
+    return take_step(distiller.student, optimizer, lambda: distiller(Batch(*batch)), learn=learn)
+
+
+def closed_form(student, teacher, prior, batch, alpha=ALPHA, **settings):
+    """dG/dphi, read off phi with beta = 1 and a student that does not move."""
     before = {n: t.clone() for n, t in prior.phi.items()}
-    x, x_superior, y = batch
-    meta_step(
-        student,
-        tap,
-        teacher,
-        teacher_tap,
-        torch.optim.SGD(student.parameters(), 0.0),
-        [prior],
-        x,
-        x_superior,
-        y,
-        alpha=alpha,
-        beta=1.0,
-        attention_weight=3.0,
-        **options,
-    )
+    still = torch.optim.SGD(student.parameters(), 0.0)
+    distiller = distiller_of(student, teacher)
+    distil_step(distiller, still, batch, [prior], alpha=alpha, beta=1.0, **settings)
     return {n: before[n] - t for n, t in prior.phi.items()}
 
 

@@ -10,8 +10,7 @@ from cmkg.errors import InputError
 from cmkg.learner import MetaConfig, PriorLearner
 from cmkg.meta import unrolled_gradient
 from tests.conftest import LAYERS, small_net
-from tests.meta_reference import ALPHA, losses, parts, relative
-from tests.test_prior import random_prior
+from tests.meta_reference import ALPHA, losses, parts, random_prior, relative
 
 PAIRS = [(name, name) for name in LAYERS]
 

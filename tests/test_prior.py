@@ -10,16 +10,15 @@ from cmkg.features import FeatureTap
 from cmkg.losses import regression_loss
 from cmkg.meta import unrolled_gradient
 from cmkg.prior import Prior, fingerprint, select_parameters
-from cmkg.steps import gradients_of, meta_step, supervised_step
+from cmkg.steps import gradients_of, take_step
 from tests.conftest import LAYERS, small_net
+from tests.meta_reference import ALPHA, distil_step, distiller_of, losses, random_prior
 
 
-def random_prior(net, p=2, centre=None):
-    prior = Prior.constant(net, 0.0, p, centre=centre)
-    generator = torch.Generator().manual_seed(5)
-    for name, t in prior.phi.items():
-        prior.phi[name] = torch.randn(t.shape, generator=generator, dtype=torch.float64)
-    return prior
+def supervised_step(net, optimizer, batch, prior, coupled=True):
+    """One step on L_REG + R."""
+    with prior.attach(optimizer, net, coupled):
+        take_step(net, optimizer, lambda: {"regression": regression_loss(net(batch[0]), batch[2])})
 
 
 @pytest.mark.parametrize("p", [1, 2])
@@ -163,9 +162,6 @@ def test_a_file_that_is_no_prior_is_named(tmp_path):
         Prior.load(tmp_path / "x.safetensors")
 
 
-ALPHA = 0.003
-
-
 @pytest.mark.parametrize(
     ("granularity", "shape"), [("filter", (4, 1, 1, 1)), ("layer", (1, 1, 1, 1))]
 )
@@ -176,39 +172,10 @@ def test_a_tied_prior_has_the_unrolled_gradient(batch, granularity, shape, p):
     prior = Prior.constant(student, 0.1, p, granularity=granularity)
     prior.phi = {n: t.double() for n, t in prior.phi.items()}
     assert prior.phi["0.0.0.weight"].shape == shape
-    x, x_superior, y = batch
-    teacher.eval()(x_superior)
-    maps = [m.detach() for m in teacher_tap.maps]
-
-    def unit(q):
-        return nn.functional.normalize(q.square().sum(1).flatten(1), dim=1)
-
-    def G(net):
-        regression = regression_loss(net(x), y)
-        activation = (tap.maps[-1] - maps[-1]).square().flatten(1).sum(1).mean()
-        return (
-            regression
-            + activation
-            + sum(
-                (unit(s) - unit(t)).square().sum(1).mean()
-                for s, t in zip(tap.maps, maps, strict=False)
-            )
-        )
-
-    expected = unrolled_gradient(student, prior, lambda net: regression_loss(net(x), y), G, ALPHA)
+    expected = unrolled_gradient(student, prior, *losses(tap, teacher, teacher_tap, batch), ALPHA)
     before = {n: t.clone() for n, t in prior.phi.items()}
-    meta_step(
-        student,
-        tap,
-        teacher,
-        teacher_tap,
-        torch.optim.SGD(student.parameters(), 0.0),
-        [prior],
-        *batch,
-        alpha=ALPHA,
-        beta=1.0,
-        attention_weight=1.0,
-    )
+    still = torch.optim.SGD(student.parameters(), 0.0)
+    distil_step(distiller_of(student, teacher), still, batch, [prior], alpha=ALPHA, beta=1.0)
     for n, t in prior.phi.items():
         torch.testing.assert_close(before[n] - t, expected[n], rtol=1e-10, atol=1e-14)
 
@@ -222,9 +189,7 @@ def test_a_tied_prior_is_the_spread_out_one_and_goes_through_a_file(batch, tmp_p
     assert tied.penalty(net).item() == pytest.approx(full.penalty(net).item())
     a, b = copy.deepcopy(net), copy.deepcopy(net)
     for model, prior in ((a, tied), (b, full)):
-        supervised_step(
-            model, torch.optim.Adam(model.parameters(), 1e-2), batch[0], batch[2], prior=prior
-        )
+        supervised_step(model, torch.optim.Adam(model.parameters(), 1e-2), batch, prior)
     for t, u in zip(a.parameters(), b.parameters(), strict=False):
         torch.testing.assert_close(t, u)
     tied.save(tmp_path / "p.safetensors")
@@ -243,13 +208,8 @@ def test_constant_phi_around_weights_is_l2_sp(batch):
         for t in net.parameters():
             t.add_(0.01 * torch.randn_like(t))
     other = copy.deepcopy(net)
-    supervised_step(
-        net,
-        torch.optim.SGD(net.parameters(), 0.1),
-        batch[0],
-        batch[2],
-        prior=Prior.constant(net, 0.25, centre=start),
-    )
+    around = Prior.constant(net, 0.25, centre=start)
+    supervised_step(net, torch.optim.SGD(net.parameters(), 0.1), batch, around)
     loss = regression_loss(other(batch[0]), batch[2])
     loss = loss + 0.5 / 2 * sum(
         (t - start[n]).square().sum() for n, t in other.named_parameters() if t.dim() >= 2
@@ -270,7 +230,7 @@ def test_attached_to_any_optimiser_it_is_the_step(batch, coupled, make):
     mine, theirs = make(a.parameters()), make(b.parameters())
     handle = prior.attach(theirs, b, coupled)
     for _ in range(3):
-        supervised_step(a, mine, batch[0], batch[2], prior=prior, coupled=coupled)
+        supervised_step(a, mine, batch, prior, coupled)
         theirs.zero_grad()
         regression_loss(b(batch[0]), batch[2]).backward()
         theirs.step()
@@ -298,7 +258,7 @@ def test_attached_with_a_closure_it_is_not_lost(batch):
         loss.backward()
         return loss
 
-    supervised_step(a, torch.optim.SGD(a.parameters(), 1e-2), batch[0], batch[2], prior=prior)
+    supervised_step(a, torch.optim.SGD(a.parameters(), 1e-2), batch, prior)
     optimizer.step(closure)
     for t, u in zip(a.parameters(), b.parameters(), strict=False):
         torch.testing.assert_close(t, u)
@@ -331,20 +291,11 @@ def test_the_unit_free_update_does_not_depend_on_the_losses_unit(batch):
         def scaled(p, y, u=unit):
             return u * regression_loss(p, y)
 
-        meta_step(
-            student,
-            FeatureTap(student, LAYERS),
-            teacher,
-            FeatureTap(teacher, LAYERS),
-            torch.optim.SGD(student.parameters(), 0.0),
-            [prior],
-            *batch,
-            alpha=1e-9,
-            beta=0.1,
-            loss=scaled,
-            distillation=lambda s, t: {"activation": 0 * s[-1].sum()},
-            unit_free=True,
+        distiller = distiller_of(
+            student, teacher, loss=scaled, criterion=lambda s, t: {"activation": 0 * s[-1].sum()}
         )
+        still = torch.optim.SGD(student.parameters(), 0.0)
+        distil_step(distiller, still, batch, [prior], alpha=1e-9, beta=0.1, unit_free=True)
         learned.append(prior.phi)
     for n, t in learned[0].items():
         torch.testing.assert_close(t, learned[1][n], rtol=1e-3, atol=1e-4)

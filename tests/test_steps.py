@@ -1,4 +1,5 @@
 import copy
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -6,41 +7,31 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cmkg.batch import Batch
 from cmkg.errors import InputError
-from cmkg.features import FeatureTap
-from cmkg.meta import unrolled_gradient
+from cmkg.learner import MetaConfig, PriorLearner
+from cmkg.losses import regression_loss
 from cmkg.prior import Prior
-from cmkg.steps import distil_step, meta_step, supervised_step
-from tests.conftest import LAYERS, small_net
-from tests.meta_reference import ALPHA, closed_form, losses, parts, relative
-
-from .test_prior import random_prior
+from cmkg.steps import take_step
+from tests.conftest import small_net
+from tests.meta_reference import closed_form, distil_step, distiller_of, parts, random_prior
 
 
-def one_meta_step(wrap=lambda net: net, context=None):
+def three_meta_steps(wrap=lambda net: net, context=nullcontext):
     student, teacher = (small_net(c, s, torch.float32) for c, s in ((3, 0), (1, 7)))
-    taps = FeatureTap(student, LAYERS), FeatureTap(teacher, LAYERS)
-    prior = Prior.constant(student)
+    distiller = distiller_of(wrap(student), teacher, 1.0)
+    learner = PriorLearner(distiller, MetaConfig(alpha=1e-3, beta=1.0))
     g = torch.Generator().manual_seed(3)
-    x, depth, y = (torch.randn(s, generator=g) for s in ((16, 3, 8, 8), (16, 1, 8, 8), (16, 6)))
-    more = {"context": context} if context else {}
+    batch = Batch(*(torch.randn(s, generator=g) for s in ((16, 3, 8, 8), (16, 1, 8, 8), (16, 6))))
+    sgd = torch.optim.SGD(student.parameters(), 1e-3)
     for _ in range(3):
-        meta_step(
-            wrap(student),
-            taps[0],
-            teacher,
-            taps[1],
-            torch.optim.SGD(student.parameters(), 1e-3),
-            [prior],
-            x,
-            depth,
-            y,
-            1e-3,
-            1.0,
-            attention_weight=1.0,
-            **more,
-        )
-    return student, prior
+        learn = partial(learner.backward, batch)
+        take_step(student, sgd, lambda: distiller(batch), context, learn)
+    return student, learner.prior
+
+
+def supervised_step(net, optimizer, x, y, loss=regression_loss):
+    return take_step(net, optimizer, lambda: {"regression": loss(net(x), y)})
 
 
 def test_the_meta_step_of_a_compiled_student_agrees():
@@ -49,7 +40,7 @@ def test_the_meta_step_of_a_compiled_student_agrees():
     def wrap(net):
         return compiled.setdefault(id(net), torch.compile(net, backend="aot_eager"))
 
-    (a, p), (b, q) = one_meta_step(), one_meta_step(wrap)
+    (a, p), (b, q) = three_meta_steps(), three_meta_steps(wrap)
     for t, u in zip(a.parameters(), b.parameters(), strict=False):
         torch.testing.assert_close(t, u, rtol=1e-4, atol=1e-6)
     for n, t in p.phi.items():
@@ -58,8 +49,8 @@ def test_the_meta_step_of_a_compiled_student_agrees():
 
 def test_the_meta_step_in_bfloat16_agrees_and_keeps_phi_in_float32():
     (a, p), (b, q) = (
-        one_meta_step(),
-        one_meta_step(context=lambda: torch.autocast("cpu", torch.bfloat16)),
+        three_meta_steps(),
+        three_meta_steps(context=lambda: torch.autocast("cpu", torch.bfloat16)),
     )
     for n, t in p.phi.items():
         assert q.phi[n].dtype == torch.float32
@@ -69,52 +60,33 @@ def test_the_meta_step_in_bfloat16_agrees_and_keeps_phi_in_float32():
         torch.testing.assert_close(t, u, rtol=0.05, atol=5e-3)
 
 
-def test_adams_inner_step_needs_adam(batch):
+def test_adams_inner_step_needs_adam(batch, unchecked):
     with pytest.raises(InputError, match="inner_optimizer 'rmsprop': expected sgd or adam"):
-        closed_form(*parts(2), batch, inner_optimizer="rmsprop")
+        closed_form(*parts(2)[::2], batch, inner_optimizer="rmsprop")
     with pytest.raises(InputError, match="expected Adam or AdamW for the student, got SGD"):
-        closed_form(*parts(2), batch, inner_optimizer="adam")
+        closed_form(*parts(2)[::2], batch, inner_optimizer="adam")
 
 
 def test_buffers_after_a_meta_step_are_those_of_its_first_pass_only(batch):
-    student, tap, teacher, teacher_tap, prior = parts(2)
+    student, _, teacher, _, prior = parts(2)
     once = copy.deepcopy(student)
     once(batch[0])
-    closed_form(student, tap, teacher, teacher_tap, prior, batch)
-    for (name, a), b in zip(student.named_buffers(), once.buffers(), strict=False):
+    closed_form(student, teacher, prior, batch)
+    for (name, a), b in zip(student.named_buffers(), once.buffers(), strict=True):
         assert torch.equal(a, b), name
 
 
 def test_several_priors_learn_side_by_side_what_each_learns_alone(batch):
-    student, tap, teacher, teacher_tap, one = parts(1)
+    student, _, teacher, _, one = parts(1)
     two = random_prior(student, 2)
     alone = [copy.deepcopy(q) for q in (one, two)]
-    x, x_superior, y = batch
-
-    def step(priors):
-        return meta_step(
-            student,
-            tap,
-            teacher,
-            teacher_tap,
-            torch.optim.SGD(student.parameters(), 0.0),
-            priors,
-            x,
-            x_superior,
-            y,
-            0.01,
-            0.1,
-        )
-
-    step([one, two])
-    for q in alone:
-        step([q])
+    distiller, still = distiller_of(student, teacher), torch.optim.SGD(student.parameters(), 0.0)
+    for priors in ([one, two], *([q] for q in alone)):
+        distil_step(distiller, still, batch, priors, alpha=0.01, beta=0.1)
     torch.testing.assert_close([one.phi, two.phi], [alone[0].phi, alone[1].phi])
 
 
 def test_a_loss_that_is_not_finite_is_one_sentence(batch):
-    from cmkg.errors import InputError
-
     net, (x, _, y) = small_net(), batch
     before = copy.deepcopy(net.state_dict())
     with pytest.raises(InputError, match="the regression loss is nan"):
@@ -124,57 +96,22 @@ def test_a_loss_that_is_not_finite_is_one_sentence(batch):
 
 def test_distillation_moves_the_student_towards_the_teacher(batch):
     """Each term of L_DIST alone falls when it alone counts."""
-    x, x_superior, y = batch
     for term, weight in (("activation", 1e-9), ("attention", 1e4)):
-        student, tap, teacher, teacher_tap, _ = parts(2)
+        student, _, teacher, _, _ = parts(2)
         optimizer = torch.optim.Adam(student.parameters(), 0.01)
-
-        step = partial(
-            distil_step, student, tap, teacher, teacher_tap, optimizer, attention_weight=weight
-        )
-        losses = [step(x, x_superior, y)[term] for _ in range(60)]
+        distiller = distiller_of(student, teacher, weight)
+        losses = [distil_step(distiller, optimizer, batch)[term] for _ in range(60)]
         assert losses[-1] < 0.6 * losses[0], term
 
 
 def test_a_prior_of_zero_changes_nothing(batch):
     a, b, (x, _, y) = small_net(), small_net(), batch
     supervised_step(a, torch.optim.Adam(a.parameters(), 0.01), x, y)
-    supervised_step(b, torch.optim.Adam(b.parameters(), 0.01), x, y, prior=Prior.constant(b, 0.0))
-    assert all(
-        torch.equal(p, q)
-        for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=False)
-    )
-
-
-def test_a_split_batch_moves_theta_on_both_halves_and_learns_phi_on_the_second(batch):
-    student, tap, teacher, teacher_tap, prior = parts(2)
-    moved, oracle = copy.deepcopy(student), copy.deepcopy(student)
-    first, second = (tuple(t[rows] for t in batch) for rows in (slice(0, 2), slice(2, 4)))
-    before = {n: t.clone() for n, t in prior.phi.items()}
-    meta_step(
-        moved,
-        FeatureTap(moved, LAYERS),
-        teacher,
-        teacher_tap,
-        torch.optim.SGD(moved.parameters(), 0.01),
-        [prior],
-        *first,
-        alpha=ALPHA,
-        beta=1.0,
-        attention_weight=3.0,
-        outer=second,
-    )
-    oracle_tap = FeatureTap(oracle, LAYERS)
-    inner = losses(oracle_tap, teacher, teacher_tap, first)[0]
-    outer = losses(oracle_tap, teacher, teacher_tap, second)[1]
-    exact = unrolled_gradient(oracle, Prior(before), inner, outer, ALPHA)
-    assert relative({n: before[n] - t for n, t in prior.phi.items()}, exact) < 1e-12
-    gradients = []
-    for half in (first, second):
-        G = losses(oracle_tap, teacher, teacher_tap, half)[1]
-        gradients.append(torch.autograd.grad(G(oracle), list(oracle.parameters())))
-    for t, start, a, b in zip(moved.parameters(), oracle.parameters(), *gradients, strict=False):
-        torch.testing.assert_close(t, start - 0.01 * (a + b) / 2)
+    adam = torch.optim.Adam(b.parameters(), 0.01)
+    with Prior.constant(b, 0.0).attach(adam, b):
+        supervised_step(b, adam, x, y)
+    for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True):
+        assert torch.equal(p, q)
 
 
 class Unused(nn.Module):
@@ -207,19 +144,21 @@ def test_accumulated_gradients_are_added_to():
 
 
 def test_a_frozen_layer_stays_in_every_step():
-    net, teacher = (nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)) for _ in "ab")
+    net, teacher = (
+        nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1)) for _ in "ab"
+    )
     prior = Prior.constant(net, 0.5)
     net[0].requires_grad_(False)
     before = net[0].weight.clone()
     x, y = torch.randn(8, 3), torch.randn(8, 1)
-    optimizer = torch.optim.SGD(net[2].parameters(), 0.1)
+    optimizer = torch.optim.SGD(net[1:].parameters(), 0.1)
     for coupled in (False, True):
-        supervised_step(net, optimizer, x, y, F.mse_loss, prior, coupled)
-    taps = FeatureTap(net, ["1"]), FeatureTap(teacher, ["1"])
-    phi = prior.phi["0.weight"].clone()
-    meta_step(
-        *(net, taps[0], teacher, taps[1], optimizer, [prior], x, x, y, 0.5, 1.0),
-        distillation=lambda a, b: {"d": F.mse_loss(a[0], b[0])},
+        with prior.attach(optimizer, net, coupled):
+            supervised_step(net, optimizer, x, y, F.mse_loss)
+    distiller = distiller_of(
+        net, teacher, pairs=[("2", "2")], criterion=lambda a, b: {"d": F.mse_loss(a[0], b[0])}
     )
+    phi = prior.phi["0.weight"].clone()
+    distil_step(distiller, optimizer, (x, x, y), [prior], alpha=0.5, beta=1.0)
     assert torch.equal(net[0].weight, before)
     assert torch.equal(prior.phi["0.weight"], phi)

@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from .pairing import pairing_table as pairing_table
     from .prior import Prior as Prior
     from .prior import fingerprint as fingerprint
-    from .steps import distil_step as distil_step
-    from .steps import meta_step as meta_step
-    from .steps import supervised_step as supervised_step
     from .training import FitConfig as FitConfig
     from .training import Learned as Learned
     from .training import distill as distill
@@ -65,7 +62,6 @@ _MODULES = {
     "meta": ("closed_form_gradient", "unrolled_gradient"),
     "pairing": ("layers_of", "pair_layers", "pairing_table"),
     "prior": ("Prior", "fingerprint"),
-    "steps": ("distil_step", "meta_step", "supervised_step"),
     "training": ("FitConfig", "Learned", "distill", "learn_prior", "train_with_prior"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

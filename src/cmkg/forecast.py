@@ -17,13 +17,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .batch import SOURCE_FIELDS, Fields, tensors_of
+from .distiller import Loss
 from .features import FeatureTap
 from .learner import MetaConfig
 from .losses import as_picture
 from .modules import call_model, preserve_modes
 from .pairing import Pairs, pair_layers
 from .prior import Prior
-from .steps import Loss, teacher_maps
 from .training import FitConfig, learn_prior, train_with_prior
 
 GAP = 0.05  # a teacher at least this much better than the student, relative to the student's error
@@ -141,11 +141,13 @@ def pooled_features(
     mine, theirs, labels = [], [], []
     with preserve_modes(student, teacher):
         student.eval()
+        teacher.eval()
         for batch in batches:
             x, x_superior, y = fields(batch, device)
             call_model(student, x)
             mine.append(_pool(tap.maps[-1]))
-            theirs.append(_pool(teacher_maps(teacher, teacher_tap, x_superior)[-1]))
+            call_model(teacher, x_superior)
+            theirs.append(_pool(teacher_tap.maps[-1]))
             labels.append([part.cpu() for part in tensors_of(y)])
     parts = [torch.cat(part) for part in zip(*labels, strict=True)]
     return torch.cat(mine), torch.cat(theirs), torch.cat([label_rows(p) for p in parts], 1)

@@ -27,7 +27,6 @@ from .meta import adam_scales, look_ahead_gradient, preserve_weights, scaled
 from .modules import trained_parameters, unwrap
 from .prior import Granularity, Prior, Select, fingerprint
 from .runtime.checks import expect_positive
-from .runtime.distributed import average_over_ranks
 from .steps import gradients_of, sum_of, to_finite_floats
 
 
@@ -154,6 +153,27 @@ class PriorLearner:
             InputError: no "regression" among the losses, or their backward was already done.
             Diverged: a loss at theta'' is not finite.
         """
+        self._expect_fresh(losses)
+        with torch.enable_grad(), torch.random.fork_rng():  # dropout's stream is theta's alone
+            return self._update(batch, losses, optimizer)
+
+    def backward(
+        self,
+        batch: Any,
+        losses: Mapping[str, Tensor],
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> dict[str, float]:
+        """`update` and `sum(losses.values()).backward()` in one.
+
+        The same numbers in less memory: the losses' graph is gone before theta'' is looked at.
+
+        Args, Returns, Raises: as `update`.
+        """
+        self._expect_fresh(losses)
+        with torch.enable_grad(), torch.random.fork_rng():
+            return self._update(batch, losses, optimizer, goes_backward=True)
+
+    def _expect_fresh(self, losses: Mapping[str, Tensor]) -> None:
         if "regression" not in losses:
             raise InputError(
                 "PriorLearner.update: the inner step needs labelled samples, the losses have no "
@@ -165,42 +185,37 @@ class PriorLearner:
                 "no_grad?"
             )
         _refuse_half_precision(losses["regression"])
-        with torch.enable_grad(), torch.random.fork_rng():  # dropout's stream is theta's alone
-            return self._update(batch, losses, optimizer)
 
-    def _update(self, batch: Any, losses: Mapping[str, Tensor], optimizer: Any) -> dict[str, float]:
-        weights = trained_parameters(self.distiller.student, self.distiller.criterion)
-        known = getattr(losses, "teacher_maps", None)
-        first = second = (batch, known)
-        value = losses["regression"]
-        if self.config.split:
-            own, other = halve(self.distiller.fields(batch))
-            first, second = (own, None), (other, None)
-            with preserve_weights(self.distiller, []):
-                value = self.distiller(own)["regression"]
+    def _update(
+        self, batch: Any, losses: Mapping[str, Tensor], optimizer: Any, goes_backward: bool = False
+    ) -> dict[str, float]:
+        distiller, config = self.distiller, self.config
+        weights = trained_parameters(distiller.student, distiller.criterion)
+        adam = config.inner_optimizer == "adam"
+        if adam and optimizer is None:
+            raise InputError("update(batch, losses, optimizer): the inner step of Adam's needs it")
         try:
-            inner = gradients_of(value, weights, average_over_ranks, retain_graph=True)
-            scales = self._scales(losses, weights, optimizer)
+            inner = gradients_of(losses["regression"], weights, retain_graph=True)
+            total = gradients_of(sum_of(losses), weights, retain_graph=True) if adam else {}
+            if goes_backward:
+                sum_of(losses).backward()
         except RuntimeError as error:
             if "second time" not in str(error):
                 raise
             raise InputError(
                 "PriorLearner.update comes before the losses' backward(), which frees their graph"
             ) from None
+        scales = adam_scales(innermost_optimizer(optimizer), weights, total) if adam else None
+        first = second = (batch, getattr(losses, "teacher_maps", None))
+        if config.split:
+            own, other = halve(distiller.fields(batch))
+            first, second = (own, None), (other, None)
+            with preserve_weights(distiller, []):
+                inner = gradients_of(distiller(own)["regression"], weights)
         found = {}
         for number, prior in enumerate(self.priors):
             found[f"outer_{number}"] = self._learn(prior, weights, inner, scales, first, second)
         return found
-
-    def _scales(
-        self, losses: Mapping[str, Tensor], weights: dict[str, nn.Parameter], optimizer: Any
-    ) -> dict[str, Tensor] | None:
-        if self.config.inner_optimizer == "sgd":
-            return None
-        if optimizer is None:
-            raise InputError("update(batch, losses, optimizer): the inner step of Adam's needs it")
-        total = gradients_of(sum_of(losses), weights, average_over_ranks, retain_graph=True)
-        return adam_scales(innermost_optimizer(optimizer), weights, total)
 
     def _learn(
         self,
@@ -222,11 +237,11 @@ class PriorLearner:
         def outer() -> dict[str, Tensor]:
             ahead = distiller(*second)
             values.update(to_finite_floats(ahead, "after the inner step"))
-            return gradients_of(sum_of(ahead), weights, average_over_ranks)
+            return gradients_of(sum_of(ahead), weights)
 
         def again() -> dict[str, Tensor]:
             value = distiller(*first)["regression"]
-            return scaled(gradients_of(value, weights, average_over_ranks), scales)
+            return scaled(gradients_of(value, weights), scales)
 
         found = look_ahead_gradient(
             prior,

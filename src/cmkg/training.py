@@ -49,7 +49,6 @@ from .modules import (
 from .prior import Prior, fingerprint
 from .runtime.checks import expect_positive
 from .runtime.distributed import (
-    average_over_ranks,
     broadcast_module_,
     launch,
     place_model,
@@ -59,7 +58,7 @@ from .runtime.files import PathLike
 from .runtime.progress import Bar
 from .runtime.random import TorchRandomState
 from .runtime.runs import Losses, Run
-from .steps import average_gradients, restore_buffers_on_error, sum_of, to_finite_floats
+from .steps import average_gradients, backward
 
 Batches = Iterable[Any]
 Pairs = Literal["auto"] | Sequence[Pair | tuple[str, str]]
@@ -510,15 +509,13 @@ class _Trainer:
     def _backward(
         self, losses_of: Callable[[Batch], dict[str, Tensor]], learner: Any, batch: Batch
     ) -> Losses:
-        with restore_buffers_on_error(self.model):
-            with self.fabric.autocast():
-                losses = losses_of(batch)
-            values = to_finite_floats(losses, "in this step")
-            if learner is not None and batch.target is not None:
-                with self.fabric.autocast():
-                    values |= learner.update(batch, losses, self.optimizer)
-        sum_of(losses).backward()
-        return values
+        learn = None
+        if learner is not None and batch.target is not None:
+
+            def learn(losses: Mapping[str, Tensor]) -> Losses:
+                return learner.backward(batch, losses, self.optimizer)
+
+        return backward(self.model, lambda: losses_of(batch), self.fabric.autocast, learn)
 
     def _forget_gradients(self) -> None:
         for parameter in self.parameters.values():
@@ -526,7 +523,7 @@ class _Trainer:
 
     def _step(self, batches: int) -> None:
         """One step on the mean over the batches since the last one."""
-        average_gradients(self.parameters, average_over_ranks)
+        average_gradients(self.parameters)
         if batches > 1:
             for parameter in self.parameters.values():
                 if parameter.grad is not None:

@@ -5,14 +5,16 @@ torchrun --nproc-per-node N tests/runtime/steps_on_processes.py OUT [batchnorm|p
 """
 
 import sys
+from functools import partial
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from cmkg import FeatureTap, Prior, meta_step
-from cmkg.runtime.distributed import gradient_average, launch, rank, sum_over_ranks
+from cmkg import Batch, Distiller, MetaConfig, PriorLearner, distillation_loss
+from cmkg.runtime.distributed import launch, rank, sum_over_ranks
 from cmkg.runtime.random import batch_indices
+from cmkg.steps import take_step
 
 
 def net(channels, seed, normalised):
@@ -33,36 +35,26 @@ def net(channels, seed, normalised):
 def main(out, kind=""):
     fabric = launch("32-true", accelerator="cpu")
     student, teacher = net(3, 0, kind == "batchnorm"), net(1, 7, kind == "batchnorm")
-    taps = FeatureTap(student, ["2", "5"]), FeatureTap(teacher, ["2", "5"])
-    optimizer, prior = torch.optim.Adam(student.parameters(), 1e-3), Prior.constant(student)
-    average, trained = gradient_average(fabric), student
-    if kind == "parallel" and fabric.world_size > 1:  # the user's wrapper; the step averages itself
-        average, trained = None, nn.parallel.DistributedDataParallel(student)
+    layers = [("2", "2"), ("5", "5")]
+    distiller = Distiller(student, teacher, pairs=layers, criterion=distillation_loss)
+    learner = PriorLearner(distiller, MetaConfig(alpha=1e-2, beta=1.0))
+    optimizer = torch.optim.Adam(student.parameters(), 1e-3)
+    trained = distiller
+    if kind == "parallel" and fabric.world_size > 1:
+        trained = nn.parallel.DistributedDataParallel(distiller)
     g = torch.Generator().manual_seed(3)
     x, depth, y = (torch.randn(s, generator=g) for s in ((64, 3, 8, 8), (64, 1, 8, 8), (64, 6)))
     for step in range(6):
         rows = batch_indices(0, step, 64, 16, fabric.global_rank, fabric.world_size)
-        losses = meta_step(
-            trained,
-            taps[0],
-            teacher,
-            taps[1],
-            optimizer,
-            [prior],
-            x[rows],
-            depth[rows],
-            y[rows],
-            1e-2,
-            1.0,
-            attention_weight=1.0,
-            average=average,
-        )
+        batch = Batch(x[rows], depth[rows], y[rows])
+        learn = partial(learner.backward, batch)
+        losses = take_step(student, optimizer, lambda batch=batch: trained(batch), learn=learn)
     losses = {k: torch.tensor(v / fabric.world_size) for k, v in sum_over_ranks(losses).items()}
     if rank() == 0:
         save_file(
             {
                 **{f"theta/{n}": t.detach().clone() for n, t in student.named_parameters()},
-                **{f"phi/{n}": t for n, t in prior.phi.items()},
+                **{f"phi/{n}": t for n, t in learner.prior.phi.items()},
                 **{f"loss/{n}": t for n, t in losses.items()},
             },
             out,

@@ -12,13 +12,12 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 Precision = Literal["auto", "32-true", "bf16-mixed"]
-GradientAverage = Callable[[list[Tensor]], list[Tensor]]
 T = TypeVar("T")
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -41,9 +40,6 @@ class Processes(Protocol):
 
     def autocast(self) -> AbstractContextManager[None]:
         """The precision of forward passes."""
-
-    def all_reduce(self, data: Any, *, reduce_op: str) -> Any:
-        """The sum or mean of a tensor over all processes."""
 
 
 def launch(precision: Precision = "auto", accelerator: str = "auto") -> Processes:
@@ -101,21 +97,6 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes train together."""
     return torch.distributed.get_world_size() if _is_initialised() else 1
-
-
-def gradient_average(fabric: Processes) -> GradientAverage:
-    """Returns a function that averages gradients over all processes, in one flat bucket."""
-
-    def keep(gradients: list[Tensor]) -> list[Tensor]:
-        return gradients
-
-    def average(gradients: list[Tensor]) -> list[Tensor]:
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        flat = fabric.all_reduce(flat, reduce_op="mean")
-        parts = flat.split([gradient.numel() for gradient in gradients])
-        return [part.view_as(g) for part, g in zip(parts, gradients, strict=True)]
-
-    return keep if fabric.world_size == 1 else average
 
 
 def average_over_ranks(tensors: list[Tensor]) -> list[Tensor]:

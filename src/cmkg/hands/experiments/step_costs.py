@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
-from ...features import FeatureTap
-from ...losses import regression_loss
-from ...prior import Prior
+from ...batch import Batch
+from ...distiller import Distiller
+from ...learner import MetaConfig, PriorLearner
+from ...losses import distillation_loss, regression_loss
 from ...runtime.distributed import Precision, launch
-from ...steps import distil_step, meta_step, supervised_step
+from ...steps import take_step
 from ..network.pose import Pose
 from ..network.posenet import NetConfig, pose_net
 
@@ -37,8 +39,6 @@ def seconds_per_step(step: StepKind, steps: int = 2) -> float:
     student, teacher = pose_net(net, 3), pose_net(net, 1)
     student.to(device)
     teacher.to(device)
-    tap = FeatureTap(student, student.feature_layers)
-    teacher_tap = FeatureTap(teacher, teacher.feature_layers)
     x = torch.randn(batch, 3, net.px, net.px, device=device)
     depth = torch.randn(batch, 1, net.px, net.px, device=device)
     x = x.contiguous(memory_format=torch.channels_last)
@@ -46,29 +46,23 @@ def seconds_per_step(step: StepKind, steps: int = 2) -> float:
     y = torch.randn(batch, 21, 3, device=device)
     trained, picture = (teacher, depth) if kind == "teacher" else (student, x)
     optimizer = torch.optim.Adam(trained.parameters(), 1e-9)
-    priors = [Prior.constant(student, 0.0, p) for p in (1, 2)]
-    networks = (student, tap, teacher, teacher_tap, optimizer)
+    layers = [(name, name) for name in student.feature_layers]
+    distiller = Distiller(
+        student, teacher, pairs=layers, loss=_joints_loss, criterion=distillation_loss
+    )
+    learner = PriorLearner(distiller, MetaConfig((1, 2), alpha=1e-9, beta=1e-9))
+    learn = partial(learner.backward, Batch(x, depth, y)) if kind == "meta" else None
 
-    def take_step() -> None:
-        if kind == "meta":
-            meta_step(
-                *networks,
-                priors,
-                x,
-                depth,
-                y,
-                alpha=1e-9,
-                beta=1e-9,
-                loss=_joints_loss,
-                context=fabric.autocast,
-            )
-        elif kind == "distil":
-            distil_step(*networks, x, depth, y, loss=_joints_loss, context=fabric.autocast)
-        else:
-            supervised_step(trained, optimizer, picture, y, _joints_loss, context=fabric.autocast)
+    def losses_of() -> dict[str, torch.Tensor]:
+        if kind in ("meta", "distil"):
+            return distiller(Batch(x, depth, y))
+        return {"regression": _joints_loss(trained(picture), y)}
 
-    take_step()
+    def step_once() -> None:
+        take_step(trained, optimizer, losses_of, fabric.autocast, learn)
+
+    step_once()
     began = time.perf_counter()
     for _ in range(steps):
-        take_step()  # returns floats: the device has finished
+        step_once()  # returns floats: the device has finished
     return (time.perf_counter() - began) / steps

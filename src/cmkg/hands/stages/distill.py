@@ -7,21 +7,24 @@ and p = 2 are learned side by side.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
 
-from ...batch import Batch, halve
+from ...batch import Batch
 from ...cards import ABOUT_PRIOR, prior_facts, write_card
-from ...features import FeatureTap
-from ...prior import Prior, fingerprint
+from ...distiller import Distiller
+from ...learner import MetaConfig, PriorLearner
+from ...losses import distillation_loss
+from ...prior import Prior
 from ...runtime.checks import expect_from_zero, expect_positive
-from ...runtime.distributed import gradient_average, launch, place_model
+from ...runtime.distributed import launch, place_model
 from ...runtime.files import save_weights, write_json
 from ...runtime.runs import Losses, Run
-from ...steps import distil_step, meta_step
+from ...steps import take_step
 from ..datasets.packed import Packed, open_training_set
 from ..network.augment import Augmentation
 from ..network.pose import HandBatch
@@ -84,23 +87,25 @@ class Distill:
         expect_from_zero(self, "attention_weight")
 
 
-def new_priors(config: Distill, model: nn.Module, theta_0: nn.Module) -> list[Prior]:
-    """phi_0 = 0 for each exponent; the manifest says how it is learned."""
+def learner_of(config: Distill, distiller: Distiller, theta_0: nn.Module) -> PriorLearner:
+    """What learns phi for each exponent, from 0; the priors' manifest says how."""
+    phi = config.phi
+    how = MetaConfig(
+        exponents=phi.exponents,
+        alpha=phi.alpha,
+        beta=phi.beta,
+        split=phi.split,
+        inner_steps=phi.inner_steps,
+        inner_optimizer=phi.inner_optimizer,
+        select=phi.phi_parameters,
+    )
     facts = {
-        "alpha": config.phi.alpha,
-        "beta": config.phi.beta,
         "loss_units": LOSS_UNIT,
-        "inner_optimizer": config.phi.inner_optimizer,
         "source": Path(config.source.data).name,
         "teacher": Path(config.teacher).name,
         "attention_weight": config.attention_weight,
-        "fingerprint": fingerprint(theta_0),
     }
-    select = config.phi.phi_parameters
-    return [
-        Prior.constant(model, 0.0, p, select, None, "weight", facts).track_noise()
-        for p in config.phi.exponents
-    ]
+    return PriorLearner(distiller, how, theta_0=theta_0, facts=facts)
 
 
 def run(config: Distill) -> dict[str, Any]:
@@ -121,56 +126,28 @@ def run(config: Distill) -> dict[str, Any]:
 
     teacher.to(fabric.device).requires_grad_(False)
     student = place_model(start, fabric)
-    tap = FeatureTap(student, start.feature_layers)
-    teacher_tap = FeatureTap(teacher, teacher.feature_layers)
+    layers = [(name, name) for name in start.feature_layers]
+    distiller = Distiller(
+        student,
+        teacher if config.use_teacher else None,
+        pairs=layers,
+        loss=loss,
+        criterion=partial(distillation_loss, attention_weight=config.attention_weight),
+    )
+    learner = learner_of(config, distiller, theta_0) if config.phi.exponents else None
     optimizer = torch.optim.Adam(student.parameters(), config.optim.lr)
-    priors = new_priors(config, student, theta_0)
-    average = gradient_average(fabric)
 
-    def update(batch: HandBatch, _step: int) -> Losses:
-        whole = Batch(batch.picture("rgb"), batch.picture("depth"), batch.labels)
-        if not priors:
-            return distil_step(
-                student,
-                tap,
-                teacher,
-                teacher_tap,
-                optimizer,
-                *whole,
-                loss=loss,
-                attention_weight=config.attention_weight,
-                context=fabric.autocast,
-                average=average,
-            )
-        inner: Batch = whole
-        outer: Batch | None = None
-        if config.phi.split:
-            inner, outer = halve(whole)
-        return meta_step(
-            student,
-            tap,
-            teacher if config.use_teacher else None,
-            teacher_tap,
-            optimizer,
-            priors,
-            *inner,
-            alpha=config.phi.alpha,
-            beta=config.phi.beta,
-            loss=loss,
-            attention_weight=config.attention_weight,
-            outer=outer,
-            inner_steps=config.phi.inner_steps,
-            inner_optimizer=config.phi.inner_optimizer,
-            context=fabric.autocast,
-            average=average,
-        )
+    def update(hands: HandBatch, _step: int) -> Losses:
+        batch = Batch(hands.picture("rgb"), hands.picture("depth"), hands.labels)
+        learn = None if learner is None else partial(learner.backward, batch, optimizer=optimizer)
+        return take_step(student, optimizer, lambda: distiller(batch), fabric.autocast, learn)
 
     state: dict[str, Any] = {"model": student, "optimizer": optimizer}
-    for prior in priors:
-        state |= {f"phi_{prior.p}": prior.phi, f"noise_{prior.p}": prior.noise}
+    if learner is not None:
+        state["learner"] = learner
     with run.claim():
         steps = fit(run, config.optim, loader, state, fabric, update)
-        for prior in priors:
+        for prior in learner.priors if learner else ():
             save_prior(run, prior, steps)
         save_weights(run.path("distilled.safetensors"), student)
         predictions = predict(student, test, fabric)

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import torch
 
-from ...runtime.distributed import gradient_average, launch, place_model
+from ...runtime.distributed import launch, place_model
 from ...runtime.files import load_weights, save_weights
 from ...runtime.runs import Losses, Run
-from ...steps import supervised_step
+from ...steps import take_step
 from ..datasets.packed import Packed, open_training_set
 from ..network.augment import Augmentation
 from ..network.pose import HandBatch
@@ -71,18 +71,12 @@ def run(config: Source) -> dict[str, Any]:
             save_weights(run.path(f"{THETA_0}.safetensors"), start)
         model = place_model(start, fabric)
         optimizer = torch.optim.Adam(model.parameters(), config.optim.lr)
-        average = gradient_average(fabric)
 
         def update(batch: HandBatch, _step: int) -> Losses:
-            return supervised_step(
-                model,
-                optimizer,
-                batch.picture(config.modality),
-                batch.labels,
-                loss,
-                context=fabric.autocast,
-                average=average,
-            )
+            def losses_of() -> dict[str, torch.Tensor]:
+                return {"regression": loss(model(batch.picture(config.modality)), batch.labels)}
+
+            return take_step(model, optimizer, losses_of, fabric.autocast)
 
         state = {"model": model, "optimizer": optimizer}
         fit(run, config.optim, loader, state, fabric, update)

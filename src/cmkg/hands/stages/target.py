@@ -5,20 +5,21 @@ Eq. 9, Algorithm 2.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import InputError
 from ...prior import Prior, fingerprint
 from ...runtime.checks import expect_at_least_one
-from ...runtime.distributed import gradient_average, launch, place_model
+from ...runtime.distributed import launch, place_model
 from ...runtime.files import save_weights
 from ...runtime.runs import Losses, Run
-from ...steps import supervised_step
+from ...steps import take_step
 from ..datasets.packed import Packed
 from ..network.augment import Augmentation
 from ..network.pose import HandBatch
@@ -163,7 +164,6 @@ def run(config: Target) -> dict[str, Any]:
     prior = prior.to(fabric.device) if prior else None
     model = place_model(start, fabric)
     optimizer = torch.optim.Adam(model.parameters(), config.optim.lr)
-    average = gradient_average(fabric)
 
     def join_alongside(batch: HandBatch, step: int) -> HandBatch:
         assert alongside is not None
@@ -177,21 +177,19 @@ def run(config: Target) -> dict[str, Any]:
             batch = in_set_scale(batch, bone_mm)
         if alongside is not None:
             batch = join_alongside(batch, step)
-        return supervised_step(
-            model,
-            optimizer,
-            batch.picture("rgb"),
-            batch.labels,
-            loss,
-            prior,
-            config.regulariser.coupled,
-            fabric.autocast,
-            average,
-        )
+
+        def losses_of() -> dict[str, Tensor]:
+            return {"regression": loss(model(batch.picture("rgb")), batch.labels)}
+
+        return take_step(model, optimizer, losses_of, fabric.autocast)
 
     with run.claim():
         state = {"model": model, "optimizer": optimizer}
-        fit(run, config.optim, loader, state, fabric, update)
+        pull: AbstractContextManager[Any] = nullcontext()
+        if prior is not None:
+            pull = prior.attach(optimizer, model, config.regulariser.coupled)
+        with pull:
+            fit(run, config.optim, loader, state, fabric, update)
         save_weights(run.path("target.safetensors"), model, theta_start=began)
         predictions = predict(model, test, fabric, config.test_time_rotations_deg)
         if config.scale == "set":
