@@ -1,15 +1,17 @@
 import copy
+import json
 import warnings
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from cmkg.errors import InputError
 from cmkg.features import FeatureTap
 from cmkg.losses import regression_loss
 from cmkg.meta import unrolled_gradient
-from cmkg.prior import Prior, fingerprint, select_parameters
+from cmkg.prior import FORMAT, Prior, fingerprint, select_parameters
 from cmkg.steps import gradients_of, take_step
 from tests.conftest import LAYERS, small_net
 from tests.meta_reference import ALPHA, distil_step, distiller_of, losses, random_prior
@@ -156,10 +158,46 @@ def test_a_wrong_network_is_refused_by_name_and_another_start_warned_of(tmp_path
     assert fingerprint(net) != fingerprint(small_net(seed=9))
 
 
-def test_a_file_that_is_no_prior_is_named(tmp_path):
-    (tmp_path / "x.safetensors").write_bytes(b"not this")
-    with pytest.raises(ValueError, match="x.safetensors: expected a prior"):
-        Prior.load(tmp_path / "x.safetensors")
+ONE = {"phi/w": torch.ones(2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "tensors", "message"),
+    [
+        ({"format": "another", "p": 2}, ONE, "of format .*, the file says 'another'"),
+        (["a", "list"], ONE, r"of format .*, the file says \['a', 'list'\]"),
+        ({"p": 3}, ONE, "field 'p' of the manifest: expected 1 or 2, found 3"),
+        ({}, {"other/w": torch.ones(2)}, "expected finite tensors 'phi/...'"),
+        ({}, {}, "expected finite tensors 'phi/...', found none"),
+        ({}, {"phi/w": torch.tensor([[float("nan")]])}, "found a number that is not finite"),
+    ],
+)
+def test_a_file_that_is_no_prior_is_named(tmp_path, manifest, tensors, message):
+    if isinstance(manifest, dict):
+        manifest = {"format": FORMAT, "p": 2} | manifest
+    path = tmp_path / "x.safetensors"
+    save_file(tensors, path, {"manifest": json.dumps(manifest)})
+    with pytest.raises(InputError, match=f"x.safetensors: .*{message}"):
+        Prior.load(path)
+    path.write_bytes(b"not this")
+    with pytest.raises(InputError, match="x.safetensors: expected a prior"):
+        Prior.load(path)
+
+
+def test_equal_is_what_pulls_equally():
+    one = Prior({"w": torch.ones(2, 2)})
+    assert one == Prior({"w": torch.ones(2, 2)})
+    around = Prior({"w": torch.ones(2, 2)}, centre={"w": torch.zeros(2, 2)})
+    assert around == copy.deepcopy(around)
+    for other in (around, Prior({"w": torch.ones(2, 2)}, 1), Prior({"v": torch.ones(2, 2)})):
+        assert one != other
+        assert other != one
+
+
+def test_floored_at_zero_unless_told_otherwise():
+    prior = Prior({"w": torch.tensor([[-2.0, 0.5]])})
+    assert prior.floored().phi["w"].tolist() == [[0.0, 0.5]]
+    assert prior.floored(-1.0).phi["w"].tolist() == [[-1.0, 0.5]]
 
 
 @pytest.mark.parametrize(
@@ -302,13 +340,17 @@ def test_the_unit_free_update_does_not_depend_on_the_losses_unit(batch):
         assert t.square().mean().sqrt().item() == pytest.approx(0.1, rel=1e-3)
 
 
-def test_noise_is_the_variance_of_the_sum_of_the_steps():
+@pytest.mark.parametrize("start", [0.0, 70.0])
+def test_noise_is_the_variance_of_the_sum_of_the_steps(start):
     torch.manual_seed(0)
-    prior = Prior({"w": torch.zeros(500, 1)}).track_noise()
+    prior = Prior({"w": torch.full((500, 1), start)}).track_noise()
     for _ in range(200):
         prior.learn_({"w": torch.randn(500, 1) * 3}, beta=0.1)
     assert prior.variance["w"].mean().item() == pytest.approx(200 * 0.09, rel=0.05)
-    assert prior.signal_to_noise()["w"] == pytest.approx(1, abs=0.15)  # a random walk
+    away = (prior.phi["w"] - start).square().mean() / prior.variance["w"].mean()
+    assert float(away.sqrt()) == pytest.approx(1, abs=0.15)  # a random walk
+    if not start:
+        assert prior.signal_to_noise()["w"] == pytest.approx(float(away.sqrt()), rel=0.01)
     prior.learn_({"w": torch.full((500, 1), 1e4)}, beta=0.1)
     steady = Prior({"w": torch.zeros(500, 1)}).track_noise()
     for _ in range(200):

@@ -498,21 +498,20 @@ class Prior:
     def track_noise(self) -> Prior:
         """Keeps the spread of single steps while phi is learned; returns self.
 
-        Two tensors like phi more, in `noise`, for a checkpoint. See `variance` and
-        `signal_to_noise`.
+        A tensor like phi more, in `noise`, for a checkpoint; two where phi does not begin at 0. See
+        `variance` and `signal_to_noise`.
         """
         self.noise = {"count": torch.zeros((), dtype=torch.float64)}
-        for what in ("sum", "squares"):
-            self.noise |= {f"{what}/{n}": torch.zeros_like(t) for n, t in self.phi.items()}
+        self.noise |= {f"squares/{name}": torch.zeros_like(phi) for name, phi in self.phi.items()}
+        if any(bool(phi.any()) for phi in self.phi.values()):
+            self.noise |= {f"start/{name}": phi.clone() for name, phi in self.phi.items()}
         return self
 
     def _note_noise(self, gradients: Tensors, beta: float) -> None:
         assert self.noise is not None
-        sums = [self.noise[f"sum/{name}"] for name in gradients]
         squares = [self.noise[f"squares/{name}"] for name in gradients]
         steps = list(gradients.values())
         self.noise["count"] += 1
-        torch._foreach_add_(sums, steps, alpha=beta)
         torch._foreach_addcmul_(squares, steps, steps, value=beta**2)
 
     @property
@@ -526,7 +525,8 @@ class Prior:
             return self._variance
         found = {}
         for name in self.phi:
-            total, squares = self.noise[f"sum/{name}"], self.noise[f"squares/{name}"]
+            begun, squares = self.noise.get(f"start/{name}", 0.0), self.noise[f"squares/{name}"]
+            total = self.phi[name] - begun  # of all steps
             around_mean = (squares - total**2 / count).clamp_min(0)
             found[name] = around_mean * count / (count - 1)
         return found
