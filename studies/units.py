@@ -1,0 +1,224 @@
+"""In which unit of the loss do the paper's sigma, alpha and beta act? The paper does not say.
+
+    python -m studies.units --source packed/source --target packed/target --test packed/test \
+        --out runs/units
+
+Adam does not see a loss's unit, but R and the inner step do: sigma = 1e-5 beside a loss in mm^2 is
+1e-11 beside one in m^2. For each unit, with the paper's alpha = 2.5e-4, beta = 1e-3 and lambda =
+1e3: the three terms of G after the first half, phi as the second half learns it, and what none, l1,
+l2 and phi do to the weights on a target from theta_0: their root mean square, the share next to
+zero, the EPE. Packed sets stored at 128 px or more; networks and steps are settings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from cmkg.batch import Batch
+from cmkg.distiller import Distiller
+from cmkg.errors import Diverged
+from cmkg.hands.datasets.packed import Packed
+from cmkg.hands.network.posenet import NetConfig, PoseNet, pose_net
+from cmkg.hands.stages.fitting import Loader
+from cmkg.hands.stages.predicting import predict, score
+from cmkg.hands.stages.settings import Flat
+from cmkg.hands.stages.target import weight_histogram
+from cmkg.learner import MetaConfig, PriorLearner
+from cmkg.losses import distillation_loss, regression_loss
+from cmkg.prior import Prior
+from cmkg.runtime.distributed import Precision, Processes, launch
+from cmkg.runtime.files import write_json
+from cmkg.runtime.progress import say
+from cmkg.steps import take_step
+
+from .base import main
+
+UNITS_MM = {"mm": 1.0, "cm": 10.0, "bone": None, "m": 1000.0}
+ALPHA, BETA, LR = 2.5e-4, 1e-3, 2.5e-4
+# What each row of Table 2 sets: sigma and exponent; None is phi.
+ROWS: dict[str, tuple[float | None, int]] = {
+    "none": (0.0, 2),
+    "l1-1e-4": (1e-4, 1),
+    "l1-1e-6": (1e-6, 1),
+    "l2-1e-3": (1e-3, 2),
+    "l2-1e-5": (1e-5, 2),
+    "prior-l1": (None, 1),
+    "prior-l2": (None, 2),
+}
+
+
+@dataclass(frozen=True)
+class Units:
+    """Settings of the measurement."""
+
+    source: str = "packed/source"
+    """Packed set with depth."""
+    target: str = "packed/target"
+    test: str = "packed/test"
+    out: str = "runs/units"
+    net: Annotated[NetConfig, Flat] = field(default_factory=NetConfig)
+    units: tuple[str, ...] = ("mm", "cm", "bone", "m")
+    rows: tuple[str, ...] = tuple(ROWS)
+    batch: int = 32
+    first_steps: int = 1500
+    """Of the teacher, and of the student's first half."""
+    second_steps: int = 600
+    """Of distilling, while phi is learned."""
+    target_steps: int = 600
+    precision: Precision = "32-true"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where the networks are trained."""
+
+    config: Units
+    fabric: Processes
+    source: Loader
+    target: Loader
+    test: Loader
+
+    def net(self, channels: int, seed: int = 0) -> PoseNet:
+        """A network at its beginning."""
+        return pose_net(self.config.net, channels, seed).to(self.fabric.device)
+
+    def loss(self, unit: str) -> Any:
+        """Eq. 1 in a unit, squared."""
+        packed = self.source.packed
+        assert isinstance(packed, Packed)
+        ratio = packed.bone_mm / (UNITS_MM[unit] or packed.bone_mm)
+        return lambda pose, y: regression_loss(ratio * pose.joints, ratio * y.joints)
+
+    def batch(self, loader: Loader, step: int) -> Batch:
+        """One batch of the source, or of the target, which has no depth."""
+        hands = loader.training_batch(0, step, self.config.batch, self.fabric)
+        depth = hands.picture("depth") if hands.depth is not None else None
+        return Batch(hands.picture("rgb"), depth, hands.labels)
+
+
+def run(config: Units) -> dict[str, Any]:
+    """All units; writes <out>/units.json after each."""
+    fabric = launch(config.precision)
+    px, device = config.net.px, fabric.device
+    setting = Setting(
+        config,
+        fabric,
+        Loader(Packed(config.source), px, device, ("rgb", "depth")),
+        Loader(Packed(config.target), px, device),
+        Loader(Packed(config.test), px, device),
+    )
+    first = {channels: _first_half(setting, channels) for channels in (1, 3)}
+    found: dict[str, Any] = {"settings": asdict(config), "units": {}}
+    Path(config.out).mkdir(parents=True, exist_ok=True)
+    for unit in config.units:
+        found["units"][unit] = of_unit(setting, unit, first)
+        write_json(Path(config.out) / "units.json", found)
+    return found
+
+
+def _first_half(setting: Setting, channels: int) -> PoseNet:
+    """The teacher (1 channel) or the student (3), on L_REG; Adam does not see its unit."""
+    net, loss = setting.net(channels), setting.loss("cm")
+    adam = torch.optim.Adam(net.parameters(), LR)
+    for step in range(setting.config.first_steps):
+        batch = setting.batch(setting.source, step)
+        picture = batch.student_input if channels == 3 else batch.teacher_input
+        losses_of = partial(_regression, net, loss, picture, batch.target)
+        losses = take_step(net, adam, losses_of, setting.fabric.autocast)
+        if step % 200 == 0:
+            say(f"{channels} channels, step {step}: {losses['regression']:.2f} cm^2")
+    return net
+
+
+def _regression(net: nn.Module, loss: Any, x: Tensor, y: Any) -> dict[str, Tensor]:
+    return {"regression": loss(net(x), y)}
+
+
+def of_unit(setting: Setting, unit: str, first: dict[int, PoseNet]) -> dict[str, Any]:
+    """The terms of G, phi and the target's rows in one unit."""
+    student = setting.net(3)
+    student.load_state_dict(first[3].state_dict())
+    layers = [(name, name) for name in student.feature_layers]
+    distiller = Distiller(
+        student, first[1], pairs=layers, loss=setting.loss(unit), criterion=distillation_loss
+    )
+    found: dict[str, Any] = {"terms": _terms(setting, distiller)}
+    say(f"{unit}: G = {found['terms']}")
+    try:
+        priors, found["distilled"] = _second_half(setting, distiller)
+    except Diverged as error:
+        priors, found["distilled"] = [], {"diverged": str(error)}
+    say(f"{unit}: {found['distilled']}")
+    found["rows"] = {}
+    for name in setting.config.rows:
+        sigma, p = ROWS[name]
+        learned = next((prior for prior in priors if prior.p == p), None)
+        net = setting.net(3)
+        prior = learned if sigma is None else Prior.constant(net, sigma, p)
+        if prior is None:  # its learning diverged
+            continue
+        row = found["rows"][name] = _on_target(setting, net, prior, unit)
+        say(f"{unit}, {name}: " + ", ".join(f"{k} {v:.4g}" for k, v in _numbers(row).items()))
+    return found
+
+
+@torch.no_grad()
+def _terms(setting: Setting, distiller: Distiller) -> dict[str, float]:
+    """The means of the terms of G over ten batches, before the second half."""
+    distiller.student.eval()
+    sums: dict[str, float] = {}
+    for step in range(10):
+        with setting.fabric.autocast():
+            losses = distiller(setting.batch(setting.source, step))
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + float(value) / 10
+    distiller.student.train()
+    return sums
+
+
+def _second_half(setting: Setting, distiller: Distiller) -> tuple[list[Prior], dict[str, Any]]:
+    """phi of both exponents, by the paper's alpha and beta."""
+    learner = PriorLearner(distiller, MetaConfig((1, 2), alpha=ALPHA, beta=BETA))
+    adam = torch.optim.Adam(distiller.student.parameters(), LR)
+    losses: dict[str, float] = {}
+    for step in range(setting.config.second_steps):
+        batch = setting.batch(setting.source, setting.config.first_steps + step)
+        losses = take_step(
+            distiller.student,
+            adam,
+            partial(distiller, batch),
+            setting.fabric.autocast,
+            partial(learner.backward, batch),
+        )
+    sizes = {f"phi_{prior.p}_rms": prior.rms() for prior in learner.priors}
+    return learner.priors, {"losses": losses, **sizes}
+
+
+def _on_target(setting: Setting, net: PoseNet, prior: Prior, unit: str) -> dict[str, Any]:
+    """The weights and the error after training from theta_0."""
+    loss, adam = setting.loss(unit), torch.optim.Adam(net.parameters(), LR)
+    try:
+        with prior.attach(adam, net):
+            for step in range(setting.config.target_steps):
+                batch = setting.batch(setting.target, step)
+                losses_of = partial(_regression, net, loss, batch.student_input, batch.target)
+                take_step(net, adam, losses_of, setting.fabric.autocast)
+    except Diverged:
+        return {"diverged": 1.0}
+    weights = weight_histogram(net)
+    error = score(predict(net, setting.test, setting.fabric))["epe_mm"]
+    return {"epe_mm": error, **weights}
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if isinstance(value, float)}
+
+
+if __name__ == "__main__":
+    main(run, Units)
