@@ -103,12 +103,7 @@ class FeatureTap:
                 self._state.kept.get(name, []), self._state.versions.get(name, []), strict=True
             ):
                 if isinstance(output, Tensor) and output._version != version:
-                    warnings.warn(
-                        f"layer {name!r} is overwritten by a later layer that works in place: its "
-                        "tap sees the changed values; tap the layer after it, or give that "
-                        "activation inplace=False",
-                        stacklevel=2,
-                    )
+                    warn_of_overwritten(name)
 
     def clear(self) -> None:
         """Forgets the last maps, and so frees their graph."""
@@ -216,3 +211,12 @@ def expect_gradient(network: nn.Module, maps: Sequence[Tensor], names: Sequence[
                 "distilled into it: is it frozen, under no_grad, or inside gradient "
                 "checkpointing with use_reentrant=True (give False)?"
             )
+
+
+def warn_of_overwritten(name: str) -> None:
+    """Says that a tap on this layer sees what a later one has made of its output."""
+    warnings.warn(
+        f"layer {name!r} is overwritten by a later layer that works in place: its tap sees the "
+        "changed values; pair the layer after it, or give that activation inplace=False",
+        stacklevel=3,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from .batch import count_samples, tensors_of
 from .errors import InputError
-from .features import tensor_of
+from .features import tensor_of, warn_of_overwritten
 from .layouts import Layout, example_map, guess_layout, lay_pair
 from .meta import preserve_weights
 from .modules import call_model, preserve_modes, unwrap
@@ -176,15 +175,10 @@ def pair_layers(
     if not pairs:
         raise InputError(
             "no layer of the student can be compared with one of the teacher's; "
-            "pairing.table() lists both, say which with Pair(student, teacher, layout=...)"
+            "pairing_table(...) lists both, say which with Pair(student, teacher, layout=...)"
         )
-    for layer in {layer for pair in pairs for layer in pair if layer.overwritten}:
-        warnings.warn(
-            f"layer {layer.name!r} ({layer.kind}) is overwritten by a later layer that works in "
-            "place: its tap sees the changed values; pair the layer after it, or give that "
-            "activation inplace=False",
-            stacklevel=2,
-        )
+    for layer in dict.fromkeys(one for pair in pairs for one in pair if one.overwritten):
+        warn_of_overwritten(layer.name)
     return [(student_layer.name, teacher_layer.name) for student_layer, teacher_layer in pairs]
 
 
