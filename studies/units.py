@@ -216,6 +216,43 @@ def _on_target(setting: Setting, net: PoseNet, prior: Prior, unit: str) -> dict[
     return {"epe_mm": error, **weights}
 
 
+BACKBONES = {"resnet18": "ResNet-18", "resnet50": "ResNet-50"}
+
+
+def format_units(held: dict[str, Any]) -> str:
+    """Two Markdown tables of docs/results/units.json: G and phi by unit, the target's weights."""
+    terms = [
+        "| network, steps, unit | L_REG | L_ACT | λ L_ATT | at the end, G at θ̈ | φ rms, p = 1 | "
+        "p = 2 |",
+        "| :-- | --: | --: | --: | --: | --: | --: |",
+    ]
+    cells: dict[str, dict[str, str]] = {}
+    for run in held["runs"]:
+        settings = run["settings"]
+        for unit, found in run["units"].items():
+            steps = f"{settings['second_steps']:,}"
+            name = f"{BACKBONES[settings['net']['backbone']]}, {steps}, {unit}²"
+            shown = [*found["terms"].values(), found["distilled"]["losses"]["outer_1"]]
+            shown += [found["distilled"][f"phi_{p}_rms"] for p in (1, 2)]
+            if name not in cells:
+                terms.append(f"| {name} | {' | '.join(_short(value) for value in shown)} |")
+            cells.setdefault(name, {}).update(
+                {row: _weights_of(result) for row, result in found["rows"].items()}
+            )
+    weights = [f"| network, steps, unit | {' | '.join(ROWS)} |", "| :-- |" + " --: |" * len(ROWS)]
+    for name, cell in cells.items():
+        weights.append(f"| {name} | {' | '.join(cell.get(row, '') for row in ROWS)} |")
+    return "\n".join([*terms, "", *weights, ""])
+
+
+def _weights_of(result: dict[str, float]) -> str:
+    return f"{result['rms']:.4f} ({100 * result['near_zero']:.0f} %)"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if 1e2 <= value < 1e6 else f"{value:.2g}".replace("e+0", "e")
+
+
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in row.items() if isinstance(value, float)}
 

@@ -1,5 +1,5 @@
-"""Puts what docs/results/*.json holds into README.md and docs/study.md: tables between their
-markers, numbers inside sentences, and draws the study's charts.
+"""Puts what docs/results/*.json holds into README.md, docs/study.md and docs/paper.md: tables
+between their markers, numbers inside sentences, and draws the study's charts.
 
 cp runs/demo/results.json docs/results/demo.json && python tools/update_readme.py
 
@@ -17,6 +17,8 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the studies, which are not installed
+from studies.units import format_units  # noqa: E402
+
 from cmkg.hands.report.run_page import format_tables  # noqa: E402
 from studies import tables  # noqa: E402
 
@@ -134,15 +136,24 @@ CHARTS = {
 STUDIES = ("study-", "ingredients-", "graded", "sources", "regime")
 
 
+def block_of(name, held):
+    """What stands between a result's markers."""
+    if name == "units":
+        facts = f"`python -m studies.units`, commit {held['commit']}, {held['machine']}, one seed."
+        return f"{facts}\n\n{format_units(held)}"
+    return study_block(held) if name.startswith(STUDIES) else run_block(held)
+
+
 def filled_documents():
-    """{path: text} of README.md and docs/study.md as the results have them."""
-    documents = {path: path.read_text() for path in (ROOT / "README.md", ROOT / "docs/study.md")}
+    """{path: text} of the pages as the results have them."""
+    pages = ("README.md", "docs/study.md", "docs/paper.md")
+    documents = {ROOT / page: (ROOT / page).read_text() for page in pages}
     results = {
         path.stem: json.loads(path.read_text())
         for path in sorted((ROOT / "docs/results").glob("*.json"))
     }
     for name, held in results.items():
-        block = study_block(held) if name.startswith(STUDIES) else run_block(held)
+        block = block_of(name, held)
         new = {
             document: text
             for document, old in documents.items()
@@ -150,8 +161,7 @@ def filled_documents():
         }
         if not new:
             raise SystemExit(
-                f"neither README.md nor docs/study.md has <!-- {name} --> ... <!-- /{name} --> "
-                "to fill"
+                f"none of {', '.join(pages)} has <!-- {name} --> ... <!-- /{name} --> to fill"
             )
         documents |= new
     return {path: sentences(text, results) for path, text in documents.items()}

@@ -1,9 +1,11 @@
 import pytest
 import torch
 
+from cmkg.errors import InputError
 from cmkg.hands.network.heatmaps import heatmap_loss
 from cmkg.hands.network.pose import Pose
-from cmkg.hands.network.pose_loss import PoseLoss
+from cmkg.hands.network.pose_loss import PoseLoss, describe_unit, loss_of
+from cmkg.hands.network.posenet import NetConfig
 
 
 def test_it_is_eq_1_in_square_centimetres_of_the_mean_hand():
@@ -16,6 +18,19 @@ def test_it_is_eq_1_in_square_centimetres_of_the_mean_hand():
     value = PoseLoss(30.0, 0.0)(Pose(ours), Pose(labels))
     assert float(value) == pytest.approx(loop)
     assert float(PoseLoss(60.0, 0.0)(Pose(ours), Pose(labels))) == pytest.approx(4 * float(value))
+
+
+def test_units_and_the_mean_are_factors(unchecked):
+    torch.manual_seed(0)
+    ours, labels = Pose(torch.randn(3, 21, 3)), Pose(torch.randn(3, 21, 3))
+    cm = float(PoseLoss(30.0, 0.0)(ours, labels))
+    for unit, ratio in (("mm", 1e2), ("m", 1e-4), ("bone", 1 / 9)):
+        assert float(PoseLoss(30.0, 0.0, unit)(ours, labels)) == pytest.approx(ratio * cm)
+        mean = loss_of(NetConfig(loss_unit=unit, loss_mean=True), 30.0)
+        assert float(mean(ours, labels)) == pytest.approx(ratio * cm / 63)
+    assert describe_unit(NetConfig(loss_unit="m")) == "m^2 of the set's mean hand"
+    with pytest.raises(InputError, match="--loss-unit: expected one of mm, cm, m, bone, got 'km'"):
+        NetConfig(loss_unit="km")
 
 
 def test_heatmaps_count_where_a_network_has_them():

@@ -10,7 +10,15 @@ from cmkg.hands.datasets.packed import Packed, pack
 from cmkg.hands.datasets.rendered import Rendered
 from cmkg.hands.network.augment import Augmentation
 from cmkg.hands.rendering.scenes import SceneConfig
-from cmkg.hands.stages.fitting import Loader, convention_matrix, expect_modalities, frame_range
+from cmkg.hands.stages import distill, source
+from cmkg.hands.stages.fitting import (
+    Loader,
+    convention_matrix,
+    expect_modalities,
+    frame_range,
+    load_optimizer,
+)
+from tests.hands.runs import NET, SMALL, common, settings
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +76,33 @@ def test_a_sets_own_convention_is_the_identity(packed):
     torch.testing.assert_close(
         convention_matrix(packed, Packed(packed.folder)), torch.eye(21), rtol=0, atol=1e-6
     )
+
+
+def test_the_second_half_is_another_order_and_may_go_on_with_adams_state(
+    whole, tmp_path, monkeypatch
+):
+    keys = []
+    draw = Loader.training_batch
+
+    def noted(self, seed, *rest, **named):
+        keys.append(seed)
+        return draw(self, seed, *rest, **named)
+
+    monkeypatch.setattr(Loader, "training_batch", noted)
+    shared = {**common(whole), **SMALL}
+    first = {"out": str(tmp_path / "first"), "keep_optimizer": True, **NET}
+    source.run(settings(source.STUDENT, **shared, **first))
+    state = str(tmp_path / "first/optimizer.pt")
+    second = {"start": str(tmp_path / "first/student.safetensors"), "optimizer_state": state}
+    source.run(settings(source.STUDENT, **shared, **NET, **second, out=str(tmp_path / "second")))
+    teacher = {"teacher": str(whole / "teacher"), "student": str(whole / "student")}
+    for start in ("student", "theta_0"):
+        out = str(tmp_path / start)
+        distill.run(settings(distill.Distill, **shared, **teacher, start=start, out=out))
+    assert list(dict.fromkeys(keys)) == [0, ("second half", 0)]
+    assert keys[-6:] == [0] * 6  # from theta_0 on it is no second half
+    held = torch.load(state, weights_only=True)["state"]
+    assert {int(one["step"]) for one in held.values()} == {6}
+    other = torch.optim.Adam(torch.nn.Linear(3, 2).parameters())
+    with pytest.raises(InputError, match="optimizer.pt: expected the state of this network's"):
+        load_optimizer(state, other)

@@ -95,3 +95,15 @@ def test_alongside_joins_each_batch(whole, tmp_path):
     )
     a, b = (load_file(f / "target.safetensors") for f in (out, alone))
     assert any(not torch.equal(a[n], b[n]) for n in a)
+
+
+def test_plain_strengths_hold_weights_or_all_parameters(unchecked):
+    net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    for parameters, names in (
+        ("weights", {"0.weight"}),
+        ("all", set(dict(net.named_parameters()))),
+    ):
+        regulariser = target.Regulariser(sigma=0.5, parameters=parameters)
+        prior = target.load_regulariser(target.Target(regulariser=regulariser), net, None)
+        assert set(prior.phi) == names
+        assert prior.rms() == pytest.approx(0.5)

@@ -7,6 +7,7 @@ alone, in any order, on several machines, and go on where they were killed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,30 +28,37 @@ from ..datasets.rhd import Rhd
 from ..datasets.sample import Dataset, pixels_to_store
 from ..datasets.stb import Stb
 from ..datasets.synthetic import make_dataset
-from ..network.posenet import NetConfig
+from ..network.augment import NONE, Augmentation
+from ..network.posenet import LossUnit, NetConfig
 from ..rendering.scenes import SceneConfig
 from ..stages import distill, render, source, target
+from ..stages.fitting import OPTIMIZER
 from ..stages.networks import Modality
 from ..stages.settings import Flat, OptimConfig, SourceData
 from .rows import Stage, run_stage
 from .step_costs import StepKind, seconds_per_step
 
-MAIN = "r18"  # whose theta_0 and prior the targets use: the paper's ResNet-18 on RHD
+Family = Literal["r18", "r18-a", "r50", "r50-a"]  # a backbone on RHD, with 𝒜 or without
 BACKBONES = {"r18": "resnet18", "r50": "resnet50"}
 QUICK_WIDTH, QUICK_COUNT = 0.125, 200
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of the paper's tables: the stage that it is, and the paper's numbers for it."""
+    """A row of the paper's tables: the stage that it is, and the paper's numbers for it.
+
+    Table 1's RGB numbers stand beside both halves: the paper does not say after how many epochs
+    they were taken.
+    """
 
     stage: str
     label: str
-    paper_epe_mm: float
+    paper_epe_mm: float | None = None
     paper_auc: float | None = None
 
 
 TABLE_1 = [
+    Variant("r18/student", "ResNet-18, RGB", 24.68),
     Variant("r18/continued", "ResNet-18, RGB", 24.68),
     Variant("r18/teacher", "ResNet-18, depth", 13.60),
     Variant("r18/act", "ResNet-18, distilled, L_ACT", 23.41),
@@ -62,16 +70,7 @@ TABLE_1 = [
     Variant("r50-a/teacher", "ResNet-50 with 𝒜, depth", 10.78),
     Variant("r50-a/act-att", "ResNet-50 with 𝒜, distilled", 18.06),
 ]
-# What each row of a target sets; the prior's file lies in the main source's stage.
-REGULARISERS: dict[str, dict[str, Any]] = {
-    "none": {},
-    "l1-1e-4": {"sigma": 1e-4, "exponent": 1},
-    "l1-1e-6": {"sigma": 1e-6, "exponent": 1},
-    "l2-1e-3": {"sigma": 1e-3},
-    "l2-1e-5": {"sigma": 1e-5},
-    "prior-l1": {"prior": "prior_p1"},
-    "prior-l2": {"prior": "prior_p2"},
-}
+TARGETS = ("stb", *(f"freihand-{domain}" for domain in DOMAINS))
 TABLE_2 = [
     Variant("stb/none", "no regulariser", 15.67, 0.915),
     Variant("stb/l1-1e-4", "ℓ¹, σ = 1e-4", 11.41, 0.972),
@@ -132,6 +131,36 @@ class Epochs:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """What the method leaves to set, with the paper's values; docs/paper.md has them beside it."""
+
+    alpha: float = 2.5e-4
+    """Rate of the inner step."""
+    beta: float = 1e-3
+    """phi's step."""
+    attention_weight: float = 1e3
+    """lambda of Eq. 4."""
+    phi_parameters: Literal["weights", "all"] = "all"
+    """What carries phi, and what plain l1 and l2 hold: all, as Eq. 10 says, or tensors of two
+    dimensions or more."""
+    loss_unit: LossUnit = "m"
+    """Of L_REG, squared. The paper does not say; in metres its sigma change the weights."""
+    loss_mean: bool = False
+    """L_REG as the mean over the 63 coordinates in place of the sum."""
+    augmented: bool = False
+    """Turn, shift, zoom and recolour pictures while training; the paper's only augmentation is
+    𝒜."""
+    adam_goes_on: bool = False
+    """The second half goes on with Adam's state; else it begins anew."""
+    target_family: Family = "r18"
+    """Whose theta_0 and prior the targets use."""
+
+    def __post_init__(self) -> None:
+        expect_positive(self, "alpha", "beta")
+        expect_from_zero(self, "attention_weight")
+
+
+@dataclass(frozen=True)
 class Paper:
     """Settings of the paper's experiments; its values are the defaults."""
 
@@ -162,21 +191,26 @@ class Paper:
     batch: int = 32
     lr: float = 2.5e-4
     epochs: Annotated[Epochs, Flat] = field(default_factory=Epochs)
-    attention_weight: float = 1e3
-    """lambda of Eq. 4."""
-    precision: Precision = "auto"
+    recipe: Annotated[Recipe, Flat] = field(default_factory=Recipe)
+    stb_wrist: Literal["ring", "middle", "mean"] = "ring"
+    """How STB's palm centre becomes a wrist: see docs/datasets.md."""
+    stb_camera: Literal["BB_left", "BB_right", "SK_color"] = "BB_left"
+    backgrounds: str = ""
+    """Folder of photographs behind the hands of 𝒜; empty = those that ship with cmkg, and
+    clutter."""
+    precision: Precision = "32-true"
 
     def __post_init__(self) -> None:
         expect_positive(self, "synthetic_count", "px", "batch", "lr")
-        expect_from_zero(self, "attention_weight")
         expect_different_seeds(self.seeds)
         if self.preset not in ROWS:
             raise InputError(f"--preset: expected one of {', '.join(ROWS)}, got {self.preset!r}")
         known = [variant.stage for variant in ROWS[self.preset]]
         for row in self.rows:
-            if row not in known:
+            if row not in known and not is_other_strength(row):
                 raise InputError(
-                    f"--rows: {self.preset} has no row {row!r}; it has {', '.join(known)}"
+                    f"--rows: {self.preset} has no row {row!r}; it has {', '.join(known)}; and "
+                    "any sigma, as stb/l2-1e-2"
                 )
 
     def wanted(self) -> list[str]:
@@ -207,15 +241,18 @@ def run(config: Paper) -> Results | None:
     if config.plan:
         return None
     with hold_folder(out):
-        return run_plans(plans, sets, out)
+        return run_plans(config, plans, sets)
 
 
-def run_plans(plans: dict[int, dict[str, Stage]], sets: dict[str, Dataset], out: Path) -> Results:
+def run_plans(
+    config: Paper, plans: dict[int, dict[str, Stage]], sets: dict[str, Dataset]
+) -> Results:
     """Packs the datasets, runs every seed's stages and writes the page."""
+    out = Path(config.out)
     for name, dataset in sets.items():
         say(f"data: {name}")
         pack(dataset, out / "data" / name)
-    write_json(out / "paper_rows.json", describe_rows())
+    write_json(out / "paper_rows.json", describe_rows(config))
     results: Results = {seed: {} for seed in plans}
     for seed, plan in plans.items():
         for name, stage in plan.items():
@@ -226,12 +263,26 @@ def run_plans(plans: dict[int, dict[str, Stage]], sets: dict[str, Dataset], out:
     return results
 
 
-def describe_rows() -> dict[str, dict[str, list[Any]]]:
+def describe_rows(config: Paper) -> dict[str, dict[str, list[Any]]]:
     """{preset: {stage: [label, the paper's EPE, its AUC]}}, for the report."""
-    return {
-        preset: {v.stage: [v.label, v.paper_epe_mm, v.paper_auc] for v in variants}
-        for preset, variants in ROWS.items()
-    }
+    found = {}
+    for preset, variants in ROWS.items():
+        other = [row for row in config.rows if is_other_strength(row) and preset == config.preset]
+        known = [variant.stage for variant in variants]
+        every = [*variants, *(Variant(row, row) for row in other if row not in known)]
+        found[preset] = {
+            v.stage: [label_of(v, config.epochs), v.paper_epe_mm, v.paper_auc] for v in every
+        }
+    return found
+
+
+def label_of(variant: Variant, epochs: Epochs) -> str:
+    """A row's label; RGB students' with their epochs."""
+    kind = variant.stage.split("/")[1]
+    halves = {"student": 0, "continued": epochs.distill_epochs}
+    if kind not in halves:
+        return variant.label
+    return f"{variant.label}, {epochs.student_epochs + halves[kind]} epochs"
 
 
 def write_report(out: Path) -> None:
@@ -277,12 +328,45 @@ NEEDS = {
 }
 
 
-def needs_of(stage: str) -> list[str]:
-    """The stages that must be finished before this one."""
+def needs_of(stage: str, main: Family) -> list[str]:
+    """The stages that must be finished before this one; main: of the targets."""
     family, kind = stage.split("/")
     if kind in NEEDS:
         return [f"{family}/{need}" for need in NEEDS[kind]]
-    return [f"{MAIN}/act-att" if "prior" in REGULARISERS[kind] else f"{MAIN}/student"]
+    return [f"{main}/act-att" if kind.startswith("prior") else f"{main}/student"]
+
+
+STRENGTH = re.compile(r"l([12])-(.+)")
+
+
+def regulariser_of(row: str) -> dict[str, Any]:
+    """What a target's row sets: none, l1-<sigma>, l2-<sigma>, prior-l1 or prior-l2.
+
+    A prior is named by its file's stem, in the main source's stage.
+
+    Raises:
+        ValueError: another row.
+    """
+    if row == "none":
+        return {}
+    if row in ("prior-l1", "prior-l2"):
+        return {"prior": f"prior_p{row[-1]}"}
+    match = STRENGTH.fullmatch(row)
+    if match is None:
+        raise ValueError(f"no such row: {row!r}")
+    return {"sigma": float(match[2]), "exponent": int(match[1])}
+
+
+def is_other_strength(row: str) -> bool:
+    """Whether this is a row of a target at any sigma, as stb/l2-1e-2."""
+    data, _, name = row.partition("/")
+    match = STRENGTH.fullmatch(name)
+    if data not in TARGETS or match is None:
+        return False
+    try:
+        return float(match[2]) > 0
+    except ValueError:
+        return False
 
 
 def all_stages(config: Paper, rows: list[str], seed: int) -> dict[str, Stage]:
@@ -290,7 +374,7 @@ def all_stages(config: Paper, rows: list[str], seed: int) -> dict[str, Stage]:
     plan: dict[str, Stage] = {}
 
     def add(stage: str) -> None:
-        for need in needs_of(stage):
+        for need in needs_of(stage, config.recipe.target_family):
             add(need)
         family, kind = stage.split("/")
         if kind in NEEDS:
@@ -311,7 +395,18 @@ def optim_of(config: Paper, seed: int, epochs: int) -> OptimConfig:
 def net_of(config: Paper, family: str) -> NetConfig:
     """The network of a family: r18, r18-a (with 𝒜), r50-a."""
     width = QUICK_WIDTH if config.quick else 1.0
-    return NetConfig(BACKBONES[family.split("-")[0]], width, px=config.px)
+    return NetConfig(
+        BACKBONES[family.split("-")[0]],
+        width,
+        loss_unit=config.recipe.loss_unit,
+        loss_mean=config.recipe.loss_mean,
+        px=config.px,
+    )
+
+
+def augmentation_of(config: Paper) -> Augmentation:
+    """None, as in the paper, unless asked."""
+    return Augmentation() if config.recipe.augmented else NONE
 
 
 def source_stage(config: Paper, family: str, kind: str, seed: int) -> Stage:
@@ -324,25 +419,44 @@ def source_stage(config: Paper, family: str, kind: str, seed: int) -> Stage:
     )
     epochs, out = config.epochs, str(home / kind)
 
-    def train(modality: Modality, count: int, start: str = "") -> source.Source:
-        optim = optim_of(config, seed, count)
-        return source.Source(modality, out, start, data, net_of(config, family), optim)
+    goes_on = config.recipe.adam_goes_on
+    state = str(home / "student" / OPTIMIZER) if goes_on else ""
+
+    def train(modality: Modality, count: int, **settings: Any) -> source.Source:
+        return source.Source(
+            modality=modality,
+            out=out,
+            source=data,
+            net=net_of(config, family),
+            optim=optim_of(config, seed, count),
+            augmentation=augmentation_of(config),
+            **settings,
+        )
 
     if kind == "teacher":
         return train("depth", epochs.teacher_epochs)
     if kind == "student":
-        return train("rgb", epochs.student_epochs)
+        return train("rgb", epochs.student_epochs, keep_optimizer=goes_on)
     if kind == "continued":
-        return train("rgb", epochs.distill_epochs, str(home / "student/student.safetensors"))
+        start = str(home / "student/student.safetensors")
+        return train("rgb", epochs.distill_epochs, start=start, optimizer_state=state)
     whole = kind == "act-att"
+    recipe = config.recipe
     return distill.Distill(
         student=str(home / "student"),
         teacher=str(home / "teacher"),
         out=out,
-        attention_weight=config.attention_weight if whole else 0.0,
+        attention_weight=recipe.attention_weight if whole else 0.0,
+        optimizer_state=state,
         source=data,
-        phi=distill.PhiConfig(exponents=(1, 2) if whole else ()),
+        phi=distill.PhiConfig(
+            exponents=(1, 2) if whole else (),
+            alpha=recipe.alpha,
+            beta=recipe.beta,
+            phi_parameters=recipe.phi_parameters,
+        ),
         optim=optim_of(config, seed, epochs.distill_epochs),
+        augmentation=augmentation_of(config),
     )
 
 
@@ -352,20 +466,22 @@ def target_stage(config: Paper, data: str, row: str, seed: int) -> target.Target
     Args:
         config: the experiment.
         data: stb or freihand-<domain>.
-        row: a key of REGULARISERS.
+        row: see regulariser_of.
         seed: of the whole.
     """
     packed, home = Path(config.out) / "data", Path(config.out) / f"seed-{seed}"
-    changes = dict(REGULARISERS[row])
+    main = home / config.recipe.target_family
+    changes = regulariser_of(row) | {"parameters": config.recipe.phi_parameters}
     if "prior" in changes:
-        changes["prior"] = str(home / MAIN / "act-att" / f"{changes['prior']}.safetensors")
+        changes["prior"] = str(main / "act-att" / f"{changes['prior']}.safetensors")
     return target.Target(
         out=str(home / data / row),
-        student=str(home / MAIN / "student"),
+        student=str(main / "student"),
         source=str(packed / "rhd-training"),
         target=target.TargetData(str(packed / f"{data}-train"), str(packed / f"{data}-test")),
         regulariser=target.Regulariser(**changes),
         optim=optim_of(config, seed, config.epochs.target_epochs),
+        augmentation=augmentation_of(config),
     )
 
 
@@ -402,7 +518,13 @@ def datasets_of(config: Paper, plan: dict[str, Stage]) -> dict[str, Dataset]:
         return given
 
     def synthetic() -> Dataset:
-        scene = SceneConfig(px=px, noisy_depth=False, mano=config.mano, textures=config.textures)
+        scene = SceneConfig(
+            px=px,
+            noisy_depth=False,
+            backgrounds=config.backgrounds,
+            mano=config.mano,
+            textures=config.textures,
+        )
         return render.dataset_of(render.Render(count=config.synthetic_count, scene=scene))
 
     def freihand(split: str, domain: str) -> Dataset:
@@ -411,8 +533,8 @@ def datasets_of(config: Paper, plan: dict[str, Stage]) -> dict[str, Dataset]:
     known: dict[str, Callable[[], Dataset]] = {
         "rhd-training": lambda: Rhd(folder("rhd"), "training", px),
         "rhd-evaluation": lambda: Rhd(folder("rhd"), "evaluation", px),
-        "stb-train": lambda: Stb(folder("stb"), "train", px=px),
-        "stb-test": lambda: Stb(folder("stb"), "test", px=px),
+        "stb-train": lambda: Stb(folder("stb"), "train", config.stb_camera, config.stb_wrist, px),
+        "stb-test": lambda: Stb(folder("stb"), "test", config.stb_camera, config.stb_wrist, px),
         "synthetic": synthetic,
     }
     for domain in DOMAINS:
@@ -466,5 +588,6 @@ def step_kind(config: Paper, stage: str, settings: Stage) -> StepKind:
     elif isinstance(settings, source.Source) and settings.modality == "depth":
         kind = "teacher"
     family = stage.split("/")[0]
-    net = net_of(config, family if family.split("-")[0] in BACKBONES else MAIN)
+    is_source = family.split("-")[0] in BACKBONES
+    net = net_of(config, family if is_source else config.recipe.target_family)
     return StepKind(kind, net, config.batch, config.precision)

@@ -9,29 +9,43 @@ from torch import Tensor
 from ...losses import regression_loss
 from .heatmaps import heatmap_loss
 from .pose import Pose
+from .posenet import LossUnit, NetConfig
 
-UNIT_MM = 10.0
-LOSS_UNIT = "cm^2 of the set's mean hand"
+UNITS_MM: dict[str, float] = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 
 
 @dataclass(frozen=True)
 class PoseLoss:
-    """Eq. 1 in cm^2 of a set's mean hand: joints are in bone units, one bone is bone_mm long.
+    """Eq. 1 in a unit, squared, of a set's mean hand: one bone is bone_mm long.
 
-    Predictions with heatmaps get heatmap_weight times their cross-entropy on top (not in the
-    paper).
+    Joints are in bone units. `mean` divides by the 63 coordinates that Eq. 1 sums. Predictions with
+    heatmaps get heatmap_weight times their cross-entropy on top (not in the paper).
 
-    The paper does not state its unit. In cm^2 the three terms of G are of one size with the paper's
-    lambda; in mm^2 L_DIST would be a hundredth of G, and the inner SGD step would diverge.
+    The paper does not state its unit: docs/paper.md has what each does.
     """
 
     bone_mm: float
     heatmap_weight: float
+    unit: LossUnit = "cm"
+    mean: bool = False
 
     def __call__(self, prediction: Pose, target: Pose) -> Tensor:
         """A scalar."""
-        bone = self.bone_mm / UNIT_MM
+        bone = self.bone_mm / UNITS_MM.get(self.unit, self.bone_mm)
         value = regression_loss(bone * prediction.joints, bone * target.joints)
+        if self.mean:
+            value = value / target.joints[0].numel()
         if prediction.heatmaps is not None and target.uv is not None:
             value = value + self.heatmap_weight * heatmap_loss(prediction.heatmaps, target.uv)
         return value
+
+
+def loss_of(net: NetConfig, bone_mm: float) -> PoseLoss:
+    """The loss that a network's settings name."""
+    return PoseLoss(bone_mm, net.heatmap_weight, net.loss_unit, net.loss_mean)
+
+
+def describe_unit(net: NetConfig) -> str:
+    """The loss's unit in words, for a prior's manifest."""
+    mean = ", mean over coordinates" if net.loss_mean else ""
+    return f"{net.loss_unit}^2 of the set's mean hand{mean}"

@@ -36,6 +36,7 @@ HEAD_CHANNELS = 64
 
 Head = Literal["pooled", "integral"]
 StemStride = Literal[2, 4]
+LossUnit = Literal["mm", "cm", "m", "bone"]
 FeatureMaps = Sequence[Tensor]
 
 
@@ -53,11 +54,19 @@ class NetConfig:
     """4 is ResNet's own; 2 leaves the stem's max-pooling out, for pictures of 64 px."""
     heatmap_weight: float = 100.0
     """Of the integral head's heatmap loss beside L_REG, in its unit, cm^2."""
+    loss_unit: LossUnit = "cm"
+    """Of L_REG, squared, on the set's mean hand. Adam does not see it; R, phi and the inner step
+    do."""
+    loss_mean: bool = False
+    """L_REG as the mean over the 63 coordinates in place of the paper's sum."""
     px: int = 256
     """Pixels a side of the network's picture."""
 
     def __post_init__(self) -> None:
         expect_positive(self, "width", "px", "heatmap_weight")
+        if self.loss_unit not in get_args(LossUnit):
+            units = ", ".join(get_args(LossUnit))
+            raise InputError(f"--loss-unit: expected one of {units}, got {self.loss_unit!r}")
         _expect_one_of("backbone", self.backbone, tuple(RESNETS))
         _expect_one_of("head", self.head, get_args(Head))
         _expect_one_of("stem stride", self.stem_stride, get_args(StemStride))

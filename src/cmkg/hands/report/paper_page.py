@@ -69,7 +69,7 @@ def collect_paper(out: Path) -> Facts:
 
 
 def collect_stage(
-    out: Path, stage: str, label: str, paper_epe_mm: float, paper_auc: float | None
+    out: Path, stage: str, label: str, paper_epe_mm: float | None, paper_auc: float | None
 ) -> Facts:
     """One row: the paper's numbers, and ours over the finished seeds; None where none is."""
     results = [read_json(path) for path in sorted(out.glob(f"seed-*/{stage}/result.json"))]
@@ -119,9 +119,8 @@ def format_tables(found: Mapping[str, Any]) -> str:
         for row in found["presets"][preset]:
             error, auc = format_ours(row, "epe_mm", 2), format_ours(row, "auc_20_50", 3)
             paper_auc = "" if row["paper_auc"] is None else f"{row['paper_auc']:.3f}"
-            lines.append(
-                f"| {row['label']} | {error} | {auc} | {row['paper_epe_mm']:.2f} | {paper_auc} |"
-            )
+            paper = "" if row["paper_epe_mm"] is None else f"{row['paper_epe_mm']:.2f}"
+            lines.append(f"| {row['label']} | {error} | {auc} | {paper} | {paper_auc} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -28,8 +28,8 @@ from ...steps import take_step
 from ..datasets.packed import Packed, open_training_set
 from ..network.augment import Augmentation
 from ..network.pose import HandBatch
-from ..network.pose_loss import LOSS_UNIT, PoseLoss
-from .fitting import Loader, fit
+from ..network.pose_loss import describe_unit, loss_of
+from .fitting import Loader, fit, load_optimizer, second_half
 from .networks import THETA_0, load_network
 from .predicting import predict, save_predictions, score
 from .settings import Flat, OptimConfig, SourceData
@@ -78,6 +78,9 @@ class Distill:
     """lambda of Eq. 4; 0 leaves L_ACT alone."""
     use_teacher: bool = True
     """False is a control: G = L_REG, for theta and for phi alike."""
+    optimizer_state: str = ""
+    """Adam's state to go on with: optimizer.pt of the student's run (--keep-optimizer there); empty
+    = begun anew."""
     source: Annotated[SourceData, Flat] = field(default_factory=SourceData)
     phi: Annotated[PhiConfig, Flat] = field(default_factory=PhiConfig)
     optim: Annotated[OptimConfig, Flat] = field(default_factory=OptimConfig)
@@ -87,7 +90,9 @@ class Distill:
         expect_from_zero(self, "attention_weight")
 
 
-def learner_of(config: Distill, distiller: Distiller, theta_0: nn.Module) -> PriorLearner:
+def learner_of(
+    config: Distill, distiller: Distiller, theta_0: nn.Module, loss_unit: str
+) -> PriorLearner:
     """What learns phi for each exponent, from 0; the priors' manifest says how."""
     phi = config.phi
     how = MetaConfig(
@@ -100,7 +105,7 @@ def learner_of(config: Distill, distiller: Distiller, theta_0: nn.Module) -> Pri
         select=phi.phi_parameters,
     )
     facts = {
-        "loss_units": LOSS_UNIT,
+        "loss_units": loss_unit,
         "source": Path(config.source.data).name,
         "teacher": Path(config.teacher).name,
         "attention_weight": config.attention_weight,
@@ -122,7 +127,7 @@ def run(config: Distill) -> dict[str, Any]:
     loader = Loader(packed, net.px, fabric.device, both, config.augmentation)
     test = Loader(Packed(config.source.test), net.px, fabric.device)
     own = packed if isinstance(packed, Packed) else packed.first
-    loss = PoseLoss(own.bone_mm, net.heatmap_weight)
+    loss = loss_of(net, own.bone_mm)
 
     teacher.to(fabric.device).requires_grad_(False)
     student = place_model(start, fabric)
@@ -134,8 +139,12 @@ def run(config: Distill) -> dict[str, Any]:
         loss=loss,
         criterion=partial(distillation_loss, attention_weight=config.attention_weight),
     )
-    learner = learner_of(config, distiller, theta_0) if config.phi.exponents else None
+    learner = None
+    if config.phi.exponents:
+        learner = learner_of(config, distiller, theta_0, describe_unit(net))
     optimizer = torch.optim.Adam(student.parameters(), config.optim.lr)
+    if config.optimizer_state:
+        load_optimizer(config.optimizer_state, optimizer)
 
     def update(hands: HandBatch, _step: int) -> Losses:
         batch = Batch(hands.picture("rgb"), hands.picture("depth"), hands.labels)
@@ -146,7 +155,8 @@ def run(config: Distill) -> dict[str, Any]:
     if learner is not None:
         state["learner"] = learner
     with run.claim():
-        steps = fit(run, config.optim, loader, state, fabric, update)
+        key = config.optim.seed if config.start == THETA_0 else second_half(config.optim.seed)
+        steps = fit(run, config.optim, loader, state, fabric, update, key)
         for prior in learner.priors if learner else ():
             save_prior(run, prior, steps)
         save_weights(run.path("distilled.safetensors"), student)

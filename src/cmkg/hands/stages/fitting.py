@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...runtime.distributed import Processes
+from ...runtime.files import PathLike, write_atomically
 from ...runtime.random import batch_indices, generator
 from ...runtime.runs import Losses, Run
 from ..datasets.packed import JoinedSets, Packed, TrainingSet
@@ -22,6 +24,7 @@ from ..skeleton import retarget_matrix
 from .settings import OptimConfig
 
 Frames = tuple[int, int]  # [first, last)
+OPTIMIZER = "optimizer.pt"
 
 
 def frame_range(packed: Packed, frames: Frames | None) -> Frames:
@@ -150,6 +153,7 @@ def fit(
     state: dict[str, Any],
     fabric: Processes,
     update: Callable[[HandBatch, int], Losses],
+    key: object = None,
 ) -> int:
     """Trains for all epochs; resumes where it was killed.
 
@@ -160,6 +164,7 @@ def fit(
         state: what a checkpoint holds; "optimizer" is the one whose rate is set.
         fabric: the processes.
         update: takes one step on a batch, given its number; returns the losses.
+        key: of the order of the samples and their augmentation; None is the seed of `optim`.
 
     Returns:
         The number of steps.
@@ -168,5 +173,40 @@ def fit(
     total = optim.epochs * (len(loader) // batch)
     for step, log in run.steps(total, state, batch):
         optim.set_rate(state["optimizer"], step, total)
-        log(update(loader.training_batch(optim.seed, step, batch, fabric), step))
+        drawn = loader.training_batch(optim.seed if key is None else key, step, batch, fabric)
+        log(update(drawn, step))
     return total
+
+
+def second_half(seed: int) -> object:
+    """The key of a training that goes on: not the first half's order and augmentation again."""
+    return "second half", seed
+
+
+def save_optimizer(path: PathLike, optimizer: torch.optim.Optimizer) -> None:
+    """Writes an optimiser's state, atomically."""
+    write_atomically(path, lambda partial: torch.save(optimizer.state_dict(), partial))
+
+
+def load_optimizer(path: PathLike, optimizer: torch.optim.Optimizer) -> None:
+    """Puts a written state into an optimiser of the same network.
+
+    Raises:
+        InputError: the file is not there or is another network's.
+    """
+    rates = [group["lr"] for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(torch.load(path, "cpu", weights_only=True))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError) as error:
+        raise InputError(
+            f"{path}: expected the state of this network's optimiser, as --keep-optimizer writes "
+            f"it: {error}"
+        ) from None
+    for parameter, state in optimizer.state.items():
+        if state["exp_avg"].shape != parameter.shape:
+            raise InputError(
+                f"{path}: expected moments of shape {tuple(parameter.shape)}, found "
+                f"{tuple(state['exp_avg'].shape)}: it belongs to another network"
+            )
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate

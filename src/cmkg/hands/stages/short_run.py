@@ -23,7 +23,7 @@ from ..datasets.packed import Packed
 from ..metrics import errors_mm
 from ..network.augment import NONE, Augmentation
 from ..network.pose import Pose
-from ..network.pose_loss import PoseLoss
+from ..network.pose_loss import loss_of
 from ..network.posenet import NetConfig, PoseNet, pose_net
 from .fitting import Loader, convention_matrix
 from .settings import Flat
@@ -137,7 +137,7 @@ def run(config: ShortRun) -> dict[str, Any]:
             batches(source_test, TEST_SAMPLES, NONE, to_target),
             batches(target, config.samples, MILD, None),
             batches(target_test, TEST_SAMPLES, NONE, None),
-            PoseLoss(target.bone_mm, config.net.heatmap_weight),
+            loss_of(config.net, target.bone_mm),
             error,
             fields=Fields("rgb", "depth", "y"),
             epochs=config.epochs,

@@ -18,9 +18,9 @@ from ...steps import take_step
 from ..datasets.packed import Packed, open_training_set
 from ..network.augment import Augmentation
 from ..network.pose import HandBatch
-from ..network.pose_loss import PoseLoss
+from ..network.pose_loss import loss_of
 from ..network.posenet import NetConfig, pose_net
-from .fitting import Loader, fit
+from .fitting import OPTIMIZER, Loader, fit, load_optimizer, save_optimizer, second_half
 from .networks import CHANNELS, THETA_0, Modality
 from .predicting import predict, save_predictions, score
 from .settings import Flat, OptimConfig, SourceData
@@ -38,7 +38,13 @@ class Source:
     """What the network sees: depth makes a teacher, rgb a student."""
     out: str = "runs/student"
     start: str = ""
-    """Weights to start from; empty = random ones from the seed."""
+    """Weights to start from, for the second half of a training; empty = random ones from the
+    seed."""
+    optimizer_state: str = ""
+    """Adam's state to go on with: optimizer.pt of the run that the weights are from; empty = begun
+    anew."""
+    keep_optimizer: bool = False
+    """Write Adam's state at the end to optimizer.pt, twice the weights' size."""
     source: Annotated[SourceData, Flat] = field(default_factory=SourceData)
     net: Annotated[NetConfig, Flat] = field(default_factory=NetConfig)
     optim: Annotated[OptimConfig, Flat] = field(default_factory=OptimConfig)
@@ -65,12 +71,14 @@ def run(config: Source) -> dict[str, Any]:
     if config.start:
         load_weights(config.start, start)
     own = packed if isinstance(packed, Packed) else packed.first
-    loss = PoseLoss(own.bone_mm, config.net.heatmap_weight)
+    loss = loss_of(config.net, own.bone_mm)
     with run.claim():
         if role == "student":
             save_weights(run.path(f"{THETA_0}.safetensors"), start)
         model = place_model(start, fabric)
         optimizer = torch.optim.Adam(model.parameters(), config.optim.lr)
+        if config.optimizer_state:
+            load_optimizer(config.optimizer_state, optimizer)
 
         def update(batch: HandBatch, _step: int) -> Losses:
             def losses_of() -> dict[str, torch.Tensor]:
@@ -79,7 +87,10 @@ def run(config: Source) -> dict[str, Any]:
             return take_step(model, optimizer, losses_of, fabric.autocast)
 
         state = {"model": model, "optimizer": optimizer}
-        fit(run, config.optim, loader, state, fabric, update)
+        key = second_half(config.optim.seed) if config.start else config.optim.seed
+        fit(run, config.optim, loader, state, fabric, update, key)
+        if config.keep_optimizer:
+            save_optimizer(run.path(OPTIMIZER), optimizer)
         save_weights(run.path(f"{role}.safetensors"), model)
         predictions = predict(model, test, fabric)
         save_predictions(run.path("predictions.npz"), predictions)

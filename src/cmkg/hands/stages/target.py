@@ -23,7 +23,7 @@ from ...steps import take_step
 from ..datasets.packed import Packed
 from ..network.augment import Augmentation
 from ..network.pose import HandBatch
-from ..network.pose_loss import PoseLoss
+from ..network.pose_loss import loss_of
 from ..network.posenet import pose_net
 from ..skeleton import bone_scale
 from .fitting import Frames, Loader, convention_matrix, fit, frame_range
@@ -61,6 +61,9 @@ class Regulariser:
     Without: the constant, 0 = none."""
     exponent: int = 2
     """p, for the constant; a prior's file has its own."""
+    parameters: Literal["weights", "all"] = "weights"
+    """Which parameters the constant holds: tensors of two dimensions or more, or all, as Eq. 10
+    says."""
     centre: str = ""
     """Weights theta* around which R is centred; empty = zero, as in the paper."""
     permuted: bool = False
@@ -118,7 +121,7 @@ def load_regulariser(config: Target, model: nn.Module, packed: Packed) -> Prior 
         around, _ = load_start(settings.centre, config.student, config.source, packed)
         centre = dict(around.named_parameters())
     if not settings.prior:
-        return Prior.constant(model, settings.sigma, settings.exponent, centre=centre)
+        return Prior.constant(model, settings.sigma, settings.exponent, settings.parameters, centre)
     prior = Prior.load(settings.prior)
     prior.bind(model)
     if not config.start:
@@ -158,7 +161,7 @@ def run(config: Target) -> dict[str, Any]:
     test = Loader(scored, net.px, fabric.device, frames=data.validation)
     frame_range(scored, data.validation)
     alongside = Packed(data.alongside) if data.alongside else None
-    loss = PoseLoss(packed.bone_mm, net.heatmap_weight)
+    loss = loss_of(net, packed.bone_mm)
 
     began = fingerprint(start)
     prior = prior.to(fabric.device) if prior else None
