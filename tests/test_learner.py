@@ -54,6 +54,83 @@ def test_several_inner_steps_are_the_unrolled_ones_to_first_order(batch):
     assert errors[1] == pytest.approx(errors[0] / 10, rel=0.1)
 
 
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("inner_steps", [1, 3])
+def test_exact_is_the_unrolled_gradient_of_any_l(batch, p, inner_steps):
+    distiller, learner, prior = made(batch, exponents=(p,), inner_steps=inner_steps, exact=True)
+    student, tap, teacher, teacher_tap, _ = parts(p)
+    both = losses(tap, teacher, teacher_tap, batch)
+    expected = unrolled_gradient(student, prior, *both, ALPHA, steps=inner_steps)
+    before = copy.deepcopy(prior.phi)
+    state = copy.deepcopy(distiller.state_dict())
+    learner.update(batch, distiller(batch))
+    found = {name: before[name] - phi for name, phi in prior.phi.items()}
+    assert relative(found, expected) < 1e-10
+    for name, value in distiller.student.named_parameters():
+        assert torch.equal(state[f"student.{name}"], value), name
+
+
+class NetworkOfWeights(nn.Module):
+    """R is a network: a score of each weight, its layer's size beside it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(4)
+        layers = nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1)
+        self.score = nn.Sequential(*layers).double()
+
+    def forward(self, weights):
+        total = 0.0
+        for weight in weights.values():
+            size = (weight.square().mean() + 1e-6).sqrt().expand(weight.numel())
+            total = total + self.score(torch.stack([weight.flatten(), size], 1)).mean()
+        return total
+
+
+@pytest.mark.parametrize("inner_steps", [1, 2])
+def test_any_regulariser_has_the_gradient_of_finite_differences(batch, inner_steps):
+    student, teacher = small_net(), small_net(channels=1, seed=7)
+    distiller = Distiller(student, teacher, batch, PAIRS, attention_weight=3.0)
+    config = MetaConfig(alpha=0.05, beta=1.0, inner_steps=inner_steps)
+
+    def outer_at(regulariser):
+        copied = copy.deepcopy(distiller)
+        learner = PriorLearner(copied, config, regulariser=copy.deepcopy(regulariser))
+        return learner.update(batch, copied(batch))["outer_0"]
+
+    R = NetworkOfWeights()
+    learner = PriorLearner(distiller, config, regulariser=R)
+    before = copy.deepcopy(R)
+    terms = distiller(batch)
+    learner.backward(batch, terms)
+    moved = {
+        name: a - b for (name, a), b in zip(before.named_parameters(), R.parameters(), strict=True)
+    }
+    for name, index in (("score.0.weight", (2, 1)), ("score.2.weight", (0, 3))):
+        values = []
+        for step in (1e-4, -1e-4):
+            other = copy.deepcopy(before)
+            with torch.no_grad():
+                other.get_parameter(name)[index] += step
+            values.append(outer_at(other))
+        assert float(moved[name][index]) == pytest.approx((values[0] - values[1]) / 2e-4, rel=1e-5)
+    again = PriorLearner(distiller, config, regulariser=NetworkOfWeights())
+    again.load_state_dict(learner.state_dict())
+    torch.testing.assert_close(again.regulariser.state_dict(), R.state_dict())
+
+
+def test_a_regulariser_that_is_none_is_refused(batch, unchecked):
+    distiller, _, prior = made(batch)
+    for wrong, message in (
+        (lambda weights: 0.0, "expected a module of {name: weight} to a scalar, got function"),
+        (nn.Tanh(), "it has no parameter to learn"),
+    ):
+        with pytest.raises(InputError, match=message):
+            PriorLearner(distiller, regulariser=wrong)
+    with pytest.raises(InputError, match="beside priors=: give one of them"):
+        PriorLearner(distiller, priors=[prior], regulariser=NetworkOfWeights())
+
+
 def test_it_moves_phi_alone_and_the_losses_go_backward_after_it(batch):
     distiller, learner, prior = made(batch)
     alone = copy.deepcopy(distiller)

@@ -1,5 +1,6 @@
 import copy
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -523,3 +524,27 @@ def test_one_tensor_is_no_batch_of_parts():
             train_with_prior(nn.Linear(4, 4), data, F.mse_loss)
     with pytest.raises(InputError, match="got one dict: expected an iterable of batches"):
         train_with_prior(nn.Linear(4, 4), {"x": torch.randn(8, 4)}, F.mse_loss)
+
+
+def test_a_module_as_r_is_added_to_the_loss_and_stays_as_it_is():
+    class Quadratic(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.strength = nn.Parameter(torch.tensor(0.3))
+
+        def forward(self, weights):
+            return self.strength * sum(weight.square().sum() for weight in weights.values())
+
+    whole, parts = nn.Linear(3, 1), nn.Linear(3, 1)
+    parts.load_state_dict(whole.state_dict())
+    x, y, R = torch.randn(8, 3), torch.randn(8, 1), Quadratic()
+    (line,) = train_with_prior(
+        whole, [(x, y)], F.mse_loss, R, fit=FitConfig(optimizer=partial(torch.optim.SGD, lr=0.1))
+    )
+    sgd = torch.optim.SGD(parts.parameters(), 0.1)
+    penalty = 0.3 * sum(weight.square().sum() for weight in parts.parameters())
+    (F.mse_loss(parts(x), y) + penalty).backward()
+    sgd.step()
+    torch.testing.assert_close(list(whole.parameters()), list(parts.parameters()))
+    assert line["regulariser"] == pytest.approx(float(penalty.detach()))
+    assert R.strength.grad is None

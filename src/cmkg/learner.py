@@ -18,15 +18,25 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from .attachment import innermost_optimizer
 from .batch import halve
 from .distiller import Distiller
 from .errors import InputError
-from .meta import adam_scales, look_ahead_gradient, preserve_weights, scaled
+from .losses import to_scalar
+from .meta import (
+    adam_scales,
+    differentiable_phi,
+    look_ahead_gradient,
+    preserve_weights,
+    scaled,
+    unroll,
+)
 from .modules import trained_parameters, unwrap
-from .prior import Granularity, Prior, Select, fingerprint
+from .prior import Granularity, Prior, Select, fingerprint, weighted_norm
 from .runtime.checks import expect_positive
+from .runtime.distributed import world_size
 from .steps import gradients_of, sum_of, to_finite_floats
 
 
@@ -39,7 +49,8 @@ class MetaConfig:
     split: the first half of each batch is the inner step's, the other G's; else both see the same
     batch. inner_steps: l of Algorithm 1. inner_optimizer: "sgd", or "adam": the inner step is alpha
     of the step that the optimiser, an Adam, takes (meta.adam_scales). select, granularity: see
-    Prior.constant.
+    Prior.constant. exact: the gradient by unrolling the inner steps (Algorithm 1), with
+    second-order graphs; at l = 1 it is the closed form's, to rounding. On one process.
     """
 
     exponents: tuple[int, ...] = (2,)
@@ -51,6 +62,7 @@ class MetaConfig:
     inner_optimizer: Literal["sgd", "adam"] = "sgd"
     select: Select = "weights"
     granularity: Granularity = "weight"
+    exact: bool = False
 
     def __post_init__(self) -> None:
         exponents: Any = self.exponents
@@ -76,9 +88,14 @@ class PriorLearner:
         priors: phi to go on from, one each exponent; None begins at zero.
         theta_0: the student as it began, whose fingerprint the priors carry; None is as it is now.
         facts: more for the priors' manifest.
+        regulariser: any other R(theta; phi) in place of the weighted norms: a module whose forward
+            takes {name: weight} of the student to a scalar, and whose parameters are phi. They are
+            moved by SGD with beta, through the unrolled inner steps; the config's exponents, select
+            and granularity do not count.
 
     Raises:
-        InputError: priors of another network or of other exponents.
+        InputError: priors of another network or of other exponents; a regulariser without
+            parameters, or beside priors.
     """
 
     def __init__(
@@ -88,12 +105,18 @@ class PriorLearner:
         priors: Sequence[Prior] | None = None,
         theta_0: nn.Module | None = None,
         facts: Mapping[str, Any] | None = None,
+        regulariser: nn.Module | None = None,
     ) -> None:
         inner = unwrap(distiller)
         if not isinstance(inner, Distiller):
             raise InputError(f"PriorLearner: expected a Distiller, got {type(inner).__name__}")
         self.distiller = inner
         self.config = config or MetaConfig()
+        self.regulariser = regulariser
+        self.priors: list[Prior] = []
+        if regulariser is not None:
+            _expect_regulariser(regulariser, priors)
+            return
         if priors is None:
             self.priors = self._new_priors(theta_0 or inner.student, facts or {})
             return
@@ -213,9 +236,60 @@ class PriorLearner:
             with preserve_weights(distiller, []):
                 inner = gradients_of(distiller(own)["regression"], weights)
         found = {}
+        if self.regulariser is not None or config.exact:
+            for number, one in enumerate(self.priors or [self.regulariser]):
+                found[f"outer_{number}"] = self._unroll(one, weights, scales, first, second)
+            return found
         for number, prior in enumerate(self.priors):
             found[f"outer_{number}"] = self._learn(prior, weights, inner, scales, first, second)
         return found
+
+    def _unroll(
+        self,
+        learned: Any,
+        weights: dict[str, nn.Parameter],
+        scales: dict[str, Tensor] | None,
+        first: tuple[Any, Any],
+        second: tuple[Any, Any],
+    ) -> float:
+        """As `_learn`, for any R, exact; learned: a Prior or a module."""
+        if world_size() > 1:
+            raise InputError("the unrolled gradient is for one process alone; leave out exact=True")
+        distiller, config = self.distiller, self.config
+        paths = {id(one): path for path, one in distiller.named_parameters(remove_duplicate=False)}
+        full = {name: paths[id(one)] for name, one in weights.items()}
+        students = trained_parameters(distiller.student)
+        values: dict[str, float] = {}
+
+        def losses_at(theta: Mapping[str, Tensor], part: tuple[Any, Any]) -> dict[str, Tensor]:
+            state = {name: buffer.clone() for name, buffer in distiller.named_buffers()}
+            state |= {full[name]: one for name, one in theta.items()}
+            found: dict[str, Tensor] = functional_call(distiller, state, part)
+            return found
+
+        def outer(theta: Mapping[str, Tensor]) -> Tensor:
+            there = losses_at(theta, second)
+            values.update(to_finite_floats(there, "after the inner step"))
+            return sum_of(there)
+
+        if isinstance(learned, Prior):
+            phi = differentiable_phi(learned, weights)
+        else:
+            phi = {name: one for name, one in learned.named_parameters() if one.requires_grad}
+
+        def penalty(theta: Mapping[str, Tensor]) -> Tensor:
+            if isinstance(learned, Prior):
+                held = {name: theta[name] for name in phi}
+                return weighted_norm(held, phi, learned.p, learned.centre)
+            return to_scalar(learned({name: theta[name] for name in students}), "R", False)
+
+        both = (lambda theta: losses_at(theta, first)["regression"]), outer
+        found = unroll(weights, penalty, phi, both, config.alpha, config.inner_steps, scales)
+        if isinstance(learned, Prior):
+            learned.learn_(found, config.beta, config.unit_free)
+        else:
+            _descend(phi, found, config)
+        return sum(values.values())
 
     def _learn(
         self,
@@ -259,6 +333,8 @@ class PriorLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on."""
+        if self.regulariser is not None:
+            return {"regulariser": self.regulariser.state_dict()}
         return {f"prior_{number}": prior.state_dict() for number, prior in enumerate(self.priors)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -268,10 +344,37 @@ class PriorLearner:
             InputError: it belongs to another learner.
         """
         expected = [f"prior_{number}" for number in range(len(self.priors))]
+        expected = expected if self.regulariser is None else ["regulariser"]
         if sorted(state) != sorted(expected):
             raise InputError(f"a learner's state: expected {expected}, it has {list(state)}")
+        if self.regulariser is not None:
+            self.regulariser.load_state_dict(state["regulariser"])
         for number, prior in enumerate(self.priors):
             prior.load_state_dict(state[f"prior_{number}"])
+
+
+def _expect_regulariser(regulariser: object, priors: object) -> None:
+    if not isinstance(regulariser, nn.Module):
+        raise InputError(
+            "regulariser: expected a module of {name: weight} to a scalar, got "
+            f"{type(regulariser).__name__}"
+        )
+    if priors is not None:
+        raise InputError("regulariser= beside priors=: give one of them")
+    if not any(parameter.requires_grad for parameter in regulariser.parameters()):
+        raise InputError("regulariser: it has no parameter to learn, which phi is")
+
+
+@torch.no_grad()
+def _descend(
+    phi: Mapping[str, Tensor], gradients: Mapping[str, Tensor], config: MetaConfig
+) -> None:
+    """SGD of a regulariser's parameters."""
+    for name, one in phi.items():
+        gradient = gradients[name]
+        if config.unit_free:
+            gradient = gradient / gradient.square().mean().sqrt().clamp_min(1e-30)
+        one -= config.beta * gradient
 
 
 def _refuse_half_precision(loss: Tensor) -> None:

@@ -13,7 +13,7 @@ small alpha; plain SGD's phi is ruled by the weights of large gradients.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch.func import functional_call
 
 from .errors import InputError
 from .modules import groups_by_parameter
-from .prior import Prior, Tensors
+from .prior import Prior, Tensors, weighted_norm
 
 Network = Callable[..., Any]
 DAMPING = 0.1  # of a layer's mean sqrt(v), see adam_scales
@@ -226,43 +226,77 @@ def unrolled_gradient(
         {name: tensor like phi}.
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    theta: dict[str, Tensor] = {
-        name: parameter.detach().clone().requires_grad_()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
-    phi = {
-        name: one.detach().to(theta[name]).clone().requires_grad_()
+    theta = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    phi = differentiable_phi(prior, theta)
+
+    def at(loss: Callable[[Network], Tensor]) -> Callable[[Tensors], Tensor]:
+        def value(weights: Tensors) -> Tensor:
+            def run(*inputs: Any) -> Any:  # in training mode a pass moves a copy of the buffers
+                copies = {name: buffer.clone() for name, buffer in buffers.items()}
+                return functional_call(model, (dict(weights), copies), inputs)
+
+            return loss(run)
+
+        return value
+
+    def penalty(weights: Tensors) -> Tensor:
+        return weighted_norm({name: weights[name] for name in phi}, phi, prior.p, prior.centre)
+
+    return unroll(theta, penalty, phi, (at(inner_loss), at(outer_loss)), alpha, steps)
+
+
+def differentiable_phi(prior: Prior, weights: Tensors) -> dict[str, Tensor]:
+    """phi of these weights as leaves to take the gradient of."""
+    return {
+        name: one.detach().to(weights[name]).clone().requires_grad_()
         for name, one in prior.phi.items()
-        if name in theta
+        if name in weights
     }
 
-    def with_weights(weights: dict[str, Tensor]) -> Network:
-        def run(*inputs: Any) -> Any:  # a pass in training mode moves a copy of the buffers only
-            copies = {name: buffer.clone() for name, buffer in buffers.items()}
-            return functional_call(model, (weights, copies), inputs)
 
-        return run
+def unroll(
+    weights: Tensors,
+    regulariser: Callable[[dict[str, Tensor]], Tensor],
+    phi: Tensors,
+    losses: tuple[Callable[[dict[str, Tensor]], Tensor], Callable[[dict[str, Tensor]], Tensor]],
+    alpha: float,
+    steps: int = 1,
+    scales: Tensors | None = None,
+) -> dict[str, Tensor]:
+    """Algorithm 1 for any differentiable R(theta; phi): {name: dG/dphi}, exact for any l.
 
+    A weight that L_REG does not see stays where it is, whatever R says.
+
+    Args:
+        weights: {name: trained weight}; they are not moved.
+        regulariser: R, a function of {name: weight} to a scalar.
+        phi: the leaves that R depends on.
+        losses: L_REG and G, functions of {name: weight} to a scalar.
+        alpha: the inner step.
+        steps: l.
+        scales: see `adam_scales`.
+    """
+    inner_loss, outer_loss = losses
+    theta = {name: one.detach().clone().requires_grad_() for name, one in weights.items()}
     for _ in range(steps):
-        inner = inner_loss(with_weights(theta))
+        names, values = list(theta), list(theta.values())
+        pulls: Sequence[Tensor | None] = [None] * len(names)
+        pull = regulariser(theta)
+        if pull.requires_grad:
+            pulls = torch.autograd.grad(pull, values, create_graph=True, allow_unused=True)
         gradients = torch.autograd.grad(
-            inner, list(theta.values()), create_graph=True, allow_unused=True
+            inner_loss(theta), values, create_graph=True, allow_unused=True
         )
         moved = {}
-        for (name, weight), gradient in zip(theta.items(), gradients, strict=True):
+        for name, weight, gradient, held in zip(names, values, gradients, pulls, strict=True):
+            moved[name] = weight
             if gradient is None:  # a branch that this batch does not take
-                moved[name] = weight
                 continue
-            moved[name] = weight - alpha * gradient
-            if name in phi:
-                offset = weight - prior.centre[name] if prior.centre else weight
-                slope = 2 * offset if prior.p == 2 else offset.sign()
-                moved[name] = moved[name] - alpha * phi[name] * slope
+            rate = alpha if scales is None else alpha * scales[name]
+            moved[name] = weight - rate * (gradient if held is None else gradient + held)
         theta = moved
-    outer = outer_loss(with_weights(theta))
-    found = torch.autograd.grad(outer, list(phi.values()), allow_unused=True)
+    found = torch.autograd.grad(outer_loss(theta), list(phi.values()), allow_unused=True)
     return {
-        name: torch.zeros_like(phi[name]) if gradient is None else gradient
-        for name, gradient in zip(phi, found, strict=True)
+        name: torch.zeros_like(one) if gradient is None else gradient
+        for (name, one), gradient in zip(phi.items(), found, strict=True)
     }

@@ -381,13 +381,7 @@ class Prior:
 
     def penalty_of(self, weights: Tensors) -> Tensor:
         """R over {name: weight} of some of phi's names alone."""
-        terms = []
-        for name, weight in weights.items():
-            phi = self.phi[name].to(weight.device)
-            offset = weight if self.centre is None else weight - self.centre[name].to(weight)
-            size = offset.abs()
-            terms.append((phi * (size if self.p == 1 else size * size)).sum())
-        return sum(terms[1:], terms[0]) if terms else torch.zeros(())
+        return weighted_norm(weights, self.phi, self.p, self.centre)
 
     @torch.no_grad()
     def slope(self, weights: Tensors) -> dict[str, Tensor]:
@@ -670,6 +664,16 @@ class Prior:
 
         centre, variance = part("centre/") or None, part("variance/") or None
         return cls(part("phi/"), manifest["p"], centre, manifest, variance)
+
+
+def weighted_norm(weights: Tensors, phi: Tensors, p: int, centre: Tensors | None) -> Tensor:
+    """R of Eq. 10, a scalar with a graph to the weights, and to phi where it has one."""
+    terms = []
+    for name, weight in weights.items():
+        offset = weight if centre is None else weight - centre[name].to(weight)
+        size = offset.abs()
+        terms.append((phi[name].to(weight.device) * (size if p == 1 else size * size)).sum())
+    return sum(terms[1:], terms[0]) if terms else torch.zeros(())
 
 
 def _read_safetensors(path: PathLike, device: torch.device | str) -> tuple[Any, dict[str, Tensor]]:

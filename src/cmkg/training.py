@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.data import DataLoader
 
 from .attachment import innermost_optimizer
@@ -216,7 +217,7 @@ def train_with_prior(
     model: nn.Module,
     data: Batches,
     loss: Loss = regression_loss,
-    prior: Prior | None = None,
+    prior: Prior | nn.Module | None = None,
     *,
     fields: Fields = TARGET_FIELDS,
     coupled: bool = True,
@@ -231,7 +232,8 @@ def train_with_prior(
         model: the network.
         data: the target's batches.
         loss: (prediction, target) to a scalar; if it has parameters, they are trained.
-        prior: phi; None trains on the loss alone.
+        prior: phi; or a module that is R, as PriorLearner(regulariser=...) learns it: it is frozen,
+            and its value reported as "regulariser"; None trains on the loss alone.
         fields: which part of a batch is which.
         coupled: see Prior.attach.
         fit: how it is trained.
@@ -243,11 +245,13 @@ def train_with_prior(
         InputError, Diverged: see `distill`; a prior of another network.
     """
     how = fit or FitConfig()
-    if prior is not None and not isinstance(prior, Prior):
+    if prior is not None and not isinstance(prior, (Prior, nn.Module)):
         raise InputError(
             f"prior: expected a Prior, got {type(prior).__name__}; learn_prior(...).prior, or "
-            "Prior.load(file)"
+            "Prior.load(file); or a module that is R"
         )
+    R = prior if isinstance(prior, nn.Module) else None
+    prior = None if isinstance(prior, nn.Module) else prior
     expect_loss(loss)
     if not isinstance(model, nn.Module):
         raise InputError(f"the model: expected a network, got {type(model).__name__}")
@@ -260,7 +264,7 @@ def train_with_prior(
     held = None if prior is None else {"p": prior.p, "coupled": coupled, **_digests(prior)}
     settings: dict[str, Any] = {
         "call": "train with prior",
-        "prior": held,
+        "prior": held if R is None else fingerprint(R),
         "model": fingerprint(model),
         "loss": describe_function(loss),
         "fields": describe_fields(fields),
@@ -270,7 +274,12 @@ def train_with_prior(
 
     def losses_of(batch: Batch) -> dict[str, Tensor]:
         prediction = call_model(trainer.model, batch.student_input)
-        return {"regression": to_scalar(loss(to_float32(prediction), batch.target))}
+        losses = {"regression": to_scalar(loss(to_float32(prediction), batch.target))}
+        if R is not None:
+            frozen = {name: one.detach().to(trainer.device) for name, one in R.named_parameters()}
+            weights = trained_parameters(trainer.model)
+            losses["regulariser"] = to_scalar(functional_call(R, frozen, (weights,)), "R", False)
+        return losses
 
     def parts_of(raw: Any) -> Batch:
         return trainer.to_precision(fields(raw, trainer.device))

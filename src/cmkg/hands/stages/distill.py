@@ -57,6 +57,9 @@ class PhiConfig:
     batch, as in the paper."""
     inner_steps: int = 1
     """l of Algorithm 1."""
+    exact: bool = False
+    """phi's gradient by unrolling the inner steps, with second-order graphs: exact over l = 1,
+    where the terms of the steps are summed otherwise. On one process."""
 
     def __post_init__(self) -> None:
         expect_positive(self, "alpha", "beta", "inner_steps")
@@ -103,6 +106,7 @@ def learner_of(
         inner_steps=phi.inner_steps,
         inner_optimizer=phi.inner_optimizer,
         select=phi.phi_parameters,
+        exact=phi.exact,
     )
     facts = {
         "loss_units": loss_unit,
