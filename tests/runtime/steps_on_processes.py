@@ -1,7 +1,7 @@
-"""k meta-steps on the processes of this job, from one global batch a step: theta and phi of the
+"""Six meta-steps on the processes of this job, from one global batch a step: theta and phi of the
 first process to a file.
 
-torchrun --nproc-per-node N tests/runtime/steps_on_processes.py OUT [batchnorm|parallel]
+torchrun --nproc-per-node N tests/runtime/steps_on_processes.py OUT [plain] [wrapped] [batchnorm]
 """
 
 import sys
@@ -32,15 +32,15 @@ def net(channels, seed, normalised):
     )
 
 
-def main(out, kind=""):
-    fabric = launch("32-true", accelerator="cpu")
+def steps(fabric, kind):
+    """theta, phi and the losses after six steps."""
     student, teacher = net(3, 0, kind == "batchnorm"), net(1, 7, kind == "batchnorm")
     layers = [("2", "2"), ("5", "5")]
     distiller = Distiller(student, teacher, pairs=layers, criterion=distillation_loss)
     learner = PriorLearner(distiller, MetaConfig(alpha=1e-2, beta=1.0))
     optimizer = torch.optim.Adam(student.parameters(), 1e-3)
     trained = distiller
-    if kind == "parallel" and fabric.world_size > 1:
+    if kind == "wrapped" and fabric.world_size > 1:
         trained = nn.parallel.DistributedDataParallel(distiller)
     g = torch.Generator().manual_seed(3)
     x, depth, y = (torch.randn(s, generator=g) for s in ((64, 3, 8, 8), (64, 1, 8, 8), (64, 6)))
@@ -50,15 +50,20 @@ def main(out, kind=""):
         learn = partial(learner.backward, batch)
         losses = take_step(student, optimizer, lambda batch=batch: trained(batch), learn=learn)
     losses = {k: torch.tensor(v / fabric.world_size) for k, v in sum_over_ranks(losses).items()}
+    return {
+        **{f"theta/{n}": t.detach().clone() for n, t in student.named_parameters()},
+        **{f"phi/{n}": t for n, t in learner.prior.phi.items()},
+        **{f"loss/{n}": t for n, t in losses.items()},
+    }
+
+
+def main(out, *kinds):
+    fabric = launch("32-true", accelerator="cpu")
+    found = {
+        f"{kind}: {name}": tensor for kind in kinds for name, tensor in steps(fabric, kind).items()
+    }
     if rank() == 0:
-        save_file(
-            {
-                **{f"theta/{n}": t.detach().clone() for n, t in student.named_parameters()},
-                **{f"phi/{n}": t for n, t in learner.prior.phi.items()},
-                **{f"loss/{n}": t for n, t in losses.items()},
-            },
-            out,
-        )
+        save_file(found, out)
 
 
 if __name__ == "__main__":

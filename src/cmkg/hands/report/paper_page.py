@@ -35,6 +35,22 @@ TITLES = {
 }
 TABLES = ("table1", "table2", "table3")
 PICTURES = 6
+# What the text claims: (what, row, the row that it is measured against).
+GAINS = {
+    "table1": [
+        ("ResNet-18: L_ACT over RGB", "r18/act", "r18/continued"),
+        ("ResNet-18: L_ACT + λ L_ATT over RGB", "r18/act-att", "r18/continued"),
+        ("ResNet-18 with 𝒜: distilled over RGB", "r18-a/act-att", "r18-a/continued"),
+        ("ResNet-50 with 𝒜: distilled over RGB", "r50-a/act-att", "r50-a/continued"),
+    ],
+    "table2": [
+        ("STB: ℓ², σ = 1e-5, over none", "stb/l2-1e-5", "stb/none"),
+        ("STB: prior, p = 2, over none", "stb/prior-l2", "stb/none"),
+        ("STB: prior, p = 2, over ℓ², σ = 1e-5", "stb/prior-l2", "stb/l2-1e-5"),
+        ("STB: prior, p = 1, over ℓ¹, σ = 1e-4", "stb/prior-l1", "stb/l1-1e-4"),
+    ],
+}
+DOMAINS = ("freihand-gs", "freihand-hom", "freihand-sample", "freihand-auto", "stb")
 MADE = "Made data: these numbers show that the chain runs, nothing else."
 
 
@@ -49,6 +65,7 @@ def write(out: Path) -> Facts:
     write_text(out / "paper.md", format_tables(found))
     page = load_template("paper_page.html").render(
         found=found,
+        format_claim=format_claim,
         titles=TITLES,
         curves=draw_curves(found),
         weights=draw_weights(found),
@@ -65,7 +82,61 @@ def collect_paper(out: Path) -> Facts:
         presets[preset] = [collect_stage(out, stage, *facts) for stage, facts in stages.items()]
     sets = [read_json(path)["holds"] for path in out.glob("data/*/meta.json")]
     made = any(held.get("made") for held in sets)
-    return {"presets": presets, "made": made, **collect_sessions(out)}
+    claims = collect_claims(presets)
+    return {"presets": presets, "claims": claims, "made": made, **collect_sessions(out)}
+
+
+def collect_claims(presets: Mapping[str, list[Facts]]) -> list[Facts]:
+    """[{"claim", "paper", "ours"}]: the gains that the text names, and their correlation (§5.5).
+
+    A gain is relative to the row that it is measured against, in per cent, negative where the error
+    falls; ours is None where a row is not run.
+    """
+    found = []
+    for preset, gains in GAINS.items():
+        rows = {row["stage"]: row for row in presets[preset]}
+        for claim, better, reference in gains:
+            paper, ours = (
+                _gain(_error(rows[better], whose), _error(rows[reference], whose))
+                for whose in ("paper", "ours")
+            )
+            found.append({"claim": claim, "paper": paper, "ours": ours, "unit": "%"})
+    rows = {row["stage"]: row for row in presets["table3"]}
+    correlations = {whose: _correlation(rows, whose) for whose in ("paper", "ours")}
+    claim = "Table 3: correlation over its rows of what ℓ² gains and what the prior gains"
+    return [*found, {"claim": claim, **correlations, "unit": ""}]
+
+
+def _error(row: Mapping[str, Any], whose: str) -> float | None:
+    """A row's EPE in mm, the paper's or ours."""
+    if whose == "paper":
+        error: float | None = row["paper_epe_mm"]
+        return error
+    return row["ours"]["epe_mm"]["mean"] if row["ours"] else None
+
+
+def _gain(error: float | None, reference: float | None) -> float | None:
+    return None if error is None or reference is None else 100 * (error / reference - 1)
+
+
+def _correlation(rows: Mapping[str, Facts], whose: str) -> float | None:
+    """Of the two gains in mm over the domains; None where not every row is run."""
+    errors = [
+        [_error(rows[f"{domain}/{row}"], whose) for row in ("none", "l2-1e-5", "prior-l2")]
+        for domain in DOMAINS
+    ]
+    if any(error is None for of_domain in errors for error in of_domain):
+        return None
+    none, l2, prior = np.array(errors, dtype=float).T
+    return float(np.corrcoef(none - l2, none - prior)[0, 1])
+
+
+def format_claim(value: float | None, unit: str) -> str:
+    """As "−10.1 %", "0.999", or "not run"."""
+    if value is None:
+        return "not run"
+    text = f"{value:+.1f} %" if unit else f"{value:.3f}"
+    return text.replace("-", "−")
 
 
 def collect_stage(
@@ -107,7 +178,7 @@ def collect_sessions(out: Path) -> Facts:
 
 
 def format_tables(found: Mapping[str, Any]) -> str:
-    """The three tables as Markdown."""
+    """The three tables as Markdown, and what the text claims of them."""
     lines = [MADE, ""] if found["made"] else []
     for preset in TABLES:
         lines += [
@@ -122,7 +193,11 @@ def format_tables(found: Mapping[str, Any]) -> str:
             paper = "" if row["paper_epe_mm"] is None else f"{row['paper_epe_mm']:.2f}"
             lines.append(f"| {row['label']} | {error} | {auc} | {paper} | {paper_auc} |")
         lines.append("")
-    return "\n".join(lines)
+    lines += ["### What the text claims", "", "| gain | ours | paper |", "| :-- | --: | --: |"]
+    for one in found["claims"]:
+        ours, paper = (format_claim(one[whose], one["unit"]) for whose in ("ours", "paper"))
+        lines.append(f"| {one['claim']} | {ours} | {paper} |")
+    return "\n".join([*lines, ""])
 
 
 def format_ours(row: Mapping[str, Any], key: str, digits: int) -> str:
