@@ -44,3 +44,13 @@ def test_published_curves_are_shares_that_rise_to_their_printed_areas():
         assert 0 < y.min() <= y.max() <= 1
         whole = np.interp(np.linspace(20, 50, 100), x, y).mean()
         assert whole == pytest.approx(curve.auc, abs=0.03), curve.method
+
+
+def test_the_two_claims_of_figure_5_are_ratios_to_the_row_without_r():
+    def row(near_zero, rms):
+        return {"label": "x", "ours": {"weights": {"near_zero": near_zero, "rms": rms}}}
+
+    rows = [row(0.02, 0.05), {"label": "l2", "ours": None}, row(0.5, 0.1)]
+    found = paper_page.collect_weights(rows)
+    assert [(w["peak"], w["spread"]) for w in found] == [(1, 1), (25, 2)]
+    assert paper_page.collect_weights(rows[1:]) == []

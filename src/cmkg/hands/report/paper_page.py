@@ -83,7 +83,9 @@ def collect_paper(out: Path) -> Facts:
     sets = [read_json(path)["holds"] for path in out.glob("data/*/meta.json")]
     made = any(held.get("made") for held in sets)
     claims = collect_claims(presets)
-    return {"presets": presets, "claims": claims, "made": made, **collect_sessions(out)}
+    weights = collect_weights(presets["figure5"])
+    found = {"presets": presets, "claims": claims, "weights": weights, "made": made}
+    return found | collect_sessions(out)
 
 
 def collect_claims(presets: Mapping[str, list[Facts]]) -> list[Facts]:
@@ -105,6 +107,28 @@ def collect_claims(presets: Mapping[str, list[Facts]]) -> list[Facts]:
     correlations = {whose: _correlation(rows, whose) for whose in ("paper", "ours")}
     claim = "Table 3: correlation over its rows of what ℓ² gains and what the prior gains"
     return [*found, {"claim": claim, **correlations, "unit": ""}]
+
+
+def collect_weights(rows: list[Facts]) -> list[Facts]:
+    """[{"label", "near_zero", "rms", "peak", "spread"}] of Fig. 5's rows that are run.
+
+    The figure's two claims, against the first row, without R: peak is how many times as many
+    weights are within 1e-3 of zero, spread how many times as large their root mean square is.
+    """
+    run = [row for row in rows if row["ours"]]
+    if not run or run[0] is not rows[0]:
+        return []
+    first = run[0]["ours"]["weights"]
+    return [
+        {
+            "label": row["label"],
+            "near_zero": row["ours"]["weights"]["near_zero"],
+            "rms": row["ours"]["weights"]["rms"],
+            "peak": row["ours"]["weights"]["near_zero"] / max(first["near_zero"], 1e-9),
+            "spread": row["ours"]["weights"]["rms"] / max(first["rms"], 1e-12),
+        }
+        for row in run
+    ]
 
 
 def _error(row: Mapping[str, Any], whose: str) -> float | None:

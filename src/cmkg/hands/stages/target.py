@@ -32,7 +32,7 @@ from .predicting import Predictions, predict, save_predictions, score
 from .settings import Flat, OptimConfig
 from .student_card import finish_student
 
-HISTOGRAM_EDGES = np.linspace(-0.3, 0.3, 121)
+HISTOGRAM_EDGES = np.linspace(-1, 1, 201)
 
 
 @dataclass(frozen=True)
@@ -214,12 +214,12 @@ def in_frame_scale(predictions: Predictions, bone_mm: float) -> Predictions:
 
 
 def weight_histogram(model: nn.Module) -> dict[str, Any]:
-    """Counts of all convolution and linear weights (Fig. 5)."""
+    """Counts of all convolution and linear weights (Fig. 5); those beyond are in the last bins."""
     tensors = [t.detach().flatten().cpu() for t in model.parameters() if t.dim() >= 2]
     weights = torch.cat(tensors).numpy()
     return {
         "edges": HISTOGRAM_EDGES.round(4).tolist(),
-        "counts": np.histogram(weights, HISTOGRAM_EDGES)[0].tolist(),
+        "counts": np.histogram(weights.clip(-1, 1), HISTOGRAM_EDGES)[0].tolist(),
         "near_zero": float((np.abs(weights) < 1e-3).mean()),
         "rms": float(np.sqrt((weights**2).mean())),
     }
