@@ -171,7 +171,7 @@ def parse_settings(command: Command, program: str, arguments: Sequence[str]) -> 
 
     module = import_module(command.module)
     if command.module == PAPER:
-        settings = module.preset_of(command.settings)
+        settings = module.preset_of(command.settings, "--open" in arguments)
     else:
         settings = getattr(module, command.settings)
     kind, default = settings, tyro.MISSING_NONPROP

@@ -224,6 +224,34 @@ def test_two_processes_train_one_student(some_rows, tmp_path):
     assert json.loads((tmp_path / "two/result.json").read_text())["samples"] == 2
 
 
+def test_open_sets_stand_in_for_all_that_the_tables_read():
+    for preset in paper.ROWS:
+        config = paper.preset_of(preset, is_open=True)
+        plan = paper.all_stages(config, config.wanted(), 0)
+        sets = paper.datasets_of(config, plan)
+        assert set(sets) == set(paper.sets_needed(plan))
+        assert config.recipe == paper.Recipe()
+        assert {stage.net.head for stage in plan.values() if hasattr(stage, "net")} == {"pooled"}
+    freihand = [sets[f"freihand-auto-{split}"] for split in ("train", "test")]
+    assert [len(one) for one in freihand] == [480, 240]
+    rows = [one.first + np.arange(len(one)) for one in freihand]
+    assert not set(rows[0]) & set(rows[1])
+    person = paper.open_datasets(config, 48)["stb-test"]
+    assert person.first // person.config.frames == config.open_sets.sequences  # unseen ones
+    assert not person.with_depth
+    assert paper.preset_of("table1").px == 256
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["table1", "table3"])
+def test_open_tables_run_in_their_smallest_form(tmp_path, preset):
+    config = replace(paper.preset_of(preset, is_open=True), quick=True, out=str(tmp_path / "run"))
+    paper.run(replace(config, seeds=(0,)))
+    found = json.loads((tmp_path / "run/paper.json").read_text())
+    assert all(row["ours"] for row in found["presets"][preset])
+    assert not found["made"]
+
+
 @pytest.mark.slow
 def test_all_six_presets_run_quickly_on_made_data(tmp_path):
     for preset in paper.ROWS:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,12 +24,13 @@ from ...runtime.progress import say
 from ...runtime.runs import hold_folder, replace_settings
 from ..datasets.freihand import DOMAINS, FreiHand
 from ..datasets.packed import Shard, pack
+from ..datasets.rendered import Rendered
 from ..datasets.rhd import Rhd
 from ..datasets.sample import Dataset, pixels_to_store
 from ..datasets.stb import Stb
 from ..datasets.synthetic import make_dataset
 from ..network.augment import NONE, Augmentation
-from ..network.posenet import LossUnit, NetConfig
+from ..network.posenet import LossUnit, NetConfig, StemStride
 from ..rendering.scenes import SceneConfig
 from ..stages import distill, render, source, target
 from ..stages.fitting import OPTIMIZER
@@ -131,6 +132,27 @@ class Epochs:
 
 
 @dataclass(frozen=True)
+class OpenSets:
+    """What --open draws.
+
+    In place of RHD many people in all views, with depth; of 𝒜 wider turns and gestures, without a
+    sensor's noise; of STB one person's sequences, unseen ones tested; of FreiHAND the same frames
+    in its four appearances.
+    """
+
+    source_count: int = 3000
+    source_test: int = 400
+    sequences: int = 4
+    test_sequences: int = 2
+    sequence_frames: int = 120
+    freihand_count: int = 480
+    freihand_test: int = 240
+
+    def __post_init__(self) -> None:
+        expect_positive(self, *(one.name for one in fields(self)))
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What the method leaves to set, with the paper's values; docs/paper.md has them beside it."""
 
@@ -180,6 +202,9 @@ class Paper:
     rows: tuple[str, ...] = ()
     """Names of the rows to run (`--plan` lists them); empty = all of the preset."""
     seeds: tuple[int, ...] = (0,)
+    open: bool = False
+    """On sets that anyone can draw in place of RHD, 𝒜, STB and FreiHAND (see OpenSets), at a size
+    for two cores unless other flags say otherwise."""
     quick: bool = False
     """Shrinks everything to minutes on two cores; a dataset whose folder is not given is made in
     its layout."""
@@ -187,9 +212,14 @@ class Paper:
     """Print the rows and what they cost, and stop; with --quick the made data is written first."""
     synthetic_count: int = 50_000
     """Hands of 𝒜."""
+    open_sets: Annotated[OpenSets, Flat] = field(default_factory=OpenSets)
     px: int = 256
+    width: float = 1.0
+    """Multiple of every layer's channels."""
+    stem_stride: StemStride = 4
     batch: int = 32
     lr: float = 2.5e-4
+    schedule: Literal["constant", "cosine"] = "constant"
     epochs: Annotated[Epochs, Flat] = field(default_factory=Epochs)
     recipe: Annotated[Recipe, Flat] = field(default_factory=Recipe)
     stb_wrist: Literal["ring", "middle", "mean"] = "ring"
@@ -201,7 +231,7 @@ class Paper:
     precision: Precision = "32-true"
 
     def __post_init__(self) -> None:
-        expect_positive(self, "synthetic_count", "px", "batch", "lr")
+        expect_positive(self, "synthetic_count", "px", "width", "batch", "lr")
         expect_different_seeds(self.seeds)
         if self.preset not in ROWS:
             raise InputError(f"--preset: expected one of {', '.join(ROWS)}, got {self.preset!r}")
@@ -218,9 +248,27 @@ class Paper:
         return list(self.rows) or [variant.stage for variant in ROWS[self.preset]]
 
 
-def preset_of(name: str) -> Paper:
-    """The settings of a table or figure."""
-    return replace_settings(Paper(), preset=name)
+# What two quiet cores do in an hour or so: the paper's schedule in proportion.
+OPEN_EPOCHS = Epochs(teacher_epochs=30, student_epochs=15, distill_epochs=15, target_epochs=15)
+
+
+def preset_of(name: str, is_open: bool = False) -> Paper:
+    """The settings of a table or figure; is_open: those of --open."""
+    paper = replace_settings(Paper(), preset=name)
+    if not is_open:
+        return paper
+    return replace_settings(
+        paper,
+        out="runs/paper-open",
+        open=True,
+        seeds=(0, 1, 2),
+        synthetic_count=3000,
+        px=64,
+        width=0.25,
+        lr=2e-3,
+        schedule="cosine",
+        epochs=OPEN_EPOCHS,
+    )
 
 
 Results = dict[int, dict[str, dict[str, Any]]]
@@ -296,6 +344,16 @@ def write_report(out: Path) -> None:
 def shrink(config: Paper) -> Paper:
     """The same experiment in minutes: made data where none is given, tiny networks, one epoch."""
     out = config.out if config.out != Paper.out else f"{Paper.out}-quick"
+    smallest = {
+        "px": 32,
+        "width": QUICK_WIDTH,
+        "batch": 8,
+        "lr": 1e-3,
+        "epochs": Epochs(1, 1, 1, 1),
+    }
+    if config.open:
+        few = OpenSets(48, 16, 2, 1, 16, 24, 16)
+        return replace_settings(config, synthetic_count=24, open_sets=few, **smallest)
     needed = sets_needed(all_stages(config, config.wanted(), 0))
     needs = {name.split("-")[0] for name in needed}
     folders = {}
@@ -309,10 +367,7 @@ def shrink(config: Paper) -> Paper:
         config,
         out=out,
         synthetic_count=40,
-        px=32,
-        batch=8,
-        lr=1e-3,
-        epochs=Epochs(1, 1, 1, 1),
+        **smallest,
         **folders,
     )
 
@@ -389,15 +444,15 @@ def all_stages(config: Paper, rows: list[str], seed: int) -> dict[str, Stage]:
 
 def optim_of(config: Paper, seed: int, epochs: int) -> OptimConfig:
     """Adam as the paper takes it."""
-    return OptimConfig(epochs, config.batch, config.lr, "constant", seed, config.precision)
+    return OptimConfig(epochs, config.batch, config.lr, config.schedule, seed, config.precision)
 
 
 def net_of(config: Paper, family: str) -> NetConfig:
     """The network of a family: r18, r18-a (with 𝒜), r50-a."""
-    width = QUICK_WIDTH if config.quick else 1.0
     return NetConfig(
         BACKBONES[family.split("-")[0]],
-        width,
+        config.width,
+        stem_stride=config.stem_stride,
         loss_unit=config.recipe.loss_unit,
         loss_mean=config.recipe.loss_mean,
         px=config.px,
@@ -507,6 +562,9 @@ def datasets_of(config: Paper, plan: dict[str, Stage]) -> dict[str, Dataset]:
         InputError: a folder is not given or not there.
     """
     px = pixels_to_store(config.px)
+    if config.open:
+        drawn = open_datasets(config, px)
+        return {name: drawn[name] for name in sets_needed(plan)}
 
     def folder(name: str) -> str:
         given = str(getattr(config, name))
@@ -542,6 +600,40 @@ def datasets_of(config: Paper, plan: dict[str, Stage]) -> dict[str, Dataset]:
             known[f"freihand-{domain}-{split}"] = partial(freihand, split, domain)
     found = {name: known[name]() for name in sets_needed(plan)}
     return {name: few_of(dataset) for name, dataset in found.items()} if config.quick else found
+
+
+# Seeds of what --open draws: no person, view or wall of one set is in another.
+SOURCE_SEED, SYNTHETIC_SEED, ONE_PERSON_SEED, MANY_PEOPLE_SEED = 11, 12, 13, 14
+
+
+def open_datasets(config: Paper, px: int) -> dict[str, Dataset]:
+    """{name of packed set: dataset} of --open, under the names of those that they stand for."""
+    sets = config.open_sets
+    given = {"px": px, "mano": config.mano, "textures": config.textures}
+    given["backgrounds"] = config.backgrounds
+
+    def scenes(seed: int, **changes: Any) -> SceneConfig:
+        return replace_settings(SceneConfig(), seed=seed, **given, **changes)
+
+    source = scenes(SOURCE_SEED)
+    synthetic = scenes(SYNTHETIC_SEED, wide=True, noisy_depth=False)
+    person = scenes(
+        ONE_PERSON_SEED, sequences=sets.sequences + sets.test_sequences, frames=sets.sequence_frames
+    )
+    train, test = (count * sets.sequence_frames for count in (sets.sequences, sets.test_sequences))
+    found: dict[str, Dataset] = {
+        "rhd-training": Rendered(source, sets.source_count),
+        "rhd-evaluation": Rendered(source, sets.source_test, sets.source_count),
+        "synthetic": Rendered(synthetic, config.synthetic_count),
+        "stb-train": Rendered(person, train, with_depth=False),
+        "stb-test": Rendered(person, test, train, with_depth=False),
+    }
+    for domain in DOMAINS:
+        looks = scenes(MANY_PEOPLE_SEED, appearance=domain)
+        count, tested = sets.freihand_count, sets.freihand_test
+        found[f"freihand-{domain}-train"] = Rendered(looks, count, with_depth=False)
+        found[f"freihand-{domain}-test"] = Rendered(looks, tested, count, with_depth=False)
+    return found
 
 
 def few_of(dataset: Dataset, most: int = QUICK_COUNT) -> Dataset:

@@ -20,6 +20,7 @@ from ..body.mano import Mano, load_mano, sample_mano_pose
 from ..body.mano import sample_shape as sample_mano_shape
 from ..body.mesh import Hand, anny_hand
 from ..body.poses import sample_free_angles
+from .appearance import Appearance, recolour
 from .backgrounds import background, photographs
 from .camera import Camera, ambient_light, develop, sample_camera, sense_depth
 from .rasterizer import Look, renderer_of
@@ -86,6 +87,9 @@ class SceneConfig:
     """Frames in a sequence."""
     noisy_depth: bool = True
     """Depth with a sensor's noise and holes."""
+    appearance: Appearance = "lit"
+    """lit: as the scene's lamps make it. gs, hom, sample, auto: the same frames as in FreiHAND's
+    domains, see rendering/appearance.py."""
     backgrounds: str = ""
     """Folder of photographs; empty = those that ship with cmkg, and generated clutter."""
     mano: str = ""
@@ -396,9 +400,17 @@ class Drawn:
 
 def draw(config: SceneConfig, indices: Iterable[int], device: str = "cpu") -> list[Drawn]:
     """Renders scenes; item i depends on (config, indices[i]) only."""
-    scenes = [scene_of(config, int(index)) for index in indices]
+    numbers = [int(index) for index in indices]
+    scenes = [scene_of(config, number) for number in numbers]
     hand = hand_of(config.mano)
-    return photograph_scenes(scenes, hand, config.px, config.noisy_depth, device)
+    pictures = photograph_scenes(scenes, hand, config.px, config.noisy_depth, device)
+    if config.appearance != "lit":
+        for number, picture in zip(numbers, pictures, strict=True):
+            rng = stream("appearance", config.appearance, config.seed, number)
+            behind = background(rng, photographs(config.backgrounds), config.px)
+            look = config.appearance
+            picture.rgb = recolour(picture.rgb, picture.mask, behind, look, rng)
+    return pictures
 
 
 def photograph_scenes(
