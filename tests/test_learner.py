@@ -127,8 +127,53 @@ def test_a_regulariser_that_is_none_is_refused(batch, unchecked):
     ):
         with pytest.raises(InputError, match=message):
             PriorLearner(distiller, regulariser=wrong)
-    with pytest.raises(InputError, match="beside priors=: give one of them"):
+    with pytest.raises(InputError, match="beside priors=, theta_0= or facts="):
         PriorLearner(distiller, priors=[prior], regulariser=NetworkOfWeights())
+
+
+def in_float32(**settings):
+    """A distiller and a learner of two priors that pull hard, each another way."""
+    g = torch.Generator().manual_seed(3)
+    batch = tuple(torch.randn(s, generator=g) for s in ((8, 3, 8, 8), (8, 1, 8, 8), (8, 6)))
+    student, teacher = (small_net(c, s, torch.float32) for c, s in ((3, 0), (1, 7)))
+    distiller = Distiller(student, teacher, batch, PAIRS, attention_weight=1.0)
+    priors = [random_prior(student, p) for p in (1, 2)]
+    for sign, prior in zip((1, -1), priors, strict=True):
+        prior.phi = {name: sign * one.float().abs() for name, one in prior.phi.items()}
+    config = MetaConfig((1, 2), **{"alpha": 0.05, "beta": 1e-3} | settings)
+    return distiller, PriorLearner(distiller, config, priors), batch
+
+
+@pytest.mark.parametrize("settings", [{}, {"split": True}, {"inner_steps": 2}, {"exact": True}])
+@pytest.mark.parametrize("call", ["update", "backward"])
+def test_under_autocast_it_looks_ahead_at_the_moved_weights(settings, call):
+    """One context around all, as a training step has it: autocast keeps copies of weights."""
+    moved = []
+    for enabled in (False, True):
+        distiller, learner, batch = in_float32(**settings)
+        with torch.autocast("cpu", torch.bfloat16, enabled):
+            terms = distiller(batch)
+            found = getattr(learner, call)(batch, terms)
+            here = float(sum(terms.values()).detach())
+        moved.append([found["outer_0"] - here, found["outer_1"] - here])
+    (first, second), in_half = moved
+    assert in_half == pytest.approx([first, second], rel=0.15)
+    assert in_half[1] - in_half[0] == pytest.approx(second - first, rel=0.3)
+
+
+def test_under_autocast_the_students_gradients_are_those_without_the_learner():
+    gradients = []
+    for learns in (False, True):
+        distiller, learner, batch = in_float32()
+        with torch.autocast("cpu", torch.bfloat16):
+            terms = distiller(batch)
+            if learns:
+                learner.backward(batch, terms)
+        if not learns:
+            sum(terms.values()).backward()
+        gradients.append([p.grad for p in distiller.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_it_moves_phi_alone_and_the_losses_go_backward_after_it(batch):

@@ -548,3 +548,5 @@ def test_a_module_as_r_is_added_to_the_loss_and_stays_as_it_is():
     torch.testing.assert_close(list(whole.parameters()), list(parts.parameters()))
     assert line["regulariser"] == pytest.approx(float(penalty.detach()))
     assert R.strength.grad is None
+    with pytest.raises(InputError, match="coupled=False is for a Prior"):
+        train_with_prior(whole, [(x, y)], F.mse_loss, R, coupled=False)

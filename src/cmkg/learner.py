@@ -12,7 +12,8 @@ prior = learner.prior
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -37,7 +38,7 @@ from .modules import trained_parameters, unwrap
 from .prior import Granularity, Prior, Select, fingerprint, weighted_norm
 from .runtime.checks import expect_positive
 from .runtime.distributed import world_size
-from .steps import gradients_of, sum_of, to_finite_floats
+from .steps import gradients_of, outside_autocast, sum_of, to_finite_floats
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,11 @@ class PriorLearner:
         self.config = config or MetaConfig()
         self.regulariser = regulariser
         self.priors: list[Prior] = []
+        if world_size() > 1 and (regulariser is not None or self.config.exact):
+            what = "exact=True" if regulariser is None else "regulariser="
+            raise InputError(f"{what}: the unrolled gradient is for one process alone")
         if regulariser is not None:
-            _expect_regulariser(regulariser, priors)
+            _expect_regulariser(regulariser, priors, theta_0, facts)
             return
         if priors is None:
             self.priors = self._new_priors(theta_0 or inner.student, facts or {})
@@ -150,6 +154,8 @@ class PriorLearner:
         Raises:
             InputError: several are.
         """
+        if self.regulariser is not None:
+            raise InputError("no prior is learned, but an R of your own: take .regulariser")
         if len(self.priors) != 1:
             raise InputError(f"{len(self.priors)} priors are learned: take one of .priors")
         return self.priors[0]
@@ -176,9 +182,7 @@ class PriorLearner:
             InputError: no "regression" among the losses, or their backward was already done.
             Diverged: a loss at theta'' is not finite.
         """
-        self._expect_fresh(losses)
-        with torch.enable_grad(), torch.random.fork_rng():  # dropout's stream is theta's alone
-            return self._update(batch, losses, optimizer)
+        return self._update(batch, losses, optimizer, goes_backward=False)
 
     def backward(
         self,
@@ -190,11 +194,10 @@ class PriorLearner:
 
         The same numbers in less memory: the losses' graph is gone before theta'' is looked at.
 
-        Args, Returns, Raises: as `update`.
+        Args, Returns, Raises: as `update`; when it raises Diverged, .grad holds this batch's
+        gradients already.
         """
-        self._expect_fresh(losses)
-        with torch.enable_grad(), torch.random.fork_rng():
-            return self._update(batch, losses, optimizer, goes_backward=True)
+        return self._update(batch, losses, optimizer, goes_backward=True)
 
     def _expect_fresh(self, losses: Mapping[str, Tensor]) -> None:
         if "regression" not in losses:
@@ -210,39 +213,51 @@ class PriorLearner:
         _refuse_half_precision(losses["regression"])
 
     def _update(
-        self, batch: Any, losses: Mapping[str, Tensor], optimizer: Any, goes_backward: bool = False
+        self, batch: Any, losses: Mapping[str, Tensor], optimizer: Any, goes_backward: bool
     ) -> dict[str, float]:
-        distiller, config = self.distiller, self.config
-        weights = trained_parameters(distiller.student, distiller.criterion)
-        adam = config.inner_optimizer == "adam"
+        self._expect_fresh(losses)
+        adam = self.config.inner_optimizer == "adam"
         if adam and optimizer is None:
             raise InputError("update(batch, losses, optimizer): the inner step of Adam's needs it")
+        distiller, config = self.distiller, self.config
+        weights = trained_parameters(distiller.student, distiller.criterion)
+        unrolls = self.regulariser is not None or config.exact
+        inner: dict[str, Tensor] = {}
+        total: dict[str, Tensor] = {}
         try:
-            inner = gradients_of(losses["regression"], weights, retain_graph=True)
-            total = gradients_of(sum_of(losses), weights, retain_graph=True) if adam else {}
+            if not (unrolls or config.split):
+                inner = gradients_of(losses["regression"], weights, retain_graph=True)
+            if adam:
+                total = gradients_of(sum_of(losses), weights, retain_graph=True)
             if goes_backward:
-                sum_of(losses).backward()
+                G = sum_of(losses)
+                with outside_autocast(G):
+                    G.backward()
         except RuntimeError as error:
             if "second time" not in str(error):
                 raise
             raise InputError(
                 "PriorLearner.update comes before the losses' backward(), which frees their graph"
             ) from None
-        scales = adam_scales(innermost_optimizer(optimizer), weights, total) if adam else None
-        first = second = (batch, getattr(losses, "teacher_maps", None))
-        if config.split:
-            own, other = halve(distiller.fields(batch))
-            first, second = (own, None), (other, None)
-            with preserve_weights(distiller, []):
-                inner = gradients_of(distiller(own)["regression"], weights)
-        found = {}
-        if self.regulariser is not None or config.exact:
-            for number, one in enumerate(self.priors or [self.regulariser]):
-                found[f"outer_{number}"] = self._unroll(one, weights, scales, first, second)
+        with _apart(losses["regression"]):
+            scales = adam_scales(innermost_optimizer(optimizer), weights, total) if adam else None
+            first = second = (batch, getattr(losses, "teacher_maps", None))
+            if config.split:
+                own, other = halve(distiller.fields(batch))
+                first, second = (own, None), (other, None)
+                if not unrolls:
+                    with preserve_weights(distiller, []):
+                        inner = gradients_of(distiller(own)["regression"], weights)
+            found = {}
+            learned: list[Any] = self.priors or [self.regulariser]
+            for number, one in enumerate(learned):
+                value = (
+                    self._unroll(one, weights, scales, first, second)
+                    if unrolls
+                    else self._learn(one, weights, inner, scales, first, second)
+                )
+                found[f"outer_{number}"] = value
             return found
-        for number, prior in enumerate(self.priors):
-            found[f"outer_{number}"] = self._learn(prior, weights, inner, scales, first, second)
-        return found
 
     def _unroll(
         self,
@@ -253,8 +268,6 @@ class PriorLearner:
         second: tuple[Any, Any],
     ) -> float:
         """As `_learn`, for any R, exact; learned: a Prior or a module."""
-        if world_size() > 1:
-            raise InputError("the unrolled gradient is for one process alone; leave out exact=True")
         distiller, config = self.distiller, self.config
         paths = {id(one): path for path, one in distiller.named_parameters(remove_duplicate=False)}
         full = {name: paths[id(one)] for name, one in weights.items()}
@@ -353,14 +366,33 @@ class PriorLearner:
             prior.load_state_dict(state[f"prior_{number}"])
 
 
-def _expect_regulariser(regulariser: object, priors: object) -> None:
+@contextmanager
+def _apart(loss: Tensor) -> Iterator[None]:
+    """Where passes at other weights are made: theta's path does not notice them.
+
+    Dropout's random stream is put back. autocast keeps no half-precision copies of weights: they
+    are overwritten in place, which its cache does not see.
+    """
+    kind = loss.device.type
+    devices = [loss.device] if kind == "cuda" else []
+    cast = torch.autocast(
+        kind,
+        torch.get_autocast_dtype(kind),
+        torch.is_autocast_enabled(kind),
+        cache_enabled=False,
+    )
+    with torch.enable_grad(), torch.random.fork_rng(devices), cast:
+        yield
+
+
+def _expect_regulariser(regulariser: object, *others: object) -> None:
     if not isinstance(regulariser, nn.Module):
         raise InputError(
             "regulariser: expected a module of {name: weight} to a scalar, got "
             f"{type(regulariser).__name__}"
         )
-    if priors is not None:
-        raise InputError("regulariser= beside priors=: give one of them")
+    if any(other is not None for other in others):
+        raise InputError("regulariser= beside priors=, theta_0= or facts=: these are a prior's")
     if not any(parameter.requires_grad for parameter in regulariser.parameters()):
         raise InputError("regulariser: it has no parameter to learn, which phi is")
 

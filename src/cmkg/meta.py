@@ -282,11 +282,11 @@ def unroll(
         names, values = list(theta), list(theta.values())
         pulls: Sequence[Tensor | None] = [None] * len(names)
         pull = regulariser(theta)
-        if pull.requires_grad:
-            pulls = torch.autograd.grad(pull, values, create_graph=True, allow_unused=True)
-        gradients = torch.autograd.grad(
-            inner_loss(theta), values, create_graph=True, allow_unused=True
-        )
+        inner = inner_loss(theta)
+        with torch.autocast(inner.device.type, enabled=False):
+            if pull.requires_grad:
+                pulls = torch.autograd.grad(pull, values, create_graph=True, allow_unused=True)
+            gradients = torch.autograd.grad(inner, values, create_graph=True, allow_unused=True)
         moved = {}
         for name, weight, gradient, held in zip(names, values, gradients, pulls, strict=True):
             moved[name] = weight
@@ -295,7 +295,9 @@ def unroll(
             rate = alpha if scales is None else alpha * scales[name]
             moved[name] = weight - rate * (gradient if held is None else gradient + held)
         theta = moved
-    found = torch.autograd.grad(outer_loss(theta), list(phi.values()), allow_unused=True)
+    outer = outer_loss(theta)
+    with torch.autocast(outer.device.type, enabled=False):
+        found = torch.autograd.grad(outer, list(phi.values()), allow_unused=True)
     return {
         name: torch.zeros_like(one) if gradient is None else gradient
         for (name, one), gradient in zip(phi.items(), found, strict=True)

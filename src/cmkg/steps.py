@@ -1,6 +1,7 @@
 """What every training loop here does with a batch's losses: checks, gradients, the step.
 
-Over several processes gradients are averaged here, unless the user's own wrapper does it.
+Gradients are taken outside of autocast, as torch advises. Over several processes they are averaged
+here; where DistributedDataParallel has done so already, that changes nothing.
 """
 
 from __future__ import annotations
@@ -56,9 +57,15 @@ def gradients_of(
     tensors = list(parameters.values())
     found: Sequence[Tensor | None] = [None] * len(tensors)
     if loss.requires_grad:  # it does not where all that it depends on is frozen
-        found = torch.autograd.grad(loss, tensors, retain_graph=retain_graph, allow_unused=True)
+        with outside_autocast(loss):
+            found = torch.autograd.grad(loss, tensors, retain_graph=retain_graph, allow_unused=True)
     found = _averaged(found, tensors)
     return {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
+
+
+def outside_autocast(loss: Tensor) -> AbstractContextManager[Any]:
+    """Backward passes belong here: float32 layers would be taken in half precision else."""
+    return torch.autocast(loss.device.type, enabled=False)
 
 
 def _averaged(
@@ -142,7 +149,7 @@ def backward(
             gives more to report.
 
     Raises:
-        Diverged: a loss is not finite; no gradient was added.
+        Diverged: a loss is not finite; no weight has moved.
     """
     with restore_buffers_on_error(model):
         with context():
@@ -165,10 +172,19 @@ def take_step(
     """`backward`, the mean over processes, and the optimiser's step; gradients are then forgotten.
 
     Raises:
-        Diverged: a loss or a gradient is not finite; no weight has moved.
+        Diverged: a loss or a gradient is not finite; no weight has moved, no gradient is left.
     """
-    values = backward(model, losses_of, context, learn)
-    average_gradients(trained_parameters(model))
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    try:
+        values = backward(model, losses_of, context, learn)
+        average_gradients(_held_by(optimizer, model))
+        optimizer.step()
+    finally:
+        optimizer.zero_grad(set_to_none=True)
     return values
+
+
+def _held_by(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, nn.Parameter]:
+    """All that is trained by the optimiser: a loss's or a projection's parameters, too."""
+    names = {id(parameter): name for name, parameter in trained_parameters(model).items()}
+    every = [one for group in optimizer.param_groups for one in group["params"]]
+    return {names.get(id(one), f"parameter {place}"): one for place, one in enumerate(every)}

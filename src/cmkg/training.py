@@ -239,7 +239,7 @@ def train_with_prior(
         fit: how it is trained.
 
     Returns:
-        [{"regression"}], the means over samples of each epoch.
+        [{"regression"}], the means over samples of each epoch; "regulariser" beside a module R.
 
     Raises:
         InputError, Diverged: see `distill`; a prior of another network.
@@ -252,6 +252,8 @@ def train_with_prior(
         )
     R = prior if isinstance(prior, nn.Module) else None
     prior = None if isinstance(prior, nn.Module) else prior
+    if R is not None and not coupled:
+        raise InputError("coupled=False is for a Prior: a module R is added to the loss")
     expect_loss(loss)
     if not isinstance(model, nn.Module):
         raise InputError(f"the model: expected a network, got {type(model).__name__}")
@@ -264,7 +266,7 @@ def train_with_prior(
     held = None if prior is None else {"p": prior.p, "coupled": coupled, **_digests(prior)}
     settings: dict[str, Any] = {
         "call": "train with prior",
-        "prior": held if R is None else fingerprint(R),
+        "prior": held if R is None else describe_function(R),
         "model": fingerprint(model),
         "loss": describe_function(loss),
         "fields": describe_fields(fields),
@@ -272,11 +274,12 @@ def train_with_prior(
     }
     trainer = _Trainer(model, [_owner_of(loss)], how)
 
+    frozen = {} if R is None else _frozen_state(R, trainer)
+
     def losses_of(batch: Batch) -> dict[str, Tensor]:
         prediction = call_model(trainer.model, batch.student_input)
         losses = {"regression": to_scalar(loss(to_float32(prediction), batch.target))}
         if R is not None:
-            frozen = {name: one.detach().to(trainer.device) for name, one in R.named_parameters()}
             weights = trained_parameters(trainer.model)
             losses["regulariser"] = to_scalar(functional_call(R, frozen, (weights,)), "R", False)
         return losses
@@ -605,6 +608,17 @@ def _optimizer_of(fit: FitConfig, parameters: Mapping[str, nn.Parameter]) -> tor
             "give a function of the parameters: optimizer=lambda p: torch.optim.Adam(p, lr=1e-3)"
         )
     return optimizer
+
+
+def _frozen_state(R: nn.Module, trainer: _Trainer) -> dict[str, Tensor]:
+    """Its parameters and buffers where the model is, without gradients."""
+    state = {**dict(R.named_parameters()), **dict(R.named_buffers())}
+    return {
+        name: one.detach().to(
+            trainer.device, trainer.dtype if one.is_floating_point() else one.dtype
+        )
+        for name, one in state.items()
+    }
 
 
 def _has_state(part: object) -> bool:
