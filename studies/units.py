@@ -3,11 +3,12 @@
     python -m studies.units --source packed/source --target packed/target --test packed/test \
         --out runs/units
 
-Adam does not see a loss's unit, but R and the inner step do: sigma = 1e-5 beside a loss in mm^2 is
-1e-11 beside one in m^2. For each unit, with the paper's alpha = 2.5e-4, beta = 1e-3 and lambda =
-1e3: the three terms of G after the first half, phi as the second half learns it, and what none, l1,
-l2 and phi do to the weights on a target from theta_0: their root mean square, the share next to
-zero, the EPE. Packed sets stored at 128 px or more; networks and steps are settings.
+Adam on L_REG alone does not see its unit, but R, the inner step and L_DIST beside it do: sigma =
+1e-5 beside a loss in mm^2 is 1e-11 beside one in m^2. For each unit, with the paper's alpha =
+2.5e-4, beta = 1e-3 and lambda = 1e3: the three terms of G after the first half, phi as the second
+half learns it, and what none, l1, l2 and phi do to the weights on a target from theta_0: their root
+mean square, the share next to zero, the EPE. Packed sets stored at 128 px or more; networks and
+steps are settings.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from cmkg.batch import Batch
 from cmkg.distiller import Distiller
 from cmkg.errors import Diverged
 from cmkg.hands.datasets.packed import Packed
-from cmkg.hands.network.posenet import NetConfig, PoseNet, pose_net
+from cmkg.hands.network.pose_loss import PoseLoss
+from cmkg.hands.network.posenet import LossUnit, NetConfig, PoseNet, pose_net
 from cmkg.hands.stages.fitting import Loader
 from cmkg.hands.stages.predicting import predict, score
 from cmkg.hands.stages.settings import Flat
 from cmkg.hands.stages.target import weight_histogram
 from cmkg.learner import MetaConfig, PriorLearner
-from cmkg.losses import distillation_loss, regression_loss
+from cmkg.losses import distillation_loss
 from cmkg.prior import Prior
 from cmkg.runtime.distributed import Precision, Processes, launch
 from cmkg.runtime.files import write_json
@@ -39,7 +41,6 @@ from cmkg.steps import take_step
 
 from .base import main
 
-UNITS_MM = {"mm": 1.0, "cm": 10.0, "bone": None, "m": 1000.0}
 ALPHA, BETA, LR = 2.5e-4, 1e-3, 2.5e-4
 # What each row of Table 2 sets: sigma and exponent; None is phi.
 ROWS: dict[str, tuple[float | None, int]] = {
@@ -63,7 +64,7 @@ class Units:
     test: str = "packed/test"
     out: str = "runs/units"
     net: Annotated[NetConfig, Flat] = field(default_factory=NetConfig)
-    units: tuple[str, ...] = ("mm", "cm", "bone", "m")
+    units: tuple[LossUnit, ...] = ("mm", "cm", "bone", "m")
     rows: tuple[str, ...] = tuple(ROWS)
     batch: int = 32
     first_steps: int = 1500
@@ -88,12 +89,10 @@ class Setting:
         """A network at its beginning."""
         return pose_net(self.config.net, channels, seed).to(self.fabric.device)
 
-    def loss(self, unit: str) -> Any:
-        """Eq. 1 in a unit, squared."""
-        packed = self.source.packed
-        assert isinstance(packed, Packed)
-        ratio = packed.bone_mm / (UNITS_MM[unit] or packed.bone_mm)
-        return lambda pose, y: regression_loss(ratio * pose.joints, ratio * y.joints)
+    def loss(self, unit: LossUnit, loader: Loader) -> PoseLoss:
+        """Eq. 1 in a unit, squared, of a set's mean hand."""
+        assert isinstance(loader.packed, Packed)
+        return PoseLoss(loader.packed.bone_mm, 0.0, unit)
 
     def batch(self, loader: Loader, step: int) -> Batch:
         """One batch of the source, or of the target, which has no depth."""
@@ -123,8 +122,8 @@ def run(config: Units) -> dict[str, Any]:
 
 
 def _first_half(setting: Setting, channels: int) -> PoseNet:
-    """The teacher (1 channel) or the student (3), on L_REG; Adam does not see its unit."""
-    net, loss = setting.net(channels), setting.loss("cm")
+    """The teacher (1 channel) or the student (3), on L_REG, whose unit Adam does not see here."""
+    net, loss = setting.net(channels), setting.loss("cm", setting.source)
     adam = torch.optim.Adam(net.parameters(), LR)
     for step in range(setting.config.first_steps):
         batch = setting.batch(setting.source, step)
@@ -140,13 +139,17 @@ def _regression(net: nn.Module, loss: Any, x: Tensor, y: Any) -> dict[str, Tenso
     return {"regression": loss(net(x), y)}
 
 
-def of_unit(setting: Setting, unit: str, first: dict[int, PoseNet]) -> dict[str, Any]:
+def of_unit(setting: Setting, unit: LossUnit, first: dict[int, PoseNet]) -> dict[str, Any]:
     """The terms of G, phi and the target's rows in one unit."""
     student = setting.net(3)
     student.load_state_dict(first[3].state_dict())
     layers = [(name, name) for name in student.feature_layers]
     distiller = Distiller(
-        student, first[1], pairs=layers, loss=setting.loss(unit), criterion=distillation_loss
+        student,
+        first[1],
+        pairs=layers,
+        loss=setting.loss(unit, setting.source),
+        criterion=distillation_loss,
     )
     found: dict[str, Any] = {"terms": _terms(setting, distiller)}
     say(f"{unit}: G = {found['terms']}")
@@ -154,6 +157,7 @@ def of_unit(setting: Setting, unit: str, first: dict[int, PoseNet]) -> dict[str,
         priors, found["distilled"] = _second_half(setting, distiller)
     except Diverged as error:
         priors, found["distilled"] = [], {"diverged": str(error)}
+    distiller.close()
     say(f"{unit}: {found['distilled']}")
     found["rows"] = {}
     for name in setting.config.rows:
@@ -200,9 +204,9 @@ def _second_half(setting: Setting, distiller: Distiller) -> tuple[list[Prior], d
     return learner.priors, {"losses": losses, **sizes}
 
 
-def _on_target(setting: Setting, net: PoseNet, prior: Prior, unit: str) -> dict[str, Any]:
+def _on_target(setting: Setting, net: PoseNet, prior: Prior, unit: LossUnit) -> dict[str, Any]:
     """The weights and the error after training from theta_0."""
-    loss, adam = setting.loss(unit), torch.optim.Adam(net.parameters(), LR)
+    loss, adam = setting.loss(unit, setting.target), torch.optim.Adam(net.parameters(), LR)
     try:
         with prior.attach(adam, net):
             for step in range(setting.config.target_steps):
@@ -232,10 +236,14 @@ def format_units(held: dict[str, Any]) -> str:
         for unit, found in run["units"].items():
             steps = f"{settings['second_steps']:,}"
             name = f"{BACKBONES[settings['net']['backbone']]}, {steps}, {unit}²"
-            shown = [*found["terms"].values(), found["distilled"]["losses"]["outer_1"]]
-            shown += [found["distilled"][f"phi_{p}_rms"] for p in (1, 2)]
+            shown = [_short(value) for value in found["terms"].values()]
+            if "diverged" in found["distilled"]:
+                shown += ["diverged", "", ""]
+            else:
+                shown.append(_short(found["distilled"]["losses"]["outer_1"]))
+                shown += [_short(found["distilled"][f"phi_{p}_rms"]) for p in (1, 2)]
             if name not in cells:
-                terms.append(f"| {name} | {' | '.join(_short(value) for value in shown)} |")
+                terms.append(f"| {name} | {' | '.join(shown)} |")
             cells.setdefault(name, {}).update(
                 {row: _weights_of(result) for row, result in found["rows"].items()}
             )
@@ -246,6 +254,8 @@ def format_units(held: dict[str, Any]) -> str:
 
 
 def _weights_of(result: dict[str, float]) -> str:
+    if "diverged" in result:
+        return "diverged"
     return f"{result['rms']:.4f} ({100 * result['near_zero']:.0f} %)"
 
 

@@ -40,3 +40,5 @@ def test_heatmaps_count_where_a_network_has_them():
     plain = PoseLoss(30.0, 7.0)(Pose(labels.joints + 0.1), labels)
     whole = PoseLoss(30.0, 7.0)(Pose(labels.joints + 0.1, labels.uv, maps), labels)
     assert whole - plain == pytest.approx(7 * float(heatmap_loss(maps, labels.uv)), rel=1e-5)
+    other = PoseLoss(30.0, 7.0, "m")(Pose(labels.joints + 0.1, labels.uv, maps), labels)
+    assert float(other) == pytest.approx(1e-4 * float(whole))  # of the same weight in any unit

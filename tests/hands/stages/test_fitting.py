@@ -99,7 +99,7 @@ def test_the_second_half_is_another_order_and_may_go_on_with_adams_state(
     for start in ("student", "theta_0"):
         out = str(tmp_path / start)
         distill.run(settings(distill.Distill, **shared, **teacher, start=start, out=out))
-    assert list(dict.fromkeys(keys)) == [0, ("second half", 0)]
+    assert list(dict.fromkeys(keys)) == [0, ("after", "first", 0), ("after", "student", 0)]
     assert keys[-6:] == [0] * 6  # from theta_0 on it is no second half
     held = torch.load(state, weights_only=True)["state"]
     assert {int(one["step"]) for one in held.values()} == {6}

@@ -249,6 +249,7 @@ class Paper:
 
 
 # What two quiet cores do in an hour or so: the paper's schedule in proportion.
+OPEN_OUT = "runs/paper-open"
 OPEN_EPOCHS = Epochs(teacher_epochs=30, student_epochs=15, distill_epochs=15, target_epochs=15)
 
 
@@ -259,7 +260,7 @@ def preset_of(name: str, is_open: bool = False) -> Paper:
         return paper
     return replace_settings(
         paper,
-        out="runs/paper-open",
+        out=OPEN_OUT,
         open=True,
         seeds=(0, 1, 2),
         synthetic_count=3000,
@@ -315,13 +316,21 @@ def describe_rows(config: Paper) -> dict[str, dict[str, list[Any]]]:
     """{preset: {stage: [label, the paper's EPE, its AUC]}}, for the report."""
     found = {}
     for preset, variants in ROWS.items():
-        other = [row for row in config.rows if is_other_strength(row) and preset == config.preset]
         known = [variant.stage for variant in variants]
+        targets = {stage.split("/")[0] for stage in known}
+        other = [row for row in other_strengths(config) if row.split("/")[0] in targets]
         every = [*variants, *(Variant(row, row) for row in other if row not in known)]
         found[preset] = {
             v.stage: [label_of(v, config.epochs), v.paper_epe_mm, v.paper_auc] for v in every
         }
     return found
+
+
+def other_strengths(config: Paper) -> list[str]:
+    """Rows at another sigma than the paper's: those asked for, and those that are finished."""
+    done = Path(config.out).glob("seed-*/*/l[12]-*/result.json")
+    rows = [*config.rows, *sorted({"/".join(path.parts[-3:-1]) for path in done})]
+    return list(dict.fromkeys(row for row in rows if is_other_strength(row)))
 
 
 def label_of(variant: Variant, epochs: Epochs) -> str:
@@ -343,7 +352,7 @@ def write_report(out: Path) -> None:
 
 def shrink(config: Paper) -> Paper:
     """The same experiment in minutes: made data where none is given, tiny networks, one epoch."""
-    out = config.out if config.out != Paper.out else f"{Paper.out}-quick"
+    out = config.out if config.out not in (Paper.out, OPEN_OUT) else f"{config.out}-quick"
     smallest = {
         "px": 32,
         "width": QUICK_WIDTH,
@@ -353,7 +362,7 @@ def shrink(config: Paper) -> Paper:
     }
     if config.open:
         few = OpenSets(48, 16, 2, 1, 16, 24, 16)
-        return replace_settings(config, synthetic_count=24, open_sets=few, **smallest)
+        return replace_settings(config, out=out, synthetic_count=24, open_sets=few, **smallest)
     needed = sets_needed(all_stages(config, config.wanted(), 0))
     needs = {name.split("-")[0] for name in needed}
     folders = {}

@@ -18,8 +18,9 @@ UNITS_MM: dict[str, float] = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 class PoseLoss:
     """Eq. 1 in a unit, squared, of a set's mean hand: one bone is bone_mm long.
 
-    Joints are in bone units. `mean` divides by the 63 coordinates that Eq. 1 sums. Predictions with
-    heatmaps get heatmap_weight times their cross-entropy on top (not in the paper).
+    Joints are in bone units. Predictions with heatmaps get heatmap_weight times their cross-entropy
+    beside Eq. 1 in cm^2 (not in the paper). The unit, and `mean` over the 63 coordinates that Eq. 1
+    sums, are factors of the whole.
 
     The paper does not state its unit: docs/paper.md has what each does.
     """
@@ -31,13 +32,14 @@ class PoseLoss:
 
     def __call__(self, prediction: Pose, target: Pose) -> Tensor:
         """A scalar."""
-        bone = self.bone_mm / UNITS_MM.get(self.unit, self.bone_mm)
-        value = regression_loss(bone * prediction.joints, bone * target.joints)
-        if self.mean:
-            value = value / target.joints[0].numel()
+        bone_cm = self.bone_mm / UNITS_MM["cm"]
+        value = regression_loss(bone_cm * prediction.joints, bone_cm * target.joints)
         if prediction.heatmaps is not None and target.uv is not None:
             value = value + self.heatmap_weight * heatmap_loss(prediction.heatmaps, target.uv)
-        return value
+        factor = (UNITS_MM["cm"] / UNITS_MM.get(self.unit, self.bone_mm)) ** 2
+        if self.mean:
+            factor /= target.joints[0].numel()
+        return value if factor == 1 else factor * value
 
 
 def loss_of(net: NetConfig, bone_mm: float) -> PoseLoss:

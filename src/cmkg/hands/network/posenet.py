@@ -53,10 +53,10 @@ class NetConfig:
     stem_stride: StemStride = 4
     """4 is ResNet's own; 2 leaves the stem's max-pooling out, for pictures of 64 px."""
     heatmap_weight: float = 100.0
-    """Of the integral head's heatmap loss beside L_REG, in its unit, cm^2."""
+    """Of the integral head's heatmap loss beside L_REG in cm^2, whatever the loss's unit."""
     loss_unit: LossUnit = "cm"
-    """Of L_REG, squared, on the set's mean hand. Adam does not see it; R, phi and the inner step
-    do."""
+    """Of L_REG, squared, on the set's mean hand. Adam on L_REG alone does not see it; R, phi, the
+    inner step and L_DIST beside it do."""
     loss_mean: bool = False
     """L_REG as the mean over the 63 coordinates in place of the paper's sum."""
     px: int = 256

@@ -159,7 +159,9 @@ def run(config: Distill) -> dict[str, Any]:
     if learner is not None:
         state["learner"] = learner
     with run.claim():
-        key = config.optim.seed if config.start == THETA_0 else second_half(config.optim.seed)
+        key: object = config.optim.seed
+        if config.start != THETA_0:
+            key = second_half(config.student, config.optim.seed)
         steps = fit(run, config.optim, loader, state, fabric, update, key)
         for prior in learner.priors if learner else ():
             save_prior(run, prior, steps)

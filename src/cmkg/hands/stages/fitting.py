@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -178,9 +179,12 @@ def fit(
     return total
 
 
-def second_half(seed: int) -> object:
-    """The key of a training that goes on: not the first half's order and augmentation again."""
-    return "second half", seed
+def second_half(first: PathLike, seed: int) -> object:
+    """The key of a training that goes on: not the first half's order and augmentation again.
+
+    All that go on from a folder of this name share it, so that they can be compared.
+    """
+    return "after", Path(first).name, seed
 
 
 def save_optimizer(path: PathLike, optimizer: torch.optim.Optimizer) -> None:

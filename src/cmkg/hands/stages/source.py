@@ -7,6 +7,7 @@ every target row starts.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -72,13 +73,13 @@ def run(config: Source) -> dict[str, Any]:
         load_weights(config.start, start)
     own = packed if isinstance(packed, Packed) else packed.first
     loss = loss_of(config.net, own.bone_mm)
+    model = place_model(start, fabric)
+    optimizer = torch.optim.Adam(model.parameters(), config.optim.lr)
+    if config.optimizer_state:
+        load_optimizer(config.optimizer_state, optimizer)
     with run.claim():
         if role == "student":
-            save_weights(run.path(f"{THETA_0}.safetensors"), start)
-        model = place_model(start, fabric)
-        optimizer = torch.optim.Adam(model.parameters(), config.optim.lr)
-        if config.optimizer_state:
-            load_optimizer(config.optimizer_state, optimizer)
+            save_weights(run.path(f"{THETA_0}.safetensors"), model)
 
         def update(batch: HandBatch, _step: int) -> Losses:
             def losses_of() -> dict[str, torch.Tensor]:
@@ -87,7 +88,9 @@ def run(config: Source) -> dict[str, Any]:
             return take_step(model, optimizer, losses_of, fabric.autocast)
 
         state = {"model": model, "optimizer": optimizer}
-        key = second_half(config.optim.seed) if config.start else config.optim.seed
+        key: object = config.optim.seed
+        if config.start:
+            key = second_half(Path(config.start).parent, config.optim.seed)
         fit(run, config.optim, loader, state, fabric, update, key)
         if config.keep_optimizer:
             save_optimizer(run.path(OPTIMIZER), optimizer)
