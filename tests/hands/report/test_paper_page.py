@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from cmkg.hands.experiments.paper import Paper, describe_rows
+from cmkg.hands.experiments.paper import describe_rows
+from cmkg.hands.experiments.paper_settings import Paper
 from cmkg.hands.report import paper_page
 
 

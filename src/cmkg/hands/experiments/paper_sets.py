@@ -1,0 +1,125 @@
+"""The packed sets that the paper's rows read: the user's datasets, or what --open draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ...runtime.runs import replace_settings
+from ..datasets.freihand import DOMAINS, FreiHand
+from ..datasets.packed import Shard
+from ..datasets.rendered import Rendered
+from ..datasets.rhd import Rhd
+from ..datasets.sample import Dataset, pixels_to_store
+from ..datasets.stb import Stb
+from ..rendering.scenes import SceneConfig
+from ..stages import render, target
+from .paper_settings import Paper
+from .rows import Stage
+
+QUICK_COUNT = 200
+
+
+def sets_read(stage: Stage) -> list[str]:
+    """The packed sets that a stage reads: those to train on first, its test last."""
+    if isinstance(stage, target.Target):
+        paths = [stage.target.data, stage.target.test]
+    else:
+        paths = [stage.source.data, stage.source.extra, stage.source.test]
+    return [Path(path).name for path in paths if path]
+
+
+def sets_needed(plan: dict[str, Stage]) -> list[str]:
+    """Names of the packed sets that the stages read, in their order."""
+    return list(dict.fromkeys(name for stage in plan.values() for name in sets_read(stage)))
+
+
+def datasets_of(config: Paper, plan: dict[str, Stage]) -> dict[str, Dataset]:
+    """{name of packed set: dataset} of the stages.
+
+    Raises:
+        InputError: a folder is not given or not there.
+    """
+    px = pixels_to_store(config.px)
+    if config.open:
+        drawn = open_datasets(config, px)
+        return {name: drawn[name] for name in sets_needed(plan)}
+
+    def folder(name: str) -> str:
+        given = str(getattr(config, name))
+        if not given:
+            raise InputError(
+                f"--{name}: expected the dataset's folder, got none; give it, or --quick to try "
+                "everything with made data"
+            )
+        return given
+
+    def synthetic() -> Dataset:
+        scene = SceneConfig(
+            px=px,
+            noisy_depth=False,
+            backgrounds=config.backgrounds,
+            mano=config.mano,
+            textures=config.textures,
+        )
+        return render.dataset_of(render.Render(count=config.synthetic_count, scene=scene))
+
+    def freihand(split: str, domain: str) -> Dataset:
+        return FreiHand(folder("freihand"), split, domain, px)
+
+    known: dict[str, Callable[[], Dataset]] = {
+        "rhd-training": lambda: Rhd(folder("rhd"), "training", px),
+        "rhd-evaluation": lambda: Rhd(folder("rhd"), "evaluation", px),
+        "stb-train": lambda: Stb(folder("stb"), "train", config.stb_camera, config.stb_wrist, px),
+        "stb-test": lambda: Stb(folder("stb"), "test", config.stb_camera, config.stb_wrist, px),
+        "synthetic": synthetic,
+    }
+    for domain in DOMAINS:
+        for split in ("train", "test"):
+            known[f"freihand-{domain}-{split}"] = partial(freihand, split, domain)
+    found = {name: known[name]() for name in sets_needed(plan)}
+    return {name: few_of(dataset) for name, dataset in found.items()} if config.quick else found
+
+
+# Seeds of what --open draws: no person, view or wall of one set is in another.
+SOURCE_SEED, SYNTHETIC_SEED, ONE_PERSON_SEED, MANY_PEOPLE_SEED = 11, 12, 13, 14
+
+
+def open_datasets(config: Paper, px: int) -> dict[str, Dataset]:
+    """{name of packed set: dataset} of --open, under the names of those that they stand for."""
+    sets = config.open_sets
+    given = {"px": px, "mano": config.mano, "textures": config.textures}
+    given["backgrounds"] = config.backgrounds
+
+    def scenes(seed: int, **changes: Any) -> SceneConfig:
+        return replace_settings(SceneConfig(), seed=seed, **given, **changes)
+
+    source = scenes(SOURCE_SEED)
+    synthetic = scenes(SYNTHETIC_SEED, wide=True, noisy_depth=False)
+    person = scenes(
+        ONE_PERSON_SEED, sequences=sets.sequences + sets.test_sequences, frames=sets.sequence_frames
+    )
+    train, test = (count * sets.sequence_frames for count in (sets.sequences, sets.test_sequences))
+    found: dict[str, Dataset] = {
+        "rhd-training": Rendered(source, sets.source_count),
+        "rhd-evaluation": Rendered(source, sets.source_test, sets.source_count),
+        "synthetic": Rendered(synthetic, config.synthetic_count),
+        "stb-train": Rendered(person, train, with_depth=False),
+        "stb-test": Rendered(person, test, train, with_depth=False),
+    }
+    for domain in DOMAINS:
+        looks = scenes(MANY_PEOPLE_SEED, appearance=domain)
+        count, tested = sets.freihand_count, sets.freihand_test
+        found[f"freihand-{domain}-train"] = Rendered(looks, count, with_depth=False)
+        found[f"freihand-{domain}-test"] = Rendered(looks, tested, count, with_depth=False)
+    return found
+
+
+def few_of(dataset: Dataset, most: int = QUICK_COUNT) -> Dataset:
+    """For --quick: about `most` samples of a larger dataset."""
+    if len(dataset) < 2 * most:
+        return dataset
+    return Shard(dataset, f"0/{len(dataset) // most}")
