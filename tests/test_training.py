@@ -14,7 +14,6 @@ from cmkg.prior import Prior
 from cmkg.training import (
     Fields,
     FitConfig,
-    describe_function,
     distill,
     learn_prior,
     train_with_prior,
@@ -474,22 +473,6 @@ def test_a_gradient_that_is_not_finite_is_named_and_nothing_moves():
     with pytest.raises(InputError, match="the regression loss is nan"):
         train_with_prior(net, [(torch.full((4, 3), float("nan")), torch.zeros(4, 1))])
     assert torch.isfinite(net[1].running_mean).all()
-
-
-def test_what_a_loss_holds_tells_two_apart():
-    from functools import partial
-
-    def scaled(by):
-        return lambda p, y: by * (p - y).abs().mean()
-
-    for a, b in (
-        (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.5)),
-        (nn.CrossEntropyLoss(torch.ones(3)), nn.CrossEntropyLoss(torch.zeros(3))),
-        (partial(F.huber_loss, delta=1.0), partial(F.huber_loss, delta=2.0)),
-        (scaled(1.0), scaled(2.0)),
-    ):
-        assert describe_function(a) != describe_function(b)
-    assert describe_function(scaled(2.0)) == describe_function(scaled(2.0))
 
 
 def test_leftover_batches_count_as_many_as_they_are_and_earlier_gradients_not_at_all():

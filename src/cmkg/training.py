@@ -12,17 +12,14 @@ which is kept.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils.data import DataLoader
 
 from .attachment import innermost_optimizer
 from .batch import (
@@ -38,6 +35,14 @@ from .batch import (
 )
 from .distiller import Distiller, Loss, Pair
 from .errors import InputError
+from .inputs import (
+    as_json,
+    describe_data,
+    describe_fields,
+    describe_function,
+    describe_optimizer,
+    describe_prior,
+)
 from .learner import MetaConfig, PriorLearner
 from .losses import ATTENTION_WEIGHT, expect_loss, regression_loss, to_float32, to_scalar
 from .modules import (
@@ -208,7 +213,7 @@ def learn_prior(
     first = PriorLearner(distillers[0], config, theta_0=theta_0)
     learners = [first]
     learners += [PriorLearner(one, config, first.priors) for one in distillers[1:]]
-    facts: dict[str, Any] = {"call": "learn prior", "meta": _plain(asdict(config))}
+    facts: dict[str, Any] = {"call": "learn prior", "meta": as_json(asdict(config))}
     facts["theta_0"] = first.priors[0].manifest["fingerprint"]
     return _learn(distillers, _sources(teacher, data)[1], learners, how, facts)
 
@@ -263,7 +268,7 @@ def train_with_prior(
         prior.bind(model)
         if prior.centre is None:  # around given weights one starts there, not at theta_0
             prior.check_start(model)
-    held = None if prior is None else {"p": prior.p, "coupled": coupled, **_digests(prior)}
+    held = None if prior is None else {"p": prior.p, "coupled": coupled, **describe_prior(prior)}
     settings: dict[str, Any] = {
         "call": "train with prior",
         "prior": held if R is None else describe_function(R),
@@ -368,7 +373,7 @@ def _learn(
     settings = facts | {
         "student": fingerprint(first.student),
         "teachers": [None if d.teacher is None else fingerprint(d.teacher) for d in distillers],
-        "pairs": [[_plain(asdict(pair)) for pair in d.pairs] for d in distillers],
+        "pairs": [[as_json(asdict(pair)) for pair in d.pairs] for d in distillers],
         "loss": describe_function(first.loss),
         "fields": describe_fields(first.fields),
         "attention_weight": getattr(first.criterion, "attention_weight", None),
@@ -636,93 +641,7 @@ def _without_step(line: dict[str, Any]) -> Losses:
     return {name: value for name, value in line.items() if name != "step"}
 
 
-# ---- what a resumed call must share with the first -----------------------------------------------
-def describe_function(function: Any) -> str | None:
-    """A function, so that another one is told apart: its name, its code and all that it holds."""
-    if function is None:
-        return None
-    name = f"{getattr(function, '__module__', '')}."
-    name += getattr(function, "__qualname__", type(function).__qualname__)
-    return f"{name} {_digest_of(function):08x}"
-
-
-def _digest_of(value: Any, digest: int = 0, depth: int = 0) -> int:
-    """A number that other code, constants, closures, arguments, weights or values change."""
-
-    def add(text: str) -> int:
-        return zlib.crc32(text.encode(), digest)
-
-    if depth > 6:
-        return digest
-    if isinstance(value, Tensor):
-        return zlib.crc32(value.detach().double().cpu().contiguous().numpy().tobytes(), digest)
-    if isinstance(value, nn.Module):
-        digest = add(repr(value))
-        parts: list[Any] = [v for k, v in sorted(vars(value).items()) if not k.startswith("_")]
-        parts += list(value.state_dict().values())
-    elif isinstance(value, partial):
-        parts = [value.func, *value.args, *sorted(value.keywords.items())]
-    elif isinstance(value, Mapping):
-        parts = sorted(value.items(), key=repr)
-    elif isinstance(value, (tuple, list)):
-        parts = list(value)
-    elif getattr(value, "__code__", None) is not None:
-        code = value.__code__
-        digest = add(f"{code.co_code!r}{code.co_names}")
-        parts = [one for one in code.co_consts if not hasattr(one, "co_code")]
-        parts += [cell.cell_contents for cell in value.__closure__ or ()]
-        parts += list(value.__defaults__ or ())
-        owner = getattr(value, "__self__", None)
-        parts += [owner] if isinstance(owner, nn.Module) else []
-    elif isinstance(value, (str, int, float, bool, bytes, type(None))):
-        return add(repr(value))
-    else:
-        return add(type(value).__qualname__)
-    for part in parts:
-        digest = _digest_of(part, digest, depth + 1)
-    return digest
-
-
-def describe_fields(fields: Fields) -> list[Any]:
-    """What goes where, functions by their code."""
-    keys = fields.student, fields.teacher, fields.target
-    return [describe_function(key) if callable(key) else repr(key) for key in keys]
-
-
-def describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Its kind, its settings and those of its groups."""
-    groups = [
-        {name: str(v) for name, v in group.items() if name not in ("params", "param_names")}
-        for group in optimizer.param_groups
-    ]
-    return {"optimizer": type(optimizer).__name__, "groups": groups}
-
-
-def describe_data(batches: Any) -> dict[str, Any]:
-    """What can be told of data without going through them: kind, length, values that are held."""
-    if isinstance(batches, DataLoader):
-        found = describe_data(batches.dataset)
-        return found | {"batch_size": batches.batch_size}
-    found = {"kind": type(batches).__name__, "length": length_of(batches)}
-    held = batches if isinstance(batches, (list, tuple)) else getattr(batches, "tensors", ())
-    return found | {"values": f"{_digest_of(list(held)):08x}"}
-
-
 def _owner_of(loss: Any) -> Any:
     """The module whose method a loss is, or the loss."""
     owner = getattr(loss, "__self__", None)
     return owner if isinstance(owner, nn.Module) else loss
-
-
-def _digests(prior: Prior) -> dict[str, Any]:
-    centre = None if prior.centre is None else fingerprint(prior.centre)
-    return {"phi": fingerprint(prior.phi), "centre": centre}
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(part) for part in value]
-    return describe_function(value) if callable(value) else value

@@ -1,0 +1,101 @@
+"""What a resumed call must share with the first: its inputs, in words that tell others apart."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .batch import Fields, length_of
+from .prior import Prior, fingerprint
+
+
+def describe_function(function: Any) -> str | None:
+    """A function, so that another one is told apart: its name, its code and all that it holds."""
+    if function is None:
+        return None
+    name = f"{getattr(function, '__module__', '')}."
+    name += getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{name} {_digest_of(function):08x}"
+
+
+def _digest_of(value: Any, digest: int = 0, depth: int = 0) -> int:
+    """A number that other code, constants, closures, arguments, weights or values change."""
+
+    def add(text: str) -> int:
+        return zlib.crc32(text.encode(), digest)
+
+    if depth > 6:
+        return digest
+    if isinstance(value, Tensor):
+        return zlib.crc32(value.detach().double().cpu().contiguous().numpy().tobytes(), digest)
+    if isinstance(value, nn.Module):
+        digest = add(repr(value))
+        parts: list[Any] = [v for k, v in sorted(vars(value).items()) if not k.startswith("_")]
+        parts += list(value.state_dict().values())
+    elif isinstance(value, partial):
+        parts = [value.func, *value.args, *sorted(value.keywords.items())]
+    elif isinstance(value, Mapping):
+        parts = sorted(value.items(), key=repr)
+    elif isinstance(value, (tuple, list)):
+        parts = list(value)
+    elif getattr(value, "__code__", None) is not None:
+        code = value.__code__
+        digest = add(f"{code.co_code!r}{code.co_names}")
+        parts = [one for one in code.co_consts if not hasattr(one, "co_code")]
+        parts += [cell.cell_contents for cell in value.__closure__ or ()]
+        parts += list(value.__defaults__ or ())
+        owner = getattr(value, "__self__", None)
+        parts += [owner] if isinstance(owner, nn.Module) else []
+    elif isinstance(value, (str, int, float, bool, bytes, type(None))):
+        return add(repr(value))
+    else:
+        return add(type(value).__qualname__)
+    for part in parts:
+        digest = _digest_of(part, digest, depth + 1)
+    return digest
+
+
+def describe_fields(fields: Fields) -> list[Any]:
+    """What goes where, functions by their code."""
+    keys = fields.student, fields.teacher, fields.target
+    return [describe_function(key) if callable(key) else repr(key) for key in keys]
+
+
+def describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Its kind, its settings and those of its groups."""
+    groups = [
+        {name: str(v) for name, v in group.items() if name not in ("params", "param_names")}
+        for group in optimizer.param_groups
+    ]
+    return {"optimizer": type(optimizer).__name__, "groups": groups}
+
+
+def describe_data(batches: Any) -> dict[str, Any]:
+    """What can be told of data without going through them: kind, length, values that are held."""
+    if isinstance(batches, DataLoader):
+        found = describe_data(batches.dataset)
+        return found | {"batch_size": batches.batch_size}
+    found = {"kind": type(batches).__name__, "length": length_of(batches)}
+    held = batches if isinstance(batches, (list, tuple)) else getattr(batches, "tensors", ())
+    return found | {"values": f"{_digest_of(list(held)):08x}"}
+
+
+def describe_prior(prior: Prior) -> dict[str, Any]:
+    """The fingerprints of phi and of its centre."""
+    centre = None if prior.centre is None else fingerprint(prior.centre)
+    return {"phi": fingerprint(prior.phi), "centre": centre}
+
+
+def as_json(value: Any) -> Any:
+    """Settings as JSON gives them back; functions described."""
+    if isinstance(value, dict):
+        return {name: as_json(part) for name, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [as_json(part) for part in value]
+    return describe_function(value) if callable(value) else value
