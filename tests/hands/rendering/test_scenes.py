@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -86,3 +88,25 @@ def test_views_stay_within_the_flag():
     # both faces, the palm more often
     assert turned(180.0).max() > 150
     assert np.median(turned(180.0)) < 90
+
+
+def test_hands_may_lie_anywhere_in_their_boxes():
+    config = scenes.SceneConfig(px=64, seed=5, noisy_depth=False)
+    placed = replace(config, box_shift=0.1, box_zoom=0.25)
+    middles, sides = [], []
+    for own, moved in zip(
+        scenes.draw(config, range(20)), scenes.draw(placed, range(20)), strict=True
+    ):
+        assert np.array_equal(own.rotation, np.eye(3))
+        centre, side = geometry.crop_box(geometry.project(own.joints_mm, own.K))
+        assert centre == pytest.approx(np.array([31.5, 31.5]), abs=0.51)
+        centre_moved, side_moved = geometry.crop_box(geometry.project(moved.joints_mm, moved.K))
+        middles.append((centre_moved - centre) / side)
+        sides.append(side_moved / side)
+        bones = np.linalg.norm(moved.joints_mm[1:] - moved.joints_mm[:-1], axis=1)
+        same = np.linalg.norm(own.joints_mm[1:] - own.joints_mm[:-1], axis=1)
+        assert bones == pytest.approx(same, rel=1e-4)
+        v, u = np.nonzero(moved.mask)
+        assert len(v) > 50
+    assert 0.05 < np.abs(middles).max() < 0.15
+    assert 0.75 < min(sides) < 0.9 < 1.1 < max(sides) < 1.35

@@ -21,6 +21,8 @@ from .paper_settings import Paper
 from .rows import Stage
 
 QUICK_COUNT = 200
+# Where the hands of 𝒜 lie in their boxes: translated and scaled, the paper says, not how far.
+PLACED: dict[str, Any] = {"box_shift": 0.1, "box_zoom": 0.25}
 
 
 def sets_read(stage: Stage) -> list[str]:
@@ -61,6 +63,7 @@ def datasets_of(config: Paper, plan: dict[str, Stage]) -> dict[str, Dataset]:
         scene = SceneConfig(
             px=px,
             noisy_depth=False,
+            **PLACED,
             backgrounds=config.backgrounds,
             mano=config.mano,
             textures=config.textures,
@@ -98,7 +101,7 @@ def open_datasets(config: Paper, px: int) -> dict[str, Dataset]:
         return replace_settings(SceneConfig(), seed=seed, **given, **changes)
 
     source = scenes(SOURCE_SEED)
-    synthetic = scenes(SYNTHETIC_SEED, wide=True, noisy_depth=False)
+    synthetic = scenes(SYNTHETIC_SEED, wide=True, noisy_depth=False, **PLACED)
     person = scenes(
         ONE_PERSON_SEED, sequences=sets.sequences + sets.test_sequences, frames=sets.sequence_frames
     )

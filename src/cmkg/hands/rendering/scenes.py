@@ -77,6 +77,10 @@ class SceneConfig:
     wide: bool = False
     """Hands turned by any angle in the picture's plane, half of them gestures: fingers stretched or
     shut, the thumb anywhere. Not for sequences."""
+    box_shift: float = 0.0
+    """Independent hands lie this far from the box's middle at most, of its side."""
+    box_zoom: float = 0.0
+    """Boxes are 1 / (1 + this) to 1 + this times the protocol's. Not for sequences either."""
     sequences: int = 0
     """0: independent hands with depth. Else STB-like RGB: one person, one camera, this many smooth
     sequences."""
@@ -307,14 +311,21 @@ def independent_scene(config: SceneConfig, index: int) -> Scene:
     place = np.array([0, 0, rng.uniform(0.28, 0.95)])
     vertices, joints = vertices @ R.T, joints @ R.T
     vertices, joints = vertices - joints[9] + place, joints - joints[9] + place
-    K, _ = _frame(joints, np.eye(3), config)
+    K, turn = _frame(joints, np.eye(3), config, stream("box", config.seed, index))
+    vertices, joints = vertices @ turn.T, joints @ turn.T
     behind = background(rng, photographs(config.backgrounds), config.px)
     look = sample_look(rng, person, hand)
-    return Scene(vertices, joints, K, look, behind, sample_camera(rng), np.eye(3), rng)
+    return Scene(vertices, joints, K, look, behind, sample_camera(rng), turn, rng)
 
 
-def _frame(joints: np.ndarray, K: Matrix, config: SceneConfig) -> tuple[Matrix, Matrix]:
+def _frame(
+    joints: np.ndarray, K: Matrix, config: SceneConfig, box: Generator | None = None
+) -> tuple[Matrix, Matrix]:
+    """The camera of the protocol's box, which `box` moves and scales as far as the settings say."""
     centre, side = geometry.crop_box(geometry.project(joints, K))
+    if box is not None:
+        centre = centre + side * box.uniform(-config.box_shift, config.box_shift, 2)
+        side = side * (1 + config.box_zoom) ** box.uniform(-1, 1)
     return geometry.virtual_camera(K, centre, side, config.px, config.margin)
 
 
