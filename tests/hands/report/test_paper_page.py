@@ -64,3 +64,15 @@ def test_the_two_claims_of_figure_5_are_ratios_to_the_row_without_r():
     found = paper_page.collect_weights(rows)
     assert [(w["peak"], w["spread"]) for w in found] == [(1, 1), (25, 2)]
     assert paper_page.collect_weights(rows[1:]) == []
+
+
+def test_figure_4_says_what_the_method_gains():
+    def row(stage, auc):
+        ours = {"pck": np.linspace(0, auc, 20).tolist(), "auc_20_50": {"mean": auc}}
+        return {"stage": stage, "label": stage, "paper_auc": 0.987, "ours": ours}
+
+    rows = [row("r50-a/act-att", 0.9), row("stb/none", 0.5), row("stb/prior-l2", 0.75)]
+    figures = paper_page.draw_curves({"presets": {"figure4": rows}})
+    assert "ΔAUC +0.250" in figures["STB"]
+    assert "(paper 0.987), 0.750" in figures["STB"]
+    assert "ΔAUC" not in figures["RHD"]  # its other row is not run

@@ -84,7 +84,14 @@ ROWS = {
     "table1": TABLE_1,
     "table2": TABLE_2,
     "table3": TABLE_3,
-    "figure4": _chosen(_RHD_AND_STB, "r18-a/act-att", "r50-a/act-att", "stb/none", "stb/prior-l2"),
+    "figure4": _chosen(
+        _RHD_AND_STB,
+        "r50-a/continued",
+        "r50-a/act-att",
+        "r18-a/act-att",
+        "stb/none",
+        "stb/prior-l2",
+    ),
     "figure5": _chosen(TABLE_2, "stb/none", "stb/l2-1e-5", "stb/prior-l1", "stb/prior-l2"),
     "figure6": [
         *_chosen(_RHD_AND_STB, "r18-a/continued", "r18-a/act-att"),

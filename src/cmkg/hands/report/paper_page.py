@@ -269,16 +269,31 @@ def read_published_curves() -> dict[str, list[PublishedCurve]]:
     return dict(sets)
 
 
+# What figure 4 shades: the row without the method's part, and the row with it.
+SHADED = {"RHD": ("r50-a/continued", "r50-a/act-att"), "STB": ("stb/none", "stb/prior-l2")}
+
+
 def draw_curves(found: Mapping[str, Any]) -> dict[str, str]:
     """{dataset: SVG} of figure 4: ours, where run, over the published curves."""
     rows = [row for row in found["presets"]["figure4"] if row["ours"]]
     published = read_published_curves()
     figures = {}
-    for name in ("RHD", "STB"):
+    for name, pair in SHADED.items():
         own = [row for row in rows if row["stage"].startswith("stb") == (name == "STB")]
-        ours = [(row["label"].replace("𝒜", "A"), row["ours"]) for row in own]
-        figures[name] = plot_published_curves(ours, published[name])
+        stages = [row["stage"] for row in own]
+        below, above = pair
+        gain = None
+        if below in stages and above in stages:
+            gain = stages.index(below), stages.index(above)
+        ours = [(_curve_label(row), row["ours"]) for row in own]
+        figures[name] = plot_published_curves(ours, published[name], gain)
     return figures
+
+
+def _curve_label(row: Facts) -> str:
+    """A row's name, with the paper's own AUC where it gives one."""
+    label = row["label"].replace("𝒜", "A")
+    return label if row["paper_auc"] is None else f"{label} (paper {row['paper_auc']:.3f})"
 
 
 def draw_weights(found: Mapping[str, Any]) -> str | None:

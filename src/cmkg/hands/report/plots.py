@@ -86,9 +86,14 @@ def plot_pck_curves(rows: Rows) -> str:
 
 
 def plot_published_curves(
-    ours: Sequence[tuple[str, Mapping[str, Any]]], published: Sequence[PublishedCurve]
+    ours: Sequence[tuple[str, Mapping[str, Any]]],
+    published: Sequence[PublishedCurve],
+    gain: tuple[int, int] | None = None,
 ) -> str:
-    """Published PCK curves in greys, ours (label, {"pck", "auc_20_50"}) in colours."""
+    """Published PCK curves in greys, ours (label, {"pck", "auc_20_50"}) in colours.
+
+    gain: two of ours, by number; what the second gains over the first is shaded, and its AUC said.
+    """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 4.4))
         for number, curve in enumerate(sorted(published, key=lambda curve: -curve.auc)):
@@ -107,6 +112,19 @@ def plot_published_curves(
                 color=PALETTE[number],
                 lw=2.2,
                 label=f"{label}, {row['auc_20_50']['mean']:.3f}",
+            )
+        if gain is not None:
+            below, above = (ours[number][1] for number in gain)
+            curves = [row["pck"][FROM_20_MM:] for row in (below, above)]
+            x = THRESHOLDS_MM[FROM_20_MM:]
+            axes.fill_between(x, *curves, color=PALETTE[gain[1]], alpha=0.2, lw=0)
+            delta = above["auc_20_50"]["mean"] - below["auc_20_50"]["mean"]
+            axes.annotate(
+                f"ΔAUC {delta:+.3f}".replace("-", "−"),
+                (x[0] + 0.4, (curves[0][0] + curves[1][0]) / 2),
+                va="center",
+                fontsize=9,
+                bbox={"color": "white", "alpha": 0.7, "pad": 1},
             )
         axes.set(
             xlabel="error threshold, mm",
