@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-demo: .venv/installed ## the main job on rendered data, a quarter of an hour on two cores
+demo: .venv/installed ## the main job on rendered data, 15 to 50 minutes on two cores
 	$(BIN)/cmkg run demo
 
 real: .venv/installed ## the main job on real photographs: make real REAL_HANDS=folder, two hours

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from cmkg.cli import end_in_one_sentence
+from cmkg.cli import GROUPS, end_in_one_sentence, parse_settings
 from tests.hands.runs import common, says
 
 
@@ -157,3 +157,11 @@ def test_a_stopped_command_ends_with_130():
     with pytest.raises(SystemExit) as end:
         end_in_one_sentence(stopped)
     assert end.value.code == 130
+
+
+def test_open_is_a_size_of_its_own_and_its_flags_are_still_flags():
+    command = GROUPS["run"]["table1"]
+    plain = parse_settings(command, "cmkg run table1", [])
+    drawn = parse_settings(command, "cmkg run table1", ["--open", "--px", "96"])
+    assert (plain.px, plain.open, plain.width) == (256, False, 1.0)
+    assert (drawn.px, drawn.open, drawn.width) == (96, True, 0.25)

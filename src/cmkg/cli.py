@@ -171,7 +171,8 @@ def parse_settings(command: Command, program: str, arguments: Sequence[str]) -> 
 
     module = import_module(command.module)
     if command.module == PAPER:
-        settings = module.preset_of(command.settings, "--open" in arguments)
+        presets = import_module(f"{EXPERIMENTS}.paper_settings")
+        settings = presets.preset_of(command.settings, "--open" in arguments)
     else:
         settings = getattr(module, command.settings)
     kind, default = settings, tyro.MISSING_NONPROP
