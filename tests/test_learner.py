@@ -359,3 +359,45 @@ def test_dropout_at_the_look_ahead_draws_nothing_from_the_students_stream():
     terms, state = distiller(batch), torch.get_rng_state()
     PriorLearner(distiller).update(batch, terms)
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_it_begins_at_zero_with_the_papers_rates(batch):
+    distiller, _, _ = made(batch)
+    learner = PriorLearner(distiller)
+    assert (learner.config.alpha, learner.config.beta) == (2.5e-4, 1e-3)
+    assert learner.prior.rms() == 0
+
+
+def test_the_unrolled_gradient_is_refused_on_several_processes(batch, monkeypatch):
+    distiller, _, _ = made(batch)
+    monkeypatch.setattr("cmkg.learner.world_size", lambda: 2)
+    with pytest.raises(InputError, match="exact=True: the unrolled gradient is for one process"):
+        PriorLearner(distiller, MetaConfig(exact=True))
+    with pytest.raises(InputError, match="regulariser=: the unrolled gradient is for one process"):
+        PriorLearner(distiller, regulariser=NetworkOfWeights())
+    PriorLearner(distiller)
+
+
+def test_exact_knows_adams_inner_step_and_leaves_the_losses_graph(batch):
+    found = []
+    for exact in (False, True):
+        distiller, learner, prior = made(batch, inner_optimizer="adam", exact=exact, alpha=0.5)
+        before = copy.deepcopy(prior.phi)
+        adam = torch.optim.Adam(distiller.parameters(), 1e-3)
+        terms = distiller(batch)
+        learner.update(batch, terms, adam)
+        sum(terms.values()).backward()
+        found.append({name: before[name] - phi for name, phi in prior.phi.items()})
+    assert relative(*found) < 1e-10
+
+
+def test_a_regularisers_unit_free_step_is_beta_a_tensor(batch):
+    distiller, _, _ = made(batch)
+    R = NetworkOfWeights()
+    before = copy.deepcopy(R)
+    config = MetaConfig(alpha=ALPHA, beta=0.25, unit_free=True)
+    PriorLearner(distiller, config, regulariser=R).update(batch, distiller(batch))
+    moved = {name: a - R.get_parameter(name) for name, a in before.named_parameters()}
+    assert float(moved.pop("score.2.bias").detach()) == 0  # a constant in R
+    for name, one in moved.items():
+        assert float(one.detach().square().mean().sqrt()) == pytest.approx(0.25), name

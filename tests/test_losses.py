@@ -5,10 +5,12 @@ from cmkg.errors import InputError
 from cmkg.losses import (
     DistillationLoss,
     activation_loss,
+    as_picture,
     attention_loss,
     attention_map,
     distillation_loss,
     regression_loss,
+    to_float32,
     to_scalar,
 )
 
@@ -152,3 +154,37 @@ def test_a_loss_is_a_scalar_or_a_dict_of_such():
     ):
         with pytest.raises(InputError, match=sentence):
             to_scalar(wrong)
+
+
+def test_half_precision_alone_becomes_float32():
+    assert to_float32(torch.zeros(2, dtype=torch.bfloat16)).dtype == torch.float32
+    for kept in (torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.int8)):
+        assert to_float32(kept) is kept
+
+
+def test_attention_of_sequences_and_maps_as_pictures():
+    q = draw(2, 3, 7)
+    torch.testing.assert_close(attention_map(q), attention_map(q[..., None]))
+    for shape, picture in (
+        ((2, 3), (2, 3, 1, 1)),
+        ((2, 3, 7), (2, 3, 7, 1)),
+        ((2, 3, 4, 5), (2, 3, 4, 5)),
+        ((2, 3, 4, 5, 6), (2, 3, 4, 30)),
+    ):
+        assert as_picture(draw(*shape)).shape == picture
+
+
+def test_attention_is_the_sum_over_the_pairs_of_squared_distances_of_unit_maps():
+    mine = [draw(2, 3, 4, 5), draw(2, 6, 2, 2, seed=1)]
+    theirs = [draw(2, 2, 4, 5, seed=2), draw(2, 6, 2, 2, seed=3)]
+    naive = 0.0
+    for a, b in zip(mine, theirs, strict=True):
+        for one, other in zip(attention_map(a), attention_map(b), strict=True):
+            naive += float((one - other) @ (one - other)) / 2
+    assert float(attention_loss(mine, theirs)) == pytest.approx(naive)
+
+
+def test_shapes_that_are_not_paired_are_refused():
+    for mine, theirs in (([(3, 4, 4)], []), ([], []), ([(3, 4, 4)], [(3, 4, 4), (3, 2, 2)])):
+        with pytest.raises(InputError):
+            DistillationLoss(mine, theirs)

@@ -555,3 +555,28 @@ def test_phi_is_a_copy(unchecked):
         Prior.constant(net, 0.1, granularity="layer").permuted(0)
     with pytest.raises(InputError, match="expected a number from 0"):
         prior.with_rms(-1.0)
+
+
+def test_its_strength_is_a_root_mean_square_over_all_weights():
+    prior = Prior({"a": torch.full((3, 1), 2.0), "b": torch.zeros(1, 1)})
+    assert prior.rms() == pytest.approx(3**0.5)
+    scaled = prior.with_rms(0.5)
+    assert scaled.rms() == pytest.approx(0.5)
+    assert scaled.manifest["strength"] == pytest.approx(0.5 / 3**0.5)
+    assert prior.layer_mean().manifest["layer_mean"] is True
+    with pytest.raises(InputError, match="zero everywhere"):
+        Prior({"a": torch.zeros(2, 2)}).with_rms(1.0)
+
+
+def test_quantiles_are_those_of_each_tensor():
+    prior = Prior({"w": torch.arange(101.0).view(1, 101) / 100})
+    assert prior.quantiles()["w"] == pytest.approx(
+        {"min": 0.0, "q10": 0.1, "median": 0.5, "q90": 0.9, "max": 1.0}
+    )
+
+
+def test_the_variance_goes_through_a_file_and_scales_with_its_square(tmp_path):
+    prior = Prior({"w": torch.ones(2, 1)}, variance={"w": torch.full((2, 1), 4.0)})
+    prior.save(tmp_path / "p.safetensors")
+    assert Prior.load(tmp_path / "p.safetensors").variance["w"].tolist() == [[4.0], [4.0]]
+    assert prior.scaled(3.0).variance["w"].tolist() == [[36.0], [36.0]]
