@@ -533,3 +533,17 @@ def test_a_module_as_r_is_added_to_the_loss_and_stays_as_it_is():
     assert R.strength.grad is None
     with pytest.raises(InputError, match="coupled=False is for a Prior"):
         train_with_prior(whole, [(x, y)], F.mse_loss, R, coupled=False)
+
+
+def test_a_network_inside_a_loss_that_nobody_trains_is_said():
+    scale, x, y = nn.Linear(1, 1), torch.randn(8, 3), torch.randn(8, 1)
+
+    def through(p, t):
+        return F.mse_loss(scale(p), t)
+
+    with pytest.warns(UserWarning, match="the loss holds a Linear whose 'weight' nobody trains"):
+        train_with_prior(nn.Linear(3, 1), [(x, y)], through)
+    scale.requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train_with_prior(nn.Linear(3, 1), [(x, y)], through)

@@ -12,9 +12,11 @@ which is kept.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -278,6 +280,7 @@ def train_with_prior(
         "data": [describe_data(data)],
     }
     trainer = _Trainer(model, [_owner_of(loss)], how)
+    _warn_of_hidden(loss, trainer.parameters.values())
 
     frozen = {} if R is None else _frozen_state(R, trainer)
 
@@ -381,6 +384,7 @@ def _learn(
     }
     trained = [part for d in distillers for part in (d.criterion, _owner_of(d.loss))]
     trainer = _Trainer(first.student, trained, fit)
+    _warn_of_hidden(first.loss, trainer.parameters.values())
     if learners:
         trainer.state |= {"learner": learners[0]}
     by_distiller: dict[int, PriorLearner] = {id(learner.distiller): learner for learner in learners}
@@ -639,6 +643,23 @@ def _cast(batch: Batch, dtype: torch.dtype | None) -> Batch:
 
 def _without_step(line: dict[str, Any]) -> Losses:
     return {name: value for name, value in line.items() if name != "step"}
+
+
+def _warn_of_hidden(loss: Any, trained: Iterable[nn.Parameter]) -> None:
+    """Says that a function holds a network whose parameters nobody trains."""
+    known = {id(parameter) for parameter in trained}
+    cells = getattr(loss, "__closure__", None) or ()
+    held = [cell.cell_contents for cell in cells] + list(getattr(loss, "__defaults__", None) or ())
+    if isinstance(loss, partial):
+        held += [loss.func, *loss.args, *loss.keywords.values()]
+    for module in (one for one in held if isinstance(one, nn.Module)):
+        hidden = [n for n, p in module.named_parameters() if p.requires_grad and id(p) not in known]
+        if hidden:
+            warnings.warn(
+                f"the loss holds a {type(module).__name__} whose {hidden[0]!r} nobody trains: give "
+                "the module itself as the loss, or freeze it with requires_grad_(False)",
+                stacklevel=4,
+            )
 
 
 def _owner_of(loss: Any) -> Any:
