@@ -251,11 +251,13 @@ class PriorLearner:
             found = {}
             learned: list[Any] = self.priors or [self.regulariser]
             for number, one in enumerate(learned):
-                value = (
-                    self._unroll(one, weights, scales, first, second)
-                    if unrolls
-                    else self._learn(one, weights, inner, scales, first, second)
-                )
+                if unrolls:
+                    value = self._unroll(one, weights, scales, first, second)
+                else:
+                    own_inner = scaled(inner, scales)
+                    if one is learned[-1]:
+                        inner.clear()  # nothing holds it while G at theta'' is taken
+                    value = self._learn(one, weights, own_inner, scales, first, second)
                 found[f"outer_{number}"] = value
             return found
 
@@ -315,6 +317,7 @@ class PriorLearner:
     ) -> float:
         """Looks ahead, and moves one phi; returns G there.
 
+        inner: grad L_REG, times its scale; it is emptied.
         first, second: the batches of the inner step and of G, each with the teacher's maps of it,
         where they are known.
         """
@@ -334,7 +337,7 @@ class PriorLearner:
             prior,
             distiller,
             weights,
-            scaled(inner, scales),
+            inner,
             config.alpha,
             outer,
             again,
