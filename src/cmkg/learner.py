@@ -28,14 +28,14 @@ from .errors import InputError
 from .losses import to_scalar
 from .meta import (
     adam_scales,
-    differentiable_phi,
+    as_function_of_phi,
     look_ahead_gradient,
     preserve_weights,
     scaled,
     unroll,
 )
 from .modules import trained_parameters, unwrap
-from .prior import Granularity, Prior, Select, fingerprint, weighted_norm
+from .prior import Granularity, Prior, Select, fingerprint
 from .runtime.checks import expect_positive
 from .runtime.distributed import world_size
 from .steps import gradients_of, outside_autocast, sum_of, to_finite_floats
@@ -287,16 +287,14 @@ class PriorLearner:
             values.update(to_finite_floats(there, "after the inner step"))
             return sum_of(there)
 
+        phi: dict[str, Tensor]
         if isinstance(learned, Prior):
-            phi = differentiable_phi(learned, weights)
+            phi, penalty = as_function_of_phi(learned, weights)
         else:
             phi = {name: one for name, one in learned.named_parameters() if one.requires_grad}
 
-        def penalty(theta: Mapping[str, Tensor]) -> Tensor:
-            if isinstance(learned, Prior):
-                held = {name: theta[name] for name in phi}
-                return weighted_norm(held, phi, learned.p, learned.centre)
-            return to_scalar(learned({name: theta[name] for name in students}), "R", False)
+            def penalty(at: Mapping[str, Tensor]) -> Tensor:
+                return to_scalar(learned({name: at[name] for name in students}), "R", False)
 
         both = (lambda theta: losses_at(theta, first)["regression"]), outer
         found = unroll(weights, penalty, phi, both, config.alpha, config.inner_steps, scales)

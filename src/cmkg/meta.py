@@ -24,6 +24,7 @@ from torch.func import functional_call
 from .errors import InputError
 from .modules import groups_by_parameter
 from .prior import Prior, Tensors, weighted_norm
+from .steps import outside_autocast
 
 Network = Callable[..., Any]
 DAMPING = 0.1  # of a layer's mean sqrt(v), see adam_scales
@@ -227,7 +228,7 @@ def unrolled_gradient(
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     theta = {name: one for name, one in model.named_parameters() if one.requires_grad}
-    phi = differentiable_phi(prior, theta)
+    phi, penalty = as_function_of_phi(prior, theta)
 
     def at(loss: Callable[[Network], Tensor]) -> Callable[[Tensors], Tensor]:
         def value(weights: Tensors) -> Tensor:
@@ -239,19 +240,23 @@ def unrolled_gradient(
 
         return value
 
-    def penalty(weights: Tensors) -> Tensor:
-        return weighted_norm({name: weights[name] for name in phi}, phi, prior.p, prior.centre)
-
     return unroll(theta, penalty, phi, (at(inner_loss), at(outer_loss)), alpha, steps)
 
 
-def differentiable_phi(prior: Prior, weights: Tensors) -> dict[str, Tensor]:
-    """phi of these weights as leaves to take the gradient of."""
-    return {
+def as_function_of_phi(
+    prior: Prior, weights: Tensors
+) -> tuple[dict[str, Tensor], Callable[[Tensors], Tensor]]:
+    """phi of these weights as leaves to take the gradient of, and R at {name: weight}."""
+    phi = {
         name: one.detach().to(weights[name]).clone().requires_grad_()
         for name, one in prior.phi.items()
         if name in weights
     }
+
+    def penalty(at: Tensors) -> Tensor:
+        return weighted_norm({name: at[name] for name in phi}, phi, prior.p, prior.centre)
+
+    return phi, penalty
 
 
 def unroll(
@@ -283,7 +288,7 @@ def unroll(
         pulls: Sequence[Tensor | None] = [None] * len(names)
         pull = regulariser(theta)
         inner = inner_loss(theta)
-        with torch.autocast(inner.device.type, enabled=False):
+        with outside_autocast(inner):
             if pull.requires_grad:
                 pulls = torch.autograd.grad(pull, values, create_graph=True, allow_unused=True)
             gradients = torch.autograd.grad(inner, values, create_graph=True, allow_unused=True)
@@ -296,7 +301,7 @@ def unroll(
             moved[name] = weight - rate * (gradient if held is None else gradient + held)
         theta = moved
     outer = outer_loss(theta)
-    with torch.autocast(outer.device.type, enabled=False):
+    with outside_autocast(outer):
         found = torch.autograd.grad(outer, list(phi.values()), allow_unused=True)
     return {
         name: torch.zeros_like(one) if gradient is None else gradient

@@ -25,10 +25,7 @@ Gradients = dict[str, Tensor]
 def sum_of(losses: Mapping[str, Tensor]) -> Tensor:
     """G of its terms."""
     first, *others = losses.values()
-    total = first
-    for value in others:
-        total = total + value
-    return total
+    return sum(others, first)
 
 
 def to_finite_floats(losses: Mapping[str, Tensor], where: str) -> dict[str, float]:

@@ -283,12 +283,12 @@ def train_with_prior(
     _warn_of_hidden(loss, trainer.parameters.values())
 
     frozen = {} if R is None else _frozen_state(R, trainer)
+    weights = trained_parameters(trainer.model)
 
     def losses_of(batch: Batch) -> dict[str, Tensor]:
         prediction = call_model(trainer.model, batch.student_input)
         losses = {"regression": to_scalar(loss(to_float32(prediction), batch.target))}
         if R is not None:
-            weights = trained_parameters(trainer.model)
             losses["regulariser"] = to_scalar(functional_call(R, frozen, (weights,)), "R", False)
         return losses
 

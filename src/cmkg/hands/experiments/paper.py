@@ -86,11 +86,11 @@ def run_plans(
 
 def describe_rows(config: Paper) -> dict[str, dict[str, list[Any]]]:
     """{preset: {stage: [label, the paper's EPE, its AUC]}}, for the report."""
-    found = {}
+    found, at_any_sigma = {}, other_strengths(config)
     for preset, variants in ROWS.items():
         known = [variant.stage for variant in variants]
         targets = {stage.split("/")[0] for stage in known}
-        other = [row for row in other_strengths(config) if row.split("/")[0] in targets]
+        other = [row for row in at_any_sigma if row.split("/")[0] in targets]
         every = [*variants, *(Variant(row, row) for row in other if row not in known)]
         found[preset] = {
             v.stage: [label_of(v, config.epochs), v.paper_epe_mm, v.paper_auc] for v in every

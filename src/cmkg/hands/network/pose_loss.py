@@ -39,7 +39,7 @@ class PoseLoss:
         factor = (UNITS_MM["cm"] / UNITS_MM.get(self.unit, self.bone_mm)) ** 2
         if self.mean:
             factor /= target.joints[0].numel()
-        return value if factor == 1 else factor * value
+        return factor * value
 
 
 def loss_of(net: NetConfig, bone_mm: float) -> PoseLoss:

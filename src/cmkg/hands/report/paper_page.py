@@ -15,6 +15,7 @@ import numpy as np
 
 from ...runtime.files import read_json, write_json, write_text
 from ..datasets.packed import Packed
+from ..experiments.paper_settings import TARGETS
 from .collect import Facts, format_spread, spread
 from .plots import (
     PublishedCurve,
@@ -50,7 +51,6 @@ GAINS = {
         ("STB: prior, p = 1, over ℓ¹, σ = 1e-4", "stb/prior-l1", "stb/l1-1e-4"),
     ],
 }
-DOMAINS = ("freihand-gs", "freihand-hom", "freihand-sample", "freihand-auto", "stb")
 OPEN = (
     "Rendered hands stand in for RHD, STB and FreiHAND: the rows' order can be compared with the "
     "paper's, not the millimetres."
@@ -92,9 +92,8 @@ def collect_paper(out: Path) -> Facts:
     )
     claims = collect_claims(presets)
     weights = collect_weights(presets["figure5"])
-    found = {"presets": presets, "claims": claims, "weights": weights, "made": made}
-    found["open"] = is_open
-    return found | collect_sessions(out)
+    found = {"presets": presets, "claims": claims, "weights": weights}
+    return found | {"made": made, "open": is_open} | collect_sessions(out)
 
 
 def collect_claims(presets: Mapping[str, list[Facts]]) -> list[Facts]:
@@ -158,7 +157,7 @@ def _gain(error: float | None, reference: float | None) -> float | None:
 def _correlation(rows: Mapping[str, Facts], whose: str) -> float | None:
     """Of the two gains in mm over the domains; None where not every row is run."""
     names = ("none", "l2-1e-5", "prior-l2")
-    errors = [_errors([rows[f"{domain}/{row}"] for row in names], whose) for domain in DOMAINS]
+    errors = [_errors([rows[f"{domain}/{row}"] for row in names], whose) for domain in TARGETS]
     if any(error is None for of_domain in errors for error in of_domain):
         return None
     none, l2, prior = np.array(errors, dtype=float).T
