@@ -48,8 +48,7 @@ def _digest_of(value: Any, digest: int = 0, depth: int = 0) -> int:
         code = value.__code__
         digest = add(f"{code.co_code!r}{code.co_names}")
         parts = [one for one in code.co_consts if not hasattr(one, "co_code")]
-        parts += [cell.cell_contents for cell in value.__closure__ or ()]
-        parts += list(value.__defaults__ or ())
+        parts += held_by(value)
         owner = getattr(value, "__self__", None)
         parts += [owner] if isinstance(owner, nn.Module) else []
     elif isinstance(value, (str, int, float, bool, bytes, type(None))):
@@ -59,6 +58,13 @@ def _digest_of(value: Any, digest: int = 0, depth: int = 0) -> int:
     for part in parts:
         digest = _digest_of(part, digest, depth + 1)
     return digest
+
+
+def held_by(function: Any) -> list[Any]:
+    """What a function has taken along: its closure's values, then its defaults."""
+    cells = getattr(function, "__closure__", None) or ()
+    defaults = getattr(function, "__defaults__", None) or ()
+    return [cell.cell_contents for cell in cells] + list(defaults)
 
 
 def describe_fields(fields: Fields) -> list[Any]:

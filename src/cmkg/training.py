@@ -44,6 +44,7 @@ from .inputs import (
     describe_function,
     describe_optimizer,
     describe_prior,
+    held_by,
 )
 from .learner import MetaConfig, PriorLearner
 from .losses import ATTENTION_WEIGHT, expect_loss, regression_loss, to_float32, to_scalar
@@ -648,8 +649,7 @@ def _without_step(line: dict[str, Any]) -> Losses:
 def _warn_of_hidden(loss: Any, trained: Iterable[nn.Parameter]) -> None:
     """Says that a function holds a network whose parameters nobody trains."""
     known = {id(parameter) for parameter in trained}
-    cells = getattr(loss, "__closure__", None) or ()
-    held = [cell.cell_contents for cell in cells] + list(getattr(loss, "__defaults__", None) or ())
+    held = held_by(loss)
     if isinstance(loss, partial):
         held += [loss.func, *loss.args, *loss.keywords.values()]
     for module in (one for one in held if isinstance(one, nn.Module)):

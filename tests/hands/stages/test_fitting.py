@@ -34,9 +34,6 @@ class process:  # noqa: N801 - one of several, none of which speaks to another
     device = torch.device("cpu")
     autocast = nullcontext
 
-    def all_reduce(self, data, *, reduce_op):
-        raise NotImplementedError
-
 
 def test_frames_outside_the_set_are_refused(packed):
     assert frame_range(packed, None) == (0, 12)

@@ -159,7 +159,7 @@ def run(config: Distill) -> dict[str, Any]:
     if learner is not None:
         state["learner"] = learner
     with run.claim():
-        key: object = config.optim.seed
+        key = None
         if config.start != THETA_0:
             key = second_half(config.student, config.optim.seed)
         steps = fit(run, config.optim, loader, state, fabric, update, key)

@@ -88,7 +88,7 @@ def run(config: Source) -> dict[str, Any]:
             return take_step(model, optimizer, losses_of, fabric.autocast)
 
         state = {"model": model, "optimizer": optimizer}
-        key: object = config.optim.seed
+        key = None
         if config.start:
             key = second_half(Path(config.start).parent, config.optim.seed)
         fit(run, config.optim, loader, state, fabric, update, key)
