@@ -91,6 +91,7 @@ def test_the_plan_has_the_papers_values():
                 phi = stage.phi
                 assert (phi.alpha, phi.beta, phi.phi_parameters) == (2.5e-4, 1e-3, "all")
                 assert (phi.split, phi.inner_steps, phi.inner_optimizer) == (False, 1, "sgd")
+                assert phi.exponents == ((1, 2) if name == "r18/act-att" else ())
             if isinstance(stage, target.Target):
                 assert stage.regulariser.parameters == "all"
                 assert stage.regulariser.coupled

@@ -14,7 +14,7 @@ def test_open_sets_stand_in_for_all_that_the_tables_read():
         assert config.recipe == Recipe()
         assert {stage.net.head for stage in plan.values() if hasattr(stage, "net")} == {"pooled"}
     freihand = [sets[f"freihand-auto-{split}"] for split in ("train", "test")]
-    assert [len(one) for one in freihand] == [480, 240]
+    assert [len(one) for one in freihand] == [960, 480]
     rows = [one.first + np.arange(len(one)) for one in freihand]
     assert not set(rows[0]) & set(rows[1])
     person = open_datasets(config, 48)["stb-test"]

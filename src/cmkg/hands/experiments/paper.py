@@ -245,6 +245,8 @@ def source_stage(config: Paper, family: str, kind: str, seed: int) -> Stage:
         return train("rgb", epochs.distill_epochs, start=start, optimizer_state=state)
     whole = kind == "act-att"
     recipe = config.recipe
+    # theta's path does not depend on phi: only what the targets read is worth its time.
+    is_read = whole and family == recipe.target_family
     return distill.Distill(
         student=str(home / "student"),
         teacher=str(home / "teacher"),
@@ -253,7 +255,7 @@ def source_stage(config: Paper, family: str, kind: str, seed: int) -> Stage:
         optimizer_state=state,
         source=data,
         phi=distill.PhiConfig(
-            exponents=(1, 2) if whole else (),
+            exponents=(1, 2) if is_read else (),
             alpha=recipe.alpha,
             beta=recipe.beta,
             phi_parameters=recipe.phi_parameters,

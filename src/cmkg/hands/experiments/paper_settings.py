@@ -124,13 +124,13 @@ class OpenSets:
     in its four appearances.
     """
 
-    source_count: int = 3000
-    source_test: int = 400
-    sequences: int = 4
-    test_sequences: int = 2
+    source_count: int = 5000
+    source_test: int = 500
+    sequences: int = 8
+    test_sequences: int = 4
     sequence_frames: int = 120
-    freihand_count: int = 480
-    freihand_test: int = 240
+    freihand_count: int = 960
+    freihand_test: int = 480
 
     def __post_init__(self) -> None:
         expect_positive(self, *(one.name for one in fields(self)))
@@ -232,9 +232,9 @@ class Paper:
         return list(self.rows) or [variant.stage for variant in ROWS[self.preset]]
 
 
-# What two quiet cores do in an hour or so: the paper's schedule in proportion.
+# What two quiet cores do in an hour a table: the paper's schedule in proportion.
 OPEN_OUT = "runs/paper-open"
-OPEN_EPOCHS = Epochs(teacher_epochs=30, student_epochs=15, distill_epochs=15, target_epochs=15)
+OPEN_EPOCHS = Epochs(teacher_epochs=10, student_epochs=5, distill_epochs=5, target_epochs=20)
 
 
 def preset_of(name: str, is_open: bool = False) -> Paper:
@@ -247,10 +247,10 @@ def preset_of(name: str, is_open: bool = False) -> Paper:
         out=OPEN_OUT,
         open=True,
         seeds=(0, 1, 2),
-        synthetic_count=3000,
-        px=64,
+        synthetic_count=1000,
+        px=48,
         width=0.25,
-        lr=2e-3,
+        lr=4e-3,
         schedule="cosine",
         epochs=OPEN_EPOCHS,
     )
