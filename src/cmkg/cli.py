@@ -74,6 +74,11 @@ GROUPS = {
         "pack": Command(f"{STAGES}.data", "Pack", "Write the packed set that training reads."),
         "merge": Command(f"{STAGES}.data", "Merge", "One packed set of its shards."),
         "info": Command(f"{STAGES}.data", "Info", "What a packed set holds; its checksums."),
+        "textures": Command(
+            f"{STAGES}.carry_textures",
+            "CarryTextures",
+            "Carry the colours of scans to a hand's vertices.",
+        ),
         "make": Command(f"{STAGES}.data", "Make", "Write made data in a dataset's layout."),
     },
     "prior": {

@@ -21,7 +21,7 @@ def test_a_scene_follows_from_seed_and_number_alone():
 def test_its_description_tells_two_sets_apart():
     facts = Rendered(SCENES, 4).describe()
     assert json.loads(json.dumps(facts)) == facts
-    assert facts["photographs"] == digest_of_photographs("")
+    assert facts["photographs"] == digest_of_photographs()
     others = [
         Rendered(SCENES, 5),
         Rendered(SCENES, 4, first=1),

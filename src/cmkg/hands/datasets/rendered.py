@@ -37,7 +37,7 @@ class Rendered:
         ]
 
     def describe(self) -> dict[str, Any]:
-        """What the set is, as plain JSON."""
+        """What the set is, as plain JSON; backgrounds by their fingerprint, wherever they lie."""
         facts = {
             "dataset": "rendered",
             "count": self.count,
@@ -45,4 +45,6 @@ class Rendered:
             "with_depth": self.with_depth,
             "photographs": digest_of_photographs(self.config.backgrounds),
         }
-        return facts | asdict(self.config)
+        scene = asdict(self.config)
+        del scene["backgrounds"]
+        return facts | scene

@@ -114,8 +114,8 @@ class Experiment:
     """Frames in each of the four rendered training sequences; two other sequences are the test."""
     views_deg: float = 90.0
     """Largest angle between palm and camera in the source."""
-    backgrounds: str = ""
-    """Folder of photographs for backgrounds; empty = those that ship with cmkg, and generated
+    backgrounds: tuple[str, ...] = ()
+    """Folders of photographs for backgrounds; empty = those that ship with cmkg, and generated
     clutter."""
     wide_count: int = 0
     """Hands of the wide rendering (`cmkg render --wide`) that the recipe trains the source student

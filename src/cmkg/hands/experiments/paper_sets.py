@@ -65,6 +65,7 @@ def datasets_of(config: Paper, plan: dict[str, Stage]) -> dict[str, Dataset]:
             noisy_depth=False,
             **PLACED,
             backgrounds=config.backgrounds,
+            photographs_only=bool(config.backgrounds),
             mano=config.mano,
             textures=config.textures,
         )
@@ -94,14 +95,17 @@ SOURCE_SEED, SYNTHETIC_SEED, ONE_PERSON_SEED, MANY_PEOPLE_SEED = 11, 12, 13, 14
 def open_datasets(config: Paper, px: int) -> dict[str, Dataset]:
     """{name of packed set: dataset} of --open, under the names of those that they stand for."""
     sets = config.open_sets
-    given = {"px": px, "mano": config.mano, "textures": config.textures}
+    given: dict[str, Any] = {"px": px, "mano": config.mano, "textures": config.textures}
     given["backgrounds"] = config.backgrounds
 
     def scenes(seed: int, **changes: Any) -> SceneConfig:
         return replace_settings(SceneConfig(), seed=seed, **given, **changes)
 
     source = scenes(SOURCE_SEED)
-    synthetic = scenes(SYNTHETIC_SEED, wide=True, noisy_depth=False, **PLACED)
+    only = bool(config.backgrounds)
+    synthetic = scenes(
+        SYNTHETIC_SEED, wide=True, noisy_depth=False, photographs_only=only, **PLACED
+    )
     person = scenes(
         ONE_PERSON_SEED, sequences=sets.sequences + sets.test_sequences, frames=sets.sequence_frames
     )

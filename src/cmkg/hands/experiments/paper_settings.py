@@ -209,9 +209,9 @@ class Paper:
     stb_wrist: Literal["ring", "middle", "mean"] = "ring"
     """How STB's palm centre becomes a wrist: see docs/datasets.md."""
     stb_camera: Literal["BB_left", "BB_right", "SK_color"] = "BB_left"
-    backgrounds: str = ""
-    """Folder of photographs behind the hands of 𝒜; empty = those that ship with cmkg, and
-    clutter."""
+    backgrounds: tuple[str, ...] = ()
+    """Folders of photographs behind the hands of 𝒜, and nothing else there; empty = those that
+    ship with cmkg, and clutter."""
     precision: Precision = "32-true"
 
     def __post_init__(self) -> None:

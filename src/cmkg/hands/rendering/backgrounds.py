@@ -18,37 +18,73 @@ OWN = Path(__file__).with_name("photographs")  # SOURCES.txt there says whose th
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 SKIN = np.array([220, 165, 135])
 SHORT_SIDE_PX = 512  # no larger than a crop can use
+KEPT_PICTURES = 32  # in memory, a megabyte each: more than ship with cmkg
+DIGEST_DECODES, DIGEST_BYTES = 8, 4096
 
 Picture = Shaped[np.ndarray, "_ _ 3"]  # RGB, 0..255
 Colour = tuple[float, ...]
 
 
+class Photographs:
+    """Pictures of any number of files, each read when it is drawn; the last ones are kept."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = tuple(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Picture:
+        """RGB, its short side SHORT_SIDE_PX at most; InputError where it cannot be read."""
+        return _read(self.paths[index])
+
+
 @lru_cache(maxsize=4)
-def photographs(folder: str = "") -> list[Picture]:
-    """The user's photographs in `folder`, or those that ship with cmkg.
+def photographs(folders: tuple[str, ...] = ()) -> Photographs:
+    """The user's photographs in these folders and below them, or those that ship with cmkg.
 
     Raises:
-        InputError: the folder has none, or one cannot be read.
+        InputError: a folder has none.
     """
-    root = Path(folder) if folder else OWN
-    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise InputError(
-            f"{root}: expected photographs (*.jpg, *.png, *.webp) for backgrounds, found none"
-        )
-    return [_read(path) for path in paths]
+    paths: list[Path] = []
+    for root in [Path(folder) for folder in folders] or [OWN]:
+        found = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise InputError(
+                f"{root}: expected photographs (*.jpg, *.png, *.webp) for backgrounds, found none"
+            )
+        paths += found
+    return Photographs(paths)
 
 
-def digest_of_photographs(folder: str = "") -> str:
-    """A fingerprint of the pictures as they are used: other files, other rendered sets."""
+def digest_of_photographs(folders: tuple[str, ...] = ()) -> str:
+    """A fingerprint: other files, other rendered sets.
+
+    Of the first pictures as this decoder reads them, and of every other file's size, beginning and
+    end: a hundred thousand files take seconds.
+    """
+    pictures = photographs(folders)
     digest = hashlib.sha256()
-    for picture in photographs(folder):
+    for path in pictures.paths[:DIGEST_DECODES]:
+        picture = _decode(path)  # as it is now on disk
         digest.update(repr(picture.shape).encode())
         digest.update(np.ascontiguousarray(picture).tobytes())
+    for path in pictures.paths[DIGEST_DECODES:]:
+        with open(path, "rb") as file:
+            digest.update(file.read(DIGEST_BYTES))
+            size = file.seek(0, 2)
+            file.seek(max(size - DIGEST_BYTES, 0))
+            digest.update(file.read(DIGEST_BYTES))
+        digest.update(str(size).encode())
     return digest.hexdigest()[:16]
 
 
+@lru_cache(maxsize=KEPT_PICTURES)
 def _read(path: Path) -> Picture:
+    return _decode(path)
+
+
+def _decode(path: Path) -> Picture:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise InputError(
@@ -60,13 +96,18 @@ def _read(path: Path) -> Picture:
     return cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
 
 
-def photograph(rng: np.random.Generator, pictures: Sequence[Picture], px: int) -> Picture:
-    """A px x px crop of a random picture: any size, quarter turn, mirror and tint."""
+def crop_photograph(rng: np.random.Generator, pictures: Photographs, px: int) -> Picture:
+    """A px x px crop of a random picture, of any size and place."""
     picture = pictures[int(rng.integers(len(pictures)))]
     side = int(min(picture.shape[:2]) * rng.uniform(0.2, 1.0))
     y, x = (rng.integers(0, length - side + 1) for length in picture.shape[:2])
     crop = picture[y : y + side, x : x + side]
-    crop = cv2.resize(crop, (px, px), interpolation=cv2.INTER_AREA)
+    return cv2.resize(crop, (px, px), interpolation=cv2.INTER_AREA)
+
+
+def photograph(rng: np.random.Generator, pictures: Photographs, px: int) -> Picture:
+    """A crop with any quarter turn, mirror and tint."""
+    crop = crop_photograph(rng, pictures, px)
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
     crop = np.rot90(crop, rng.choice(4, p=[0.7, 0.1, 0.1, 0.1]))
@@ -143,9 +184,19 @@ def _fill_ellipse(
 
 
 def background(
-    rng: np.random.Generator, pictures: Sequence[Picture], px: int
+    rng: np.random.Generator, pictures: Photographs, px: int, mixed: bool = True
 ) -> Float[np.ndarray, "px px 3"]:
-    """A background, RGB, 0..255."""
+    """A background, RGB, 0..255.
+
+    Args:
+        rng: what is drawn from.
+        pictures: photographs.
+        px: its side.
+        mixed: photographs and generated textures, with clutter, tints and blur; else a photograph's
+            crop as it is.
+    """
+    if not mixed:
+        return crop_photograph(rng, pictures, px).astype(np.float32)
     image: Any = photograph(rng, pictures, px) if rng.random() < 0.6 else texture(rng, px)
     amount = rng.poisson(rng.choice([0.5, 4, 12]))
     image = clutter(rng, np.ascontiguousarray(image, np.float32), amount)

@@ -94,8 +94,10 @@ class SceneConfig:
     appearance: Appearance = "lit"
     """lit: as the scene's lamps make it. gs, hom, sample, auto: the same frames as in FreiHAND's
     domains, see rendering/appearance.py."""
-    backgrounds: str = ""
-    """Folder of photographs; empty = those that ship with cmkg, and generated clutter."""
+    backgrounds: tuple[str, ...] = ()
+    """Folders of photographs, read as they are drawn; empty = those that ship with cmkg."""
+    photographs_only: bool = False
+    """Crops of photographs as they are; else generated textures, too, with clutter and tints."""
     mano: str = ""
     """MANO_RIGHT.pkl, or its folder; empty = the open hand that ships with cmkg."""
     textures: str = ""
@@ -300,6 +302,11 @@ class Scene:
     rng: Generator = field(repr=False)
 
 
+def behind_of(config: SceneConfig, rng: Generator, px: int) -> Float[np.ndarray, "px px 3"]:
+    """What stands behind a hand, 0..255."""
+    return background(rng, photographs(config.backgrounds), px, not config.photographs_only)
+
+
 def independent_scene(config: SceneConfig, index: int) -> Scene:
     """Any person's hand in any pose and view before any background; see SceneConfig."""
     rng = stream("scene", config.seed, index)
@@ -313,7 +320,7 @@ def independent_scene(config: SceneConfig, index: int) -> Scene:
     vertices, joints = vertices - joints[9] + place, joints - joints[9] + place
     K, turn = _frame(joints, np.eye(3), config, stream("box", config.seed, index))
     vertices, joints = vertices @ turn.T, joints @ turn.T
-    behind = background(rng, photographs(config.backgrounds), config.px)
+    behind = behind_of(config, rng, config.px)
     look = sample_look(rng, person, hand)
     return Scene(vertices, joints, K, look, behind, sample_camera(rng), turn, rng)
 
@@ -357,7 +364,7 @@ def _setting(config: SceneConfig, sequence: int) -> Setting:
     hand, seed = hand_of(config.mano), config.seed
     person = sample_person(stream("person", seed), hand, config.textures)
     rng = stream("setting", seed, sequence)
-    wall = background(rng, photographs(config.backgrounds), SEQUENCE_WALL_PX)
+    wall = behind_of(config, rng, SEQUENCE_WALL_PX)
     look = sample_look(rng, person, hand)
     return Setting(person, look, wall, sample_camera(stream("camera", seed)))
 
@@ -418,7 +425,7 @@ def draw(config: SceneConfig, indices: Iterable[int], device: str = "cpu") -> li
     if config.appearance != "lit":
         for number, picture in zip(numbers, pictures, strict=True):
             rng = stream("appearance", config.appearance, config.seed, number)
-            behind = background(rng, photographs(config.backgrounds), config.px)
+            behind = behind_of(config, rng, config.px)
             look = config.appearance
             picture.rgb = recolour(picture.rgb, picture.mask, behind, look, rng)
     return pictures

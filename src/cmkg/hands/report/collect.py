@@ -139,14 +139,15 @@ def collect_run(out: Path) -> Facts:
 def hide_folders(settings: Facts, sessions: Sequence[Facts]) -> None:
     """A report may be shared: of the user's own folders it names the last part only."""
     for key in ("out", "real_hands", "backgrounds"):
-        folder = str(settings.get(key, ""))
-        if not Path(folder).is_absolute():
-            continue
-        name = Path(folder).name
-        settings[key] = name
-        quoted = folder.replace("'", "'\"'\"'")  # what quoting makes of it in a command
-        for session in sessions:
-            session["command"] = session["command"].replace(folder, name).replace(quoted, name)
+        held = settings.get(key, "")
+        one = isinstance(held, str)
+        folders = [held] if one else list(held)
+        shown = [Path(folder).name if Path(folder).is_absolute() else folder for folder in folders]
+        settings[key] = shown[0] if one else shown
+        for folder, name in zip(folders, shown, strict=True):
+            quoted = folder.replace("'", "'\"'\"'")  # what quoting makes of it in a command
+            for session in sessions:
+                session["command"] = session["command"].replace(folder, name).replace(quoted, name)
 
 
 def loss_shares(path: Path) -> dict[str, float]:
