@@ -5,7 +5,10 @@ cp runs/demo/results.json docs/results/demo.json && python tools/update_readme.p
 
 In a sentence <!-- =FILE/ROW --> … <!-- / --> is a row's mean and spread in mm, `=FILE/ROW mean`
 the mean, `=FILE/ROW vs REF` its difference to another row with the interval, `=FILE/ROW share
-REF` that in per cent; FILE is FILE:CELL where there are several.
+REF` that in per cent; FILE is FILE:CELL where there are several. `=FILE/correlation` is that of
+what ℓ² gains over the cells and what the prior gains.
+
+paper-open.json holds the runs of the paper's tables on open data: {name: paper.json of the run}.
 """
 
 import json
@@ -19,6 +22,15 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the studies, which are not installed
 from studies.units import format_units  # noqa: E402
 
+from cmkg.hands.experiments.paper_settings import TABLE_3_EPE_MM, TABLE_3_ROWS  # noqa: E402
+from cmkg.hands.report.collect import format_spread  # noqa: E402
+from cmkg.hands.report.paper_claims import correlate_gains, format_gain, format_ours  # noqa: E402
+from cmkg.hands.report.paper_page import (  # noqa: E402
+    CLAIMS,
+    EXPLAIN_CLAIMS,
+    TABLES,
+    TITLES,
+)
 from cmkg.hands.report.run_page import format_tables  # noqa: E402
 from studies import tables  # noqa: E402
 
@@ -81,10 +93,15 @@ def format_number(results, file, row, what, reference):
     """The text of one number in a sentence; see above. Raises SystemExit where the results do
     not have it."""
     stem, _, cell = file.partition(":")
+    if row == "correlation":
+        return f"{gains_correlation(results[stem]):.2f}"
     try:
         held = results[stem]
-        held = next(c for c in held["cells"] if c["target"] == cell) if cell else held
-        errors = {r["name"]: r["epe_mm"] for r in held["rows"]}
+        if stem == PAPER:
+            errors = {stage: row["ours"]["epe_mm"] for stage, row in rows_run(held[cell]).items()}
+        else:
+            held = next(c for c in held["cells"] if c["target"] == cell) if cell else held
+            errors = {r["name"]: r["epe_mm"] for r in held["rows"]}
         error, other = errors[row], errors[reference] if reference else None
     except (KeyError, StopIteration) as missing:
         raise SystemExit(
@@ -107,8 +124,17 @@ def format_number(results, file, row, what, reference):
     )
 
 
+def gains_correlation(results):
+    """Over the cells: of what tuned ℓ² gains on no regulariser, and what the prior does."""
+    errors = []
+    for cell in results["cells"]:
+        mean = {row["name"]: row["epe_mm"]["mean"] for row in cell["rows"]}
+        errors.append([mean["none"], mean["l2"], mean["prior-p2"]])
+    return correlate_gains(np.array(errors))
+
+
 IN_A_SENTENCE = re.compile(
-    r"(<!-- =(\S+)/(\S+)(?: (mean|vs|share)(?: (\S+))?)? -->).*?<!-- / -->", re.DOTALL
+    r"(<!-- =([^\s/]+)/(\S+)(?: (mean|vs|share)(?: (\S+))?)? -->).*?<!-- / -->", re.DOTALL
 )
 
 
@@ -118,6 +144,98 @@ def sentences(text, results):
         lambda m: f"{m[1]}{format_number(results, m[2], m[3], m[4] or '', m[5] or '')}<!-- / -->",
         text,
     )
+
+
+# ---- the paper's tables on open data -------------------------------------------------------------
+PAPER = "paper-open"
+
+
+def rows_run(run):
+    """{stage: row} of a run's rows that have results, of all tables."""
+    rows = (row for preset in TABLES for row in run["presets"][preset])
+    return {row["stage"]: row for row in rows if row["ours"]}
+
+
+def error_of(run, stage):
+    """As "30.9 ± 0.3"; a dash where it was not run."""
+    row = rows_run(run).get(stage)
+    return format_spread(row["ours"]["epe_mm"], 1) if row else "–"
+
+
+def table_of(columns, lines):
+    """A Markdown table's lines: the first column left, the others right."""
+    rule = [":--", *["--:"] * (len(columns) - 1)]
+    return ["| " + " | ".join(cells) + " |" for cells in [columns, rule, *lines]]
+
+
+def paper_block(runs):
+    """All rows of the three tables, and whether their order holds, run beside run."""
+    lines = []
+    for name, run in runs.items():
+        sets = ", ".join(
+            f"{key} {count}" for key, count in run["sets"].items() if "test" not in key
+        )
+        facts = f"`{run['command']}`, commit {', '.join(run['commits'])}, {run['machines'][0]}"
+        lines += [f"{name}: {facts}; samples: {sets}.", ""]
+    first = next(iter(runs.values()))
+    for preset in TABLES:
+        lines += [f"**{TITLES[preset]}** (EPE, mm; seeds 0, 1, 2)", ""]
+        body = []
+        for row in first["presets"][preset]:
+            label = row["label"].split(", ")
+            title = ", ".join(part for part in label if not part.endswith(" epochs"))
+            half = {"student": ", first half", "continued": ", both halves"}
+            title += half.get(row["stage"].split("/")[1], "")
+            ours = [error_of(run, row["stage"]) for run in runs.values()]
+            body.append([title, f"{row['paper_epe_mm']:.2f}", *ours])
+        lines += [*table_of(["row", "the paper", *runs], body), ""]
+    lines += [f"**{CLAIMS}** {EXPLAIN_CLAIMS}", ""]
+    body = []
+    for number, claim in enumerate(first["claims"]):
+        ours = []
+        for run in runs.values():
+            own = run["claims"][number]
+            ours.append("–" if own["ours"] is None else f"{format_ours(own)}: {own['verdict']}")
+        body.append([claim["claim"], format_gain(claim["paper"], claim["unit"]), *ours])
+    return "\n".join([*lines, *table_of(["against", "the paper", *runs], body), ""])
+
+
+def small_paper_block(runs):
+    """The three tables in their shortest form; Table 3 as a matrix, of the first run."""
+
+    def small(preset, chosen):
+        paper = {row["stage"]: row["paper_epe_mm"] for row in first["presets"][preset]}
+        return [
+            [label, f"{paper[stage]:.1f}", *(error_of(run, stage) for run in runs.values())]
+            for stage, label in chosen.items()
+        ]
+
+    first = next(iter(runs.values()))
+    table_1 = {
+        "r18/continued": "ResNet-18, RGB",
+        "r18/act": "taught by depth, L_ACT",
+        "r18/act-att": "taught by depth, L_ACT + λ L_ATT",
+        "r18-a/act-att": "… with 𝒜",
+        "r50-a/act-att": "… ResNet-50",
+        "r18/teacher": "depth itself",
+    }
+    table_2 = {
+        "stb/none": "no regulariser",
+        "stb/l1-1e-4": "ℓ¹",
+        "stb/l2-1e-5": "ℓ²",
+        "stb/prior-l1": "learned prior, p = 1",
+        "stb/prior-l2": "learned prior, p = 2",
+    }
+    columns = ["the paper", *runs]
+    lines = table_of(["Table 1, source", *columns], small("table1", table_1)) + [""]
+    lines += table_of(["Table 2, target", *columns], small("table2", table_2)) + [""]
+    name, body = next(iter(runs)), []
+    for data, paper in TABLE_3_EPE_MM.items():
+        ours = [error_of(first, f"{data}/{row}") for row, _ in TABLE_3_ROWS]
+        body.append([data, " / ".join(f"{one:.1f}" for one in paper), *ours])
+    head = ["Table 3, targets", "the paper: none / ℓ² / prior"]
+    head += [f"{name}: {label}" for label in ("none", "ℓ²", "prior")]
+    return "\n".join([*lines, *table_of(head, body), ""])
 
 
 CHARTS = {
@@ -134,6 +252,13 @@ CHARTS = {
     },
 }
 STUDIES = ("study-", "ingredients-", "graded", "sources", "regime")
+
+
+def blocks_of(name, held):
+    """{marker: what stands between its markers} of a result."""
+    if name == PAPER:
+        return {PAPER: paper_block(held), f"{PAPER}-small": small_paper_block(held)}
+    return {name: block_of(name, held)}
 
 
 def block_of(name, held):
@@ -153,17 +278,18 @@ def filled_documents():
         for path in sorted((ROOT / "docs/results").glob("*.json"))
     }
     for name, held in results.items():
-        block = block_of(name, held)
-        new = {
-            document: text
-            for document, old in documents.items()
-            if (text := filled(old, name, block)) is not None
-        }
-        if not new:
-            raise SystemExit(
-                f"none of {', '.join(pages)} has <!-- {name} --> ... <!-- /{name} --> to fill"
-            )
-        documents |= new
+        for marker, block in blocks_of(name, held).items():
+            new = {
+                document: text
+                for document, old in documents.items()
+                if (text := filled(old, marker, block)) is not None
+            }
+            if not new:
+                raise SystemExit(
+                    f"none of {', '.join(pages)} has <!-- {marker} --> ... <!-- /{marker} --> to "
+                    "fill"
+                )
+            documents |= new
     return {path: sentences(text, results) for path, text in documents.items()}
 
 

@@ -28,12 +28,15 @@ class Batch(NamedTuple):
 
     student_input: the weak modality: a tensor, a tuple of several, or a mapping of named ones.
     teacher_input: the superior modality of the same samples; None on a target.
-    target: what the student's output is compared with; None where samples have no label.
+    target: what the student's output is compared with; None where no sample has a label.
+    labelled: (B,) of bool: which samples have one; None is all. What stands in target for the
+    others is never looked at.
     """
 
     student_input: Any
     teacher_input: Any = None
     target: Any = None
+    labelled: Any = None
 
 
 Key = Hashable | tuple[Hashable, ...] | Mapping[str, Hashable] | Callable[[Any], Any] | None
@@ -52,6 +55,7 @@ class Fields:
     student: Key = 0
     teacher: Key = 1
     target: Key = 2
+    labelled: Key = None
 
     def __call__(self, batch: Any, device: torch.device | str | None = None) -> Batch:
         """The parts of a batch, on the device; a Batch is taken as it is.
@@ -65,6 +69,7 @@ class Fields:
             _input_of(batch, self.student),
             _input_of(batch, self.teacher),
             field_of(batch, self.target),
+            field_of(batch, self.labelled),
         )
         return Batch(*(part if device is None else to_device(part, device) for part in parts))
 
@@ -205,8 +210,8 @@ def count_samples(value: Any) -> int:
     raise InputError(f"a batch: expected tensors or lists of samples, got {type(value).__name__}")
 
 
-def cut(value: Any, samples: slice, count: int) -> Any:
-    """Some of `count` samples of a part of a batch.
+def cut(value: Any, samples: slice | Tensor, count: int) -> Any:
+    """Some of `count` samples of a part of a batch: a slice of them, or their numbers.
 
     A list of so many is one of samples, and is cut, not its inside. What is of another length, as
     a vector that all samples share, stays whole.
@@ -224,8 +229,10 @@ def cut(value: Any, samples: slice, count: int) -> Any:
         )
     if isinstance(value, Tensor):
         return value[samples] if value.dim() and len(value) == count else value
+    if isinstance(value, list) and len(value) == count:
+        return value[samples] if isinstance(samples, slice) else [value[i] for i in samples]
     if isinstance(value, list):
-        return value[samples] if len(value) == count else value
+        return value
     if isinstance(value, MutableMapping):
         changed = copy.copy(value)
         for key in value:
@@ -253,6 +260,57 @@ def halve(batch: Batch) -> tuple[Batch, Batch]:
         raise InputError("split: expected batches of two samples or more")
     first = cut(batch, slice(None, middle), count)
     return first, cut(batch, slice(middle, None), count)
+
+
+def labelled_numbers(batch: Batch) -> Tensor | None:
+    """Numbers of the samples that have a label; None where all have one.
+
+    Raises:
+        InputError: `labelled` is not one bool a sample.
+    """
+    if batch.labelled is None:
+        return None
+    mask = torch.as_tensor(batch.labelled)
+    count = count_samples(batch.student_input)
+    if mask.dtype != torch.bool or tuple(mask.shape) != (count,):
+        raise InputError(
+            f"labelled: expected {count} of bool, one a sample, got {mask.dtype} of shape "
+            f"{tuple(mask.shape)}"
+        )
+    numbers = mask.nonzero().flatten()
+    return None if len(numbers) == count else numbers
+
+
+def labelled_part(value: Any, numbers: Tensor, count: int, what: str) -> Any:
+    """The labelled samples of a prediction or a target.
+
+    Raises:
+        InputError: its first dimension is not that of the samples.
+    """
+    part = cut(value, numbers, count)
+    if count_samples(value) != count or count_samples(part) != len(numbers):
+        raise InputError(
+            f"the {what} has {count_samples(value)} samples in its first dimension, the batch "
+            f"{count}: with labelled= it needs one a sample (any value where there is no label)"
+        )
+    return part
+
+
+def labelled_only(batch: Batch) -> Batch | None:
+    """The batch's samples that have a label; None where none has.
+
+    Raises:
+        InputError: see `labelled_numbers`.
+    """
+    numbers = labelled_numbers(batch)
+    if batch.target is None or (numbers is not None and not len(numbers)):
+        return None
+    if numbers is None:
+        return batch._replace(labelled=None)
+    count = count_samples(batch.student_input)
+    target = labelled_part(batch.target, numbers, count, "target")
+    own, other = (cut(part, numbers, count) for part in batch[:2])
+    return Batch(own, other, target)
 
 
 # ---- whole data ----------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ from .losses import (
     ATTENTION_WEIGHT,
     DistillationLoss,
     expect_loss,
+    loss_of_labelled,
     regression_loss,
-    to_float32,
     to_scalar,
 )
 from .meta import preserve_weights
@@ -127,7 +127,9 @@ class Distiller(nn.Module):
         return self._teacher[0]
 
     def forward(self, batch: Any, teacher_maps: Sequence[Tensor] | None = None) -> BatchLosses:
-        """The terms of G, weighted as they enter it; a batch without target has no "regression".
+        """The terms of G, weighted as they enter it.
+
+        "regression" is over the samples that have a label; a batch without target has none.
 
         Args:
             batch: one batch.
@@ -142,7 +144,7 @@ class Distiller(nn.Module):
         prediction = call_model(self.student, parts.student_input)
         losses = BatchLosses()
         if parts.target is not None:
-            losses["regression"] = to_scalar(self.loss(to_float32(prediction), parts.target))
+            losses["regression"] = loss_of_labelled(self.loss, prediction, parts)
         if self.teacher is not None and self.criterion is not None:
             own = self._tapped()[0].maps
             expect_gradient(self.student, own, [pair.student for pair in self.pairs])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from .batch import TARGET_FIELDS, Fields, count_samples, cut
+from .batch import TARGET_FIELDS, Fields, count_samples, cut, labelled_only
 from .errors import InputError
 from .losses import to_scalar
 from .modules import call_model, named_weights, preserve_modes, unwrap
@@ -56,7 +56,10 @@ def fisher(
     with preserve_modes(model):
         model.eval()
         for batch in batches:
-            x, _, y = (fields or TARGET_FIELDS)(batch, device)
+            part = labelled_only((fields or TARGET_FIELDS)(batch, device))
+            if part is None:
+                continue
+            x, y = part.student_input, part.target
             for name, squares in squared_gradients(model, parameters, loss, x, y).items():
                 total[name] += squares
             count += count_samples(x)

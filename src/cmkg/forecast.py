@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .batch import SOURCE_FIELDS, Fields, tensors_of
+from .batch import SOURCE_FIELDS, Fields, labelled_only, tensors_of
 from .distiller import Loss
+from .errors import InputError
 from .features import FeatureTap
 from .learner import MetaConfig
 from .losses import as_picture
@@ -117,10 +118,14 @@ def measure_error(model: nn.Module, batches: Batches, fields: Fields, error: Err
     with preserve_modes(model):
         model.eval()
         for batch in batches:
-            x, _, y = fields(batch, device)
-            samples = len(tensors_of(y)[0])
-            total += samples * float(error(call_model(model, x), y))
+            part = labelled_only(fields(batch, device))
+            if part is None:
+                continue
+            samples = len(tensors_of(part.target)[0])
+            total += samples * float(error(call_model(model, part.student_input), part.target))
             count += samples
+    if not count:
+        raise InputError("no sample has a label: expected some to measure an error on")
     return total / count
 
 
@@ -143,12 +148,14 @@ def pooled_features(
         student.eval()
         teacher.eval()
         for batch in batches:
-            x, x_superior, y = fields(batch, device)
-            call_model(student, x)
+            part = labelled_only(fields(batch, device))
+            if part is None:
+                continue
+            call_model(student, part.student_input)
             mine.append(_pool(tap.maps[-1]))
-            call_model(teacher, x_superior)
+            call_model(teacher, part.teacher_input)
             theirs.append(_pool(teacher_tap.maps[-1]))
-            labels.append([part.cpu() for part in tensors_of(y)])
+            labels.append([one.cpu() for one in tensors_of(part.target)])
     parts = [torch.cat(part) for part in zip(*labels, strict=True)]
     return torch.cat(mine), torch.cat(theirs), torch.cat([label_rows(p) for p in parts], 1)
 
@@ -200,8 +207,8 @@ def preflight(
         sigmas: strengths tried; target_test is looked at for each alike: a hint, not a score.
         pairs, attention_weight: see training.distill.
     """
-    own = Fields(fields.student, None, fields.target)
-    superior = Fields(fields.teacher, None, fields.target)
+    own = replace(fields, teacher=None)
+    superior = replace(fields, student=fields.teacher, teacher=None)
     on_target = target_fields or own
     fit = FitConfig(epochs=epochs, lr=lr)
     theta_0, teacher, student = make_student(), make_teacher(), make_student()
@@ -252,11 +259,12 @@ def look_at_source(
 ) -> dict[str, float]:
     """The gap between teacher and student, and what their features and the targets share."""
     device = next(student.parameters()).device
-    x, x_superior, _ = fields(next(iter(source)), device)
-    mine, theirs = (pairs or pair_layers(student, teacher, x, x_superior))[-1]
+    first = fields(next(iter(source)), device)
+    inputs = first.student_input, first.teacher_input
+    mine, theirs = (pairs or pair_layers(student, teacher, *inputs))[-1]
     tap, teacher_tap = FeatureTap(student, [mine]), FeatureTap(teacher, [theirs])
-    own = Fields(fields.student, None, fields.target)
-    superior = Fields(fields.teacher, None, fields.target)
+    own = replace(fields, teacher=None)
+    superior = replace(fields, student=fields.teacher, teacher=None)
     student_error = measure_error(student, source_test, own, error)
     teacher_error = measure_error(teacher, source_test, superior, error)
     s, t, y = pooled_features(student, tap, teacher, teacher_tap, source_test, fields)

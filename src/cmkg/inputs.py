@@ -69,7 +69,7 @@ def held_by(function: Any) -> list[Any]:
 
 def describe_fields(fields: Fields) -> list[Any]:
     """What goes where, functions by their code."""
-    keys = fields.student, fields.teacher, fields.target
+    keys = fields.student, fields.teacher, fields.target, fields.labelled
     return [describe_function(key) if callable(key) else repr(key) for key in keys]
 
 

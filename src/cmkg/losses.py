@@ -6,13 +6,14 @@ over the batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .batch import Batch, count_samples, labelled_numbers, labelled_part, tensors_of
 from .errors import InputError
 from .layouts import Layout, example_map, lay_pair
 
@@ -228,6 +229,26 @@ def expect_loss(loss: object) -> None:
             f"loss: expected a function of prediction and target, got {type(loss).__name__}; "
             "a prior is given as prior="
         )
+
+
+def loss_of_labelled(loss: Callable[[Any, Any], Any], prediction: Any, batch: Batch) -> Tensor:
+    """L_REG of a batch: the loss of its labelled samples.
+
+    Where none has a label it is 0, with a graph: on several processes each has the same terms.
+
+    Raises:
+        InputError: a loss that is no scalar; predictions or targets that are not one a sample.
+    """
+    prediction = to_float32(prediction)
+    numbers = labelled_numbers(batch)
+    if numbers is None:
+        return to_scalar(loss(prediction, batch.target))
+    if not len(numbers):
+        floats = [part for part in tensors_of(prediction) if part.is_floating_point()]
+        return torch.stack([0 * part.sum() for part in floats]).sum()
+    count = count_samples(batch.student_input)
+    own = labelled_part(prediction, numbers, count, "student's output")
+    return to_scalar(loss(own, labelled_part(batch.target, numbers, count, "target")))
 
 
 def to_scalar(value: Any, what: str = "the loss", needs_graph: bool = True) -> Tensor:

@@ -47,7 +47,7 @@ from .inputs import (
     held_by,
 )
 from .learner import MetaConfig, PriorLearner
-from .losses import ATTENTION_WEIGHT, expect_loss, regression_loss, to_float32, to_scalar
+from .losses import ATTENTION_WEIGHT, expect_loss, loss_of_labelled, regression_loss, to_scalar
 from .modules import (
     call_model,
     expect_optimizer,
@@ -288,7 +288,7 @@ def train_with_prior(
 
     def losses_of(batch: Batch) -> dict[str, Tensor]:
         prediction = call_model(trainer.model, batch.student_input)
-        losses = {"regression": to_scalar(loss(to_float32(prediction), batch.target))}
+        losses = {"regression": loss_of_labelled(loss, prediction, batch)}
         if R is not None:
             losses["regulariser"] = to_scalar(functional_call(R, frozen, (weights,)), "R", False)
         return losses

@@ -14,7 +14,7 @@ from cmkg.hands.datasets.packed import Packed
 from cmkg.hands.experiments import paper
 from cmkg.hands.experiments.paper_settings import ROWS, TABLE_2, Paper, Recipe, preset_of
 from cmkg.hands.network.augment import NONE
-from cmkg.hands.stages import distill, source, target, write_report
+from cmkg.hands.stages import distill, evaluate, source, target, write_report
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,13 @@ def test_the_plan_has_the_papers_values():
         assert list(plan)[-1] == rows[-1]
         assert set(rows) <= set(plan)
         for name, stage in plan.items():
+            if isinstance(stage, evaluate.Evaluate):
+                assert stage.weights.endswith(f"stb/{name.split('/')[1]}/target.safetensors")
+                assert (stage.data, stage.source) == (
+                    "runs/paper/data/synthetic-test",
+                    "runs/paper/data/stb-train",
+                )
+                continue
             assert (stage.optim.batch, stage.optim.lr) == (32, 2.5e-4), name
             assert stage.augmentation is NONE, name
             assert stage.optim.epochs == (200 if name.endswith("/teacher") else 100)
@@ -195,7 +202,7 @@ def test_two_processes_train_one_student(some_rows, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["table1", "table3"])
+@pytest.mark.parametrize("preset", ["table1", "table3", "figure6"])
 def test_open_tables_run_in_their_smallest_form(tmp_path, preset):
     config = replace(preset_of(preset, is_open=True), quick=True, out=str(tmp_path / "run"))
     paper.run(replace(config, seeds=(0,)))
@@ -211,6 +218,6 @@ def test_all_six_presets_run_quickly_on_made_data(tmp_path):
     found = json.loads((tmp_path / "run/paper.json").read_text())
     assert all(r["ours"] for rows in found["presets"].values() for r in rows)
     assert all(
-        Packed(p.parent).meta["holds"].get("made") or p.parent.name == "synthetic"
+        Packed(p.parent).meta["holds"].get("made") or p.parent.name.startswith("synthetic")
         for p in Path(tmp_path / "run/data").glob("*/meta.json")
     )

@@ -22,7 +22,7 @@ from ..datasets.sample import Dataset
 from ..datasets.synthetic import make_dataset
 from ..network.augment import NONE, Augmentation
 from ..network.posenet import NetConfig
-from ..stages import distill, source, target
+from ..stages import distill, evaluate, source, target
 from ..stages.fitting import OPTIMIZER
 from ..stages.networks import Modality
 from ..stages.settings import OptimConfig, SourceData
@@ -80,7 +80,7 @@ def run_plans(
             say(f"seed {seed}: {name}")
             result = results[seed][name] = run_stage(stage)
             say(f"seed {seed}: {name}: EPE {result['epe_mm']:.2f} mm")
-    write_report(out)
+    write_report(out, config.pictures)
     return results
 
 
@@ -114,11 +114,11 @@ def label_of(variant: Variant, epochs: Epochs) -> str:
     return f"{variant.label}, {epochs.student_epochs + halves[kind]} epochs"
 
 
-def write_report(out: Path) -> None:
-    """The page of whatever is finished."""
+def write_report(out: Path, pictures: int) -> None:
+    """The page of whatever is finished, with so many test pictures a row."""
     from ..report import paper_page
 
-    on_first_rank(lambda: paper_page.write(out))
+    on_first_rank(lambda: paper_page.write(out, pictures))
     say(f"{out}/paper.html is written")
 
 
@@ -167,6 +167,8 @@ NEEDS = {
 def needs_of(stage: str, main: Family) -> list[str]:
     """The stages that must be finished before this one; main: of the targets."""
     family, kind = stage.split("/")
+    if family == "synthetic":
+        return [f"stb/{kind}"]
     if kind in NEEDS:
         return [f"{family}/{need}" for need in NEEDS[kind]]
     return [f"{main}/act-att" if kind.startswith("prior") else f"{main}/student"]
@@ -180,7 +182,9 @@ def all_stages(config: Paper, rows: list[str], seed: int) -> dict[str, Stage]:
         for need in needs_of(stage, config.recipe.target_family):
             add(need)
         family, kind = stage.split("/")
-        if kind in NEEDS:
+        if family == "synthetic":
+            plan[stage] = synthetic_stage(config, kind, seed)
+        elif kind in NEEDS:
             plan[stage] = source_stage(config, family, kind, seed)
         else:
             plan[stage] = target_stage(config, family, kind, seed)
@@ -290,6 +294,19 @@ def target_stage(config: Paper, data: str, row: str, seed: int) -> target.Target
     )
 
 
+def synthetic_stage(config: Paper, row: str, seed: int) -> Stage:
+    """A row of STB on the synthetic set, its predictions in that set's convention."""
+    packed, home = Path(config.out) / "data", Path(config.out) / f"seed-{seed}"
+    return evaluate.Evaluate(
+        weights=str(home / "stb" / row / "target.safetensors"),
+        data=str(packed / "synthetic-test"),
+        out=str(home / "synthetic" / row),
+        student=str(home / config.recipe.target_family / "student"),
+        source=str(packed / "stb-train"),
+        precision=config.precision,
+    )
+
+
 # ---- what it costs -------------------------------------------------------------------------------
 def print_plan(config: Paper, plans: dict[int, dict[str, Stage]], sizes: dict[str, int]) -> None:
     """Prints the rows, and the hours of what is not finished, from a few steps measured here."""
@@ -301,6 +318,8 @@ def print_plan(config: Paper, plans: dict[int, dict[str, Stage]], sizes: dict[st
         for stage, settings in plan.items():
             if (Path(settings.out) / "result.json").exists():
                 say(f"  seed {seed}  {stage:26} finished")
+                continue
+            if isinstance(settings, evaluate.Evaluate):
                 continue
             kind = step_kind(config, stage, settings)
             if kind not in measured:

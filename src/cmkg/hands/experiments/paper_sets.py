@@ -16,18 +16,21 @@ from ..datasets.rhd import Rhd
 from ..datasets.sample import Dataset, pixels_to_store
 from ..datasets.stb import Stb
 from ..rendering.scenes import SceneConfig
-from ..stages import render, target
+from ..stages import evaluate, render, target
 from .paper_settings import Paper
 from .rows import Stage
 
 QUICK_COUNT = 200
+SYNTHETIC_TEST = 500  # hands of 𝒜 that nobody trains on
 # Where the hands of 𝒜 lie in their boxes: translated and scaled, the paper says, not how far.
 PLACED: dict[str, Any] = {"box_shift": 0.1, "box_zoom": 0.25}
 
 
 def sets_read(stage: Stage) -> list[str]:
     """The packed sets that a stage reads: those to train on first, its test last."""
-    if isinstance(stage, target.Target):
+    if isinstance(stage, evaluate.Evaluate):
+        paths = [stage.data]
+    elif isinstance(stage, target.Target):
         paths = [stage.target.data, stage.target.test]
     else:
         paths = [stage.source.data, stage.source.extra, stage.source.test]
@@ -59,7 +62,7 @@ def datasets_of(config: Paper, plan: dict[str, Stage]) -> dict[str, Dataset]:
             )
         return given
 
-    def synthetic() -> Dataset:
+    def synthetic(count: int, first: int = 0) -> Dataset:
         scene = SceneConfig(
             px=px,
             noisy_depth=False,
@@ -69,7 +72,7 @@ def datasets_of(config: Paper, plan: dict[str, Stage]) -> dict[str, Dataset]:
             mano=config.mano,
             textures=config.textures,
         )
-        return render.dataset_of(render.Render(count=config.synthetic_count, scene=scene))
+        return render.dataset_of(render.Render(count=count, first=first, scene=scene))
 
     def freihand(split: str, domain: str) -> Dataset:
         return FreiHand(folder("freihand"), split, domain, px)
@@ -79,7 +82,8 @@ def datasets_of(config: Paper, plan: dict[str, Stage]) -> dict[str, Dataset]:
         "rhd-evaluation": lambda: Rhd(folder("rhd"), "evaluation", px),
         "stb-train": lambda: Stb(folder("stb"), "train", config.stb_camera, config.stb_wrist, px),
         "stb-test": lambda: Stb(folder("stb"), "test", config.stb_camera, config.stb_wrist, px),
-        "synthetic": synthetic,
+        "synthetic": partial(synthetic, config.synthetic_count),
+        "synthetic-test": partial(synthetic, SYNTHETIC_TEST, config.synthetic_count),
     }
     for domain in DOMAINS:
         for split in ("train", "test"):
@@ -114,6 +118,7 @@ def open_datasets(config: Paper, px: int) -> dict[str, Dataset]:
         "rhd-training": Rendered(source, sets.source_count),
         "rhd-evaluation": Rendered(source, sets.source_test, sets.source_count),
         "synthetic": Rendered(synthetic, config.synthetic_count),
+        "synthetic-test": Rendered(synthetic, sets.source_test, config.synthetic_count),
         "stb-train": Rendered(person, train, with_depth=False),
         "stb-test": Rendered(person, test, train, with_depth=False),
     }

@@ -73,6 +73,13 @@ TABLE_3 = [
 ]
 
 
+# Rows of STB on hands of 𝒜 that nobody trained on (Fig. 6).
+ON_SYNTHETIC = [
+    Variant("synthetic/none", "trained on STB, no regulariser"),
+    Variant("synthetic/prior-l2", "trained on STB, prior"),
+]
+
+
 def _chosen(variants: list[Variant], *stages: str) -> list[Variant]:
     there = {variant.stage: variant for variant in variants}
     return [there[stage] for stage in stages]
@@ -97,6 +104,7 @@ ROWS = {
         *_chosen(_RHD_AND_STB, "r18-a/continued", "r18-a/act-att"),
         # Table 3's have no AUC.
         *_chosen(TABLE_3, "stb/none", "stb/prior-l2", "freihand-auto/prior-l2"),
+        *ON_SYNTHETIC,
     ],
 }
 
@@ -213,9 +221,11 @@ class Paper:
     """Folders of photographs behind the hands of 𝒜, and nothing else there; empty = those that
     ship with cmkg, and clutter."""
     precision: Precision = "32-true"
+    pictures: int = 6
+    """Test pictures a row in figure 6; Figs. 8 to 10 are more of them."""
 
     def __post_init__(self) -> None:
-        expect_positive(self, "synthetic_count", "px", "width", "batch", "lr")
+        expect_positive(self, "synthetic_count", "px", "width", "batch", "lr", "pictures")
         expect_different_seeds(self.seeds)
         if self.preset not in ROWS:
             raise InputError(f"--preset: expected one of {', '.join(ROWS)}, got {self.preset!r}")

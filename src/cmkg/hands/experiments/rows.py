@@ -13,7 +13,7 @@ from ...prior import Prior
 from ...runtime.files import PathLike, write_json
 from ...runtime.progress import note
 from ...runtime.runs import replace_settings
-from ..stages import distill, source, target
+from ..stages import distill, evaluate, source, target
 from ..stages.fitting import Frames
 
 DIVERGED_MM = 1e9  # what a diverged training counts as among the tries
@@ -88,11 +88,13 @@ class Folders:
 
 
 SourceStage = source.Source | distill.Distill
-Stage = SourceStage | target.Target
+Stage = SourceStage | target.Target | evaluate.Evaluate
 
 
 def run_stage(stage: Stage) -> dict[str, Any]:
     """Runs a stage, or reads its result where it is finished."""
+    if isinstance(stage, evaluate.Evaluate):
+        return evaluate.run(stage)
     if isinstance(stage, target.Target):
         return target.run(stage)
     return distill.run(stage) if isinstance(stage, distill.Distill) else source.run(stage)

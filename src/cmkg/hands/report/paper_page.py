@@ -48,10 +48,15 @@ EXPLAIN_CLAIMS = (
 MADE = "Made data: these numbers show that the chain runs, nothing else."
 
 
-def write(out: Path) -> Facts:
+def write(out: Path, pictures: int = PICTURES) -> Facts:
     """Writes paper.json, paper.md and paper.html into the folder of `cmkg run table1` ...
 
-    Returns what the first holds.
+    Args:
+        out: the folder.
+        pictures: test pictures a row of figure 6.
+
+    Returns:
+        What paper.json holds.
     """
     out = Path(out)
     found = collect_paper(out)
@@ -67,7 +72,7 @@ def write(out: Path) -> Facts:
         titles=TITLES,
         curves=draw_curves(found),
         weights=draw_weights(found),
-        sheet=draw_sheet(out, found),
+        sheet=draw_sheet(out, found, pictures),
     )
     write_text(out / "paper.html", page)
     return found
@@ -81,7 +86,9 @@ def collect_paper(out: Path) -> Facts:
     sets = {path.parent.name: read_json(path)["holds"] for path in out.glob("data/*/meta.json")}
     made = any(held.get("made") for held in sets.values())
     is_open = any(
-        held.get("dataset") == "rendered" for name, held in sets.items() if name != "synthetic"
+        held.get("dataset") == "rendered"
+        for name, held in sets.items()
+        if not name.startswith("synthetic")
     )
     claims = paper_claims.collect_claims(presets)
     weights = collect_weights(presets["figure5"])
@@ -241,7 +248,7 @@ def draw_weights(found: Mapping[str, Any]) -> str | None:
     return plot_weight_histograms(rows) if rows else None
 
 
-def draw_sheet(out: Path, found: Mapping[str, Any]) -> dict[str, list[str]]:
+def draw_sheet(out: Path, found: Mapping[str, Any], count: int) -> dict[str, list[str]]:
     """Figure 6: {label: pictures} of evenly spaced test pictures, the true skeletons first."""
     shown: dict[str, list[str]] = {}
     for row in found["presets"]["figure6"]:
@@ -250,17 +257,17 @@ def draw_sheet(out: Path, found: Mapping[str, Any]) -> dict[str, list[str]]:
             continue
         family = row["stage"].split("/")[0]
         name = "rhd-evaluation" if family.startswith("r") else f"{family}-test"
-        true, predicted = draw_skeletons(Packed(out / "data" / name), paths[0])
+        true, predicted = draw_skeletons(Packed(out / "data" / name), paths[0], count)
         shown[f"{family}, true"] = true
         shown[f"{family}, {row['label']}"] = predicted
     return shown
 
 
-def draw_skeletons(packed: Packed, predictions: Path) -> tuple[list[str], list[str]]:
-    """Pictures with the true skeletons, and with the predicted ones."""
+def draw_skeletons(packed: Packed, predictions: Path, count: int) -> tuple[list[str], list[str]]:
+    """`count` pictures with the true skeletons, and with the predicted ones."""
     true, predicted = [], []
     with np.load(predictions) as arrays:
-        for picture in sample_pictures(packed, PICTURES):
+        for picture in sample_pictures(packed, count):
             joints = predicted_joints_mm(arrays, picture)
             own = skeleton_picture(picture.rgb, picture.K, picture.joints_mm)
             true.append(jpeg_uri(own))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError
+from ...runtime.checks import expect_positive
 from ...runtime.progress import say
 
 
@@ -15,6 +16,11 @@ class WriteReport:
 
     out: str = "runs/paper"
     """Folder of a `cmkg run`."""
+    pictures: int = 6
+    """Test pictures a row, of the paper's Figs. 6 and 8 to 10."""
+
+    def __post_init__(self) -> None:
+        expect_positive(self, "pictures")
 
 
 def run(config: WriteReport) -> None:
@@ -23,7 +29,7 @@ def run(config: WriteReport) -> None:
 
     out = Path(config.out)
     if (out / "paper_rows.json").exists():
-        paper_page.write(out)
+        paper_page.write(out, config.pictures)
         say(f"{out}/paper.html is written")
     elif (out / "rows.json").exists():
         run_page.write(out)
