@@ -12,22 +12,24 @@ from cmkg.hands.report.plots import PALETTE, STYLE, plt, to_svg
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
-import digits  # noqa: E402
+import scarce_labels  # noqa: E402
+
+STEPS = 30  # as many batches as an epoch has
 
 
 def learned(make_optimizer, rate, beta=1.0, epochs=20):
     """phi of the digits student after distilling with alpha = rate, the prior of its two
     checkpoints, and beta times the sum of its squared steps: three vectors."""
-    source, *_ = digits.pictures(0)
-    teacher, student = digits.network(1000), digits.network(0)
+    source, *_ = scarce_labels.draw(0)
+    teacher, student = scarce_labels.network(1000), scarce_labels.network(0)
     optimizer = torch.optim.Adam(teacher.parameters(), 1e-3)
     for _ in range(epochs):
-        for _, sharp, y in digits.Batches(source):
+        for _, sharp, y in scarce_labels.Batches(source, STEPS):
             optimizer.zero_grad()
             F.cross_entropy(teacher(sharp), y).backward()
             optimizer.step()
     settings = {"pairs": [("1", "1"), ("3", "3")], "loss": F.cross_entropy}
-    example = next(iter(digits.Batches(source)))
+    example = next(iter(scarce_labels.Batches(source, STEPS)))
     distiller = Distiller(student, teacher, example, **settings, attention_weight=1.0)
     learner = PriorLearner(distiller, MetaConfig(alpha=rate, beta=beta))
     optimizer = make_optimizer(distiller.parameters(), rate)
@@ -35,7 +37,7 @@ def learned(make_optimizer, rate, beta=1.0, epochs=20):
     before = {name: weights[name].detach().clone() for name in prior.phi}
     squares = {name: torch.zeros_like(phi) for name, phi in prior.phi.items()}
     for _ in range(epochs):
-        for batch in digits.Batches(source):
+        for batch in scarce_labels.Batches(source, STEPS):
             now = {name: weights[name].detach().clone() for name in prior.phi}
             losses = distiller(batch)
             learner.update(batch, losses)

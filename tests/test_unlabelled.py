@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cmkg import FitConfig, MetaConfig, distill, fisher, learn_prior, train_with_prior
+from cmkg import FitConfig, MetaConfig, OutputLoss, distill, fisher, learn_prior, train_with_prior
 from cmkg.batch import Batch, Fields, halve, labelled_only
 from cmkg.distiller import Distiller
 from cmkg.errors import InputError
@@ -68,8 +68,11 @@ def test_without_any_label_the_regression_is_nought_with_a_graph(partial):
     gradients = torch.autograd.grad(losses["regression"], list(student.parameters()))
     assert all((gradient == 0).all() for gradient in gradients)
     learner = PriorLearner(distiller)
-    learner.backward(none, distiller(none))
-    assert all(phi.isfinite().all() for phi in learner.prior.phi.values())
+    assert learner.backward(none, distiller(none)) == {}
+    assert all((phi == 0).all() for phi in learner.prior.phi.values())  # it has no inner step
+    assert all(p.grad is not None for p in student[0].parameters())
+    learner.backward(partial, distiller(partial))
+    assert any((phi != 0).any() for phi in learner.prior.phi.values())
     assert labelled_only(none) is None
     first, second = halve(partial)
     assert torch.equal(torch.cat([first.labelled, second.labelled]), partial.labelled)
@@ -82,6 +85,16 @@ def test_every_call_takes_them(partial):
     student, teacher = networks()
     student_0 = copy.deepcopy(student)
     on_target = Fields("x", None, "y", "has_label")
+    few_only = [{"x": x, "depth": depth, "y": y, "has_label": labelled & (torch.arange(5) < 1)}]
+    history = distill(
+        small_net(), None, few_only + data[:1], fields=FIELDS, fit=FitConfig(quiet=True, lr=1e-9)
+    ).history
+    own = Fields("x", None, "y", "has_label")
+    expected = measure_error(small_net().train(), few_only + data[:1], own, regression_loss)
+    assert expected > 0
+    losses = [Distiller(small_net(), None, fields=own)(one) for one in few_only + data[:1]]
+    weighted = (1 * losses[0]["regression"] + 3 * losses[1]["regression"]) / 4
+    assert history[0]["regression"] == pytest.approx(weighted.item(), rel=1e-5)
     for learned in (
         distill(student, teacher, data, pairs=PAIRS, fields=FIELDS, fit=fit),
         learn_prior(student, teacher, data, pairs=PAIRS, fields=FIELDS, fit=fit),
@@ -127,6 +140,39 @@ def test_lists_of_targets_and_named_outputs_are_cut_alike():
     torch.testing.assert_close(found, expected)
 
 
+def test_several_outputs_are_cut_inside(partial):
+    class Stacked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = small_net()
+
+        def forward(self, x):
+            return [self.net(x), 2 * self.net(x)]
+
+    def loss(prediction, target):
+        return sum(regression_loss(one, target) for one in prediction)
+
+    model, chosen = Stacked(), partial.labelled
+    found = Distiller(model, None, loss=loss)(partial)["regression"]
+    expected = [one[chosen] for one in model(partial.student_input)]
+    torch.testing.assert_close(found, loss(expected, partial.target[chosen]))
+
+
+def test_a_criterion_that_would_not_act_is_one_sentence(partial):
+    student, teacher = networks()
+    answers = OutputLoss("numbers")
+    losses = Distiller(student, teacher, pairs=[("2", "2")], criterion=answers)(partial)
+    assert losses.keys() == {"regression", "outputs"}
+    with pytest.raises(InputError, match='pairs="auto" leaves the networks'):
+        Distiller(student, teacher, partial, criterion=answers)
+    with pytest.raises(InputError, match="there is no teacher to compare with"):
+        Distiller(student, None, criterion=answers)
+    with pytest.raises(InputError, match="attention_weight= beside criterion="):
+        Distiller(student, teacher, pairs=[("2", "2")], criterion=answers, attention_weight=1.0)
+    with pytest.raises(InputError, match="criterion: expected a function of the student's"):
+        Distiller(student, teacher, pairs=[("2", "2")], criterion=OutputLoss)
+
+
 def test_what_does_not_fit_is_one_sentence(partial):
     student, teacher = networks()
     distiller = Distiller(student, teacher, partial, PAIRS)
@@ -137,6 +183,14 @@ def test_what_does_not_fit_is_one_sentence(partial):
         distiller(partial._replace(labelled=partial.labelled.long()))
     with pytest.raises(InputError, match="the target has .* in its first dimension, the batch"):
         distiller(partial._replace(target=partial.target[partial.labelled]))
+
+    with pytest.raises(InputError, match="labelled= without target="):
+        train_with_prior(
+            student,
+            [(partial.student_input, partial.labelled)],
+            fields=Fields(0, None, None, 1),
+            fit=FitConfig(quiet=True),
+        )
 
     class TimeFirst(nn.Module):
         def forward(self, x):

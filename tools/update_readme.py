@@ -93,9 +93,9 @@ def format_number(results, file, row, what, reference):
     """The text of one number in a sentence; see above. Raises SystemExit where the results do
     not have it."""
     stem, _, cell = file.partition(":")
-    if row == "correlation":
-        return f"{gains_correlation(results[stem]):.2f}"
     try:
+        if row == "correlation":
+            return f"{gains_correlation(results[stem]):.2f}"
         held = results[stem]
         if stem == PAPER:
             errors = {stage: row["ours"]["epe_mm"] for stage, row in rows_run(held[cell]).items()}
@@ -157,9 +157,13 @@ def rows_run(run):
 
 
 def error_of(run, stage):
-    """As "30.9 ± 0.3"; a dash where it was not run."""
+    """As "30.9 ± 0.3", with the number of seeds unless it is three; a dash where there is none."""
     row = rows_run(run).get(stage)
-    return format_spread(row["ours"]["epe_mm"], 1) if row else "–"
+    if row is None:
+        return "–"
+    seeds = len(row["ours"]["seeds"])
+    few = "" if seeds == 3 else f" ({seeds} seed{'s' * (seeds > 1)})"
+    return format_spread(row["ours"]["epe_mm"], 1) + few
 
 
 def table_of(columns, lines):
@@ -175,11 +179,13 @@ def paper_block(runs):
         sets = ", ".join(
             f"{key} {count}" for key, count in run["sets"].items() if "test" not in key
         )
-        facts = f"`{run['command']}`, commit {', '.join(run['commits'])}, {run['machines'][0]}"
+        facts = (
+            f"`{run['command']}`, commit {', '.join(run['commits'])}, {', '.join(run['machines'])}"
+        )
         lines += [f"{name}: {facts}; samples: {sets}.", ""]
     first = next(iter(runs.values()))
     for preset in TABLES:
-        lines += [f"**{TITLES[preset]}** (EPE, mm; seeds 0, 1, 2)", ""]
+        lines += [f"**{TITLES[preset]}** (EPE, mm; three seeds where not said)", ""]
         body = []
         for row in first["presets"][preset]:
             label = row["label"].split(", ")
@@ -187,7 +193,8 @@ def paper_block(runs):
             half = {"student": ", first half", "continued": ", both halves"}
             title += half.get(row["stage"].split("/")[1], "")
             ours = [error_of(run, row["stage"]) for run in runs.values()]
-            body.append([title, f"{row['paper_epe_mm']:.2f}", *ours])
+            paper = "–" if row["paper_epe_mm"] is None else f"{row['paper_epe_mm']:.2f}"
+            body.append([title, paper, *ours])
         lines += [*table_of(["row", "the paper", *runs], body), ""]
     lines += [f"**{CLAIMS}** {EXPLAIN_CLAIMS}", ""]
     body = []
@@ -195,7 +202,8 @@ def paper_block(runs):
         ours = []
         for run in runs.values():
             own = run["claims"][number]
-            ours.append("–" if own["ours"] is None else f"{format_ours(own)}: {own['verdict']}")
+            said = f": {own['verdict']}" if own["verdict"] else ""
+            ours.append("–" if own["ours"] is None else format_ours(own) + said)
         body.append([claim["claim"], format_gain(claim["paper"], claim["unit"]), *ours])
     return "\n".join([*lines, *table_of(["against", "the paper", *runs], body), ""])
 

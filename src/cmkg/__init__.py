@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .learner import MetaConfig as MetaConfig
     from .learner import PriorLearner as PriorLearner
     from .losses import DistillationLoss as DistillationLoss
+    from .losses import OutputLoss as OutputLoss
     from .losses import activation_loss as activation_loss
     from .losses import attention_loss as attention_loss
     from .losses import distillation_loss as distillation_loss
@@ -54,6 +55,7 @@ _MODULES = {
     "learner": ("MetaConfig", "PriorLearner"),
     "losses": (
         "DistillationLoss",
+        "OutputLoss",
         "activation_loss",
         "attention_loss",
         "distillation_loss",

@@ -287,6 +287,13 @@ def labelled_part(value: Any, numbers: Tensor, count: int, what: str) -> Any:
     Raises:
         InputError: its first dimension is not that of the samples.
     """
+    if isinstance(value, list) and value and all(_has_length(one, count) for one in value):
+        if len(value) == count:
+            raise InputError(
+                f"the {what} is a list of {count} tensors of {count} rows: it is not clear which "
+                "of the two are the samples; give a tuple, or one tensor"
+            )
+        return [one[numbers] for one in value]  # several outputs, each of all samples
     part = cut(value, numbers, count)
     if count_samples(value) != count or count_samples(part) != len(numbers):
         raise InputError(
@@ -294,6 +301,10 @@ def labelled_part(value: Any, numbers: Tensor, count: int, what: str) -> Any:
             f"{count}: with labelled= it needs one a sample (any value where there is no label)"
         )
     return part
+
+
+def _has_length(value: Any, count: int) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0 and len(value) == count
 
 
 def labelled_only(batch: Batch) -> Batch | None:

@@ -27,6 +27,7 @@ from .layouts import Layout, guess_layout
 from .losses import (
     ATTENTION_WEIGHT,
     DistillationLoss,
+    OutputLoss,
     expect_loss,
     loss_of_labelled,
     regression_loss,
@@ -80,7 +81,7 @@ class Distiller(nn.Module):
 
     Raises:
         InputError: no network, no such layer, a layout that is not clear, maps that cannot be
-            compared.
+            compared; a criterion that would not act.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Distiller(nn.Module):
         expect_loss(loss)
         if not 0 <= attention_weight < float("inf"):
             raise InputError(f"attention_weight: expected a number from 0, got {attention_weight}")
+        _expect_criterion(criterion, teacher, pairs, attention_weight)
         self.student = student
         self.loss = loss
         self.fields = fields
@@ -241,6 +243,30 @@ class Distiller(nn.Module):
                 shape = tuple(features.shape)
                 shapes[side].append(shape[:at] + shape[at + 1 :])
         return DistillationLoss(*shapes, attention_weight, layouts, drops)
+
+
+def _expect_criterion(
+    criterion: object, teacher: object, pairs: object, attention_weight: float
+) -> None:
+    """Refuses a criterion beside what would leave it, or it would leave, without effect."""
+    if criterion is None:
+        return
+    if isinstance(criterion, type) or not callable(criterion):
+        raise InputError(
+            "criterion: expected a function of the student's and the teacher's maps, as "
+            f"OutputLoss(...), got {criterion!r:.60}"
+        )
+    if teacher is None:
+        raise InputError("criterion: there is no teacher to compare with; leave criterion= out")
+    if attention_weight != ATTENTION_WEIGHT:
+        raise InputError(
+            "attention_weight= beside criterion=: it is Eq. 4's; give the criterion its own weight"
+        )
+    if isinstance(criterion, OutputLoss) and pairs == "auto":
+        raise InputError(
+            'OutputLoss: pairs="auto" leaves the networks\' outputs out; name the two layers that '
+            "give them: pairs=[(student's, teacher's)]"
+        )
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from .batch import TARGET_FIELDS, Fields, count_samples, cut, labelled_only
+from .batch import TARGET_FIELDS, Batch, Fields, count_samples, cut, labelled_only
 from .errors import InputError
 from .losses import to_scalar
 from .modules import call_model, named_weights, preserve_modes, unwrap
@@ -56,7 +56,9 @@ def fisher(
     with preserve_modes(model):
         model.eval()
         for batch in batches:
-            part = labelled_only((fields or TARGET_FIELDS)(batch, device))
+            part: Batch | None = (fields or TARGET_FIELDS)(batch, device)
+            if part is not None and part.labelled is not None:
+                part = labelled_only(part)
             if part is None:
                 continue
             x, y = part.student_input, part.target
@@ -64,7 +66,9 @@ def fisher(
                 total[name] += squares
             count += count_samples(x)
     if count == 0:
-        raise InputError("the Fisher information needs samples: expected batches, got none")
+        raise InputError(
+            "the Fisher information needs samples: expected batches, got none that has a label"
+        )
     phi = {name: (squares / (2 * count)).float() for name, squares in total.items()}
     facts = {
         "family": "Fisher",

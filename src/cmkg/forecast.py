@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .batch import SOURCE_FIELDS, Fields, labelled_only, tensors_of
+from .batch import SOURCE_FIELDS, Fields, count_samples, labelled_only, tensors_of
 from .distiller import Loss
 from .errors import InputError
 from .features import FeatureTap
@@ -112,7 +112,11 @@ def _whitening(a: Tensor, ridge: float) -> Tensor:
 # ---- one look at a network -----------------------------------------------------------------------
 @torch.no_grad()
 def measure_error(model: nn.Module, batches: Batches, fields: Fields, error: Error) -> float:
-    """Mean error over batches, in eval mode."""
+    """Mean error over the labelled samples of batches, in eval mode.
+
+    Raises:
+        InputError: none has a label.
+    """
     device = next(model.parameters()).device
     total, count = 0.0, 0
     with preserve_modes(model):
@@ -121,7 +125,7 @@ def measure_error(model: nn.Module, batches: Batches, fields: Fields, error: Err
             part = labelled_only(fields(batch, device))
             if part is None:
                 continue
-            samples = len(tensors_of(part.target)[0])
+            samples = count_samples(part.student_input)
             total += samples * float(error(call_model(model, part.student_input), part.target))
             count += samples
     if not count:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .attachment import innermost_optimizer
-from .batch import halve
+from .batch import halve, labelled_numbers
 from .distiller import Distiller
 from .errors import InputError
 from .losses import to_scalar
@@ -37,7 +37,7 @@ from .meta import (
 from .modules import trained_parameters, unwrap
 from .prior import Granularity, Prior, Select, fingerprint
 from .runtime.checks import expect_positive
-from .runtime.distributed import world_size
+from .runtime.distributed import sum_over_ranks, world_size
 from .steps import gradients_of, outside_autocast, sum_of, to_finite_floats
 
 
@@ -168,6 +168,9 @@ class PriorLearner:
     ) -> dict[str, float]:
         """One iteration of Algorithm 3 for phi. Weights, buffers and gradients stay as they are.
 
+        A batch of which no sample has a label (`labelled`) leaves phi as it is: it has no inner
+        step.
+
         Call it after losses = distiller(batch) and before their backward, inside the same autocast.
 
         Args:
@@ -220,6 +223,12 @@ class PriorLearner:
         if adam and optimizer is None:
             raise InputError("update(batch, losses, optimizer): the inner step of Adam's needs it")
         distiller, config = self.distiller, self.config
+        if not self._has_labels(batch):
+            if goes_backward:
+                G = sum_of(losses)
+                with outside_autocast(G):
+                    G.backward()
+            return {}
         weights = trained_parameters(distiller.student, distiller.criterion)
         unrolls = self.regulariser is not None or config.exact
         inner: dict[str, Tensor] = {}
@@ -260,6 +269,15 @@ class PriorLearner:
                     value = self._learn(one, weights, own_inner, scales, first, second)
                 found[f"outer_{number}"] = value
             return found
+
+    def _has_labels(self, batch: Any) -> bool:
+        """Whether the inner step's samples have a label in any process."""
+        parts = self.distiller.fields(batch)
+        if parts.labelled is None:
+            return True
+        numbers = labelled_numbers(halve(parts)[0] if self.config.split else parts)
+        count = 1.0 if numbers is None else float(len(numbers))
+        return sum_over_ranks({"labelled": count})["labelled"] > 0
 
     def _unroll(
         self,

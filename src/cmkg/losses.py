@@ -7,7 +7,7 @@ over the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -198,6 +198,57 @@ class DistillationLoss(nn.Module):
         return {"activation": activation, "attention": self.attention_weight * attention}
 
 
+class OutputLoss(nn.Module):
+    """What the teacher answers, as labels: (student's maps, teacher's maps) to {"outputs"}.
+
+    A criterion for Distiller on the pair of the networks' outputs, the last pair. It needs no
+    labels: with them it stands beside L_REG, without them (Batch.target None, Batch.labelled) it
+    labels the pairs that nobody has annotated.
+
+    Args:
+        kind: "classes": logits (B, C, ...); the Kullback-Leibler divergence from the teacher's
+            tempered softmax, times temperature^2 (Hinton, Vinyals and Dean, 2015), mean over the
+            batch and over places. "numbers": (B, ...); the squared distance, summed as Eq. 1 does.
+        weight: of the term in G.
+        temperature: of "classes".
+
+    Raises:
+        InputError: another kind, or a number out of range.
+    """
+
+    def __init__(
+        self, kind: Literal["classes", "numbers"], weight: float = 1.0, temperature: float = 1.0
+    ) -> None:
+        super().__init__()
+        if kind not in ("classes", "numbers"):
+            raise InputError(f'OutputLoss: expected "classes" or "numbers", got {kind!r}')
+        if not (0 <= weight < float("inf") and 0 < temperature < float("inf")):
+            raise InputError(
+                f"OutputLoss: expected a weight from 0 and a positive temperature, got {weight} "
+                f"and {temperature}"
+            )
+        self.kind = kind
+        self.weight = weight
+        self.temperature = temperature
+
+    def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Losses:
+        """Returns {"outputs"}, weighted as it enters G; a scalar.
+
+        Raises:
+            InputError: the two outputs have different shapes.
+        """
+        own, other = to_float32(student_maps[-1]), to_float32(teacher_maps[-1])
+        _expect_same_shape("student's output", own, "teacher's output", other)
+        if self.kind == "numbers":
+            return {"outputs": self.weight * regression_loss(own, other)}
+        if own.dim() < 2:
+            raise InputError(f"expected logits (B, C, ...), got shape {tuple(own.shape)}")
+        known = (other / self.temperature).log_softmax(1)
+        learned = (own / self.temperature).log_softmax(1)
+        divergence = (known.exp() * (known - learned)).sum(1).mean()
+        return {"outputs": self.weight * self.temperature**2 * divergence}
+
+
 def _usual_layout(shape: Sequence[int]) -> Layout:
     known: dict[int, Layout] = {1: "BC", 3: "BCHW", 4: "BCDHW"}
     if len(shape) not in known:
@@ -234,18 +285,28 @@ def expect_loss(loss: object) -> None:
 def loss_of_labelled(loss: Callable[[Any, Any], Any], prediction: Any, batch: Batch) -> Tensor:
     """L_REG of a batch: the loss of its labelled samples.
 
-    Where none has a label it is 0, with a graph: on several processes each has the same terms.
+    Where none has a label it is 0, with a graph to all that is trained: on several processes each
+    has the same terms.
 
     Raises:
-        InputError: a loss that is no scalar; predictions or targets that are not one a sample.
+        InputError: a loss that is no scalar; predictions or targets that are not one a sample; no
+            target.
     """
     prediction = to_float32(prediction)
     numbers = labelled_numbers(batch)
     if numbers is None:
         return to_scalar(loss(prediction, batch.target))
+    if batch.target is None:
+        raise InputError("labelled= without target=: say with Fields(target=...) where labels are")
     if not len(numbers):
-        floats = [part for part in tensors_of(prediction) if part.is_floating_point()]
-        return torch.stack([0 * part.sum() for part in floats]).sum()
+        trained = [*loss.parameters()] if isinstance(loss, nn.Module) else []
+        parts = [part for part in tensors_of(prediction) if part.is_floating_point()]
+        if not parts:
+            raise InputError(
+                "a batch without labels: found no float tensor in the student's output "
+                f"({type(prediction).__name__})"
+            )
+        return torch.stack([part.flatten()[:0].sum() for part in (*parts, *trained)]).sum()
     count = count_samples(batch.student_input)
     own = labelled_part(prediction, numbers, count, "student's output")
     return to_scalar(loss(own, labelled_part(batch.target, numbers, count, "target")))

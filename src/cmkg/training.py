@@ -32,10 +32,11 @@ from .batch import (
     count_samples,
     expect_fields,
     expect_many_passes,
+    labelled_numbers,
     length_of,
     map_tensors,
 )
-from .distiller import Distiller, Loss, Pair
+from .distiller import Criterion, Distiller, Loss, Pair
 from .errors import InputError
 from .inputs import (
     as_json,
@@ -124,7 +125,8 @@ class FitConfig:
 class Learned:
     """What distilling leaves: the losses of each epoch, the distillers (one a source), the priors.
 
-    history: [{"regression", "activation", "attention"}], means over samples, as they enter G.
+    history: [{"regression", "activation", "attention"}], or the criterion's names in place of the
+    last two: means over samples as they enter G; "regression" over those that have a label.
     """
 
     history: list[Losses]
@@ -157,6 +159,7 @@ def distill(
     *,
     pairs: Pairs = "auto",
     fields: Fields = SOURCE_FIELDS,
+    criterion: Criterion | None = None,
     attention_weight: float = ATTENTION_WEIGHT,
     fit: FitConfig | None = None,
 ) -> Learned:
@@ -169,6 +172,8 @@ def distill(
         loss: (prediction, target) to a scalar, of any task; if it has parameters, they are trained.
         pairs: see Distiller.
         fields: which part of a batch is which.
+        criterion: L_DIST, as OutputLoss, of all sources; a module's parameters are trained; None is
+            Eq. 4.
         attention_weight: lambda of Eq. 4.
         fit: how it is trained.
 
@@ -178,8 +183,10 @@ def distill(
         Diverged: a loss or a gradient is not finite.
     """
     how = fit or FitConfig()
-    distillers = _distillers(student, teacher, data, loss, pairs, fields, attention_weight, how)
-    return _learn(distillers, _sources(teacher, data)[1], [], how, {"call": "distill"})
+    kind = criterion, attention_weight
+    distillers = _distillers(student, teacher, data, loss, pairs, fields, kind, how)
+    facts = {"call": "distill", "criterion": describe_function(criterion)}
+    return _learn(distillers, _sources(teacher, data)[1], [], how, facts)
 
 
 def learn_prior(
@@ -191,17 +198,19 @@ def learn_prior(
     meta: MetaConfig | None = None,
     pairs: Pairs = "auto",
     fields: Fields = SOURCE_FIELDS,
+    criterion: Criterion | None = None,
     attention_weight: float = ATTENTION_WEIGHT,
     theta_0: nn.Module | None = None,
     fit: FitConfig | None = None,
 ) -> Learned:
     """Distils as `distill` does, and meanwhile learns a prior for each exponent (Algorithm 3).
 
-    theta's path does not depend on phi. Ten parameters: those of `distill` and two more, six of
-    them keywords with defaults.
+    theta's path does not depend on phi. Eleven parameters: those of `distill` and two more, seven
+    of them keywords with defaults.
 
     Args:
-        student, teacher, data, loss, pairs, fields, attention_weight, fit: see `distill`.
+        student, teacher, data, loss, pairs, fields, criterion, attention_weight, fit: see
+            `distill`.
         meta: how phi is learned; the defaults are the paper's.
         theta_0: the network as it began, whose fingerprint the prior carries; None is the student
             as it is now.
@@ -212,11 +221,13 @@ def learn_prior(
     if meta is not None and not isinstance(meta, MetaConfig):
         raise InputError(f"meta: expected MetaConfig(alpha=..., ...), got {meta!r:.60}")
     how, config = fit or FitConfig(), meta or MetaConfig()
-    distillers = _distillers(student, teacher, data, loss, pairs, fields, attention_weight, how)
+    kind = criterion, attention_weight
+    distillers = _distillers(student, teacher, data, loss, pairs, fields, kind, how)
     first = PriorLearner(distillers[0], config, theta_0=theta_0)
     learners = [first]
     learners += [PriorLearner(one, config, first.priors) for one in distillers[1:]]
     facts: dict[str, Any] = {"call": "learn prior", "meta": as_json(asdict(config))}
+    facts["criterion"] = describe_function(criterion)
     facts["theta_0"] = first.priors[0].manifest["fingerprint"]
     return _learn(distillers, _sources(teacher, data)[1], learners, how, facts)
 
@@ -329,10 +340,13 @@ def _distillers(
     loss: Loss,
     pairs: Pairs,
     fields: Fields,
-    attention_weight: float,
+    kind: tuple[Criterion | None, float],
     fit: FitConfig,
 ) -> list[Distiller]:
-    """One for each source, on the device and in the precision of the training."""
+    """One for each source, on the device and in the precision of the training.
+
+    kind: the criterion, and lambda where it is Eq. 4.
+    """
     if not isinstance(fit, FitConfig):
         raise InputError(f"fit: expected FitConfig(epochs=..., ...), got {fit!r:.60}")
     expect_fields(fields)
@@ -356,11 +370,11 @@ def _distillers(
             student.to(dtype)
             if one is not None:
                 one.to(dtype)
-        distiller = Distiller(student, one, example, pairs, loss, None, attention_weight, fields)
+        distiller = Distiller(student, one, example, pairs, loss, *kind, fields)
         if dtype is not None and isinstance(distiller.criterion, nn.Module):
             distiller.criterion.to(dtype)
         if isinstance(distiller.criterion, nn.Module):
-            broadcast_module_(distiller.criterion)
+            broadcast_module_(distiller.criterion.to(fabric.device))
         found.append(distiller)
     return found
 
@@ -512,10 +526,13 @@ class _Trainer:
                 count = count_samples(batch.student_input)
                 if not count:
                     raise InputError("a batch has no sample: leave empty batches out")
+                numbers = labelled_numbers(batch)
+                has_label = count if numbers is None else len(numbers)
                 found = self._backward(losses_of, learner, batch)
                 for name, value in found.items():
-                    sums[name] = sums.get(name, 0.0) + count * value
-                    weights[name] = weights.get(name, 0.0) + count
+                    weight = has_label if name == "regression" else count
+                    sums[name] = sums.get(name, 0.0) + weight * value
+                    weights[name] = weights.get(name, 0.0) + weight
                 waiting, batches = waiting + 1, batches + 1
                 if waiting == self.how.accumulate:
                     self._step(waiting)
@@ -526,7 +543,7 @@ class _Trainer:
         if waiting:
             self._step(waiting)
         sums, weights = sum_over_ranks(sums), sum_over_ranks(weights)
-        return {name: value / weights[name] for name, value in sums.items()}
+        return {name: value / weights[name] for name, value in sums.items() if weights[name]}
 
     def _backward(
         self, losses_of: Callable[[Batch], dict[str, Tensor]], learner: Any, batch: Batch

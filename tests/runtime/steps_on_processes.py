@@ -1,7 +1,9 @@
 """Six meta-steps on the processes of this job, from one global batch a step: theta and phi of the
 first process to a file.
 
-torchrun --nproc-per-node N tests/runtime/steps_on_processes.py OUT [plain] [wrapped] [batchnorm]
+torchrun --nproc-per-node N tests/runtime/steps_on_processes.py OUT KIND ...
+
+KIND: plain, wrapped, batchnorm, labelled, uneven
 """
 
 import sys
@@ -46,7 +48,7 @@ def steps(fabric, kind):
     x, depth, y = (torch.randn(s, generator=g) for s in ((64, 3, 8, 8), (64, 1, 8, 8), (64, 6)))
     for step in range(6):
         rows = batch_indices(0, step, 64, 16, fabric.global_rank, fabric.world_size)
-        batch = Batch(x[rows], depth[rows], y[rows])
+        batch = Batch(x[rows], depth[rows], y[rows], labelled_of(kind, step, rows))
         learn = partial(learner.backward, batch)
         losses = take_step(student, optimizer, lambda batch=batch: trained(batch), learn=learn)
     losses = {k: torch.tensor(v / fabric.world_size) for k, v in sum_over_ranks(losses).items()}
@@ -55,6 +57,15 @@ def steps(fabric, kind):
         **{f"phi/{n}": t for n, t in learner.prior.phi.items()},
         **{f"loss/{n}": t for n, t in losses.items()},
     }
+
+
+def labelled_of(kind, step, rows):
+    """labelled: every other row of both processes' shares; uneven: the first one's share alone."""
+    if kind not in ("labelled", "uneven"):
+        return None
+    first, second = (batch_indices(0, step, 64, 16, place, 2) for place in (0, 1))
+    chosen = first if kind == "uneven" else torch.cat([first[::2], second[::2]])
+    return torch.isin(rows, chosen)
 
 
 def main(out, *kinds):

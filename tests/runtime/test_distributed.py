@@ -58,6 +58,14 @@ def test_theta_phi_and_losses_on_processes_are_those_of_one(tmp_path, count):
         assert t.dim() == 0 or (t != 0).any()
 
 
+def test_labels_for_some_samples_on_two_processes_and_for_none_on_one_of_them(tmp_path):
+    one, two = (after_steps(n, tmp_path, "labelled", "uneven") for n in (1, 2))
+    for name, t in one.items():
+        if name.startswith("labelled"):  # as many in each process: the steps of one process
+            torch.testing.assert_close(two[name], t, rtol=1e-5, atol=1e-5, msg=name)
+    assert all(t.isfinite().all() for t in two.values())
+
+
 @pytest.mark.slow
 def test_batchnorm_sees_its_own_share_on_cpus(tmp_path):
     """What BatchNorm changes: each process normalises by its share of the batch, so the steps

@@ -110,13 +110,11 @@ def average_over_ranks(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def sum_over_ranks(values: dict[str, float]) -> dict[str, float]:
-    """Adds up {name: number} over all processes."""
-    if world_size() == 1 or not values:
-        return values
-    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-    total = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
-    torch.distributed.all_reduce(total)
-    return dict(zip(values, total.tolist(), strict=True))
+    """Adds up {name: number} over all processes, by name: not all need have all."""
+    total: dict[str, float] = {}
+    for name, value in gather_lists(list(values.items())):
+        total[name] = total.get(name, 0.0) + value
+    return total
 
 
 def gather_lists(items: list[T]) -> list[T]:

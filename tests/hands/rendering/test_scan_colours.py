@@ -34,10 +34,10 @@ def scan(hand):
     return Scan(points, paint(points))
 
 
-def write_ply(path, points, colours=None, faces=None):
+def write_ply(path, points, colours=None, faces=None, kind="u1"):
     kinds = [(axis, "f4") for axis in "xyz"]
     if colours is not None:
-        kinds += [(channel, "u1") for channel in ("red", "green", "blue")]
+        kinds += [(channel, kind) for channel in ("red", "green", "blue")]
     rows = np.zeros(len(points), kinds)
     for place, axis in enumerate("xyz"):
         rows[axis] = points[:, place]
@@ -104,6 +104,15 @@ def test_what_is_no_pair_is_one_sentence(tmp_path, hand, scan):
         carry()
     write_ply(tmp_path / "meshes/a.ply", hand.vertices, faces=hand.faces)
     with pytest.raises(InputError, match=r"a\.ply: expected vertices with x, y, z, red"):
+        carry()
+    with pytest.raises(InputError, match="is where the inputs lie; choose another folder"):
+        carry(out=str(tmp_path / "scans"))
+    near = scan.points[:, 1] < np.quantile(scan.points[:, 1], 0.2)
+    write_ply(tmp_path / "scans/a.ply", scan.points[near], scan.colours[near])
+    with pytest.raises(InputError, match=r"near \d+% of the vertices, expected 50% or more"):
+        carry()
+    write_ply(tmp_path / "scans/a.ply", scan.points, scan.colours, kind="f4")
+    with pytest.raises(InputError, match="expected colours of one byte .uchar., found float32"):
         carry()
     write_ply(tmp_path / "scans/a.ply", 1000 * scan.points, scan.colours)  # in millimetres
     with pytest.raises(InputError, match="near a part of the mesh within 0.005; are both in one"):

@@ -212,6 +212,7 @@ def read_experiment(folder: Path) -> Experiment:
         "expert": Expert(**expert),
         "augmentation": Augmentation(**held["augmentation"]),
         "seeds": tuple(held["seeds"]),
+        "backgrounds": tuple(held["backgrounds"]),
     }
     return Experiment(**held | groups | {"out": str(folder)})
 

@@ -320,6 +320,7 @@ def print_plan(config: Paper, plans: dict[int, dict[str, Stage]], sizes: dict[st
                 say(f"  seed {seed}  {stage:26} finished")
                 continue
             if isinstance(settings, evaluate.Evaluate):
+                say(f"  seed {seed}  {stage:26} a test alone")
                 continue
             kind = step_kind(config, stage, settings)
             if kind not in measured:

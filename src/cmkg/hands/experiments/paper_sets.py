@@ -21,7 +21,6 @@ from .paper_settings import Paper
 from .rows import Stage
 
 QUICK_COUNT = 200
-SYNTHETIC_TEST = 500  # hands of 𝒜 that nobody trains on
 # Where the hands of 𝒜 lie in their boxes: translated and scaled, the paper says, not how far.
 PLACED: dict[str, Any] = {"box_shift": 0.1, "box_zoom": 0.25}
 
@@ -83,7 +82,7 @@ def datasets_of(config: Paper, plan: dict[str, Stage]) -> dict[str, Dataset]:
         "stb-train": lambda: Stb(folder("stb"), "train", config.stb_camera, config.stb_wrist, px),
         "stb-test": lambda: Stb(folder("stb"), "test", config.stb_camera, config.stb_wrist, px),
         "synthetic": partial(synthetic, config.synthetic_count),
-        "synthetic-test": partial(synthetic, SYNTHETIC_TEST, config.synthetic_count),
+        "synthetic-test": partial(synthetic, config.open_sets.source_test, config.synthetic_count),
     }
     for domain in DOMAINS:
         for split in ("train", "test"):

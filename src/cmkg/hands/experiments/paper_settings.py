@@ -219,7 +219,7 @@ class Paper:
     stb_camera: Literal["BB_left", "BB_right", "SK_color"] = "BB_left"
     backgrounds: tuple[str, ...] = ()
     """Folders of photographs behind the hands of 𝒜, and nothing else there; empty = those that
-    ship with cmkg, and clutter."""
+    ship with cmkg, and clutter. With --open behind all hands, the others' with clutter."""
     precision: Precision = "32-true"
     pictures: int = 6
     """Test pictures a row in figure 6; Figs. 8 to 10 are more of them."""
@@ -242,7 +242,7 @@ class Paper:
         return list(self.rows) or [variant.stage for variant in ROWS[self.preset]]
 
 
-# What two quiet cores do in an hour a table: the paper's schedule in proportion.
+# What two quiet cores do in an hour a table: the source's schedule in the paper's proportion.
 OPEN_OUT = "runs/paper-open"
 OPEN_EPOCHS = Epochs(teacher_epochs=10, student_epochs=5, distill_epochs=5, target_epochs=20)
 

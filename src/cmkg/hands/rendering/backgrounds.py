@@ -36,7 +36,9 @@ class Photographs:
 
     def __getitem__(self, index: int) -> Picture:
         """RGB, its short side SHORT_SIDE_PX at most; InputError where it cannot be read."""
-        return _read(self.paths[index])
+        path = self.paths[index]
+        held = path.stat()
+        return _read(path, held.st_size, held.st_mtime_ns)
 
 
 @lru_cache(maxsize=4)
@@ -62,6 +64,9 @@ def digest_of_photographs(folders: tuple[str, ...] = ()) -> str:
 
     Of the first pictures as this decoder reads them, and of every other file's size, beginning and
     end: a hundred thousand files take seconds.
+
+    Raises:
+        InputError: a file is no picture.
     """
     pictures = photographs(folders)
     digest = hashlib.sha256()
@@ -70,6 +75,8 @@ def digest_of_photographs(folders: tuple[str, ...] = ()) -> str:
         digest.update(repr(picture.shape).encode())
         digest.update(np.ascontiguousarray(picture).tobytes())
     for path in pictures.paths[DIGEST_DECODES:]:
+        if not cv2.haveImageReader(str(path)):
+            raise _unreadable(path)
         with open(path, "rb") as file:
             digest.update(file.read(DIGEST_BYTES))
             size = file.seek(0, 2)
@@ -80,26 +87,29 @@ def digest_of_photographs(folders: tuple[str, ...] = ()) -> str:
 
 
 @lru_cache(maxsize=KEPT_PICTURES)
-def _read(path: Path) -> Picture:
-    return _decode(path)
+def _read(path: Path, _size: int, _time: int) -> Picture:
+    return _decode(path)  # kept as long as the file is the same
 
 
 def _decode(path: Path) -> Picture:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
-        raise InputError(
-            f"{path}: expected a photograph for backgrounds, could not read it; remove or replace "
-            "it"
-        )
+        raise _unreadable(path)
     scale = min(1.0, SHORT_SIDE_PX / min(image.shape[:2]))
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
 
 
+def _unreadable(path: Path) -> InputError:
+    return InputError(
+        f"{path}: expected a photograph for backgrounds, could not read it; remove or replace it"
+    )
+
+
 def crop_photograph(rng: np.random.Generator, pictures: Photographs, px: int) -> Picture:
     """A px x px crop of a random picture, of any size and place."""
     picture = pictures[int(rng.integers(len(pictures)))]
-    side = int(min(picture.shape[:2]) * rng.uniform(0.2, 1.0))
+    side = max(int(min(picture.shape[:2]) * rng.uniform(0.2, 1.0)), 1)
     y, x = (rng.integers(0, length - side + 1) for length in picture.shape[:2])
     crop = picture[y : y + side, x : x + side]
     return cv2.resize(crop, (px, px), interpolation=cv2.INTER_AREA)

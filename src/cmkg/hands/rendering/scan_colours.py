@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from ...errors import InputError
 
 NEIGHBOURS = 8
+CHANNELS = ("red", "green", "blue")
 Points = Float[np.ndarray, "n 3"]
 
 
@@ -99,8 +100,13 @@ def read_scan(path: Path) -> Scan:
     Raises:
         InputError: it is not; names the file.
     """
-    vertex, _ = _read_ply(path, ("x", "y", "z", "red", "green", "blue"))
-    colours = np.stack([vertex[c] for c in ("red", "green", "blue")], 1).astype(float)
+    vertex, _ = _read_ply(path, ("x", "y", "z", *CHANNELS))
+    kinds = {str(vertex.dtype[channel]) for channel in CHANNELS}
+    if kinds != {"uint8"}:
+        raise InputError(
+            f"{path}: expected colours of one byte (uchar), found {', '.join(sorted(kinds))}"
+        )
+    colours = np.stack([vertex[channel] for channel in CHANNELS], 1).astype(float)
     return Scan(_finite(path, vertex), (colours / 255) ** 2.2)
 
 
@@ -125,12 +131,12 @@ def write_colours(path: Path, hand: Registration, colours: Points) -> None:
     """The mesh with a colour a vertex, as textures.load_textures reads it."""
     from plyfile import PlyData, PlyElement
 
-    kinds = [(axis, "f4") for axis in "xyz"] + [(c, "u1") for c in ("red", "green", "blue")]
+    kinds = [(axis, "f4") for axis in "xyz"] + [(channel, "u1") for channel in CHANNELS]
     rows = np.zeros(len(colours), kinds)
     stored = np.clip(255 * np.clip(colours, 0, 1) ** (1 / 2.2), 0, 255).round()
     for place, axis in enumerate("xyz"):
         rows[axis] = hand.vertices[:, place]
-    for place, channel in enumerate(("red", "green", "blue")):
+    for place, channel in enumerate(CHANNELS):
         rows[channel] = stored[:, place]
     triangles = np.zeros(len(hand.faces), [("vertex_indices", "i4", (3,))])
     triangles["vertex_indices"] = hand.faces

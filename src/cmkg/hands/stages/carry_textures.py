@@ -12,6 +12,8 @@ from ...runtime.files import write_atomically
 from ...runtime.progress import Bar, say
 from ..rendering.scan_colours import carry_colours, read_registration, read_scan, write_colours
 
+LEAST_SHARE = 0.5  # of the vertices: below it most colours would be made up
+
 
 @dataclass(frozen=True)
 class CarryTextures:
@@ -36,6 +38,8 @@ class CarryTextures:
 def run(config: CarryTextures) -> list[Path]:
     """Writes a coloured mesh for each pair; returns their paths."""
     pairs = find_pairs(Path(config.scans), Path(config.registrations))
+    if Path(config.out).resolve() in (Path(config.scans).resolve(), pairs[0][1].parent.resolve()):
+        raise InputError(f"--out {config.out}: is where the inputs lie; choose another folder")
     written = []
     least = 1.0
     with Bar("textures", len(pairs), things="scans") as advance:
@@ -49,6 +53,11 @@ def run(config: CarryTextures) -> list[Path]:
                     f"{scan_file}, {hand_file}: {error} within {config.reach:g}; are both in one "
                     "frame and unit? --reach is in it"
                 ) from None
+            if share < LEAST_SHARE:
+                raise InputError(
+                    f"{scan_file}, {hand_file}: the scan is near {share:.0%} of the vertices, "
+                    f"expected {LEAST_SHARE:.0%} or more; are both of one hand, in one frame?"
+                )
             path = Path(config.out) / f"{scan_file.stem}.ply"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, partial(write_colours, hand=hand, colours=colours))
@@ -56,8 +65,8 @@ def run(config: CarryTextures) -> list[Path]:
             least = min(least, share)
             advance()
     say(
-        f"{config.out}: {len(written)} textures; the scans reach at least {least:.0%} of the "
-        "vertices"
+        f"{config.out}: {len(written)} textures, of all scans that have a registration; they reach "
+        f"at least {least:.0%} of the vertices"
     )
     return written
 

@@ -1,0 +1,61 @@
+"""The paper's tables on open data, as the documents show them."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from cmkg.hands.experiments.paper import describe_rows
+from cmkg.hands.experiments.paper_settings import Paper
+from cmkg.hands.report.collect import spread
+from cmkg.hands.report.paper_claims import collect_claims
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def tool():
+    path = ROOT / "tools/update_readme.py"
+    spec = importlib.util.spec_from_file_location("update_readme", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def made_run(seeds, *missing):
+    """paper.json of a run whose errors are twice the paper's and a tenth a seed more."""
+    presets = {}
+    described = describe_rows(Paper())
+    for preset in ("table1", "table2", "table3"):
+        presets[preset] = []
+        for stage, (label, epe, auc) in described[preset].items():
+            ours = None
+            if stage.split("/")[0] not in missing:
+                ours = {"seeds": [f"seed-{s}" for s in range(seeds)]}
+                ours["epe_mm"] = spread([2 * epe + 0.1 * s for s in range(seeds)])
+            row = {"stage": stage, "label": label, "paper_epe_mm": epe, "paper_auc": auc}
+            presets[preset].append(row | {"ours": ours})
+    found = {"presets": presets, "claims": collect_claims(presets), "sets": {"rhd-training": 9}}
+    return found | {"command": "cmkg run table1", "commits": ["abc"], "machines": ["a CPU"]}
+
+
+def test_runs_stand_beside_each_other_and_beside_the_paper(tool):
+    runs = {"two cores": made_run(3), "a GPU": made_run(2, "r50-a", "freihand-gs")}
+    block = tool.paper_block(runs)
+    assert "two cores: `cmkg run table1`, commit abc, a CPU; samples: rhd-training 9." in block
+    assert "| ResNet-18, RGB, both halves | 24.68 | 49.5 ± 0.1 | 49.4 ± 0.1 (2 seeds) |" in block
+    assert "| ResNet-50 with 𝒜, depth | 10.78 | 21.7 ± 0.1 | – |" in block
+    (line,) = (line for line in block.splitlines() if "ResNet-18: distilled against" in line)
+    assert "| −10.1 % | −10.1 % [−10.1, −10.0]: holds | −10.1 % [" in line
+    small = tool.small_paper_block(runs)
+    assert "| taught by depth, L_ACT | 23.4 | 46.9 ± 0.1 | 46.9 ± 0.1 (2 seeds) |" in small
+    assert "| stb | 15.7 / 12.0 / 8.2 | 31.4 ± 0.1 | 24.1 ± 0.1 | 16.5 ± 0.1 |" in small
+    text = "<!-- =paper-open:two cores/r18/act-att share r18/continued -->?<!-- / -->"
+    text = text.replace("two cores", "CPU")
+    filled = tool.sentences(text, {"paper-open": {"CPU": made_run(3)}})
+    assert ">−10 %<" in filled
+
+
+def test_what_is_not_in_the_results_is_a_sentence(tool):
+    with pytest.raises(SystemExit, match="docs/results has no such row"):
+        tool.sentences("<!-- =none/correlation -->1<!-- / -->", {})
