@@ -8,7 +8,8 @@ the mean, `=FILE/ROW vs REF` its difference to another row with the interval, `=
 REF` that in per cent; FILE is FILE:CELL where there are several. `=FILE/correlation` is that of
 what ℓ² gains over the cells and what the prior gains.
 
-paper-open.json holds the runs of the paper's tables on open data: {name: paper.json of the run}.
+paper-open.json holds the runs of the paper's tables on open data: {name: paper.json of the run, and
+its "command"}.
 """
 
 import json
@@ -23,8 +24,13 @@ sys.path.insert(0, str(ROOT))  # for the studies, which are not installed
 from studies.units import format_units  # noqa: E402
 
 from cmkg.hands.experiments.paper_settings import TABLE_3_EPE_MM, TABLE_3_ROWS  # noqa: E402
-from cmkg.hands.report.collect import format_spread  # noqa: E402
-from cmkg.hands.report.paper_claims import correlate_gains, format_gain, format_ours  # noqa: E402
+from cmkg.hands.report.collect import format_spread, spread  # noqa: E402
+from cmkg.hands.report.paper_claims import (  # noqa: E402
+    correlate_gains,
+    errors_by_seed,
+    format_gain,
+    format_ours,
+)
 from cmkg.hands.report.paper_page import (  # noqa: E402
     CLAIMS,
     EXPLAIN_CLAIMS,
@@ -98,7 +104,7 @@ def format_number(results, file, row, what, reference):
             return f"{gains_correlation(results[stem]):.2f}"
         held = results[stem]
         if stem == PAPER:
-            errors = {stage: row["ours"]["epe_mm"] for stage, row in rows_run(held[cell]).items()}
+            errors = errors_of_shared_seeds(held[cell], [row, reference] if reference else [row])
         else:
             held = next(c for c in held["cells"] if c["target"] == cell) if cell else held
             errors = {r["name"]: r["epe_mm"] for r in held["rows"]}
@@ -156,6 +162,13 @@ def rows_run(run):
     return {row["stage"]: row for row in rows if row["ours"]}
 
 
+def errors_of_shared_seeds(run, stages):
+    """{stage: EPE} over the seeds that all of them have."""
+    rows = rows_run(run)
+    values = errors_by_seed([rows[stage] for stage in stages]).tolist()
+    return {stage: spread(one) for stage, one in zip(stages, values, strict=True)}
+
+
 def error_of(run, stage):
     """As "30.9 ± 0.3", with the number of seeds unless it is three; a dash where there is none."""
     row = rows_run(run).get(stage)
@@ -176,9 +189,8 @@ def paper_block(runs):
     """All rows of the three tables, and whether their order holds, run beside run."""
     lines = []
     for name, run in runs.items():
-        sets = ", ".join(
-            f"{key} {count}" for key, count in run["sets"].items() if "test" not in key
-        )
+        trained = {k: n for k, n in run["sets"].items() if not k.endswith(("test", "evaluation"))}
+        sets = ", ".join(f"{name} {count}" for name, count in trained.items())
         facts = (
             f"`{run['command']}`, commit {', '.join(run['commits'])}, {', '.join(run['machines'])}"
         )
