@@ -25,6 +25,9 @@ def test_a_page_names_no_folder_of_the_user():
     sessions = [{"command": "cmkg run demo --out '/home/me/it'\"'\"'s runs/demo'"}]
     collect.hide_folders(settings, sessions)
     assert settings == {"out": "demo", "real_hands": "hands"}
+    several = {"backgrounds": ["/data/coco", "walls"]}
+    collect.hide_folders(several, [])
+    assert several == {"backgrounds": ["coco", "walls"]}
     assert sessions[0]["command"] == "cmkg run demo --out 'demo'"
 
 

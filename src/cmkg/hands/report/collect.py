@@ -139,7 +139,9 @@ def collect_run(out: Path) -> Facts:
 def hide_folders(settings: Facts, sessions: Sequence[Facts]) -> None:
     """A report may be shared: of the user's own folders it names the last part only."""
     for key in ("out", "real_hands", "backgrounds"):
-        held = settings.get(key, "")
+        if key not in settings:
+            continue
+        held = settings[key]
         one = isinstance(held, str)
         folders = [held] if one else list(held)
         shown = [Path(folder).name if Path(folder).is_absolute() else folder for folder in folders]
