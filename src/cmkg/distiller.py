@@ -75,7 +75,8 @@ class Distiller(nn.Module):
         example: a batch, to find shapes; needed unless both pairs and criterion are given.
         pairs: [Pair or (student layer, teacher layer)], deepest last; "auto" proposes them.
         loss: (prediction, target) to a scalar, of any task: L_REG.
-        criterion: (student's maps, teacher's maps) to {name: scalar}; None is Eq. 4.
+        criterion: (student's maps, teacher's maps) to {name: scalar}; None is Eq. 4. Without a
+            teacher there is nothing that it compares.
         attention_weight: lambda of Eq. 4.
         fields: which part of a batch is which.
 
@@ -101,7 +102,8 @@ class Distiller(nn.Module):
         expect_loss(loss)
         if not 0 <= attention_weight < float("inf"):
             raise InputError(f"attention_weight: expected a number from 0, got {attention_weight}")
-        _expect_criterion(criterion, teacher, pairs, attention_weight)
+        if teacher is not None:
+            _expect_criterion(criterion, pairs, attention_weight)
         self.student = student
         self.loss = loss
         self.fields = fields
@@ -245,10 +247,8 @@ class Distiller(nn.Module):
         return DistillationLoss(*shapes, attention_weight, layouts, drops)
 
 
-def _expect_criterion(
-    criterion: object, teacher: object, pairs: object, attention_weight: float
-) -> None:
-    """Refuses a criterion beside what would leave it, or it would leave, without effect."""
+def _expect_criterion(criterion: object, pairs: object, attention_weight: float) -> None:
+    """Refuses a criterion beside what it would leave without effect, or on the wrong layers."""
     if criterion is None:
         return
     if isinstance(criterion, type) or not callable(criterion):
@@ -256,8 +256,6 @@ def _expect_criterion(
             "criterion: expected a function of the student's and the teacher's maps, as "
             f"OutputLoss(...), got {criterion!r:.60}"
         )
-    if teacher is None:
-        raise InputError("criterion: there is no teacher to compare with; leave criterion= out")
     if attention_weight != ATTENTION_WEIGHT:
         raise InputError(
             "attention_weight= beside criterion=: it is Eq. 4's; give the criterion its own weight"
