@@ -260,7 +260,8 @@ def draw_sheet(out: Path, found: Mapping[str, Any], count: int) -> dict[str, lis
         name = "rhd-evaluation" if family.startswith("r") else f"{family}-test"
         true, predicted = draw_skeletons(Packed(out / "data" / name), paths[0], count)
         shown[f"{family}, true"] = true
-        shown[f"{family}, {row['label']}"] = predicted
+        label = row["label"].removeprefix(f"{family}, ")  # Table 3's rows name their data
+        shown[f"{family}, {label}"] = predicted
     return shown
 
 
