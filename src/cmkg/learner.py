@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .attachment import innermost_optimizer
-from .batch import halve, labelled_numbers
+from .batch import Batch, halve, labelled_numbers
 from .distiller import Distiller
 from .errors import InputError
 from .losses import to_scalar
@@ -38,7 +38,7 @@ from .modules import trained_parameters, unwrap
 from .prior import Granularity, Prior, Select, fingerprint
 from .runtime.checks import expect_positive
 from .runtime.distributed import sum_over_ranks, world_size
-from .steps import gradients_of, outside_autocast, sum_of, to_finite_floats
+from .steps import go_backward, gradients_of, sum_of, to_finite_floats
 
 
 @dataclass(frozen=True)
@@ -223,11 +223,9 @@ class PriorLearner:
         if adam and optimizer is None:
             raise InputError("update(batch, losses, optimizer): the inner step of Adam's needs it")
         distiller, config = self.distiller, self.config
-        if not self._has_labels(batch):
+        if not self._has_labels(batch, losses["regression"]):
             if goes_backward:
-                G = sum_of(losses)
-                with outside_autocast(G):
-                    G.backward()
+                go_backward(losses)
             return {}
         weights = trained_parameters(distiller.student, distiller.criterion)
         unrolls = self.regulariser is not None or config.exact
@@ -239,9 +237,7 @@ class PriorLearner:
             if adam:
                 total = gradients_of(sum_of(losses), weights, retain_graph=True)
             if goes_backward:
-                G = sum_of(losses)
-                with outside_autocast(G):
-                    G.backward()
+                go_backward(losses)
         except RuntimeError as error:
             if "second time" not in str(error):
                 raise
@@ -270,9 +266,12 @@ class PriorLearner:
                 found[f"outer_{number}"] = value
             return found
 
-    def _has_labels(self, batch: Any) -> bool:
+    def _has_labels(self, batch: Any, loss: Tensor) -> bool:
         """Whether the inner step's samples have a label in any process."""
-        parts = self.distiller.fields(batch)
+        if self.distiller.fields.labelled is None and not isinstance(batch, Batch):
+            return True
+        with _apart(loss):  # a field may be a function that draws
+            parts = self.distiller.fields(batch)
         if parts.labelled is None:
             return True
         numbers = labelled_numbers(halve(parts)[0] if self.config.split else parts)

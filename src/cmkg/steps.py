@@ -130,6 +130,13 @@ def average_gradients(parameters: Mapping[str, nn.Parameter]) -> None:
     expect_finite_gradients({name: g for name, g in found.items() if not g.is_sparse})
 
 
+def go_backward(losses: Mapping[str, Tensor]) -> None:
+    """Adds the gradients of G to .grad, outside of autocast."""
+    G = sum_of(losses)
+    with outside_autocast(G):
+        G.backward()
+
+
 def backward(
     model: nn.Module,
     losses_of: Callable[[], Mapping[str, Tensor]],
@@ -155,7 +162,7 @@ def backward(
         if learn is not None:
             with context():
                 return values | learn(losses)
-    sum_of(losses).backward()
+    go_backward(losses)
     return values
 
 

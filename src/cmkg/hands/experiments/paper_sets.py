@@ -98,8 +98,12 @@ SOURCE_SEED, SYNTHETIC_SEED, ONE_PERSON_SEED, MANY_PEOPLE_SEED = 11, 12, 13, 14
 def open_datasets(config: Paper, px: int) -> dict[str, Dataset]:
     """{name of packed set: dataset} of --open, under the names of those that they stand for."""
     sets = config.open_sets
-    given: dict[str, Any] = {"px": px, "mano": config.mano, "textures": config.textures}
-    given["backgrounds"] = config.backgrounds
+    given: dict[str, Any] = {
+        "px": px,
+        "mano": config.mano,
+        "textures": config.textures,
+        "backgrounds": config.backgrounds,
+    }
 
     def scenes(seed: int, **changes: Any) -> SceneConfig:
         return replace_settings(SceneConfig(), seed=seed, **given, **changes)
