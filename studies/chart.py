@@ -51,3 +51,25 @@ def colour_of(row: Mapping[str, Any]) -> str:
     if row["label"].startswith("prior"):
         return BLUE
     return RED if row["name"] in WITHOUT_PRIOR else GREEN
+
+
+def draw_labels(found: Mapping[str, Any]) -> str:
+    """Error over the number of labels, a line a row, as SVG: mean and standard deviation."""
+    lines: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    for cell in found["cells"]:
+        for row in cell["rows"]:
+            lines.setdefault(row["label"], []).append((int(cell["target"]), row["epe_mm"]))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6.4, 3.8))
+        for (label, points), colour in zip(lines.items(), (RED, GREEN, GREY), strict=False):
+            x = [count for count, _ in points]
+            y = [error["mean"] for _, error in points]
+            sd = [error["sd"] or 0.0 for _, error in points]
+            axes.errorbar(x, y, yerr=sd, fmt="o-", ms=5, lw=1.8, color=colour, label=label)
+        counts = sorted({count for points in lines.values() for count, _ in points})
+        axes.set_xscale("log")
+        axes.set_xticks(counts, [str(count) for count in counts])
+        axes.minorticks_off()
+        axes.set(xlabel="pairs with labels", ylabel="EPE of unseen hands, mm", ylim=(0, None))
+        axes.legend(fontsize=9)
+        return to_svg(figure)

@@ -1,11 +1,9 @@
 import pytest
 import torch
-from torch.nn import functional as F
 
 from cmkg.errors import InputError
 from cmkg.losses import (
     DistillationLoss,
-    OutputLoss,
     activation_loss,
     as_picture,
     attention_loss,
@@ -190,30 +188,3 @@ def test_shapes_that_are_not_paired_are_refused():
     for mine, theirs in (([(3, 4, 4)], []), ([], []), ([(3, 4, 4)], [(3, 4, 4), (3, 2, 2)])):
         with pytest.raises(InputError):
             DistillationLoss(mine, theirs)
-
-
-@pytest.mark.parametrize("places", [(), (3, 2)])
-def test_the_teachers_answers_are_tempered_labels(places):
-    torch.manual_seed(0)
-    own = torch.randn(4, 5, *places, dtype=torch.float64, requires_grad=True)
-    other = torch.randn(4, 5, *places, dtype=torch.float64)
-    found = OutputLoss("classes", weight=3.0, temperature=2.0)([own], [other])["outputs"]
-    rows = [t.movedim(1, -1).reshape(-1, 5) / 2 for t in (own, other)]
-    divergence = F.kl_div(rows[0].log_softmax(1), rows[1].softmax(1), reduction="batchmean")
-    torch.testing.assert_close(found, 3 * 4 * divergence)
-    (same,) = OutputLoss("classes")([other], [other]).values()
-    assert same.abs() < 1e-12
-    numbers = OutputLoss("numbers", weight=0.5)([own], [other])["outputs"]
-    torch.testing.assert_close(numbers, 0.5 * regression_loss(own, other))
-
-
-def test_answers_that_cannot_be_compared_are_one_sentence(unchecked):
-    one, other = torch.randn(4, 5), torch.randn(4, 6)
-    with pytest.raises(InputError, match="student's output"):
-        OutputLoss("classes")([one], [other])
-    with pytest.raises(InputError, match=r"expected logits \(B, C, ...\), got shape \(4,\)"):
-        OutputLoss("classes")([one[:, 0]], [one[:, 0]])
-    with pytest.raises(InputError, match='expected "classes" or "numbers"'):
-        OutputLoss("joints")
-    with pytest.raises(InputError, match="a positive temperature"):
-        OutputLoss("classes", temperature=0.0)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from .attachment import Attachment as Attachment
     from .batch import Batch as Batch
     from .batch import Fields as Fields
+    from .criteria import FeatureLoss as FeatureLoss
+    from .criteria import OutputLoss as OutputLoss
     from .distiller import Distiller as Distiller
     from .distiller import Pair as Pair
     from .errors import Diverged as Diverged
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from .learner import MetaConfig as MetaConfig
     from .learner import PriorLearner as PriorLearner
     from .losses import DistillationLoss as DistillationLoss
-    from .losses import OutputLoss as OutputLoss
     from .losses import activation_loss as activation_loss
     from .losses import attention_loss as attention_loss
     from .losses import distillation_loss as distillation_loss
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "attachment": ("Attachment",),
     "batch": ("Batch", "Fields"),
+    "criteria": ("FeatureLoss", "OutputLoss"),
     "distiller": ("Distiller", "Pair"),
     "errors": ("Diverged", "InputError"),
     "families": ("fisher", "merged", "transferred"),
@@ -55,7 +57,6 @@ _MODULES = {
     "learner": ("MetaConfig", "PriorLearner"),
     "losses": (
         "DistillationLoss",
-        "OutputLoss",
         "activation_loss",
         "attention_loss",
         "distillation_loss",

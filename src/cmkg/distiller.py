@@ -15,19 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from .batch import SOURCE_FIELDS, Batch, Fields, count_samples, expect_fields
+from .criteria import FeatureLoss, OutputLoss
 from .errors import InputError
-from .features import FeatureTap, Output, expect_gradient
+from .features import FeatureTap, Output, expect_gradient, tensor_of
 from .layouts import Layout, guess_layout
 from .losses import (
     ATTENTION_WEIGHT,
     DistillationLoss,
-    OutputLoss,
     expect_loss,
     loss_of_labelled,
     regression_loss,
@@ -37,6 +37,7 @@ from .meta import preserve_weights
 from .modules import call_model, preserve_modes, unwrap
 
 Loss = Callable[[Any, Any], Any]
+CriterionName = Literal["paper", "features", "classes", "numbers"]
 Criterion = Callable[[Sequence[Tensor], Sequence[Tensor]], Mapping[str, Tensor]]
 
 
@@ -75,10 +76,14 @@ class Distiller(nn.Module):
         example: a batch, to find shapes; needed unless both pairs and criterion are given.
         pairs: [Pair or (student layer, teacher layer)], deepest last; "auto" proposes them.
         loss: (prediction, target) to a scalar, of any task: L_REG.
-        criterion: (student's maps, teacher's maps) to {name: scalar}; None is Eq. 4. Without a
-            teacher there is nothing that it compares.
+        criterion: (student's maps, teacher's maps) to {name: scalar}, or its name: "paper" (Eq. 4),
+            "features" (FeatureLoss), "classes" or "numbers" (OutputLoss: the networks' outputs are
+            compared, pairs need not be named). Without a teacher there is nothing that it compares.
         attention_weight: lambda of Eq. 4.
         fields: which part of a batch is which.
+
+    Attributes:
+        teacher_weight: of all that the criterion gives; a loop may change it from step to step.
 
     Raises:
         InputError: no network, no such layer, a layout that is not clear, maps that cannot be
@@ -92,28 +97,33 @@ class Distiller(nn.Module):
         example: Any = None,
         pairs: Literal["auto"] | Sequence[Pair | tuple[str, str]] = "auto",
         loss: Loss = regression_loss,
-        criterion: Criterion | None = None,
+        criterion: Criterion | CriterionName = "paper",
         attention_weight: float = ATTENTION_WEIGHT,
         fields: Fields = SOURCE_FIELDS,
     ) -> None:
         super().__init__()
+        if isinstance(criterion, str) and criterion in ("classes", "numbers"):
+            criterion = OutputLoss(criterion)
         _expect_networks(student, teacher)
         expect_fields(fields)
         expect_loss(loss)
         if not 0 <= attention_weight < float("inf"):
             raise InputError(f"attention_weight: expected a number from 0, got {attention_weight}")
         if teacher is not None:
-            _expect_criterion(criterion, pairs, attention_weight)
+            _expect_criterion(criterion, attention_weight)
         self.student = student
         self.loss = loss
         self.fields = fields
-        self.criterion = criterion
+        self.teacher_weight = 1.0
+        self.criterion = None if isinstance(criterion, str) else criterion
         self._teacher = (teacher,)  # in a tuple: no submodule
         self._taps: tuple[FeatureTap, FeatureTap] | None = None
         self.pairs: list[Pair] = []
         if teacher is None:
             return
-        needs_example = pairs == "auto" or criterion is None
+        if isinstance(criterion, OutputLoss) and pairs == "auto":
+            return  # the outputs themselves are compared
+        needs_example = pairs == "auto" or self.criterion is None
         if needs_example and example is None:
             raise InputError(
                 "Distiller: give a batch as example=, to find the layers' shapes (or both pairs= "
@@ -121,9 +131,14 @@ class Distiller(nn.Module):
             )
         batch = fields(example, device_of(student)) if needs_example else Batch(None)
         self.pairs = _pairs_of(pairs, student, teacher, batch)
-        if criterion is None:
-            self.criterion = self._equation_4(batch, attention_weight)
-            self.criterion.to(device_of(student))
+        if isinstance(criterion, str):
+            shapes, how = self._look_at_maps(batch)
+            made = (
+                DistillationLoss(*shapes, attention_weight, **how)
+                if criterion == "paper"
+                else FeatureLoss(*shapes, **how)
+            )
+            self.criterion = made.to(device_of(student))
 
     @property
     def teacher(self) -> nn.Module | None:
@@ -150,14 +165,18 @@ class Distiller(nn.Module):
         if parts.target is not None:
             losses["regression"] = loss_of_labelled(self.loss, prediction, parts)
         if self.teacher is not None and self.criterion is not None:
-            own = self._tapped()[0].maps
-            expect_gradient(self.student, own, [pair.student for pair in self.pairs])
+            if self.pairs:
+                own = self._tapped()[0].maps
+                expect_gradient(self.student, own, [pair.student for pair in self.pairs])
+            else:
+                own = [tensor_of(prediction, None, "the student")]
             if teacher_maps is None:
                 teacher_maps = self.teacher_maps(parts.teacher_input)
             losses.teacher_maps = teacher_maps
             with_teacher = self.criterion(own, teacher_maps)
             for name, value in with_teacher.items():  # attention is 0 where no map has places
-                losses[name] = to_scalar(value, f"the {name} loss", needs_graph=False)
+                scalar = to_scalar(value, f"the {name} loss", needs_graph=False)
+                losses[name] = self.teacher_weight * scalar
         if not losses:
             raise InputError("a batch without a target, and no teacher: there is nothing to learn")
         return losses
@@ -175,11 +194,13 @@ class Distiller(nn.Module):
                 "a batch for distilling has no teacher's input: say with Fields(teacher=...) where "
                 "the superior modality is"
             )
-        _, tap = self._tapped()
+        tap = self._tapped()[1]
         with preserve_modes(teacher):
             teacher.eval()
-            call_model(teacher, teacher_input)
-        if self.criterion is None:
+            answer = call_model(teacher, teacher_input)
+        if not self.pairs:
+            return [tensor_of(answer, None, "the teacher").detach()]
+        if self.criterion is None:  # while shapes are looked at
             tap.warn_of_overwritten()
         maps = [features.detach() for features in tap.maps]
         tap.clear()
@@ -217,8 +238,8 @@ class Distiller(nn.Module):
         super()._apply(*args, **kwargs)
         return self
 
-    def _equation_4(self, batch: Batch, attention_weight: float) -> DistillationLoss:
-        """The criterion for the pairs, which get their layouts."""
+    def _look_at_maps(self, batch: Batch) -> tuple[tuple[Any, Any], dict[str, Any]]:
+        """The shapes of both networks' maps, and their layouts: what a criterion needs to know."""
         assert self.teacher is not None
         own, other = self._tapped()
         with torch.no_grad(), preserve_modes(self.student), preserve_weights(self.student, []):
@@ -244,26 +265,22 @@ class Distiller(nn.Module):
                 at = layout[side].index("B")
                 shape = tuple(features.shape)
                 shapes[side].append(shape[:at] + shape[at + 1 :])
-        return DistillationLoss(*shapes, attention_weight, layouts, drops)
+        return shapes, {"layouts": layouts, "drop_tokens": drops}
 
 
-def _expect_criterion(criterion: object, pairs: object, attention_weight: float) -> None:
-    """Refuses a criterion beside what it would leave without effect, or on the wrong layers."""
-    if criterion is None:
+def _expect_criterion(criterion: object, attention_weight: float) -> None:
+    """Refuses a criterion beside what it would leave without effect."""
+    if criterion == "paper":
         return
-    if isinstance(criterion, type) or not callable(criterion):
+    names = get_args(CriterionName)
+    if criterion not in names and (isinstance(criterion, type) or not callable(criterion)):
         raise InputError(
-            "criterion: expected a function of the student's and the teacher's maps, as "
-            f"OutputLoss(...), got {criterion!r:.60}"
+            f"criterion: expected one of {', '.join(names)}, or a function of the student's and "
+            f"the teacher's maps, as OutputLoss(...), got {criterion!r:.60}"
         )
     if attention_weight != ATTENTION_WEIGHT:
         raise InputError(
             "attention_weight= beside criterion=: it is Eq. 4's; give the criterion its own weight"
-        )
-    if isinstance(criterion, OutputLoss) and pairs == "auto":
-        raise InputError(
-            'OutputLoss: pairs="auto" leaves the networks\' outputs out; name the two layers that '
-            "give them: pairs=[(student's, teacher's)]"
         )
 
 

@@ -7,7 +7,7 @@ over the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -38,7 +38,7 @@ def regression_loss(prediction: Any, target: Any) -> Float[Tensor, ""]:
                 f"the {what} is a {type(value).__name__}, no tensor: give a loss of your own, "
                 "loss=lambda prediction, target: ..."
             )
-    _expect_same_shape("prediction", prediction, "target", target)
+    expect_same_shape("prediction", prediction, "target", target)
     squares = (prediction - target).square()
     return squares.mean() if squares.dim() < 2 else squares.flatten(1).sum(1).mean()
 
@@ -51,7 +51,7 @@ def activation_loss(
     Raises:
         InputError: the shapes differ.
     """
-    _expect_same_shape("the student's feature map", student_map, "the teacher's", teacher_map)
+    expect_same_shape("the student's feature map", student_map, "the teacher's", teacher_map)
     return (student_map - teacher_map).square().flatten(1).sum(1).mean()
 
 
@@ -100,7 +100,7 @@ def attention_loss(
     total = student_maps[0].new_zeros((), dtype=to_float32(student_maps[0]).dtype)
     for student_map, teacher_map in zip(student_maps, teacher_maps, strict=True):
         student, teacher = attention_map(student_map), attention_map(teacher_map)
-        _expect_same_shape("the student's attention map", student, "the teacher's", teacher)
+        expect_same_shape("the student's attention map", student, "the teacher's", teacher)
         total = total + (student - teacher).square().sum(1).mean()
     return total
 
@@ -119,6 +119,58 @@ def distillation_loss(
         "activation": activation_loss(to_float32(student_maps[-1]), to_float32(teacher_maps[-1])),
         "attention": attention_weight * attention_loss(student_maps, teacher_maps),
     }
+
+
+def lay_pairs(
+    student_maps: Sequence[Tensor],
+    teacher_maps: Sequence[Tensor],
+    layouts: Sequence[tuple[Layout, Layout]],
+    drop_tokens: Sequence[tuple[int, int]],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Both networks' maps as (B, C, H, W), the student's at the teacher's places.
+
+    Raises:
+        InputError: they cannot be laid over each other.
+    """
+    mine, theirs = [], []
+    for student, teacher, layout, drops in zip(
+        student_maps, teacher_maps, layouts, drop_tokens, strict=True
+    ):
+        own, other = lay_pair(student, teacher, layout, drops)
+        mine.append(as_picture(own))
+        theirs.append(as_picture(other))
+    return mine, theirs
+
+
+def expect_pairs(
+    student_shapes: Sequence[Sequence[int]],
+    teacher_shapes: Sequence[Sequence[int]],
+    layouts: Sequence[tuple[Layout, Layout]] | None,
+    drop_tokens: Sequence[tuple[int, int]] | None,
+) -> tuple[list[tuple[Layout, Layout]], list[tuple[int, int]], list[tuple[int, int]]]:
+    """Layouts, tokens to drop, and both networks' channels, for each pair of maps.
+
+    Raises:
+        InputError: maps that cannot be compared.
+    """
+    count = len(student_shapes)
+    if count != len(teacher_shapes) or not count:
+        raise InputError(
+            f"expected paired layers, got {count} of the student and "
+            f"{len(teacher_shapes)} of the teacher"
+        )
+    if layouts is None:
+        pairs = zip(student_shapes, teacher_shapes, strict=True)
+        layouts = [(_usual_layout(mine), _usual_layout(theirs)) for mine, theirs in pairs]
+    drops = list(drop_tokens or [(0, 0)] * count)
+    mine, theirs = lay_pairs(
+        [example_map(s, own) for s, (own, _) in zip(student_shapes, layouts, strict=True)],
+        [example_map(t, one) for t, (_, one) in zip(teacher_shapes, layouts, strict=True)],
+        layouts,
+        drops,
+    )
+    channels = [(a.shape[1], b.shape[1]) for a, b in zip(mine, theirs, strict=True)]
+    return list(layouts), drops, channels
 
 
 class DistillationLoss(nn.Module):
@@ -149,40 +201,18 @@ class DistillationLoss(nn.Module):
         drop_tokens: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         super().__init__()
-        count = len(student_shapes)
-        if count != len(teacher_shapes) or not count:
-            raise InputError(
-                f"expected paired layers, got {count} of the student and "
-                f"{len(teacher_shapes)} of the teacher"
-            )
         self.attention_weight = attention_weight
-        if layouts is None:
-            pairs = zip(student_shapes, teacher_shapes, strict=True)
-            layouts = [(_usual_layout(mine), _usual_layout(theirs)) for mine, theirs in pairs]
-        self.layouts = list(layouts)
-        self.drop_tokens = list(drop_tokens or [(0, 0)] * count)
-        mine, theirs = self.compared(
-            [example_map(s, own) for s, (own, _) in zip(student_shapes, self.layouts, strict=True)],
-            [example_map(t, one) for t, (_, one) in zip(teacher_shapes, self.layouts, strict=True)],
+        self.layouts, self.drop_tokens, channels = expect_pairs(
+            student_shapes, teacher_shapes, layouts, drop_tokens
         )
-        a, b = mine[-1].shape[1], theirs[-1].shape[1]
+        a, b = channels[-1]
         self.project = nn.Identity() if a == b else nn.Conv2d(a, b, 1)
 
     def compared(
         self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Both networks' maps as (B, C, H, W), the student's at the teacher's places.
-
-        Raises:
-            InputError: they cannot be laid over each other.
-        """
-        mine, theirs = [], []
-        pairs = zip(student_maps, teacher_maps, self.layouts, self.drop_tokens, strict=True)
-        for student, teacher, layouts, drops in pairs:
-            own, other = lay_pair(student, teacher, layouts, drops)
-            mine.append(as_picture(own))
-            theirs.append(as_picture(other))
-        return mine, theirs
+        """Both networks' maps, laid over each other: `lay_pairs`."""
+        return lay_pairs(student_maps, teacher_maps, self.layouts, self.drop_tokens)
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Losses:
         """Returns {"activation", "attention"}, weighted as they enter G; scalars."""
@@ -196,57 +226,6 @@ class DistillationLoss(nn.Module):
                 [mine[i] for i in with_places], [theirs[i] for i in with_places]
             )
         return {"activation": activation, "attention": self.attention_weight * attention}
-
-
-class OutputLoss(nn.Module):
-    """What the teacher answers, as labels: (student's maps, teacher's maps) to {"outputs"}.
-
-    A criterion for Distiller on the pair of the networks' outputs, the last pair. It needs no
-    labels: with them it stands beside L_REG, without them (Batch.target None, Batch.labelled) it
-    labels the pairs that nobody has annotated.
-
-    Args:
-        kind: "classes": logits (B, C, ...); the Kullback-Leibler divergence from the teacher's
-            tempered softmax, times temperature^2 (Hinton, Vinyals and Dean, 2015), mean over the
-            batch and over places. "numbers": (B, ...); the squared distance, summed as Eq. 1 does.
-        weight: of the term in G.
-        temperature: of "classes".
-
-    Raises:
-        InputError: another kind, or a number out of range.
-    """
-
-    def __init__(
-        self, kind: Literal["classes", "numbers"], weight: float = 1.0, temperature: float = 1.0
-    ) -> None:
-        super().__init__()
-        if kind not in ("classes", "numbers"):
-            raise InputError(f'OutputLoss: expected "classes" or "numbers", got {kind!r}')
-        if not (0 <= weight < float("inf") and 0 < temperature < float("inf")):
-            raise InputError(
-                f"OutputLoss: expected a weight from 0 and a positive temperature, got {weight} "
-                f"and {temperature}"
-            )
-        self.kind = kind
-        self.weight = weight
-        self.temperature = temperature
-
-    def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Losses:
-        """Returns {"outputs"}, weighted as it enters G; a scalar.
-
-        Raises:
-            InputError: the two outputs have different shapes.
-        """
-        own, other = to_float32(student_maps[-1]), to_float32(teacher_maps[-1])
-        _expect_same_shape("student's output", own, "teacher's output", other)
-        if self.kind == "numbers":
-            return {"outputs": self.weight * regression_loss(own, other)}
-        if own.dim() < 2:
-            raise InputError(f"expected logits (B, C, ...), got shape {tuple(own.shape)}")
-        known = (other / self.temperature).log_softmax(1)
-        learned = (own / self.temperature).log_softmax(1)
-        divergence = (known.exp() * (known - learned)).sum(1).mean()
-        return {"outputs": self.weight * self.temperature**2 * divergence}
 
 
 def _usual_layout(shape: Sequence[int]) -> Layout:
@@ -345,7 +324,8 @@ def to_scalar(value: Any, what: str = "the loss", needs_graph: bool = True) -> T
     return value.reshape(())
 
 
-def _expect_same_shape(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
+def expect_same_shape(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
+    """Refuses two tensors of different shapes."""
     if a.shape != b.shape:
         raise InputError(
             f"{name_a} has shape {tuple(a.shape)}, {name_b} has {tuple(b.shape)}: expected the same"

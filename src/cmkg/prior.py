@@ -269,8 +269,13 @@ class Prior:
             count += weights
         return (total / count) ** 0.5 if count else 0.0
 
-    def with_rms(self, rms: float) -> Prior:
+    def with_rms(self, rms: float, per_layer: bool = False) -> Prior:
         """phi scaled to the root mean square `rms`: the strength, free of phi's units.
+
+        Args:
+            rms: over all weights.
+            per_layer: of each layer alone: else a layer of large phi has nearly all of the strength
+                (of a slim ResNet-18's 25 layers one). A layer of zeros stays so.
 
         Raises:
             InputError: phi is zero everywhere.
@@ -281,6 +286,11 @@ class Prior:
             raise InputError(
                 "this prior is zero everywhere: expected one that was learned; distil for longer"
             )
+        if per_layer:
+            even = self._mapped(
+                lambda _, phi: phi / _rms(phi) if _rms(phi) else phi, per_layer=True
+            )
+            return even.with_rms(rms)
         return self.scaled(rms / self.rms())
 
     def to(self, device: torch.device | str) -> Prior:

@@ -36,7 +36,7 @@ from .batch import (
     length_of,
     map_tensors,
 )
-from .distiller import Criterion, Distiller, Loss, Pair
+from .distiller import Criterion, CriterionName, Distiller, Loss, Pair
 from .errors import InputError
 from .inputs import (
     as_json,
@@ -72,6 +72,7 @@ from .steps import average_gradients, backward
 
 Batches = Iterable[Any]
 Pairs = Literal["auto"] | Sequence[Pair | tuple[str, str]]
+TeacherWeight = Callable[[float], float]
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 Precision = Literal["32-true", "bf16-mixed", "64-true", "bf16-true"]
 TRUE_PRECISIONS = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
@@ -126,7 +127,7 @@ class Learned:
     """What distilling leaves: the losses of each epoch, the distillers (one a source), the priors.
 
     history: [{"regression", "activation", "attention"}], or the criterion's names in place of the
-    last two: means over samples as they enter G; "regression" over those that have a label.
+    last two: means over samples, as they enter G; "regression" over those that have a label.
     """
 
     history: list[Losses]
@@ -159,8 +160,9 @@ def distill(
     *,
     pairs: Pairs = "auto",
     fields: Fields = SOURCE_FIELDS,
-    criterion: Criterion | None = None,
+    criterion: Criterion | CriterionName = "paper",
     attention_weight: float = ATTENTION_WEIGHT,
+    teacher_weight: TeacherWeight | None = None,
     fit: FitConfig | None = None,
 ) -> Learned:
     """Trains `student` on G = loss + L_DIST (Eqs. 4 and 8) with a frozen `teacher`.
@@ -172,9 +174,10 @@ def distill(
         loss: (prediction, target) to a scalar, of any task; if it has parameters, they are trained.
         pairs: see Distiller.
         fields: which part of a batch is which.
-        criterion: L_DIST, as OutputLoss, of all sources; a module's parameters are trained; None is
-            Eq. 4.
+        criterion: L_DIST of all sources, see Distiller; a module's parameters are trained.
         attention_weight: lambda of Eq. 4.
+        teacher_weight: of L_DIST after a share of the training from 0 to 1, as
+            `lambda done: 1 - done`, which lets the teacher fade; None is 1 throughout.
         fit: how it is trained.
 
     Raises:
@@ -186,7 +189,7 @@ def distill(
     kind = criterion, attention_weight
     distillers = _distillers(student, teacher, data, loss, pairs, fields, kind, how)
     facts = {"call": "distill", "criterion": describe_function(criterion)}
-    return _learn(distillers, _sources(teacher, data)[1], [], how, facts)
+    return _learn(distillers, _sources(teacher, data)[1], [], teacher_weight, how, facts)
 
 
 def learn_prior(
@@ -198,19 +201,19 @@ def learn_prior(
     meta: MetaConfig | None = None,
     pairs: Pairs = "auto",
     fields: Fields = SOURCE_FIELDS,
-    criterion: Criterion | None = None,
+    criterion: Criterion | CriterionName = "paper",
     attention_weight: float = ATTENTION_WEIGHT,
+    teacher_weight: TeacherWeight | None = None,
     theta_0: nn.Module | None = None,
     fit: FitConfig | None = None,
 ) -> Learned:
     """Distils as `distill` does, and meanwhile learns a prior for each exponent (Algorithm 3).
 
-    theta's path does not depend on phi. Eleven parameters: those of `distill` and two more, seven
-    of them keywords with defaults.
+    theta's path does not depend on phi. The parameters are those of `distill` and two more.
 
     Args:
-        student, teacher, data, loss, pairs, fields, criterion, attention_weight, fit: see
-            `distill`.
+        student, teacher, data, loss, pairs, fields: see `distill`.
+        criterion, attention_weight, teacher_weight, fit: see `distill`.
         meta: how phi is learned; the defaults are the paper's.
         theta_0: the network as it began, whose fingerprint the prior carries; None is the student
             as it is now.
@@ -229,7 +232,7 @@ def learn_prior(
     facts: dict[str, Any] = {"call": "learn prior", "meta": as_json(asdict(config))}
     facts["criterion"] = describe_function(criterion)
     facts["theta_0"] = first.priors[0].manifest["fingerprint"]
-    return _learn(distillers, _sources(teacher, data)[1], learners, how, facts)
+    return _learn(distillers, _sources(teacher, data)[1], learners, teacher_weight, how, facts)
 
 
 def train_with_prior(
@@ -312,7 +315,9 @@ def train_with_prior(
         pull = prior.attach(trainer.optimizer, trainer.model, coupled)
     with pull:
         return trainer.fit(
-            settings, lambda: ((losses_of, None, parts_of(raw)) for raw in data), length_of(data)
+            settings,
+            lambda _epoch: ((losses_of, None, parts_of(raw)) for raw in data),
+            length_of(data),
         )
 
 
@@ -340,7 +345,7 @@ def _distillers(
     loss: Loss,
     pairs: Pairs,
     fields: Fields,
-    kind: tuple[Criterion | None, float],
+    kind: tuple[Criterion | CriterionName, float],
     fit: FitConfig,
 ) -> list[Distiller]:
     """One for each source, on the device and in the precision of the training.
@@ -383,6 +388,7 @@ def _learn(
     distillers: list[Distiller],
     data: list[Batches],
     learners: list[PriorLearner],
+    teacher_weight: TeacherWeight | None,
     fit: FitConfig,
     facts: dict[str, Any],
 ) -> Learned:
@@ -395,6 +401,7 @@ def _learn(
         "loss": describe_function(first.loss),
         "fields": describe_fields(first.fields),
         "attention_weight": getattr(first.criterion, "attention_weight", None),
+        "teacher_weight": describe_function(teacher_weight),
         "data": [describe_data(batches) for batches in data],
     }
     trained = [part for d in distillers for part in (d.criterion, _owner_of(d.loss))]
@@ -404,8 +411,11 @@ def _learn(
         trainer.state |= {"learner": learners[0]}
     by_distiller: dict[int, PriorLearner] = {id(learner.distiller): learner for learner in learners}
 
-    def items() -> Iterator[tuple[Any, Any, Batch]]:
-        for distiller, raw in _alternate(distillers, data):
+    def items(epoch: int) -> Iterator[tuple[Any, Any, Batch]]:
+        for number, (distiller, raw) in enumerate(_alternate(distillers, data)):
+            if teacher_weight is not None:
+                done = (epoch + (number / total if total else 0)) / fit.epochs
+                distiller.teacher_weight = _weight_at(teacher_weight, done)
             batch = trainer.to_precision(distiller.fields(raw, trainer.device))
             yield distiller, by_distiller.get(id(distiller)), batch
 
@@ -417,6 +427,15 @@ def _learn(
         for distiller in distillers:
             distiller.close()
     return Learned(history, distillers, learners[0].priors if learners else [])
+
+
+def _weight_at(teacher_weight: TeacherWeight, done: float) -> float:
+    value = teacher_weight(done)
+    if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        raise InputError(
+            f"teacher_weight: expected a number from 0, got {value!r} at {done:.3f} of the training"
+        )
+    return float(value)
 
 
 def _alternate(
@@ -476,14 +495,15 @@ class _Trainer:
     def fit(
         self,
         settings: dict[str, Any],
-        items: Callable[[], Iterable[tuple[Any, PriorLearner | None, Batch]]],
+        items: Callable[[int], Iterable[tuple[Any, PriorLearner | None, Batch]]],
         total: int | None,
     ) -> list[Losses]:
         """All epochs; resumes at the one where it was killed.
 
         Args:
             settings: all that a resumed call must share with the first.
-            items: (function of a batch to losses, what learns phi, batch) of an epoch.
+            items: (function of a batch to losses, what learns phi, batch) of an
+                epoch, by its number.
             total: how many there are, where that is known.
         """
         settings = settings | {
@@ -502,7 +522,7 @@ class _Trainer:
                 if not history:
                     history = [_without_step(line) for line in run.logged()]
                 title = f"{run.title} {epoch + 1}/{self.how.epochs}"
-                line = self._fit_epoch(title, items(), total)
+                line = self._fit_epoch(title, items(epoch), total)
                 validated = self._validate()
                 if taken := [name for name in validated if name in line]:
                     raise InputError(f"validate: {taken[0]!r} is a loss's name already")

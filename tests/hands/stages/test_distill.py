@@ -1,6 +1,10 @@
+import json
+
+import pytest
 import torch
 from safetensors.torch import load_file
 
+from cmkg.errors import InputError
 from cmkg.hands.stages import distill
 from cmkg.prior import Prior, fingerprint
 from tests.hands.runs import SMALL, common, settings
@@ -27,3 +31,38 @@ def test_the_students_path_does_not_depend_on_phi(whole, tmp_path):
         assert prior.manifest["fingerprint"] != fingerprint(own | {"0": torch.zeros(1)})
         assert prior.manifest["source"] == "source"  # a name, no path of this machine
     assert not (tmp_path / "alone/prior_p2.safetensors").exists()
+
+
+def test_every_criterion_and_control_runs_and_logs_its_terms(whole, tmp_path):
+    shared = {**common(whole), **SMALL, "exponents": (), "labels": 16, "unlabelled": 0.75}
+    shared |= {"student": str(whole / "student"), "start": "theta_0"}
+    depth, rgb = str(whole / "teacher"), str(whole / "student")
+    terms = {}
+    for name, changes in {
+        "outputs": {"criterion": distill.Criterion("outputs")},
+        "features": {"criterion": distill.Criterion("features")},
+        "both": {"criterion": distill.Criterion("both", fading=True)},
+        "twin": {"criterion": distill.Criterion("outputs"), "teacher": rgb},
+        "shuffled": {"criterion": distill.Criterion("outputs"), "shuffled": True},
+        "alone": {"use_teacher": False},
+    }.items():
+        out = tmp_path / name
+        own = {"teacher": depth, "out": str(out)} | changes
+        distill.run(settings(distill.Distill, **shared | own))
+        line = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+        terms[name] = set(line) & {"regression", "outputs", "features", "activation"}
+    card = (tmp_path / "twin/README.md").read_text()
+    assert "distilled from rgb" in card.replace("\n", " ")
+    assert terms["outputs"] == terms["twin"] == terms["shuffled"] == {"regression", "outputs"}
+    assert terms["features"] == {"regression", "features"}
+    assert terms["both"] == {"regression", "outputs", "features"}
+    assert terms["alone"] == {"regression"}
+    weights = [load_file(tmp_path / name / "distilled.safetensors") for name in terms]
+    assert len({float(one["head.pooled.weight"].sum()) for one in weights}) == len(terms)
+
+
+def test_a_teacher_of_no_known_modality_is_one_sentence(whole):
+    with pytest.raises(
+        InputError, match="expected a teacher's or a student's run, with 'modality'"
+    ):
+        distill.modality_of(str(whole / "distill"))

@@ -16,8 +16,11 @@ from cmkg.hands.stages.fitting import (
     convention_matrix,
     expect_modalities,
     frame_range,
+    labelled_numbers,
     load_optimizer,
+    steps_of,
 )
+from cmkg.hands.stages.settings import OptimConfig, SourceData
 from tests.hands.runs import NET, SMALL, common, settings
 
 
@@ -54,6 +57,40 @@ def test_an_epoch_draws_each_frame_of_the_block_once(packed):
     seen = torch.cat([loader.training_batch(0, step, 3, process(0, 1)).scale_mm for step in (0, 1)])
     whole = Loader(packed, 16).fetch(np.arange(4, 10)).scale_mm
     torch.testing.assert_close(seen.sort().values, whole.sort().values)
+
+
+def test_few_labels_are_among_the_more_and_an_epoch_stays_as_long(packed):
+    few, more = (
+        labelled_numbers(SourceData(labels=count, label_seed=3), packed) for count in (3, 6)
+    )
+    assert set(few) < set(more)
+    assert labelled_numbers(SourceData(), packed) is None
+    other = labelled_numbers(SourceData(labels=3, label_seed=4), packed)
+    assert set(other) != set(few)
+    with pytest.raises(InputError, match="--labels: expected at most the 12 samples of"):
+        labelled_numbers(SourceData(labels=13), packed)
+    loader = Loader(packed, 16, labelled=few)
+    assert steps_of(OptimConfig(epochs=2, batch=4), loader) == 2 * 12 // 4
+    lengths = Loader(packed, 16).fetch(few).scale_mm
+    seen = torch.cat([loader.training_batch(0, step, 4, process(0, 1)).scale_mm for step in (0, 1)])
+    assert set(seen.tolist()) == set(lengths.tolist())
+
+
+def test_a_batch_has_its_share_of_pairs_without_labels(packed):
+    few = labelled_numbers(SourceData(labels=4), packed)
+    loader = Loader(packed, 16, modalities=("rgb", "depth"), labelled=few, unlabelled=0.75)
+    whole = Loader(packed, 16).fetch(np.arange(12)).scale_mm
+    labelled, others = whole[few].tolist(), np.delete(whole, few).tolist()
+    seen = []
+    for step in (0, 1):
+        batch = loader.training_batch(0, step, 8, process(0, 1))
+        assert batch.labelled.tolist() == [True] * 2 + [False] * 6
+        assert set(batch.scale_mm[:2].tolist()) <= set(labelled)
+        assert set(batch.scale_mm[2:].tolist()) <= set(others)
+        seen += batch.scale_mm[:2].tolist()
+    assert sorted(seen) == sorted(labelled)
+    with pytest.raises(InputError, match="--unlabelled: expected a share of the batch from 0 to"):
+        Loader(packed, 16, unlabelled=1.0)
 
 
 def test_processes_share_a_batch_and_steps_repeat(packed):

@@ -43,7 +43,13 @@ SOURCE_AUGMENTATION = Augmentation(
 TARGET_AUGMENTATION = Augmentation(
     turn_deg=90, shift=0.04, zoom=0.08, colour=0.25, noise=0.02, erase=0.2
 )
+MILD_AUGMENTATION = Augmentation(
+    turn_deg=20, shift=0.04, zoom=0.08, colour=0.25, noise=0.02, erase=0.2
+)
 SLIM_NET = NetConfig(width=0.25, head="integral", stem_stride=2, heatmap_weight=1000.0, px=64)
+SMALL_NET = NetConfig(
+    backbone="resnet10", width=0.25, head="integral", stem_stride=2, heatmap_weight=1000.0, px=48
+)
 WIDER_NET = NetConfig(width=0.375, head="integral", stem_stride=2, heatmap_weight=1000.0, px=64)
 FIRST_TEST_SCENE = 10_000_000
 SEQUENCES, TEST_SEQUENCES = 4, 2  # of a rendered target
@@ -320,7 +326,7 @@ def source_stages(config: Experiment, out: Path) -> dict[str, SourceStage]:
             student=str(out / "student"),
             teacher=str(out / "teacher"),
             out=str(out / "distill"),
-            attention_weight=config.expert.attention_weight,
+            criterion=distill.Criterion(attention_weight=config.expert.attention_weight),
             source=data,
             optim=optim(config.expert.distill_epochs),
             augmentation=SOURCE_AUGMENTATION,

@@ -255,7 +255,7 @@ def source_stage(config: Paper, family: str, kind: str, seed: int) -> Stage:
         student=str(home / "student"),
         teacher=str(home / "teacher"),
         out=out,
-        attention_weight=recipe.attention_weight if whole else 0.0,
+        criterion=distill.Criterion(attention_weight=recipe.attention_weight if whole else 0.0),
         optimizer_state=state,
         source=data,
         phi=distill.PhiConfig(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..skeleton import WRIST
@@ -30,7 +30,8 @@ class HandBatch:
     """Network inputs and labels.
 
     rgb: normalised. depth: relative to the wrist, in units of 120 mm, clipped to [-1, 1], 1 where
-    nothing was measured. joints, uv: see Pose. scale_mm: the bone's length.
+    nothing was measured. joints, uv: see Pose. scale_mm: the bone's length. labelled: which samples
+    have labels; None is all.
     """
 
     joints: Float[Tensor, "b 21 3"]
@@ -38,6 +39,7 @@ class HandBatch:
     scale_mm: Float[Tensor, " b"]
     rgb: Float[Tensor, "b 3 px px"] | None = None
     depth: Float[Tensor, "b 1 px px"] | None = None
+    labelled: Bool[Tensor, " b"] | None = None
 
     def __len__(self) -> int:
         return len(self.joints)
@@ -73,6 +75,7 @@ class HandBatch:
             scale_mm=torch.cat([self.scale_mm, other.scale_mm]),
             rgb=_concatenate(self.rgb, other.rgb),
             depth=_concatenate(self.depth, other.depth),
+            labelled=_concatenate(self.labelled, other.labelled),
         )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...distiller import Pair
 from ...losses import regression_loss
 from .heatmaps import heatmap_loss
 from .pose import Pose
@@ -40,6 +42,37 @@ class PoseLoss:
         if self.mean:
             factor /= target.joints[0].numel()
         return factor * value
+
+
+class TeachersPose(nn.Module):
+    """What the teacher sees, as labels: (student's maps, teacher's maps) to {"outputs"}.
+
+    A criterion on `output_pairs`: the loss of the student's pose with the teacher's joints, and its
+    heatmaps' centres of mass, in the labels' place.
+
+    weight: of the term in G.
+    """
+
+    def __init__(self, loss: PoseLoss, weight: float) -> None:
+        super().__init__()
+        self.loss = loss
+        self.weight = weight
+
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Returns {"outputs"}, weighted as it enters G; a scalar."""
+        own, other = Pose(student[0].float()), Pose(teacher[0].float())
+        if len(student) > 1:
+            own, other = own._replace(heatmaps=student[1].float()), other._replace(uv=teacher[1])
+        return {"outputs": self.weight * self.loss(own, other)}
+
+
+def output_pairs(net: NetConfig) -> list[Pair]:
+    """What TeachersPose compares: joints, and where there are any heatmaps with their centres."""
+    joints, uv, heatmaps = range(3)  # of a Pose
+    pairs = [Pair("head", "head", output=joints)]
+    if net.head == "integral":
+        pairs.append(Pair("head", "head", output=(heatmaps, uv)))
+    return pairs
 
 
 def loss_of(net: NetConfig, bone_mm: float) -> PoseLoss:

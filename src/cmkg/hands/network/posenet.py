@@ -148,6 +148,15 @@ class PoseNet(nn.Module):
         self.feature_layers = list(feature_layers)
         self.register_buffer("convention", torch.eye(21))
 
+    @torch.no_grad()
+    def feature_maps(self, px: int) -> list[Tensor]:
+        """The four stages' maps of one blank picture of px x px pixels: for their shapes."""
+        first = next(self.parameters())
+        blank = first.new_zeros(1, first.shape[1], px, px)
+        maps: list[Tensor] = self.backbone.eval()(blank)
+        self.backbone.train()
+        return maps
+
     def forward(self, x: Float[Tensor, "b c px px"]) -> Pose:
         """The same kind of Pose in training and in evaluation."""
         pose: Pose = self.head(self.backbone(x))

@@ -6,31 +6,35 @@ and p = 2 are learned side by side.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...batch import Batch
 from ...cards import ABOUT_PRIOR, prior_facts, write_card
+from ...criteria import FeatureLoss
 from ...distiller import Distiller
+from ...errors import InputError
 from ...learner import MetaConfig, PriorLearner
 from ...losses import distillation_loss
 from ...prior import Prior
 from ...runtime.checks import expect_from_zero, expect_positive
 from ...runtime.distributed import launch, place_model
-from ...runtime.files import save_weights, write_json
+from ...runtime.files import read_json, save_weights, write_json
 from ...runtime.runs import Losses, Run
 from ...steps import take_step
 from ..datasets.packed import Packed, open_training_set
 from ..network.augment import Augmentation
 from ..network.pose import HandBatch
-from ..network.pose_loss import describe_unit, loss_of
-from .fitting import Loader, fit, load_optimizer, second_half
-from .networks import THETA_0, load_network
+from ..network.pose_loss import PoseLoss, TeachersPose, describe_unit, loss_of, output_pairs
+from ..network.posenet import NetConfig, PoseNet
+from .fitting import Loader, fit, labelled_numbers, load_optimizer, second_half, steps_of
+from .networks import CHANNELS, ROLES, THETA_0, Modality, load_network
 from .predicting import predict, save_predictions, score
 from .settings import Flat, OptimConfig, SourceData
 from .student_card import finish_student
@@ -66,6 +70,26 @@ class PhiConfig:
 
 
 @dataclass(frozen=True)
+class Criterion:
+    """What the student is to have of the teacher."""
+
+    criterion: Literal["paper", "outputs", "features", "both"] = "paper"
+    """paper: L_DIST of Eq. 4. outputs: the teacher's joints, and its heatmaps' centres, as labels.
+    features: projected and standardised feature maps (cmkg.FeatureLoss). both: the last two."""
+    attention_weight: float = 1e3
+    """lambda of Eq. 4, for `paper`; 0 leaves L_ACT alone."""
+    output_weight: float = 1.0
+    """Of `outputs` beside L_REG."""
+    feature_weight: float = 1.0
+    """Of `features` beside L_REG."""
+    fading: bool = False
+    """The teacher's weight falls from 1 at the first step to 0 at the last."""
+
+    def __post_init__(self) -> None:
+        expect_from_zero(self, "attention_weight", "output_weight", "feature_weight")
+
+
+@dataclass(frozen=True)
 class Distill:
     """Settings of distilling a teacher into a student."""
 
@@ -75,12 +99,17 @@ class Distill:
     """Its weights to start from: trained, or theta_0, so that phi sees the whole way (it takes as
     many epochs more)."""
     teacher: str = "runs/teacher"
-    """Folder of a finished teacher run."""
+    """Folder of a finished teacher run; of a student run for the control that the teacher, too,
+    sees RGB."""
     out: str = "runs/distill"
-    attention_weight: float = 1e3
-    """lambda of Eq. 4; 0 leaves L_ACT alone."""
+    criterion: Annotated[Criterion, Flat] = field(default_factory=Criterion)
+    unlabelled: float = 0.0
+    """Share of each batch that is drawn from the pairs without labels (--labels): they learn from
+    the teacher alone."""
     use_teacher: bool = True
     """False is a control: G = L_REG, for theta and for phi alike."""
+    shuffled: bool = False
+    """A control: the teacher sees another sample of the batch than the student."""
     optimizer_state: str = ""
     """Adam's state to go on with: optimizer.pt of the student's run (--keep-optimizer there); empty
     = begun anew."""
@@ -88,9 +117,6 @@ class Distill:
     phi: Annotated[PhiConfig, Flat] = field(default_factory=PhiConfig)
     optim: Annotated[OptimConfig, Flat] = field(default_factory=OptimConfig)
     augmentation: Augmentation = field(default_factory=Augmentation)
-
-    def __post_init__(self) -> None:
-        expect_from_zero(self, "attention_weight")
 
 
 def learner_of(
@@ -112,7 +138,8 @@ def learner_of(
         "loss_units": loss_unit,
         "source": Path(config.source.data).name,
         "teacher": Path(config.teacher).name,
-        "attention_weight": config.attention_weight,
+        "criterion": config.criterion.criterion,
+        "attention_weight": config.criterion.attention_weight,
     }
     return PriorLearner(distiller, how, theta_0=theta_0, facts=facts)
 
@@ -125,37 +152,47 @@ def run(config: Distill) -> dict[str, Any]:
     fabric = launch(config.optim.precision)
     start, net = load_network(config.student, "rgb", config.start)
     theta_0, _ = load_network(config.student, "rgb", THETA_0)
-    teacher, _ = load_network(config.teacher, "depth", "teacher")
+    modality = modality_of(config.teacher)
+    teacher, _ = load_network(config.teacher, modality, ROLES[modality])
     packed = open_training_set(config.source.data, config.source.extra)
-    both = ("rgb", "depth")
-    loader = Loader(packed, net.px, fabric.device, both, config.augmentation)
+    loader = Loader(
+        packed,
+        net.px,
+        fabric.device,
+        tuple(dict.fromkeys(("rgb", modality))),
+        config.augmentation,
+        labelled=labelled_numbers(config.source, packed),
+        unlabelled=config.unlabelled if config.use_teacher else 0.0,
+    )
     test = Loader(Packed(config.source.test), net.px, fabric.device)
     own = packed if isinstance(packed, Packed) else packed.first
     loss = loss_of(net, own.bone_mm)
 
     teacher.to(fabric.device).requires_grad_(False)
     student = place_model(start, fabric)
-    layers = [(name, name) for name in start.feature_layers]
-    distiller = Distiller(
-        student,
-        teacher if config.use_teacher else None,
-        pairs=layers,
-        loss=loss,
-        criterion=partial(distillation_loss, attention_weight=config.attention_weight),
-    )
+    distiller = distiller_of(config.criterion, student, teacher, net, loss)
+    if not config.use_teacher:
+        distiller = Distiller(student, None, loss=loss)
     learner = None
     if config.phi.exponents:
         learner = learner_of(config, distiller, theta_0, describe_unit(net))
-    optimizer = torch.optim.Adam(student.parameters(), config.optim.lr)
+    optimizer = torch.optim.Adam(distiller.parameters(), config.optim.lr)
     if config.optimizer_state:
         load_optimizer(config.optimizer_state, optimizer)
 
-    def update(hands: HandBatch, _step: int) -> Losses:
-        batch = Batch(hands.picture("rgb"), hands.picture("depth"), hands.labels)
+    total = steps_of(config.optim, loader)
+
+    def update(hands: HandBatch, step: int) -> Losses:
+        if config.criterion.fading:
+            distiller.teacher_weight = 1 - step / total
+        seen = hands.picture(modality)
+        if config.shuffled:
+            seen = seen.roll(1, 0)
+        batch = Batch(hands.picture("rgb"), seen, hands.labels, hands.labelled)
         learn = None if learner is None else partial(learner.backward, batch, optimizer=optimizer)
         return take_step(student, optimizer, lambda: distiller(batch), fabric.autocast, learn)
 
-    state: dict[str, Any] = {"model": student, "optimizer": optimizer}
+    state: dict[str, Any] = {"model": distiller, "optimizer": optimizer}
     if learner is not None:
         state["learner"] = learner
     with run.claim():
@@ -168,7 +205,56 @@ def run(config: Distill) -> dict[str, Any]:
         save_weights(run.path("distilled.safetensors"), student)
         predictions = predict(student, test, fabric)
         save_predictions(run.path("predictions.npz"), predictions)
-        return finish_student(run, score(predictions), "A hand student, distilled from depth")
+        title = f"A hand student, distilled from {modality}"
+        return finish_student(run, score(predictions), title)
+
+
+def modality_of(folder: str) -> Modality:
+    """What the network of a finished teacher or student run sees."""
+    path = Path(folder) / "config.json"
+    held = read_json(path)
+    found: Any = held.get("modality") if isinstance(held, dict) else None
+    if found not in CHANNELS:
+        raise InputError(
+            f"{path}: expected a teacher's or a student's run, with 'modality' rgb or depth, found "
+            f"{found!r}"
+        )
+    modality: Modality = found
+    return modality
+
+
+def distiller_of(
+    criterion: Criterion, student: nn.Module, teacher: PoseNet, net: NetConfig, loss: PoseLoss
+) -> Distiller:
+    """The losses of the criterion that the settings name."""
+    layers = [(name, name) for name in teacher.feature_layers]
+    if criterion.criterion == "paper":
+        paper = partial(distillation_loss, attention_weight=criterion.attention_weight)
+        return Distiller(student, teacher, pairs=layers, loss=loss, criterion=paper)
+    outputs, answers = output_pairs(net), TeachersPose(loss, criterion.output_weight)
+    if criterion.criterion == "outputs":
+        return Distiller(student, teacher, pairs=outputs, loss=loss, criterion=answers)
+    shapes = [tuple(m.shape[1:]) for m in teacher.feature_maps(net.px)]
+    features = FeatureLoss(shapes, shapes, criterion.feature_weight)
+    features.to(next(teacher.parameters()).device)
+    if criterion.criterion == "features":
+        return Distiller(student, teacher, pairs=layers, loss=loss, criterion=features)
+    both = Both(features, answers, len(layers))
+    return Distiller(student, teacher, pairs=[*layers, *outputs], loss=loss, criterion=both)
+
+
+class Both(nn.Module):
+    """Two criteria: the first on the first `count` pairs, the second on the others."""
+
+    def __init__(self, first: nn.Module, second: nn.Module, count: int) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+        self.count = count
+
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The terms of both."""
+        own = self.first(student[: self.count], teacher[: self.count])
+        return {**own, **self.second(student[self.count :], teacher[self.count :])}
 
 
 def save_prior(run: Run, prior: Prior, steps: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -22,7 +22,7 @@ from ..datasets.packed import JoinedSets, Packed, TrainingSet
 from ..network.augment import NONE, Augmentation, Stored, Turns, network_inputs
 from ..network.pose import HandBatch
 from ..skeleton import retarget_matrix
-from .settings import OptimConfig
+from .settings import OptimConfig, SourceData
 
 Frames = tuple[int, int]  # [first, last)
 OPTIMIZER = "optimizer.pt"
@@ -63,11 +63,34 @@ def expect_modalities(packed: TrainingSet, modalities: Sequence[str]) -> None:
             )
 
 
+def labelled_numbers(source: SourceData, packed: TrainingSet) -> np.ndarray | None:
+    """Numbers of the samples of a source that have labels; None is all.
+
+    They follow from --label-seed alone, and fewer of them are among the more. What is mixed in
+    (--extra) keeps its labels.
+
+    Raises:
+        InputError: there are not so many samples.
+    """
+    own = packed.first if isinstance(packed, JoinedSets) else packed
+    if source.labels > len(own):
+        raise InputError(
+            f"--labels: expected at most the {len(own)} samples of {own.folder}, got "
+            f"{source.labels}"
+        )
+    if not source.labels:
+        return None
+    order = torch.randperm(len(own), generator=generator("labels", source.label_seed)).numpy()
+    return np.concatenate([np.sort(order[: source.labels]), np.arange(len(own), len(packed))])
+
+
 @dataclass(frozen=True)
 class Loader:
     """What a stage draws its batches from.
 
-    frames: only these of the set. modalities: of "rgb" and "depth".
+    frames: only these of the set. modalities: of "rgb" and "depth". labelled: numbers of those that
+    have labels; None is all. unlabelled: share of each batch that is drawn from the others; 0
+    leaves them out. An epoch takes as many steps as the whole set does, however many have labels.
     """
 
     packed: TrainingSet
@@ -76,9 +99,16 @@ class Loader:
     modalities: tuple[str, ...] = ("rgb",)
     augmentation: Augmentation = NONE
     frames: Frames | None = None
+    labelled: np.ndarray | None = None
+    unlabelled: float = 0.0
 
     def __post_init__(self) -> None:
         expect_modalities(self.packed, self.modalities)
+        if not 0 <= self.unlabelled < 1:
+            raise InputError(
+                f"--unlabelled: expected a share of the batch from 0 to below 1, got "
+                f"{self.unlabelled}"
+            )
 
     def _range(self) -> Frames:
         if self.frames is None or isinstance(self.packed, JoinedSets):
@@ -140,11 +170,24 @@ class Loader:
     ) -> HandBatch:
         """This process's share of a step's batch; order and augmentation follow from the key."""
         place, count = fabric.global_rank, fabric.world_size
-        first, _ = self._range()
         order_key = seed if stream == "augment" else (stream, seed)
-        rows = batch_indices(order_key, step, len(self), batch, place, count)
         draws = generator(stream, seed, step, place, device=fabric.device)
-        return self.fetch(first + rows.numpy(), draws)
+
+        def drawn(numbers: np.ndarray, key: object, size: int) -> HandBatch:
+            rows = batch_indices(key, step, len(numbers), size, place, count)
+            return self.fetch(numbers[rows.numpy()], draws)
+
+        every = np.arange(*self._range())
+        if self.labelled is None:
+            return drawn(every, order_key, batch)
+        others = np.setdiff1d(every, self.labelled)
+        size = min(round(batch * self.unlabelled), batch - 1) if len(others) else 0
+        own = drawn(self.labelled, order_key, batch - size)
+        if not size:
+            return own
+        other = drawn(others, ("unlabelled", order_key), size)
+        mask = torch.arange(len(own) + len(other), device=fabric.device) < len(own)
+        return replace(own.join(other), labelled=mask)
 
 
 def fit(
@@ -171,12 +214,17 @@ def fit(
         The number of steps.
     """
     batch = min(optim.batch, len(loader))
-    total = optim.epochs * (len(loader) // batch)
+    total = steps_of(optim, loader)
     for step, log in run.steps(total, state, batch):
         optim.set_rate(state["optimizer"], step, total)
         drawn = loader.training_batch(optim.seed if key is None else key, step, batch, fabric)
         log(update(drawn, step))
     return total
+
+
+def steps_of(optim: OptimConfig, loader: Loader) -> int:
+    """How many steps all epochs take."""
+    return optim.epochs * (len(loader) // min(optim.batch, len(loader)))
 
 
 def second_half(first: PathLike, seed: int) -> object:

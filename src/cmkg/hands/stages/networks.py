@@ -13,6 +13,7 @@ from .fitting import convention_matrix
 
 Modality = Literal["rgb", "depth"]
 CHANNELS: dict[str, int] = {"rgb": 3, "depth": 1}
+ROLES = {"rgb": "student", "depth": "teacher"}
 THETA_0 = "theta_0"
 
 

@@ -10,7 +10,7 @@ import torch
 import tyro
 
 from ...errors import InputError
-from ...runtime.checks import expect_positive
+from ...runtime.checks import expect_from_zero, expect_positive
 from ...runtime.distributed import Precision
 
 Flat = tyro.conf.OmitArgPrefixes  # a group whose settings have no prefix on the command line
@@ -56,6 +56,13 @@ class SourceData:
     """Packed set mixed into `data`, its joints in the convention of `data`: the paper's synthetic
     augmentation."""
     test: str = "data/source-test"
+    labels: int = 0
+    """So many samples of `data` have labels, drawn by --label-seed; 0 = all. Give the teacher's and
+    the student's stages the same. An epoch takes as many steps as all samples do."""
+    label_seed: int = 0
+
+    def __post_init__(self) -> None:
+        expect_from_zero(self, "labels")
 
 
 def expect_margin(margin: float) -> None:

@@ -21,13 +21,20 @@ from ..network.augment import Augmentation
 from ..network.pose import HandBatch
 from ..network.pose_loss import loss_of
 from ..network.posenet import NetConfig, pose_net
-from .fitting import OPTIMIZER, Loader, fit, load_optimizer, save_optimizer, second_half
-from .networks import CHANNELS, THETA_0, Modality
+from .fitting import (
+    OPTIMIZER,
+    Loader,
+    fit,
+    labelled_numbers,
+    load_optimizer,
+    save_optimizer,
+    second_half,
+)
+from .networks import CHANNELS, ROLES, THETA_0, Modality
 from .predicting import predict, save_predictions, score
 from .settings import Flat, OptimConfig, SourceData
 from .student_card import finish_student
 
-ROLES = {"rgb": "student", "depth": "teacher"}
 TEACHER_SEED = 1000  # added to the seed of the teacher's random weights
 
 
@@ -65,7 +72,14 @@ def run(config: Source) -> dict[str, Any]:
     fabric = launch(config.optim.precision)
     packed = open_training_set(config.source.data, config.source.extra)
     px, modalities = config.net.px, (config.modality,)
-    loader = Loader(packed, px, fabric.device, modalities, config.augmentation)
+    loader = Loader(
+        packed,
+        px,
+        fabric.device,
+        modalities,
+        config.augmentation,
+        labelled=labelled_numbers(config.source, packed),
+    )
     test = Loader(Packed(config.source.test), px, fabric.device, modalities)
     seed = config.optim.seed + (TEACHER_SEED if role == "teacher" else 0)
     start = pose_net(config.net, CHANNELS[config.modality], seed)

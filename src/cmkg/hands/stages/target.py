@@ -5,6 +5,7 @@ Eq. 9, Algorithm 2.
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
@@ -15,14 +16,14 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...prior import Prior, fingerprint
-from ...runtime.checks import expect_at_least_one
+from ...runtime.checks import expect_at_least_one, expect_from_zero
 from ...runtime.distributed import launch, place_model
 from ...runtime.files import save_weights
 from ...runtime.runs import Losses, Run
 from ...steps import take_step
 from ..datasets.packed import Packed
 from ..network.augment import Augmentation
-from ..network.pose import HandBatch
+from ..network.pose import HandBatch, Pose
 from ..network.pose_loss import loss_of
 from ..network.posenet import pose_net
 from ..skeleton import bone_scale
@@ -59,6 +60,8 @@ class Regulariser:
     sigma: float = 0.0
     """With a prior: phi is scaled to this root mean square (its strength), 0 = as it was learned.
     Without: the constant, 0 = none."""
+    per_layer: bool = False
+    """A prior's strength is that of each layer, not of the whole: one layer has nearly all else."""
     exponent: int = 2
     """p, for the constant; a prior's file has its own."""
     parameters: Literal["weights", "all"] = "weights"
@@ -70,12 +73,16 @@ class Regulariser:
     """Control: phi permuted within each layer."""
     layer_mean: bool = False
     """Control: each layer's phi replaced by its mean."""
+    function_weight: float = 0.0
+    """A prior on what the student says, not on its weights: the loss's distance to what its start
+    says of the same pictures, times this."""
     coupled: bool = True
     """True: R's gradient goes through Adam (the paper's F). False: decoupled decay (Eq. 16)."""
 
     def __post_init__(self) -> None:
         if self.exponent not in (1, 2):
             raise InputError(f"--exponent: expected 1 or 2, got {self.exponent}")
+        expect_from_zero(self, "function_weight")
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ def load_regulariser(config: Target, model: nn.Module, packed: Packed) -> Prior 
         prior = prior.layer_mean()
     if centre:  # around given weights a negative phi would push away from them without bound
         prior = prior.floored(0.0).centred(centre)
-    return prior.with_rms(settings.sigma) if settings.sigma else prior
+    return prior.with_rms(settings.sigma, settings.per_layer) if settings.sigma else prior
 
 
 def mean_bone_mm(packed: Packed, frames: Frames | None) -> float:
@@ -165,6 +172,8 @@ def run(config: Target) -> dict[str, Any]:
 
     began = fingerprint(start)
     prior = prior.to(fabric.device) if prior else None
+    function_weight = config.regulariser.function_weight
+    before = copy.deepcopy(start).to(fabric.device).eval() if function_weight else None
     model = place_model(start, fabric)
     optimizer = torch.optim.Adam(model.parameters(), config.optim.lr)
 
@@ -182,7 +191,13 @@ def run(config: Target) -> dict[str, Any]:
             batch = join_alongside(batch, step)
 
         def losses_of() -> dict[str, Tensor]:
-            return {"regression": loss(model(batch.picture("rgb")), batch.labels)}
+            answer = model(batch.picture("rgb"))
+            losses = {"regression": loss(answer, batch.labels)}
+            if before is not None:
+                with torch.no_grad():
+                    said = before(batch.picture("rgb"))
+                losses["function"] = function_weight * loss(answer, Pose(said.joints, said.uv))
+            return losses
 
         return take_step(model, optimizer, losses_of, fabric.autocast)
 

@@ -1,0 +1,109 @@
+"""How much is depth worth with few labels, and with many? The student's error over their number.
+
+    python -m studies.labels --out runs/labels
+
+For each number of labels: a student on them alone, a teacher on their depth, and a student that the
+teacher teaches on all pairs; each takes as many steps. The protocol is docs/study.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from cmkg.hands.experiments.main import SMALL_NET
+from cmkg.hands.experiments.rows import run_stage
+from cmkg.hands.network.posenet import NetConfig
+from cmkg.hands.report.collect import spread
+from cmkg.hands.stages.settings import Flat
+from cmkg.runtime.checks import expect_at_least_one, expect_different_seeds, expect_positive
+from cmkg.runtime.distributed import Precision
+from cmkg.runtime.files import read_json, write_json, write_text
+from cmkg.runtime.progress import say
+from cmkg.runtime.runs import describe_environment, replace_settings, settings_of
+
+from .base import main
+from .chart import draw_labels
+from .worth import Worth, make_data, source_stages
+
+STAGES = {
+    "student": "labels only",
+    "depth": "taught by depth on all pairs",
+    "teacher": "depth itself",
+}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Settings of the study."""
+
+    out: str = "runs/labels"
+    count: int = 5000
+    """Pairs of the source; so many labels are the last point."""
+    labels: tuple[int, ...] = (60, 125, 250, 500, 1000)
+    epochs: int = 6
+    batch: int = 32
+    lr: float = 4e-3
+    seeds: tuple[int, ...] = (0, 1, 2)
+    net: Annotated[NetConfig, Flat] = field(default_factory=lambda: SMALL_NET)
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        expect_positive(self, "count", "epochs", "batch", "lr")
+        expect_at_least_one(self, "labels")
+        expect_different_seeds(self.seeds)
+
+
+def run(config: Labels) -> None:
+    """Trains what is not finished, seed by seed; writes labels.json and labels.svg."""
+    out = Path(config.out)
+    for seed in config.seeds:
+        for labels in (*config.labels, 0):
+            worth = Worth(
+                count=config.count,
+                labels=labels or config.count,
+                epochs=config.epochs,
+                batch=config.batch,
+                lr=config.lr,
+                target_frames=8,
+                net=config.net,
+                precision=config.precision,
+            )
+            make_data(worth, out / "data")
+            home = out / f"labels-{worth.labels}" / f"source-{seed}"
+            stages = source_stages(worth, home, out / "data", seed)
+            stages["depth"] = replace_settings(stages["depth"], exponents=())
+            for name in ("student", "teacher", "depth") if labels else ("student",):
+                result = run_stage(stages[name])
+                say(f"{worth.labels} labels, seed {seed}, {name}: EPE {result['epe_mm']:.2f} mm")
+        found = collect(config)
+        write_json(out / "labels.json", found)
+        write_text(out / "labels.svg", draw_labels(found))
+
+
+def collect(config: Labels) -> dict[str, Any]:
+    """{"cells": one for each number of labels}, of what every seed has finished."""
+    cells = []
+    for labels in (*config.labels, config.count):
+        rows = []
+        for name, label in STAGES.items():
+            homes = Path(config.out) / f"labels-{labels}"
+            files = sorted(homes.glob(f"source-*/{name}/result.json"))
+            if files:
+                errors = [read_json(file)["epe_mm"] for file in files]
+                rows.append({"name": name, "label": label, "epe_mm": spread(errors)})
+        if rows:
+            cells.append({"target": str(labels), "rows": rows})
+    session = describe_environment()
+    return {
+        "cells": cells,
+        "settings": settings_of(config),
+        "commits": [session["commit"]],
+        "commands": [session["command"]],
+        "machine": session["machine"],
+    }
+
+
+if __name__ == "__main__":
+    main(run, Labels)

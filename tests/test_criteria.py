@@ -1,0 +1,139 @@
+"""The criteria beside Eq. 4: outputs and features, by their names and in numbers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cmkg import FitConfig, distill
+from cmkg.criteria import FeatureLoss, OutputLoss, foreground_of, standardise
+from cmkg.distiller import Distiller
+from cmkg.errors import InputError
+from cmkg.losses import regression_loss
+from tests.conftest import LAYERS, small_net
+
+PAIRS = [(name, name) for name in LAYERS]
+
+
+@pytest.mark.parametrize("places", [(), (3, 2)])
+def test_the_teachers_answers_are_tempered_labels(places):
+    torch.manual_seed(0)
+    own = torch.randn(4, 5, *places, dtype=torch.float64, requires_grad=True)
+    other = torch.randn(4, 5, *places, dtype=torch.float64)
+    found = OutputLoss("classes", weight=3.0, temperature=2.0)([own], [other])["outputs"]
+    rows = [t.movedim(1, -1).reshape(-1, 5) / 2 for t in (own, other)]
+    divergence = F.kl_div(rows[0].log_softmax(1), rows[1].softmax(1), reduction="batchmean")
+    torch.testing.assert_close(found, 3 * 4 * divergence)
+    (same,) = OutputLoss("classes")([other], [other]).values()
+    assert same.abs() < 1e-12
+    numbers = OutputLoss("numbers", weight=0.5)([own], [other])["outputs"]
+    torch.testing.assert_close(numbers, 0.5 * regression_loss(own, other))
+
+
+def test_answers_that_cannot_be_compared_are_one_sentence(unchecked):
+    one, other = torch.randn(4, 5), torch.randn(4, 6)
+    with pytest.raises(InputError, match="student's output"):
+        OutputLoss("classes")([one], [other])
+    with pytest.raises(InputError, match=r"expected logits \(B, C, ...\), got shape \(4,\)"):
+        OutputLoss("classes")([one[:, 0]], [one[:, 0]])
+    with pytest.raises(InputError, match='expected "classes" or "numbers"'):
+        OutputLoss("joints")
+    with pytest.raises(InputError, match="a positive temperature"):
+        OutputLoss("classes", temperature=0.0)
+
+
+def test_features_of_a_teacher_that_is_a_linear_map_of_the_students_cost_nothing():
+    torch.manual_seed(0)
+    own = torch.randn(6, 3, 4, 4, dtype=torch.float64)
+    mix = torch.randn(5, 3, 1, 1, dtype=torch.float64)
+    loss = FeatureLoss([(3, 4, 4)], [(5, 4, 4)], predictable=False).double()
+    other = 7 * F.conv2d(own, mix) + 3  # any scale and shift: channels are standardised
+    with torch.no_grad():
+        loss.projections[0].weight.copy_(mix)
+        loss.projections[0].bias.zero_()
+    assert loss([own], [other])["features"] < 1e-4
+    with torch.no_grad():
+        loss.projections[0].weight.neg_()  # r = -1
+    torch.testing.assert_close(
+        loss([own], [other])["features"], torch.tensor(4.0), rtol=1e-3, atol=0, check_dtype=False
+    )
+
+
+def test_features_are_compared_by_a_loop_of_correlations_over_the_foreground():
+    torch.manual_seed(1)
+    own, other = torch.randn(4, 2, 3, 3), torch.randn(4, 3, 3, 3)
+    loss = FeatureLoss([(2, 3, 3)], [(3, 3, 3)], weight=2.0, predictable=False)
+    projected = loss.projections[0](own)
+    inside = other.square().sum(1, keepdim=True)
+    inside = inside > inside.mean((2, 3), keepdim=True)
+    total = 0.0
+    for c in range(3):
+        a, b = projected[:, c][inside[:, 0]], other[:, c][inside[:, 0]]
+        total += 2 - 2 * torch.corrcoef(torch.stack([a, b]))[0, 1]
+    found = loss([own], [other])["features"]
+    torch.testing.assert_close(found, 2 * total / 3, rtol=1e-4, atol=1e-4)
+    blank = torch.zeros(2, 3, 4, 4)
+    assert foreground_of(blank).all()  # nowhere: everywhere
+    assert standardise(blank, foreground_of(blank)).abs().max() == 0
+
+
+def test_a_channel_that_the_student_cannot_predict_does_not_pull_on_it():
+    torch.manual_seed(2)
+    loss = FeatureLoss([(2, 4, 4)], [(2, 4, 4)], foreground=False)
+    with torch.no_grad():
+        loss.projections[0].weight.copy_(torch.eye(2)[..., None, None])
+    for _ in range(200):
+        own = torch.randn(8, 2, 4, 4)
+        loss([own], [torch.stack([own[:, 0], torch.randn(8, 4, 4)], 1)])
+    known, unknown = loss.explained
+    assert known > 0.95
+    assert unknown < 0.05
+    own.requires_grad_()
+    (noise,) = torch.autograd.grad(
+        loss([own], [torch.randn(8, 2, 4, 4)])["features"], own, retain_graph=False
+    )
+    by_channel = noise.square().mean((0, 2, 3)).sqrt()
+    assert by_channel[1] < 0.1 * by_channel[0]
+
+
+def test_criteria_have_names(batch, unchecked):
+    x, depth, y = batch
+    student, teacher = small_net(), small_net(channels=1, seed=7)
+    losses = Distiller(student, teacher, batch, PAIRS, criterion="features").double()(batch)
+    assert losses.keys() == {"regression", "features"}
+    answers = Distiller(student, teacher, criterion="numbers")(batch)  # no example, no pairs
+    expected = regression_loss(student(x), teacher.eval()(depth))
+    torch.testing.assert_close(answers["outputs"], expected)
+    assert teacher.training is False
+    with pytest.raises(InputError, match="expected one of paper, features, classes, numbers, or a"):
+        Distiller(student, teacher, batch, PAIRS, criterion="logits")
+    two = nn.ModuleList([student])
+    two.forward = lambda x: (student(x), student(x))
+    with pytest.raises(InputError, match="the student gives a tuple"):
+        Distiller(two, teacher, criterion="numbers")(batch)
+
+
+def test_the_teacher_fades_by_a_schedule(batch):
+    student, teacher = small_net(), small_net(channels=1, seed=7)
+    seen = []
+
+    def fading(done):
+        seen.append(done)
+        return 1 - done
+
+    fit = FitConfig(epochs=2, lr=1e-9, precision="64-true", quiet=True)
+    found = distill(
+        student, teacher, [batch, batch], criterion="numbers", teacher_weight=fading, fit=fit
+    )
+    assert seen == [0, 0.25, 0.5, 0.75]
+    (whole,) = distill(
+        student,
+        teacher,
+        [batch],
+        criterion="numbers",
+        fit=FitConfig(lr=1e-9, precision="64-true", quiet=True),
+    ).history
+    shares = [line["outputs"] / whole["outputs"] for line in found.history]
+    assert shares == pytest.approx([0.875, 0.375], rel=1e-3)
+    with pytest.raises(InputError, match=r"teacher_weight: expected a number from 0, got -1"):
+        distill(student, teacher, [batch], teacher_weight=lambda _: -1, fit=fit, pairs=PAIRS)
