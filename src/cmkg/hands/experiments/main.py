@@ -1,7 +1,9 @@
-"""`cmkg run demo` and `cmkg run real`: from the source with depth to students on the target.
+"""`cmkg run demo` and `cmkg run real`: what depth is worth where few pairs have labels.
 
-Source -> teacher -> student -> distillation with the prior -> students on the target -> evaluation
--> one report. Finished stages are reused, killed ones go on where they were.
+A source of RGB-D pairs of which few have labels: a teacher on their depth, students on the labels
+alone, taught by the teacher on all pairs, taught by the controls, and on all labels. Then a target
+without depth: the students untouched, and trained on; `real` learns the prior, too. One report.
+Finished stages are reused, killed ones go on where they were.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ...errors import InputError
-from ...prior import Prior
 from ...runtime.checks import (
     expect_at_least_one,
     expect_different_seeds,
@@ -20,7 +21,7 @@ from ...runtime.checks import (
     expect_positive,
 )
 from ...runtime.distributed import Precision, on_first_rank
-from ...runtime.files import load_weights, read_json, write_json
+from ...runtime.files import read_json, write_json
 from ...runtime.progress import Overall, format_duration, say
 from ...runtime.runs import Run, replace_settings
 from ..datasets.packed import Packed, pack
@@ -31,7 +32,6 @@ from ..network.posenet import NetConfig
 from ..rendering.backgrounds import photographs
 from ..rendering.scenes import SceneConfig
 from ..stages import distill, evaluate, render, source, target
-from ..stages.networks import load_network
 from ..stages.predicting import score_mean_pose
 from ..stages.settings import Flat, OptimConfig, SourceData
 from .rows import Blocks, Folders, Row, SourceStage, run_stage, train_row
@@ -61,13 +61,20 @@ class Expert:
     """How each part is trained."""
 
     batch: int = 32
-    teacher_epochs: int = 5
-    student_epochs: int = 8
-    distill_epochs: int = 3
-    target_epochs: int = 5
+    source_epochs: int = 8
+    """Of each training on the source, in passes over all its pairs: all take as many steps."""
+    target_epochs: int = 10
+    """Of the rows that start at theta_0."""
+    stops: tuple[int, ...] = (0, 2, 5)
+    """Epochs tried on the validation block for the rows that start at trained weights; 0 leaves
+    them as they are, so that training on a target does not lose to not training on it."""
     wide_epochs: int = 6
     long_epochs: int = 100
     """Of the recipe, which trains on the target and the rendered hands together."""
+    unlabelled: float = 0.75
+    """Share of a batch that has no labels, where there is a teacher."""
+    output_weight: float = 10.0
+    """Of the teacher's answers beside L_REG."""
     lr: float = 3e-3
     """Adam on the source, cosine to zero. The paper's 2.5e-4, constant, needs its 200 epochs."""
     target_lr: float = 1e-3
@@ -77,12 +84,9 @@ class Expert:
     the real photographs."""
     long_lr: float = 2e-3
     """Of the recipe."""
-    attention_weight: float = 1e3
-    """lambda of Eq. 4."""
-    tries: tuple[float, ...] = (1.0, 10.0, 100.0)
-    """Strengths sigma tried on the validation block for every tuned family with p = 2; p = 1 tries
-    a tenth of each, as |theta| pulls some ten times harder than theta^2 there. The unit is the
-    loss's, cm^2."""
+    tries: tuple[float, ...] = (10.0, 100.0, 1000.0)
+    """Strengths sigma tried on the validation block for every tuned row. The unit is the loss's,
+    cm^2."""
     test_time_rotations_deg: tuple[float, ...] = (-30.0, -15.0, 0.0, 15.0, 30.0)
     """On the target a prediction is the mean over pictures turned by these angles, for all rows;
     (0,) is the paper's."""
@@ -92,10 +96,9 @@ class Expert:
         expect_positive(
             self,
             "batch",
-            "teacher_epochs",
-            "student_epochs",
-            "distill_epochs",
+            "source_epochs",
             "target_epochs",
+            "output_weight",
             "wide_epochs",
             "long_epochs",
             "lr",
@@ -103,7 +106,7 @@ class Expert:
             "fine_tune_lr",
             "long_lr",
         )
-        expect_at_least_one(self, "tries", "test_time_rotations_deg")
+        expect_at_least_one(self, "tries", "stops", "test_time_rotations_deg")
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,12 @@ class Experiment:
     target: Literal["rendered", "real hands"] = "rendered"
     real_hands: str = ""
     """Folder with the real photographs: images/, params.mat, pose_gt.mat."""
-    source_count: int = 5000
+    source_count: int = 3000
     """Rendered RGB-D hands to train on; a tenth as many, at most 1,000, test."""
+    labels: int = 250
+    """So many of them have labels."""
+    with_prior: bool = False
+    """Also learns the prior, and trains its rows and their controls on the target."""
     target_frames: int = 120
     """Frames in each of the four rendered training sequences; two other sequences are the test."""
     views_deg: float = 90.0
@@ -129,13 +136,13 @@ class Experiment:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the target's training: order and augmentation. The source is trained once, with the
     first."""
-    net: Annotated[NetConfig, Flat] = field(default_factory=lambda: SLIM_NET)
+    net: Annotated[NetConfig, Flat] = field(default_factory=lambda: SMALL_NET)
     expert: Annotated[Expert, Flat] = field(default_factory=Expert)
-    augmentation: Augmentation = field(default_factory=lambda: TARGET_AUGMENTATION)
+    augmentation: Augmentation = field(default_factory=lambda: MILD_AUGMENTATION)
     """Of the target's training."""
 
     def __post_init__(self) -> None:
-        expect_positive(self, "source_count", "target_frames")
+        expect_positive(self, "source_count", "labels", "target_frames")
         expect_from_zero(self, "wide_count")
         expect_different_seeds(self.seeds)
 
@@ -144,17 +151,10 @@ DEMO = Experiment()
 REAL = Experiment(
     out="runs/real",
     target="real hands",
-    source_count=24_000,
-    views_deg=180.0,
-    wide_count=72_000,
-    net=WIDER_NET,
-    expert=Expert(
-        teacher_epochs=2,
-        student_epochs=12,
-        distill_epochs=2,
-        target_epochs=20,
-        long_epochs=180,
-    ),
+    source_count=10_000,
+    with_prior=True,
+    net=SLIM_NET,
+    expert=Expert(target_epochs=20, stops=(0, 5, 20)),
 )
 
 
@@ -181,8 +181,6 @@ def run(config: Experiment) -> dict[str, Any] | None:
             result = run_stage(stage)
             overall.finish(name)
             say(f"{name}: EPE {result['epe_mm']:.2f} mm on the source")
-        path = out / "distill/prior_two_checkpoints.safetensors"
-        on_first_rank(lambda: write_two_checkpoint_prior(out, path))
         score_untrained(config, out)
         shared = with_folders(target_stage(config), Folders.of(out / "data", out))
         for number, row in enumerate(rows, 1):
@@ -212,7 +210,7 @@ def read_experiment(folder: Path) -> Experiment:
     """The settings of the run in a folder."""
     held = read_json(folder / "config.json")
     expert = held["expert"]
-    expert |= {name: tuple(expert[name]) for name in ("tries", "test_time_rotations_deg")}
+    expert |= {name: tuple(expert[name]) for name in ("tries", "stops", "test_time_rotations_deg")}
     groups = {
         "net": NetConfig(**held["net"]),
         "expert": Expert(**expert),
@@ -289,92 +287,92 @@ def draw_sequences(
 
 # ---- source --------------------------------------------------------------------------------------
 def source_stages(config: Experiment, out: Path) -> dict[str, SourceStage]:
-    """Settings of the source's stages.
+    """Settings of the source's stages; all take as many steps, and see the same labels.
 
-    `continued` is the control of distillation: as many epochs more on L_REG alone. `wide` goes on
-    from there on other hands, for the recipe.
+    `rgb` and `shuffled` are the controls of `depth`. `no-teacher` is the prior's: learned on the
+    labels alone. `wide` goes on from `all` on other hands, for the recipe.
     """
-    data = SourceData(str(out / "data/source"), test=str(out / "data/source-test"))
-
-    def optim(epochs: int) -> OptimConfig:
-        return OptimConfig(
-            epochs,
-            config.expert.batch,
-            config.expert.lr,
-            "cosine",
-            config.seeds[0],
-            config.expert.precision,
-        )
-
-    def train(name: str, epochs: int, modality: Any, start: str = "") -> source.Source:
-        weights = f"{out / start / 'student'}.safetensors" if start else ""
-        return source.Source(
-            modality=modality,
-            out=str(out / name),
-            start=weights,
-            source=data,
-            net=config.net,
-            optim=optim(epochs),
-            augmentation=SOURCE_AUGMENTATION,
-        )
-
+    scarce = SourceData(
+        str(out / "data/source"),
+        test=str(out / "data/source-test"),
+        labels=min(config.labels, config.source_count),
+        label_seed=config.seeds[0],
+    )
+    expert = config.expert
+    optim = OptimConfig(
+        expert.source_epochs,
+        expert.batch,
+        expert.lr,
+        "cosine",
+        config.seeds[0],
+        expert.precision,
+    )
+    student = source.Source(
+        out=str(out / "student"),
+        source=scarce,
+        net=config.net,
+        optim=optim,
+        augmentation=SOURCE_AUGMENTATION,
+    )
+    taught = distill.Distill(
+        student=str(out / "student"),
+        start="theta_0",
+        teacher=str(out / "teacher"),
+        out=str(out / "depth"),
+        criterion=distill.Criterion("outputs", output_weight=expert.output_weight),
+        unlabelled=expert.unlabelled,
+        source=scarce,
+        phi=distill.PhiConfig(exponents=()),
+        optim=optim,
+        augmentation=SOURCE_AUGMENTATION,
+    )
+    learns: dict[str, Any] = {}
+    if config.with_prior:
+        learns = {"exponents": (2,), "inner_optimizer": "adam", "alpha": 1e-3}
     stages: dict[str, SourceStage] = {
-        "teacher": train("teacher", config.expert.teacher_epochs, "depth"),
-        "student": train("student", config.expert.student_epochs, "rgb"),
-        "continued": train("continued", config.expert.distill_epochs, "rgb", "student"),
-        "distill": distill.Distill(
-            student=str(out / "student"),
-            teacher=str(out / "teacher"),
-            out=str(out / "distill"),
-            criterion=distill.Criterion(attention_weight=config.expert.attention_weight),
-            source=data,
-            optim=optim(config.expert.distill_epochs),
-            augmentation=SOURCE_AUGMENTATION,
-        ),
+        "teacher": replace_settings(student, modality="depth", out=str(out / "teacher")),
+        "student": student,
+        "depth": replace_settings(taught, **learns),
+        "rgb": replace_settings(taught, teacher=str(out / "student"), out=str(out / "rgb")),
+        "shuffled": replace_settings(taught, shuffled=True, out=str(out / "shuffled")),
+        "all": replace_settings(student, labels=0, out=str(out / "all")),
     }
+    if config.with_prior:
+        stages["no-teacher"] = replace_settings(
+            taught, use_teacher=False, out=str(out / "no-teacher"), **learns
+        )
     if config.wide_count:
-        wide = train("wide", config.expert.wide_epochs, "rgb", "continued")
-        hands = str(out / "data/wide")
-        stages["wide"] = replace_settings(wide, data=hands, lr=config.expert.long_lr)
+        stages["wide"] = replace_settings(
+            student,
+            data=str(out / "data/wide"),
+            labels=0,
+            start=str(out / "all/student.safetensors"),
+            epochs=expert.wide_epochs,
+            lr=expert.long_lr,
+            out=str(out / "wide"),
+        )
     return stages
 
 
-def write_two_checkpoint_prior(
-    out: Path, path: Path, start: str = "student", end: Path | None = None
-) -> None:
-    """Writes a prior that takes no meta-learning, unless it is there.
-
-    Args:
-        out: the run's folder.
-        path: the prior's file.
-        start: weights in the student's folder that it begins with.
-        end: the file that it ends with; None is the distilled student.
-    """
-    if path.exists():
-        return
-    net, _ = load_network(out / "student", "rgb", start)
-    before = {name: weight.detach().clone() for name, weight in net.named_parameters()}
-    load_weights(end or out / "distill/distilled.safetensors", net)
-    after = dict(net.named_parameters())
-    learned = Prior.load(out / "distill/prior_p2.safetensors").manifest
-    facts = {name: learned[name] for name in ("fingerprint", "architecture", "source")}
-    Prior.from_checkpoints(before, after, learned["beta"], facts).save(path)
-
-
 # ---- target --------------------------------------------------------------------------------------
+UNTOUCHED = {
+    "student": "student/student",
+    "rgb": "rgb/distilled",
+    "shuffled": "shuffled/distilled",
+    "depth": "depth/distilled",
+    "all": "all/student",
+}
+
+
 def score_untrained(config: Experiment, out: Path) -> None:
-    """Rows without training on the target: the mean pose, and both source students untouched."""
+    """Rows without training on the target: the mean pose, and the source's students untouched."""
     on_first_rank(lambda: write_mean_pose(out))
-    untouched = {
-        "untouched-student": "continued/student",
-        "untouched-distilled": "distill/distilled",
-    }
-    for name, weights in untouched.items():
+    for name, weights in UNTOUCHED.items():
         evaluate.run(
             evaluate.Evaluate(
                 weights=f"{out / weights}.safetensors",
                 data=str(out / "data/target-test"),
-                out=str(out / "target" / name),
+                out=str(out / "target" / f"untouched-{name}"),
                 student=str(out / "student"),
                 source=str(out / "data/source"),
                 convention=str(out / "data/target"),
@@ -394,50 +392,46 @@ def write_mean_pose(out: Path) -> None:
 
 
 def target_rows(config: Experiment, out: Path) -> list[Row]:
-    """The target table."""
+    """The rows that are trained on the target."""
 
     def file(path: str) -> str:
         return str(out / f"{path}.safetensors")
 
-    phi_1, phi_2 = file("distill/prior_p1"), file("distill/prior_p2")
-    two = file("distill/prior_two_checkpoints")
-    student, distilled = file("continued/student"), file("distill/distilled")
-    around = {"start": distilled, "centre": distilled}
-    phi = {"prior": phi_2}
+    weights = {name: file(path) for name, path in UNTOUCHED.items()}
+    stops = config.expert.stops
+    rows = [
+        Row("tuned-student", "labels only, trained on", {"start": weights["student"]}, stops=stops),
+        Row("tuned-depth", "taught by depth, trained on", {"start": weights["depth"]}, stops=stops),
+    ]
+    if not config.with_prior:
+        return rows
+    phi, without = file("depth/prior_p2"), file("no-teacher/prior_p2")
+    has = {"prior": phi, "per_layer": True}
+    around = "from θ₀, ℓ² around the weights"
     return [
-        Row("none", "no regulariser"),
-        Row("l2-paper", "ℓ², σ = 1e-5 (paper)", {"sigma": 1e-5}),
-        Row("l1-paper", "ℓ¹, σ = 1e-4 (paper)", {"sigma": 1e-4, "exponent": 1}),
-        Row("l2", "ℓ², σ tuned", tuned=True),
-        Row("prior-p1", "prior, p = 1", {"prior": phi_1}, tuned=True),
-        Row("prior-p2", "prior, p = 2", phi, tuned=True),
+        *rows,
         Row(
-            "prior-permuted",
-            "φ permuted within layers",
-            phi | {"permuted": True},
-            tuned=True,
-            is_control=True,
+            "tuned-rgb",
+            "control: taught by RGB, trained on",
+            {"start": weights["rgb"]},
+            stops=stops,
         ),
+        Row("tuned-all", "all labels, trained on", {"start": weights["all"]}, stops=stops),
+        Row("recipe", "all labels, the recipe", recipe_of(config, out)),
+        Row("none", "from θ₀"),
+        Row("l2", "from θ₀, ℓ²", tuned=True),
+        Row("prior", "from θ₀, the learned prior φ", has, tuned=True),
+        Row("prior-permuted", "φ permuted within layers", has | {"permuted": True}, True, True),
         Row(
-            "prior-two-checkpoints",
-            "two-checkpoint φ",
-            {"prior": two},
-            tuned=True,
-            is_control=True,
+            "prior-no-teacher",
+            "φ learned without the teacher",
+            has | {"prior": without},
+            True,
+            True,
         ),
-        Row("fine-tune-student", "fine-tuned source student", {"start": student}),
-        Row("fine-tune-distilled", "fine-tuned distilled student", {"start": distilled}),
+        Row("centred", f"{around} taught by depth", {"centre": weights["depth"]}, tuned=True),
         Row(
-            "recipe",
-            "the recipe: trained on with rendered hands alongside",
-            recipe_of(config, out),
-        ),
-        Row("l2-sp", "distilled student, ℓ² around it (L2-SP)", around, tuned=True),
-        Row(
-            "prior-centred",
-            "distilled student, prior around it (φ ≥ 0)",
-            phi | around,
-            tuned=True,
+            "centred-labels", f"{around} of labels only", {"centre": weights["student"]}, True, True
         ),
     ]
 
@@ -447,7 +441,7 @@ def recipe_of(config: Experiment, out: Path) -> dict[str, Any]:
 
     What each of them brings is studies/ingredients.py.
     """
-    start, hands = ("wide", "wide") if config.wide_count else ("continued", "source")
+    start, hands = ("wide", "wide") if config.wide_count else ("all", "source")
     return {
         "start": str(out / start / "student.safetensors"),
         "scale": "set",
@@ -496,7 +490,9 @@ def work_of(
     for row in rows:
         done = len(list((out / "target" / row.name).rglob("seed-*/result.json")))
         trainings = len(config.seeds) - done + (len(config.expert.tries) if row.tuned else 0)
-        images = row.changes.get("epochs", config.expert.target_epochs) * count
+        longest = max(row.stops) if row.stops else config.expert.target_epochs
+        images = row.changes.get("epochs", longest) * count
+        trainings += 1 if row.stops else 0
         if done < len(config.seeds):
             work[row.name] = trainings * images * (2 if "alongside" in row.changes else 1)
     return work

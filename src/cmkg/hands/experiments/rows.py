@@ -25,7 +25,8 @@ class Row:
     """A line of a target table.
 
     name: of its folder. changes: settings of target.Target, by their names on the command line.
-    tuned: sigma is chosen on the validation block. home: the run that has trained it already.
+    tuned: sigma is chosen on the validation block. stops: epochs, of which one is chosen there; 0
+    leaves the start as it is. home: the run that has trained it already.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Row:
     tuned: bool = False
     is_control: bool = False
     home: str = ""
+    stops: tuple[int, ...] = ()
 
     @property
     def title(self) -> str:
@@ -108,9 +110,9 @@ def train_row(
     seeds: tuple[int, ...],
     tries: tuple[float, ...],
 ) -> list[float]:
-    """Tunes sigma on the validation block (first seed), then trains with every seed.
+    """Tunes sigma or the epochs on the validation block (first seed), then trains every seed.
 
-    Should the chosen strength diverge on the whole training split, the next best is taken.
+    Should the chosen value diverge on the whole training split, the next best is taken.
 
     Args:
         stage: settings that all rows share; the row's changes are applied to them.
@@ -127,25 +129,28 @@ def train_row(
         Diverged: training diverged at every strength.
     """
     stage = replace_settings(stage, **row.changes)
-    if not row.tuned:
+    setting = "epochs" if row.stops else "sigma"
+    if setting == "sigma" and not row.tuned:
         return train_seeds(stage, home, seeds)
     file = stage.regulariser.prior
     share = SHARE_OF_P1 if file and Prior.load(file).p == 1 else 1.0
+    values = row.stops or [share * one for one in tries]
     trial = replace_settings(stage, frames=blocks.fit, validation=blocks.validation)
     tried = {}
-    for strength in (share * one for one in tries):
-        out = str(home / f"try-{strength:g}")
-        tried[strength] = validation_error(replace_settings(trial, sigma=strength, out=out))
-    for best in sorted(tried, key=lambda strength: tried[strength]):
+    for value in values:
+        own: dict[str, Any] = {setting: value, "out": str(home / f"try-{value:g}")}
+        tried[value] = validation_error(replace_settings(trial, **own))
+    for best in sorted(tried, key=lambda value: tried[value]):
         facts = {
-            "validation_epe_mm": {f"{strength:g}": error for strength, error in tried.items()},
+            "setting": setting,
+            "validation_epe_mm": {f"{value:g}": error for value, error in tried.items()},
             "chosen": best,
-            "at_the_edge": best in (min(tried), max(tried)),
+            "at_the_edge": setting == "sigma" and best in (min(tried), max(tried)),
         }
         write_json(home / "tried.json", facts)
+        own = {setting: best}
         try:
-            chosen = replace_settings(stage, sigma=best)
-            return train_seeds(chosen, home / f"sigma-{best:g}", seeds)
+            return train_seeds(replace_settings(stage, **own), home / f"{setting}-{best:g}", seeds)
         except Diverged as error:
             note(f"{home}: diverged ({error})")
     raise Diverged(f"{home}: training diverged at every strength of {tries}; give smaller --tries")

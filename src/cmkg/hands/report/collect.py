@@ -13,21 +13,26 @@ from ...runtime.runs import flatten_settings
 
 UNTRAINED = {
     "mean-pose": "mean training pose",
-    "untouched-student": "source student, untouched",
-    "untouched-distilled": "distilled student, untouched",
+    "untouched-student": "labels only, untouched",
+    "untouched-rgb": "control: taught by RGB, untouched",
+    "untouched-shuffled": "control: taught by shuffled depth, untouched",
+    "untouched-depth": "taught by depth, untouched",
+    "untouched-all": "all labels, untouched",
 }
 SOURCE_LABELS = {
-    "teacher": "depth (teacher)",
-    "student": "RGB, first half",
-    "continued": "RGB, both halves",
-    "distill": "RGB, second half distilled",
+    "student": "labels only",
+    "rgb": "control: taught by RGB",
+    "shuffled": "control: taught by shuffled depth",
+    "depth": "taught by depth",
+    "all": "all labels",
+    "teacher": "depth itself (the teacher)",
 }
 TARGETS = {
     "real hands": "real photographs",
     "rendered": "rendered, STB-like: one person, one camera, RGB only",
 }
 SETS = ("source", "source-test", "target", "target-test")
-TERMS = ("regression", "activation", "attention")
+NO_TERMS = ("step", "images_per_s")  # of a line of metrics.jsonl
 
 Facts = dict[str, Any]
 
@@ -45,16 +50,20 @@ def format_spread(spread: Mapping[str, Any], digits: int = 2) -> str:
 
 
 def format_strength(row: Mapping[str, Any]) -> str:
-    """The chosen sigma; a star when it is the smallest or largest that was tried."""
+    """The chosen sigma, a star when it is the smallest or largest that was tried; or the epochs."""
     tried = row["tried"]
+    if tried and tried.get("setting") == "epochs":
+        return f"{tried['chosen']} epochs"
     return f"{tried['chosen']:g}{'*' if tried['at_the_edge'] else ''}" if tried else ""
 
 
 def row_folder(out: Path, name: str) -> Path:
     """Where a row's seeds lie: below the strength that was chosen, when it was tuned."""
     home = Path(out) / "target" / name
-    tried = home / "tried.json"
-    return home / f"sigma-{read_json(tried)['chosen']:g}" if tried.exists() else home
+    if not (home / "tried.json").exists():
+        return home
+    tried = read_json(home / "tried.json")
+    return home / f"{tried.get('setting', 'sigma')}-{tried['chosen']:g}"
 
 
 def _seed_of(result: Path) -> int:
@@ -124,7 +133,8 @@ def collect_run(out: Path) -> Facts:
             }
             for name, label in SOURCE_LABELS.items()
         ],
-        "phi": {f"p = {p}": read_json(out / f"distill/prior_p{p}.json") for p in (1, 2)},
+        "phi": read_phi(out / "depth/prior_p2.json"),
+        "worth": worth_of(rows, sources),
         "blocks": plan["blocks"],
         "settings": settings,
         "sessions": sorted(sessions, key=lambda session: session["started"]),
@@ -132,8 +142,31 @@ def collect_run(out: Path) -> Facts:
         "counts": {
             name: read_json(out / f"data/{name}/meta.json")["holds"]["count"] for name in SETS
         },
-        "loss_shares": loss_shares(out / "distill/metrics.jsonl"),
+        "loss_shares": loss_shares(out / "depth/metrics.jsonl"),
     }
+
+
+def read_phi(path: Path) -> Facts:
+    """{title: a learned prior's quantiles}, empty where none was learned."""
+    return {"p = 2": read_json(path)} if path.exists() else {}
+
+
+def worth_of(rows: Sequence[Facts], sources: Mapping[str, Facts]) -> list[Facts]:
+    """What depth was worth in each place: labels only, both controls, taught by it, all labels."""
+    errors = {row["name"]: row["epe_mm"]["mean"] for row in rows}
+    names = ("student", "rgb", "shuffled", "depth", "all")
+    places = [
+        ("the source", {name: sources[name]["epe_mm"] for name in names}),
+        ("the target, untouched", {name: errors[f"untouched-{name}"] for name in names}),
+        (
+            "the target, trained on",
+            {name: errors[f"tuned-{name}"] for name in names if f"tuned-{name}" in errors},
+        ),
+    ]
+    return [
+        {"place": place, "epe_mm": held, "gain_mm": held["student"] - held["depth"]}
+        for place, held in places
+    ]
 
 
 def hide_folders(settings: Facts, sessions: Sequence[Facts]) -> None:
@@ -153,11 +186,12 @@ def hide_folders(settings: Facts, sessions: Sequence[Facts]) -> None:
 
 
 def loss_shares(path: Path) -> dict[str, float]:
-    """Share of each term of G over distillation's last tenth: lambda is a matter of units."""
+    """Share of each term of G over distillation's last tenth: weights are a matter of units."""
     import json
 
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     last = lines[-max(len(lines) // 10, 1) :]
-    terms = {term: float(np.mean([line[term] for line in last])) for term in TERMS}
+    names = [name for name in last[0] if name not in NO_TERMS and not name.startswith("outer_")]
+    terms = {name: float(np.mean([line[name] for line in last])) for name in names}
     total = sum(terms.values())
     return {term: value / total for term, value in terms.items()}

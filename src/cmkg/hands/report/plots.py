@@ -85,6 +85,40 @@ def plot_pck_curves(rows: Rows) -> str:
         return to_svg(figure)
 
 
+WORTH_ROWS = {
+    "student": ("labels only", PALETTE[1]),
+    "rgb": ("control: taught by RGB", GREY),
+    "depth": ("taught by depth", PALETTE[2]),
+    "all": ("all labels", PALETTE[0]),
+}
+
+
+def plot_worth(places: Sequence[Mapping[str, Any]]) -> str:
+    """Errors without and with depth as bars, a group each place of collect.worth_of."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6.8, 3.6))
+        at, ticks = 0.0, []
+        for place in places:
+            first = at
+            for name, (_, colour) in WORTH_ROWS.items():
+                if name not in place["epe_mm"]:
+                    continue
+                value = place["epe_mm"][name]
+                axes.barh(at, value, 0.82, color=colour)
+                axes.text(value + 0.6, at, f"{value:.1f}", va="center", fontsize=8)
+                at += 1
+            ticks.append(((first + at - 1) / 2, place["place"].replace(", ", ",\n")))
+            at += 0.8
+        for label, colour in WORTH_ROWS.values():
+            axes.barh([0], [0], color=colour, label=label)
+        axes.set_yticks(*zip(*ticks, strict=True))
+        axes.invert_yaxis()
+        axes.grid(axis="y", alpha=0)
+        axes.set(xlabel="error of unseen hands (EPE), mm")
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.45, 1.16), ncols=4)
+        return to_svg(figure)
+
+
 def plot_published_curves(
     ours: Sequence[tuple[str, Mapping[str, Any]]],
     published: Sequence[PublishedCurve],

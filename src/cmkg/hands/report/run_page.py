@@ -26,21 +26,22 @@ from .plots import (
     plot_pck_curves,
     plot_prior_by_layer,
     plot_weight_histograms,
+    plot_worth,
     skeleton_picture,
 )
 
 PICTURES, SHEET_PICTURES = 12, 8
 CURVES = (
     "mean-pose",
-    "untouched-distilled",
-    "none",
-    "l2",
-    "prior-p2",
-    "fine-tune-distilled",
-    "recipe",
-    "prior-centred",
+    "untouched-student",
+    "untouched-rgb",
+    "untouched-depth",
+    "untouched-all",
+    "tuned-student",
+    "tuned-depth",
 )
-HISTOGRAMS = ("none", "l2", "prior-p1", "prior-p2")
+HISTOGRAMS = ("none", "l2", "prior")
+SHOWN = ("tuned-student", "tuned-depth")  # on the test pictures
 
 
 def write(out: Path) -> Facts:
@@ -55,7 +56,6 @@ def write(out: Path) -> Facts:
     page = load_template("run_page.html").render(
         r=results,
         rows=results["rows"],
-        best=row_of(results, results["best"]),
         figures=draw_figures(results),
         pictures=draw_pictures(out, results),
         bones=json.dumps(BONES),
@@ -70,14 +70,13 @@ def write(out: Path) -> Facts:
 
 def format_tables(results: Mapping[str, Any]) -> str:
     """Both tables as Markdown, for a README."""
-    lines = ["| target row | EPE, mm | AUC 20–50 | σ |", "| :-- | --: | --: | --: |"]
-    for row in results["rows"]:
-        label = f"**{row['label']}**" if row["name"] == results["best"] else row["label"]
-        error, auc = format_spread(row["epe_mm"]), format_spread(row["auc_20_50"], 3)
-        lines.append(f"| {label} | {error} | {auc} | {format_strength(row)} |")
-    lines += ["", "| source | EPE, mm | AUC 20–50 |", "| :-- | --: | --: |"]
+    lines = ["| source | EPE, mm | AUC 20–50 |", "| :-- | --: | --: |"]
     for stage in results["source"]:
         lines.append(f"| {stage['label']} | {stage['epe_mm']:.2f} | {stage['auc_20_50']:.3f} |")
+    lines += ["", "| target | EPE, mm | AUC 20–50 | chosen |", "| :-- | --: | --: | --: |"]
+    for row in results["rows"]:
+        error, auc = format_spread(row["epe_mm"]), format_spread(row["auc_20_50"], 3)
+        lines.append(f"| {row['label']} | {error} | {auc} | {format_strength(row)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -102,14 +101,14 @@ def row_of(results: Mapping[str, Any], name: str) -> Facts:
 
 def draw_figures(results: Mapping[str, Any]) -> dict[str, str]:
     """The page's charts as SVG."""
-    curves = [*CURVES]
-    if results["best"] not in curves:
-        curves.append(results["best"])
-    return {
-        "pck": plot_pck_curves([row_of(results, name) for name in curves]),
-        "weights": plot_weight_histograms([row_of(results, name) for name in HISTOGRAMS]),
-        "phi": plot_prior_by_layer(results["phi"]),
+    figures = {
+        "worth": plot_worth(results["worth"]),
+        "pck": plot_pck_curves([row_of(results, name) for name in CURVES]),
     }
+    if results["phi"]:
+        figures["weights"] = plot_weight_histograms([row_of(results, n) for n in HISTOGRAMS])
+        figures["phi"] = plot_prior_by_layer(results["phi"])
+    return figures
 
 
 # ---- pictures ------------------------------------------------------------------------------------
@@ -137,10 +136,9 @@ def sample_pictures(packed: Packed, count: int) -> list[TestPicture]:
 
 
 def load_shown_predictions(out: Path, results: Mapping[str, Any]) -> dict[str, Any]:
-    """{row: its first seed's predictions.npz} of no regulariser and the best row."""
+    """{row: its first seed's predictions.npz} of the students without and with depth."""
     seed = results["settings"]["seeds"][0]
-    names = dict.fromkeys(["none", results["best"]])
-    return {name: np.load(row_folder(out, name) / f"seed-{seed}/predictions.npz") for name in names}
+    return {name: np.load(row_folder(out, name) / f"seed-{seed}/predictions.npz") for name in SHOWN}
 
 
 def predicted_joints_mm(arrays: Any, picture: TestPicture) -> Float[np.ndarray, "21 3"]:

@@ -30,7 +30,8 @@ class OptimConfig:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        expect_positive(self, "epochs", "batch", "lr")
+        expect_from_zero(self, "epochs")  # 0 scores the start
+        expect_positive(self, "batch", "lr")
 
     def rate_at(self, step: int, total: int) -> float:
         """The learning rate of a step."""
