@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-demo: .venv/installed ## the main job on rendered data, 15 to 50 minutes on two cores
+demo: .venv/installed ## what depth is worth, on rendered hands: about 8 minutes on two cores
 	$(BIN)/cmkg run demo
 
-real: .venv/installed ## the main job on real photographs: make real REAL_HANDS=folder, two hours
+real: .venv/installed ## the same on real photographs, with the prior: make real REAL_HANDS=folder, hours
 	$(BIN)/cmkg run real --real-hands $(REAL_HANDS)
 
 test: .venv/installed ## about 5 minutes on two cores

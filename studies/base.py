@@ -36,12 +36,6 @@ from cmkg.runtime.runs import replace_settings
 
 from . import tables
 
-# phi of two checkpoints, from theta_0 on: to the distilled student, to the one without a teacher,
-# to the end of the training with Adam's inner step.
-WHOLE = "prior_from_theta_0.safetensors"
-NO_TEACHER = "prior_from_theta_0_no_teacher.safetensors"
-OF_ADAM = "prior_from_theta_0_of_adam.safetensors"
-
 
 def main(run: Callable[[Any], object], settings: type) -> None:
     """A study's program: its settings from the command line, its errors as sentences."""
@@ -49,11 +43,6 @@ def main(run: Callable[[Any], object], settings: type) -> None:
 
 
 # ---- the run that a study is based on ------------------------------------------------------------
-def learned_phi(out: Path, name: str) -> str:
-    """File of the phi, p = 2, that a distillation in the folder `out` has learned."""
-    return str(out / name / "prior_p2.safetensors")
-
-
 def scenes_like(base: Experiment, seed: int) -> SceneConfig:
     """Scenes as the run's, of another seed, seen from all sides."""
     return SceneConfig(px=pixels_to_store(base.net.px), backgrounds=base.backgrounds, seed=seed)
@@ -158,9 +147,3 @@ def write_table(out: Path) -> None:
     """study.md, study.svg and study.json of a study's folder."""
     on_first_rank(lambda: tables.write_study(out))
     say(f"{out}/study.md, study.svg and study.json are written")
-
-
-def write_cells(out: Path, names: list[str]) -> None:
-    """The table over several small studies, cells.md and cells.json."""
-    on_first_rank(lambda: tables.write_cells(out, names))
-    say(f"{out}/cells.md and cells.json are written")

@@ -8,7 +8,7 @@ from typing import Any
 from cmkg.hands.report.plots import PALETTE, STYLE, plt, to_svg
 
 BLUE, RED, GREEN, GREY = (PALETTE[i] for i in (0, 1, 2, 6))
-WITHOUT_PRIOR = ("none", "l2", "fresh-none")
+WITHOUT_PRIOR = ("none", "l2")
 
 
 def draw_errors(studies: Sequence[Mapping[str, Any]], references: Sequence[str]) -> str:
@@ -48,7 +48,7 @@ def colour_of(row: Mapping[str, Any]) -> str:
     """Grey for a control, blue for a prior, red for no prior from theta_0, green else."""
     if row["label"].startswith("control"):
         return GREY
-    if row["label"].startswith("prior"):
+    if "φ" in row["label"] or "ℓ² around" in row["label"]:
         return BLUE
     return RED if row["name"] in WITHOUT_PRIOR else GREEN
 

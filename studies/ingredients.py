@@ -83,8 +83,8 @@ def ingredient_rows(
     config: Ingredients, base: Path, out: Path, experiment: Experiment
 ) -> list[Row]:
     """The recipe of `cmkg run`, one ingredient at a time."""
-    student = {"start": str(base / "continued/student.safetensors")}
-    distilled = {"start": str(base / "distill/distilled.safetensors")}
+    student = {"start": str(base / "all/student.safetensors")}
+    distilled = {"start": str(base / "depth/distilled.safetensors")}
     scale = {"scale": "set"}
     long = {"epochs": config.long_epochs, "lr": LONG_LR}
     beside_source = {"alongside": str(base / "data/source")}
@@ -146,12 +146,12 @@ def train_source_on(base: Path, out: Path, experiment: Experiment, frames: int) 
     expert = experiment.expert
     steps = expert.long_epochs * (frames // expert.batch)
     steps += expert.wide_epochs * (experiment.wide_count // expert.batch)
-    stage = source_stages(experiment, base)["continued"]
+    stage = source_stages(experiment, base)["all"]
     assert isinstance(stage, source.Source)
     source.run(
         replace_settings(
             stage,
-            start=str(base / "continued/student.safetensors"),
+            start=str(base / "all/student.safetensors"),
             out=str(out / "source-for-longer"),
             lr=expert.long_lr,
             augmentation=experiment.augmentation,

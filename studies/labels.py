@@ -21,11 +21,11 @@ from cmkg.runtime.checks import expect_at_least_one, expect_different_seeds, exp
 from cmkg.runtime.distributed import Precision
 from cmkg.runtime.files import read_json, write_json, write_text
 from cmkg.runtime.progress import say
-from cmkg.runtime.runs import describe_environment, replace_settings, settings_of
+from cmkg.runtime.runs import replace_settings, settings_of
 
 from .base import main
 from .chart import draw_labels
-from .worth import Worth, make_data, source_stages
+from .worth import Worth, describe_sessions_of, make_data, source_stages
 
 STAGES = {
     "student": "labels only",
@@ -95,14 +95,8 @@ def collect(config: Labels) -> dict[str, Any]:
                 rows.append({"name": name, "label": label, "epe_mm": spread(errors)})
         if rows:
             cells.append({"target": str(labels), "rows": rows})
-    session = describe_environment()
-    return {
-        "cells": cells,
-        "settings": settings_of(config),
-        "commits": [session["commit"]],
-        "commands": [session["command"]],
-        "machine": session["machine"],
-    }
+    found = {"cells": cells, "settings": settings_of(config)}
+    return found | describe_sessions_of(Path(config.out))
 
 
 if __name__ == "__main__":

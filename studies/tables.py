@@ -1,6 +1,6 @@
 """The studies' tables: every row beside references, paired by seed, with bootstrap intervals.
 
-    python -m studies.tables --out runs/graded
+    python -m studies.tables --out runs/ingredients
 
 writes the tables of a study's folder anew.
 """
@@ -27,9 +27,7 @@ from cmkg.runtime.files import read_json, write_json, write_text
 
 from .chart import draw_errors
 
-REFERENCES = {"l2": "tuned ℓ²", "fine-tune-distilled": "fine-tuning"}
-# Where a study's rows are the ingredients of the best one.
-PLAIN = {"fine-tune-student": "plain fine-tuning"}
+REFERENCES = {"fine-tune-student": "plain fine-tuning"}
 BULKY = ("weights", "pck", "per_joint_mm")
 KEPT = ("target", "epochs", "seeds", "tries", "base")
 DRAWS, LEVEL = 10_000, 0.95
@@ -86,17 +84,12 @@ def collect_study(out: Path) -> Facts:
     for row in rows:
         row["against"] = {
             reference: difference(errors[row["name"]], errors[reference])
-            for reference in references_of(list(errors))
+            for reference in REFERENCES
             if reference in errors and reference != row["name"]
         }
         for key in BULKY:
             row.pop(key)
     return {"rows": rows, "diverged": diverged} | {key: plan[key] for key in KEPT}
-
-
-def references_of(names: Sequence[str]) -> dict[str, str]:
-    """{name: what the column is called}: the rows that all others are compared with."""
-    return REFERENCES if "l2" in names else PLAIN
 
 
 def difference(values: np.ndarray, reference: np.ndarray) -> Facts:
@@ -120,7 +113,7 @@ def format_difference(difference: Mapping[str, Any] | None) -> str:
 
 def format_study(found: Mapping[str, Any]) -> str:
     """The table as Markdown."""
-    compared = references_of([row["name"] for row in found["rows"]])
+    compared = REFERENCES
     against = " | ".join(f"against {label}" for label in compared.values())
     columns = " --: |" * len(compared)
     lines = [
@@ -139,8 +132,7 @@ def format_study(found: Mapping[str, Any]) -> str:
 
 def draw_study(studies: Sequence[Mapping[str, Any]]) -> str:
     """The rows' errors as SVG, a panel each of `studies` (what `collect_study` returns)."""
-    names = [row["name"] for row in studies[0]["rows"]]
-    return draw_errors(studies, list(references_of(names)))
+    return draw_errors(studies, list(REFERENCES))
 
 
 def write_study(out: Path) -> Facts:
@@ -158,81 +150,19 @@ def write_study(out: Path) -> Facts:
 
 # ---- several small studies side by side ----------------------------------------------------------
 def format_cells(found: Mapping[str, Any]) -> str:
-    """A row a row, a column a small study: EPE in mm over seeds, and the strength chosen."""
+    """A row a row, a column a cell of `found`: EPE in mm over seeds."""
     labels: dict[str, str] = {}
     for cell in found["cells"]:
-        labels |= {row["name"]: row["label"] for row in [*cell["rows"], *cell["diverged"]]}
+        labels |= {row["name"]: row["label"] for row in cell["rows"]}
+    errors = [
+        {row["name"]: format_spread(row["epe_mm"], 1) for row in cell["rows"]}
+        for cell in found["cells"]
+    ]
     names = [cell["target"] for cell in found["cells"]]
     lines = [f"| EPE, mm | {' | '.join(names)} |", f"| :-- |{' --: |' * len(names)}"]
     for name, label in labels.items():
-        cells = " | ".join(format_cell(cell, name) for cell in found["cells"])
-        lines.append(f"| {label} | {cells} |")
+        lines.append(f"| {label} | {' | '.join(cell.get(name, '') for cell in errors)} |")
     return "\n".join(lines) + "\n"
-
-
-def format_cell(cell: Mapping[str, Any], name: str) -> str:
-    """One row of one small study."""
-    row = next((row for row in cell["rows"] if row["name"] == name), None)
-    if row is None:
-        diverged = any(row["name"] == name for row in cell["diverged"])
-        return "diverged" if diverged else ""
-    tried = f" (σ {row['tried']['chosen']:g})" if row["tried"] else ""
-    return f"{format_spread(row['epe_mm'])}{tried}"
-
-
-def write_cells(out: Path, names: Sequence[str]) -> Facts:
-    """Writes cells.json and cells.md of the small studies `names` in `out`."""
-    found = {"cells": [collect_study(out / name) for name in names]} | describe_sessions(out)
-    write_json(out / "cells.json", found)
-    write_text(out / "cells.md", format_cells(found))
-    return found
-
-
-# ---- the regime ----------------------------------------------------------------------------------
-def format_regime(found: Mapping[str, Any]) -> str:
-    """Three tables: what phi alone carries; how alike phi are; validation EPE over strength."""
-    lines = [
-        "| θ₀ moved by | cosine with the source's own displacement | EPE on the source, mm |",
-        "| :-- | --: | --: |",
-    ]
-    for row in found["carried"]["rows"]:
-        error = format_far_error(row["epe_mm"])
-        lines.append(f"| {row['label']} | {row['cosine']:.3f} | {error} |")
-    lines += ["", "| φ learned with | correlation with the run's φ |", "| :-- | --: |"]
-    lines += [f"| {name} | {value:.3f} |" for name, value in found["alike"].items()]
-    strengths = list(next(curve for name, curve in found["curves"].items() if name != "none"))
-    lines += [
-        "",
-        f"| validation EPE, mm, at σ = | {' | '.join(strengths)} |",
-        f"| :-- |{' --: |' * len(strengths)}",
-    ]
-    for name, curve in found["curves"].items():
-        points = [curve.get(strength, []) for strength in strengths]
-        if name == "none":
-            points[0] = curve["0"]
-        lines.append(f"| {name} | {' | '.join(map(format_point, points))} |")
-    return "\n".join(lines) + "\n"
-
-
-def format_far_error(epe_mm: float) -> str:
-    """An error, or that it is absurd."""
-    return f"{epe_mm:.1f}" if epe_mm < 1e4 else "over 10 m"
-
-
-def format_point(values: Sequence[float | None]) -> str:
-    """The mean over seeds, or that one diverged."""
-    if not values:
-        return ""
-    finite = [value for value in values if value is not None]
-    return f"{np.mean(finite):.1f}" if len(finite) == len(values) else "diverged"
-
-
-def write_regime(out: Path) -> Facts:
-    """Writes regime.json and regime.md."""
-    found = read_json(out / "result.json") | describe_sessions(out)
-    write_json(out / "regime.json", found)
-    write_text(out / "regime.md", format_regime(found))
-    return found
 
 
 # ---- anew ----------------------------------------------------------------------------------------
@@ -247,15 +177,9 @@ class Tables:
 def run(config: Tables) -> None:
     """Writes the tables that belong to a folder."""
     out = Path(config.out)
-    if (out / "study_rows.json").exists():
-        write_study(out)
-    elif (out / "cells.json").exists():
-        cells = read_json(out / "cells.json")["cells"]
-        write_cells(out, [cell["target"] for cell in cells])
-    elif (out / "curves").exists():
-        write_regime(out)
-    else:
+    if not (out / "study_rows.json").exists():
         raise InputError(f"{out}: expected the folder of a study, found no rows to report")
+    write_study(out)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from cmkg.runtime.checks import expect_at_least_one, expect_different_seeds, exp
 from cmkg.runtime.distributed import Precision
 from cmkg.runtime.files import load_weights, read_json, write_atomically, write_json
 from cmkg.runtime.progress import say
-from cmkg.runtime.runs import describe_environment, replace_settings, settings_of
+from cmkg.runtime.runs import replace_settings, settings_of
 
 from .base import main
 
@@ -362,14 +362,19 @@ def collect(config: Worth) -> dict[str, Any]:
             if all(found):
                 rows.append(describe_row(row.name, row.title, found, homes, name))
         cells.append({"target": name, "rows": rows})
-    session = describe_environment()
     return {
         "cells": [cell for cell in cells if cell["rows"]],
         "settings": settings_of(config),
-        "commits": [session["commit"]],
-        "commands": [session["command"]],
-        "machine": session["machine"],
+        **describe_sessions_of(out),
     }
+
+
+def describe_sessions_of(out: Path) -> dict[str, Any]:
+    """Commits and machine of the source trainings of a study's folder."""
+    files = sorted(out.rglob("environment.json"))
+    sessions = [session for file in files for session in read_json(file)["sessions"]]
+    commits = dict.fromkeys(session["commit"] for session in sessions)
+    return {"commits": list(commits), "machine": sessions[-1]["machine"]}
 
 
 def describe_row(

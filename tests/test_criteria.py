@@ -109,8 +109,8 @@ def test_criteria_have_names(batch, unchecked):
         Distiller(student, teacher, batch, PAIRS, criterion="logits")
     two = nn.ModuleList([student])
     two.forward = lambda x: (student(x), student(x))
-    with pytest.raises(InputError, match="the student gives a tuple"):
-        Distiller(two, teacher, criterion="numbers")(batch)
+    with pytest.raises(InputError, match="'the student' gives a tuple"):
+        Distiller(two, teacher, criterion="numbers", loss=lambda p, y: p[0].mean())(batch)
 
 
 def test_the_teacher_fades_by_a_schedule(batch):

@@ -140,3 +140,54 @@ def test_a_prior_within_its_noise_is_not_recommended():
     assert "not likely to help: phi is 1.1 times its noise" in format_verdicts(
         Report(numbers, judge(numbers))
     )
+
+
+def report_on_pairs(labels, count=640, same=False):
+    """Six numbers, which the student sees mixed into thirty noisy ones: it needs many labels, the
+    teacher few; `labels` of the pairs have one."""
+    g = torch.Generator().manual_seed(5)
+    weights = torch.tensor([[1.0, -1.0, 1.0, 0.5, -0.5, 0.5]]).T
+
+    mixed = torch.randn(6, 30, generator=g)
+
+    def drawn(count, labelled):
+        z = torch.randn(count, 6, generator=g)
+        weak = z @ mixed + 0.3 * torch.randn(count, 30, generator=g)
+        y = z @ weights + 0.2 * torch.randn(count, 1, generator=g)
+        parts = {"weak": weak, "superior": weak if same else z, "y": y}
+        parts["labelled"] = torch.arange(count) < labelled
+        return Shuffled([parts])
+
+    few = {"weak": torch.randn(32, 30), "y": torch.randn(32, 1)}
+    return preflight(
+        lambda: net(30),
+        lambda: net(30 if same else 6),
+        drawn(count, labels),
+        drawn(640, 640),
+        [few],
+        [few],
+        F.mse_loss,
+        F.mse_loss,
+        fields=Fields("weak", "superior", "y", "labelled"),
+        target_fields=Fields("weak", None, "y"),
+        epochs=12,
+        lr=6e-3,
+        sigmas=(1e-3,),
+        pairs=[("1", "1"), ("3", "3")],
+        outputs="numbers",
+    )
+
+
+@pytest.mark.parametrize(
+    ("how", "expected", "reason"),
+    [
+        ({"labels": 40}, True, "labels are scarce and the teacher knows more"),
+        ({"labels": 1280, "count": 1280}, False, "labels are not scarce"),
+        ({"labels": 40, "same": True}, False, "does not know what the labels do not"),
+    ],
+)
+def test_the_verdict_on_pairs_without_labels_is_the_constructions(how, expected, reason):
+    report = report_on_pairs(**how)
+    yes, why = report.verdicts["pairs without labels"]
+    assert yes == expected, format_verdicts(report)
+    assert reason in why, format_verdicts(report)

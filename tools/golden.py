@@ -53,8 +53,8 @@ FEW = "--batch 8 --precision 32-true"
 ONE_EPOCH = f"--epochs 1 {FEW}"
 EXACT = "--precision 32-true"
 DEMO = (
-    f"{NET} {FEW} --source-count 48 --target-frames 12 --teacher-epochs 1 --student-epochs 1 "
-    "--distill-epochs 1 --target-epochs 1 --wide-count 16 --wide-epochs 1 --long-epochs 1 "
+    f"{NET} {FEW} --source-count 48 --labels 16 --target-frames 12 --source-epochs 1 "
+    "--target-epochs 1 --stops 0 1 --with-prior --wide-count 16 --wide-epochs 1 --long-epochs 1 "
     "--tries 0.1 10 --seeds 0 1"
 )
 SOURCE = f"--data demo/data/source --test demo/data/source-test {ONE_EPOCH}"
@@ -63,8 +63,8 @@ TARGET = (
     "--data demo/data/target --test demo/data/target-test --source demo/data/source "
     f"--student demo/student {ONE_EPOCH}"
 )
-PHI = "demo/distill/prior_p2.safetensors"
-DISTILLED = "demo/distill/distilled.safetensors"
+PHI = "demo/depth/prior_p2.safetensors"
+DISTILLED = "demo/depth/distilled.safetensors"
 ROWS = {
     "permuted": f"--prior {PHI} --sigma 0.1 --permuted",
     "layer-mean": f"--prior {PHI} --sigma 0.1 --layer-mean --no-coupled",
@@ -73,10 +73,6 @@ ROWS = {
     "centred": f"--start {DISTILLED} --centre {DISTILLED} --prior {PHI}",
     "frames": "--frames 0 36 --validation 36 48 --test-time-rotations-deg -30 30 --schedule cosine",
 }
-STUDY_ROWS = (
-    "none l2 l2-to-distilled prior-split fresh-prior early-none fisher-centred "
-    "prior-adam-two-checkpoints"
-)
 STUDY = f"--base demo {EXACT} --seeds 0"
 COMMANDS = [
     f"cmkg run demo --out demo {DEMO}",
@@ -88,6 +84,9 @@ COMMANDS = [
     f"cmkg distill --out pooled/adam {DISTILL} --inner-optimizer adam --alpha 1e-3 "
     "--start theta_0 --no-use-teacher",
     f"cmkg distill --out pooled/alone {DISTILL} --exponents",
+    f"cmkg distill --out pooled/outputs {DISTILL} --exponents --criterion outputs --labels 16 "
+    "--unlabelled 0.75 --fading",
+    f"cmkg distill --out pooled/features {DISTILL} --exponents --criterion both --shuffled",
     *(f"cmkg target --out rows/{name} {TARGET} {flags}" for name, flags in ROWS.items()),
     "cmkg lookalikes --data demo/data/target --out lookalikes --count 8",
     "cmkg evaluate --weights rows/centred/target.safetensors --data demo/data/target-test "
@@ -110,14 +109,12 @@ COMMANDS = [
     "cmkg data pack --dataset freihand --root made/freihand --out packed/freihand --px 40 "
     "--domain auto",
     f"cmkg run table2 --quick --out paper --rows stb/l1-1e-4 stb/prior-l2 {EXACT}",
-    f"python -m studies.controls {STUDY} 1 --out study --epochs 1 --tries 1 --only {STUDY_ROWS}",
     f"python -m studies.ingredients {STUDY} 1 --out parts --epochs 1 --long-epochs 1 "
     "--lookalikes 8 --only fine-tune-student long-likes longer-source recipe",
-    f"python -m studies.graded {STUDY} --out graded --tries 1 --sizes 20 --shifts views "
-    "--test-frames 8 --steps 2 --rows none l2",
-    f"python -m studies.sources {STUDY} --out sources --tries 1 --source-seeds 1 --epochs 1 "
-    "--rows none prior-p2",
-    f"python -m studies.regime {STUDY} --out regime --frames 20 --steps 1 --strengths 1",
+    f"python -m studies.worth --out worth {NET} {EXACT} --count 32 --labels 16 --epochs 1 "
+    "--batch 8 --target-frames 8 --target-epochs 1 --tries 1 --seeds 0 --again 1",
+    f"python -m studies.labels --out labels {NET} {EXACT} --count 32 --labels 8 --epochs 1 "
+    "--batch 8 --seeds 0",
 ]
 EXPECTED_TO_FAIL = ("never.safetensors",)  # priors of different networks: refused
 
@@ -133,7 +130,7 @@ def execute(command: str) -> int:
                 from cmkg.cli import main
 
                 main()
-            else:  # python -m studies.graded
+            else:  # python -m studies.worth
                 sys.argv = arguments[1:]
                 runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
             code = 0
@@ -208,7 +205,7 @@ def prepare(command: str) -> None:
     if "wide-depth" in command:
         shutil.copytree("demo/data/wide", "demo/data/wide-depth")
     if "twin.safetensors" in command:
-        shutil.copy("demo/distill/prior_p2.safetensors", "twin.safetensors")
+        shutil.copy("demo/depth/prior_p2.safetensors", "twin.safetensors")
 
 
 def compare(before: Path, after: Path) -> int:

@@ -8,6 +8,8 @@ the mean, `=FILE/ROW vs REF` its difference to another row with the interval, `=
 REF` that in per cent; FILE is FILE:CELL where there are several. `=FILE/correlation` is that of
 what ℓ² gains over the cells and what the prior gains.
 
+docs/results/before holds the results of commands that are no more: for sentences alone.
+
 paper-open.json holds the runs of the paper's tables on open data: {name: paper.json of the run, and
 its "command"}.
 """
@@ -21,6 +23,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the studies, which are not installed
+from studies.chart import draw_errors, draw_labels  # noqa: E402
 from studies.units import format_units  # noqa: E402
 
 from cmkg.hands.experiments.paper_settings import TABLE_3_EPE_MM, TABLE_3_ROWS  # noqa: E402
@@ -64,35 +67,13 @@ def run_block(results):
     return f"{facts}\n\n{format_tables(results)}"
 
 
-# What the commands of earlier results are called today.
-RENAMED = {
-    "cmkg run study ": "python -m studies.controls ",
-    "cmkg run ingredients ": "python -m studies.ingredients ",
-    "cmkg run graded ": "python -m studies.graded ",
-    "cmkg run sources ": "python -m studies.sources ",
-    "cmkg run regime ": "python -m studies.regime ",
-}
-
-
-def command_of(results):
-    """The command that gives these results, as it is called today."""
-    command = results["commands"][-1]
-    for old, new in RENAMED.items():
-        command = command.replace(old, new)
-    return command
-
-
-def study_block(results):
-    command = f"`{command_of(results)}`, c" if "commands" in results else "C"
-    facts = f"{command}ommit {', '.join(results['commits'])}, {results['machine']['cores']} cores"
-    if "cells" in results:
-        return f"{facts}.\n\n{tables.format_cells(results)}"
-    if "curves" in results:
-        return f"{facts}.\n\n{tables.format_regime(results)}"
-    return (
-        f"{facts}, {results['epochs']} epochs, {len(results['seeds'])} "
-        f"seeds.\n\n{tables.format_study(results)}"
-    )
+def cells_block(results):
+    """A study of several cells: what ran where, and its table."""
+    machine = results["machine"]
+    where = machine["gpu"] or f"{machine['cores']} cores"
+    seeds = len(results["settings"]["seeds"])
+    facts = f"Commit {', '.join(results['commits'])}, {where}, {seeds} seeds"
+    return f"{facts}.\n\n{tables.format_cells(results)}"
 
 
 def format_number(results, file, row, what, reference):
@@ -258,27 +239,58 @@ def small_paper_block(runs):
     return "\n".join([*lines, *table_of(head, body), ""])
 
 
-CHARTS = {
-    "study": {"study-rendered": "rendered", "study-real": "photographs"},
-    "study_strong": {
-        "study-strong-again": "rendered, source anew",
-        "study-strong-rendered": "rendered",
-        "study-strong-real": "photographs",
-    },
-    "ingredients": {
-        "ingredients-rendered": "rendered",
-        "ingredients-real": "photographs",
-        "ingredients-wide": "photographs, wide",
-    },
-}
-STUDIES = ("study-", "ingredients-", "graded", "sources", "regime")
+# Rows of docs/worth.svg, in its order: depth's worth, then what carries it from theta_0.
+ON_CHART = (
+    "untouched-student",
+    "untouched-rgb",
+    "untouched-depth",
+    "untouched-all",
+    "tuned-student",
+    "tuned-rgb",
+    "tuned-depth",
+    "tuned-all",
+    "none",
+    "l2",
+    "adam",
+    "adam-permuted",
+    "adam-no-teacher",
+    "centred",
+    "centred-permuted",
+    "centred-labels",
+)
 
 
 def blocks_of(name, held):
     """{marker: what stands between its markers} of a result."""
     if name == PAPER:
         return {PAPER: paper_block(held), f"{PAPER}-small": small_paper_block(held)}
+    if name == "worth":
+        return {name: cells_block(held), f"{name}-small": small_worth_block(held)}
     return {name: block_of(name, held)}
+
+
+def small_worth_block(held):
+    """Rows without and with depth on the source and on both targets."""
+    cells = {
+        cell["target"]: {row["name"]: row["epe_mm"] for row in cell["rows"]}
+        for cell in held["cells"]
+    }
+    names = {"rendered": "rendered target", "photographs": "photographs"}
+    rows = {
+        "student": "labels only",
+        "depth": "**taught by depth**",
+        "rgb": "control: taught by RGB",
+        "shuffled": "control: taught by shuffled depth",
+        "all": "all 5,000 labels",
+    }
+    body = []
+    for row, label in rows.items():
+        errors = [cells["source"][row]]
+        for target in names:
+            errors += [cells[target].get(f"{how}-{row}") for how in ("untouched", "tuned")]
+        body.append([label, *("" if one is None else format_spread(one, 1) for one in errors)])
+    heads = [f"{title}, {how}" for title in names.values() for how in ("untouched", "trained on")]
+    return "\n".join([*table_of(["student", "source", *heads], body), ""])
 
 
 def block_of(name, held):
@@ -286,17 +298,14 @@ def block_of(name, held):
     if name == "units":
         facts = f"`python -m studies.units`, commit {held['commit']}, {held['machine']}, one seed."
         return f"{facts}\n\n{format_units(held)}"
-    return study_block(held) if name.startswith(STUDIES) else run_block(held)
+    return cells_block(held) if "cells" in held else run_block(held)
 
 
 def filled_documents():
     """{path: text} of the pages as the results have them."""
     pages = ("README.md", "docs/study.md", "docs/paper.md")
     documents = {ROOT / page: (ROOT / page).read_text() for page in pages}
-    results = {
-        path.stem: json.loads(path.read_text())
-        for path in sorted((ROOT / "docs/results").glob("*.json"))
-    }
+    results = load_results("docs/results")
     for name, held in results.items():
         for marker, block in blocks_of(name, held).items():
             new = {
@@ -310,18 +319,27 @@ def filled_documents():
                     "fill"
                 )
             documents |= new
-    return {path: sentences(text, results) for path, text in documents.items()}
+    every = load_results("docs/results/before") | results
+    return {path: sentences(text, every) for path, text in documents.items()}
+
+
+def load_results(folder):
+    """{name: what its file holds} of a folder of results."""
+    return {
+        path.stem: json.loads(path.read_text()) for path in sorted((ROOT / folder).glob("*.json"))
+    }
 
 
 def main():
     for document, text in filled_documents().items():
         document.write_text(text)
-    for name, files in CHARTS.items():
-        held = [
-            json.loads((ROOT / f"docs/results/{file}.json").read_text()) | {"target": title}
-            for file, title in files.items()
-        ]
-        (ROOT / f"docs/{name}.svg").write_text(tables.draw_study(held))
+    results = load_results("docs/results")
+    (ROOT / "docs/labels.svg").write_text(draw_labels(results["labels"]))
+    panels = []
+    for cell in results["worth"]["cells"][1:]:
+        rows = {row["name"]: row for row in cell["rows"]}
+        panels.append({"target": cell["target"], "rows": [rows[name] for name in ON_CHART]})
+    (ROOT / "docs/worth.svg").write_text(draw_errors(panels, ("untouched-student", "l2")))
 
 
 if __name__ == "__main__":

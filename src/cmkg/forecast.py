@@ -8,7 +8,8 @@ short run is a hint, not a result.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -17,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .batch import SOURCE_FIELDS, Fields, count_samples, labelled_only, tensors_of
-from .distiller import Loss
+from .criteria import OutputKind
+from .distiller import Criterion, Loss
 from .errors import InputError
 from .features import FeatureTap
 from .learner import MetaConfig
@@ -25,9 +27,11 @@ from .losses import as_picture
 from .modules import call_model, preserve_modes
 from .pairing import Pairs, pair_layers
 from .prior import Prior
-from .training import FitConfig, learn_prior, train_with_prior
+from .training import FitConfig, distill, learn_prior, train_with_prior
+from .training import Pairs as AnyPairs
 
 GAP = 0.05  # a teacher at least this much better than the student, relative to the student's error
+SCARCE = 0.25  # labels are scarce where a student is so much better on them than on others
 SHARE = 0.05  # nats that the teacher must share more than the label: noise differs by less
 GAIN = 0.03  # differences of short runs below this share count as none
 NOISE = 2.0  # phi must be this many times its noise
@@ -48,7 +52,7 @@ class Report:
     """What a short run says.
 
     numbers: errors, shared information and phi's size. verdicts: on "distillation", "transfer" and
-    "prior".
+    "prior"; on "pairs without labels" where outputs= was given.
     """
 
     numbers: dict[str, float]
@@ -195,10 +199,11 @@ def preflight(
     sigmas: Sequence[float] = (1e-4, 1e-3, 1e-2),
     pairs: Pairs | None = None,
     attention_weight: float = 1.0,
+    outputs: OutputKind | tuple[AnyPairs, Criterion] | None = None,
 ) -> Report:
     """Trains a teacher, students and a prior shortly, and says what is likely to help.
 
-    Seventeen parameters: what must be known of both datasets, and nine settings with defaults.
+    What must be known of both datasets, and settings with defaults.
 
     Args:
         make_student, make_teacher: new networks, the same each time.
@@ -210,14 +215,20 @@ def preflight(
         alpha, beta: see training.learn_prior.
         sigmas: strengths tried; target_test is looked at for each alike: a hint, not a score.
         pairs, attention_weight: see training.distill.
+        outputs: how the networks' outputs are compared, a kind of OutputLoss or (pairs, criterion):
+            then it is also asked what the teacher's answers on pairs without labels
+            (Fields(labelled=)) could close of the gap to the teacher.
     """
     own = replace(fields, teacher=None)
     superior = replace(fields, student=fields.teacher, teacher=None)
     on_target = target_fields or own
     fit = FitConfig(epochs=epochs, lr=lr)
     theta_0, teacher, student = make_student(), make_teacher(), make_student()
-    train_with_prior(teacher, source, loss, fields=superior, fit=fit)
-    train_with_prior(student, source, loss, fields=own, fit=fit)
+    seed = torch.initial_seed()
+    with _same_draws(seed):
+        train_with_prior(teacher, source, loss, fields=superior, fit=fit)
+    with _same_draws(seed):
+        train_with_prior(student, source, loss, fields=own, fit=fit)
     numbers = look_at_source(student, teacher, source, source_test, fields, error, pairs)
     continued, distilled = copy.deepcopy(student), copy.deepcopy(student)
     train_with_prior(continued, source, loss, fields=own, fit=fit)
@@ -239,6 +250,17 @@ def preflight(
         train_with_prior(model, target, loss, prior, fields=on_target, fit=fit)
         return measure_error(model, target_test, on_target, error)
 
+    if outputs is not None:
+        how: dict[str, Any] = {"criterion": outputs}
+        if not isinstance(outputs, str):
+            how = dict(zip(("pairs", "criterion"), outputs, strict=True))
+        taught = copy.deepcopy(theta_0)
+        with _same_draws(seed):
+            distill(taught, teacher, source, loss, fields=fields, fit=fit, **how)
+        numbers |= {
+            "taught": measure_error(taught, source_test, own, error),
+            "student_on_its_labels": measure_error(student, source, own, error),
+        }
     noise_ratios = torch.tensor(list(phi.signal_to_noise().values()))
     numbers |= {
         "continued": measure_error(continued, source_test, own, error),
@@ -250,6 +272,14 @@ def preflight(
         "target_prior": min(error_on_target(theta_0, phi.with_rms(s)) for s in sigmas),
     }
     return Report(numbers, judge(numbers))
+
+
+@contextmanager
+def _same_draws(seed: int) -> Iterator[None]:
+    """Trainings that are compared see the data in one order; the caller's stream is put back."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 def look_at_source(
@@ -288,7 +318,7 @@ def judge(numbers: dict[str, float]) -> dict[str, Verdict]:
         "distillation": _judge_distillation(numbers),
         "transfer": _judge_transfer(numbers),
         "prior": _judge_prior(numbers),
-    }
+    } | ({"pairs without labels": _judge_pairs(numbers)} if "taught" in numbers else {})
 
 
 def _gain(before: float, after: float) -> float:
@@ -333,12 +363,34 @@ def _judge_prior(n: dict[str, float]) -> Verdict:
     )
 
 
+def _judge_pairs(n: dict[str, float]) -> Verdict:
+    """Labels are scarce where a student is better on them than on others; then pairs can help."""
+    student, teacher, taught = n["student"], n["teacher"], n["taught"]
+    facts = (
+        f"the student's error is {n['student_on_its_labels']:.4g} on its labelled samples and "
+        f"{student:.4g} on others, the teacher's {teacher:.4g} there"
+    )
+    if _gain(student, teacher) < GAP:
+        return Verdict(False, f"the teacher does not know what the labels do not say: {facts}")
+    if _gain(student, n["student_on_its_labels"]) < SCARCE:
+        return Verdict(False, f"labels are not scarce: {facts}")
+    share = (student - taught) / (student - teacher)
+    facts += (
+        f"; taught by its answers on all pairs {taught:.4g}, {share:.0%} of the gap, for as many "
+        "steps"
+    )
+    if _gain(student, taught) < GAIN:
+        return Verdict(False, f"the teacher's answers do not reach the student: {facts}")
+    return Verdict(True, f"labels are scarce and the teacher knows more: {facts}")
+
+
 def format_verdicts(report: Report) -> str:
     """The verdicts as text."""
     questions = {
         "distillation": "distilling",
         "transfer": "starting from the source",
         "prior": "the learned prior instead of l2",
+        "pairs without labels": "the teacher's answers on pairs without labels",
     }
     lines = []
     for name, verdict in report.verdicts.items():

@@ -46,7 +46,7 @@ def stage_commands(whole, out):
         "32-true",
     ]
     net = ["--backbone", "resnet10", "--width", "0.125", "--px", "32"]
-    prior = ["--prior", f"{whole}/distill/prior_p2.safetensors", "--sigma", "0.1"]
+    prior = ["--prior", f"{whole}/depth/prior_p2.safetensors", "--sigma", "0.1"]
     return {
         "teacher": ["teacher", *data, *net, "--epochs", "17", "--out", f"{out}/run"],
         "student": ["student", *data, *net, "--epochs", "17", "--out", f"{out}/run"],

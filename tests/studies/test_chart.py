@@ -8,7 +8,7 @@ def test_rows_have_the_colour_of_their_kind():
         return chart.colour_of({"name": name, "label": label})
 
     assert colour("permuted", "control: prior, permuted") == chart.GREY
-    assert colour("prior-p2", "prior, p = 2") == chart.BLUE
+    assert colour("adam", "θ₀, φ from θ₀ on") == chart.BLUE
     assert colour("none", "no regulariser") == chart.RED
     assert colour("fine-tune", "fine-tuned") == chart.GREEN
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from studies.tables import difference, format_difference, interval
+from studies.tables import difference, format_cells, format_difference, interval
 
 
 def test_the_interval_holds_the_mean_as_often_as_it_says():
@@ -23,3 +23,18 @@ def test_differences_are_paired_by_seed():
 
 def test_one_seed_has_no_spread():
     assert interval([2.5]).tolist() == [2.5, 2.5]
+
+
+def test_cells_stand_beside_each_other():
+    def cell(target, **errors):
+        rows = [
+            {"name": name, "label": f"the {name}", "epe_mm": {"mean": mean, "sd": 1.0}}
+            for name, mean in errors.items()
+        ]
+        return {"target": target, "rows": rows}
+
+    text = format_cells({"cells": [cell("source", a=10.0), cell("target", a=20.0, b=30.0)]})
+    assert text.splitlines()[2:] == [
+        "| the a | 10.0 ± 1.0 | 20.0 ± 1.0 |",
+        "| the b |  | 30.0 ± 1.0 |",
+    ]

@@ -21,7 +21,7 @@ from tests.hands.runs import cmkg
 def test_every_row_has_a_result_for_every_seed(whole):
     results = json.loads((whole / "results.json").read_text())
     trained = [r for r in results["rows"] if r["trained"]]
-    assert len(trained) == 13
+    assert len(trained) == 12
     assert all(len(r["epe_mm"]["values"]) == 2 for r in trained)
     for row in trained:
         for seed, value in enumerate(row["epe_mm"]["values"]):
@@ -33,19 +33,22 @@ def test_every_row_has_a_result_for_every_seed(whole):
     assert {r["name"] for r in results["rows"]} >= {
         "mean-pose",
         "untouched-student",
-        "untouched-distilled",
+        "untouched-rgb",
+        "untouched-shuffled",
+        "untouched-depth",
+        "untouched-all",
         "prior-permuted",
     }
     tried = {r["name"]: len(r["tried"]["validation_epe_mm"]) for r in trained if r["tried"]}
     # the same number of tries for all
     assert set(tried.values()) == {2}
     assert "l2" in tried
-    assert "prior-p2" in tried
+    assert "prior" in tried
 
 
 def test_rows_start_from_the_same_theta_0(whole):
     theta_0 = load_file(whole / "student/theta_0.safetensors")
-    prior = Prior.load(whole / "distill/prior_p2.safetensors")
+    prior = Prior.load(whole / "depth/prior_p2.safetensors")
     net, _ = load_network(whole / "student", "rgb", "theta_0")
     for name, t in net.state_dict().items():
         assert torch.equal(t, theta_0[name])
@@ -54,7 +57,6 @@ def test_rows_start_from_the_same_theta_0(whole):
         prior.check_start(net)
     assert prior.manifest["loss_units"].startswith("cm^2")
     assert prior.rms() > 0
-    assert Prior.load(whole / "distill/prior_p1.safetensors").p == 1
 
 
 def test_finished_stages_are_reused(whole):
@@ -74,13 +76,14 @@ def test_the_whole_run_killed_again_and_again_is_the_unbroken_one(whole, tmp_pat
         "width",
         "px",
         "batch",
-        "teacher_epochs",
-        "student_epochs",
-        "distill_epochs",
+        "labels",
+        "source_epochs",
         "target_epochs",
         "precision",
     ):
         flags += [f"--{key.replace('_', '-')}", str(settings[key])]
+    flags += ["--with-prior", "--stops", *map(str, settings["stops"])]
+    flags += ["--wide-count", "16", "--wide-epochs", "1", "--long-epochs", "1"]
     flags += ["--tries", *map(str, settings["tries"]), "--seeds", *map(str, settings["seeds"])]
     rng, kills = np.random.default_rng(0), 0
     while kills < 40:
@@ -101,14 +104,36 @@ def test_the_whole_run_killed_again_and_again_is_the_unbroken_one(whole, tmp_pat
 
 def test_the_recipe_goes_on_from_the_wide_student_with_the_wide_hands_alongside(whole):
     wide = json.loads((whole / "wide/config.json").read_text())
-    assert Path(wide["start"]) == whole / "continued/student.safetensors"
+    assert Path(wide["start"]) == whole / "all/student.safetensors"
     assert Path(wide["source"]["data"]) == whole / "data/wide"
     for name, start, alongside in (
         ("recipe", "wide", str(whole / "data/wide")),
-        ("fine-tune-student", "continued", ""),
+        ("tuned-all", "all", ""),
     ):
         row = json.loads((row_folder(whole, name) / "seed-0/config.json").read_text())
         assert row["start"] == str(whole / start / "student.safetensors")
         assert row["target"]["alongside"] == alongside
     assert Packed(whole / "data/wide").meta["holds"]["wide"]
     assert not Packed(whole / "data/source").meta["holds"]["wide"]
+
+
+def test_training_on_the_target_may_be_left_out(whole):
+    held = json.loads((whole / "target/tuned-depth/tried.json").read_text())
+    assert (held["setting"], set(held["validation_epe_mm"])) == ("epochs", {"0", "1"})
+    best = min(held["validation_epe_mm"], key=held["validation_epe_mm"].get)
+    assert row_folder(whole, "tuned-depth") == whole / f"target/tuned-depth/epochs-{best}"
+    start = load_file(whole / "depth/distilled.safetensors")
+    left = load_file(whole / "target/tuned-depth/try-0/target.safetensors")
+    changed = {name for name in start if not torch.equal(start[name], left[name])}
+    assert changed == {"convention"}  # the target's bones; no weight
+
+
+def test_the_page_says_what_depth_was_worth(whole):
+    results = json.loads((whole / "results.json").read_text())
+    first = results["worth"][0]
+    errors = {stage["name"]: stage["epe_mm"] for stage in results["source"]}
+    assert first["gain_mm"] == errors["student"] - errors["depth"]
+    page = (whole / "report.html").read_text()
+    assert f"Depth was worth {first['gain_mm']:.1f} mm" in page
+    assert sum(results["loss_shares"].values()) == pytest.approx(1)
+    assert set(results["loss_shares"]) == {"regression", "outputs"}

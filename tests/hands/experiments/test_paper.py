@@ -94,7 +94,7 @@ def test_the_plan_has_the_papers_values():
                 assert stage.net.loss_unit == "m"
                 assert bool(stage.start) == name.endswith("/continued")
             if isinstance(stage, distill.Distill):
-                assert stage.attention_weight == (1e3 if name.endswith("act-att") else 0)
+                assert stage.criterion.attention_weight == (1e3 if name.endswith("act-att") else 0)
                 phi = stage.phi
                 assert (phi.alpha, phi.beta, phi.phi_parameters) == (2.5e-4, 1e-3, "all")
                 assert (phi.split, phi.inner_steps, phi.inner_optimizer) == (False, 1, "sgd")

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from cmkg.errors import InputError
+from cmkg.hands.network.augment import NONE
 from cmkg.hands.stages import distill
 from cmkg.prior import Prior, fingerprint
 from tests.hands.runs import SMALL, common, settings
@@ -65,4 +66,25 @@ def test_a_teacher_of_no_known_modality_is_one_sentence(whole):
     with pytest.raises(
         InputError, match="expected a teacher's or a student's run, with 'modality'"
     ):
-        distill.modality_of(str(whole / "distill"))
+        distill.modality_of(str(whole / "depth"))
+
+
+def test_a_kept_answer_is_the_living_teachers(whole, tmp_path):
+    """Without augmentation nothing turns: both ways are one training."""
+    shared = {**common(whole), **SMALL, "labels": 16, "unlabelled": 0.75, "exponents": (2,)}
+    shared |= {"student": str(whole / "student"), "teacher": str(whole / "teacher")}
+    shared |= {"criterion": distill.Criterion("outputs"), "augmentation": NONE}
+    for name, cached in (("live", False), ("kept", True)):
+        own = {"cached": cached, "out": str(tmp_path / name)}
+        distill.run(settings(distill.Distill, **shared, **own))
+    a, b = (
+        json.loads((tmp_path / f"{name}/metrics.jsonl").read_text().splitlines()[-1])
+        for name in ("live", "kept")
+    )
+    for term in ("regression", "outputs", "outer_0"):
+        assert b[term] == pytest.approx(a[term], rel=1e-3), term
+    assert (tmp_path / "kept/answers.npz").exists()
+    with pytest.raises(InputError, match="--cached: it keeps a teacher's answers"):
+        settings(distill.Distill, cached=True)
+    with pytest.raises(InputError, match="--cached: not beside --extra, --split or --inner-steps"):
+        settings(distill.Distill, cached=True, criterion=distill.Criterion("outputs"), split=True)

@@ -7,11 +7,11 @@ from cmkg.hands.stages import export
 
 
 def test_students_and_priors_have_cards_and_are_given_away(whole, tmp_path):
-    for folder in ("student", "distill", "target/none/seed-0"):
+    for folder in ("student", "depth", "target/none/seed-0"):
         card = (whole / folder / "README.md").read_text()
         assert "library_name: cmkg" in card, folder
         assert "| EPE, mm |" in card, folder
-    assert "| fingerprint |" in (whole / "distill/prior_p2.md").read_text()
+    assert "| fingerprint |" in (whole / "depth/prior_p2.md").read_text()
     export.run(
         export.Export(
             str(whole / "target/none/seed-0"), str(whole / "student"), str(tmp_path / "hub")

@@ -1,5 +1,5 @@
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from cmkg.errors import InputError
 from cmkg.hands.datasets.packed import Packed, pack
 from cmkg.hands.datasets.rendered import Rendered
 from cmkg.hands.network.augment import Augmentation
+from cmkg.hands.network.pose import Pose
 from cmkg.hands.rendering.scenes import SceneConfig
 from cmkg.hands.stages import distill, source
 from cmkg.hands.stages.fitting import (
@@ -91,6 +92,20 @@ def test_a_batch_has_its_share_of_pairs_without_labels(packed):
     assert sorted(seen) == sorted(labelled)
     with pytest.raises(InputError, match="--unlabelled: expected a share of the batch from 0 to"):
         Loader(packed, 16, unlabelled=1.0)
+
+
+def test_kept_answers_turn_with_the_picture(packed):
+    """The true joints, said of the still pictures, are the true joints of the turned ones."""
+    still = Loader(packed, 16).fetch(np.arange(12))
+    turning = Augmentation(turn_deg=60, shift=0.1, zoom=0.2)
+    loader = Loader(packed, 16, augmentation=turning, answers=Pose(still.joints, still.uv))
+    few = labelled_numbers(SourceData(labels=4), packed)
+    mixed = replace(loader, labelled=few, unlabelled=0.5)
+    for one in (loader, mixed):
+        batch = one.training_batch(0, 0, 6, process(0, 1))
+        torch.testing.assert_close(batch.answers.joints, batch.joints, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(batch.answers.uv, batch.uv, rtol=1e-4, atol=1e-4)
+    assert (batch.uv - still.uv[:6]).abs().max() > 0.1
 
 
 def test_processes_share_a_batch_and_steps_repeat(packed):

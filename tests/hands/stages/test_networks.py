@@ -19,8 +19,8 @@ def test_the_network_of_a_folder_that_is_no_run_is_one_sentence(whole, tmp_path)
 
 def test_trained_weights_speak_the_targets_convention(whole):
     target = Packed(whole / "data/target")
-    weights = whole / "continued/student.safetensors"
-    own = load_network(whole / "student", "rgb", "../continued/student").model.eval()
+    weights = whole / "all/student.safetensors"
+    own = load_network(whole / "student", "rgb", "../all/student").model.eval()
     moved = load_start(weights, whole / "student", whole / "data/source", target).model.eval()
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 3, 32, 32))).float()
     with torch.no_grad():

@@ -19,7 +19,7 @@ def test_preflight_tells_its_verdicts(whole, tmp_path, capsys):
     )
     report = short_run.run(config)
     said = capsys.readouterr().out
-    assert set(report["verdicts"]) == {"distillation", "transfer", "prior"}
+    assert set(report["verdicts"]) == {"distillation", "transfer", "prior", "pairs without labels"}
     assert "a hint, not a result" in said
     assert 20 < report["numbers"]["student"] < 500
     assert report["numbers"]["phi_over_noise"] > 0

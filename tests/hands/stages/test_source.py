@@ -18,6 +18,7 @@ def test_another_setting_in_the_same_folder_is_refused(whole):
                 | NET
                 | SMALL
                 | {
+                    "labels": 16,
                     "epochs": 2,
                     "out": str(whole / "teacher"),
                     "lr": 1e-3,

@@ -26,7 +26,7 @@ def test_a_prior_of_another_network_is_refused(whole, tmp_path):
         test=f"{whole}/data/target-test",
         student=str(tmp_path / "wide"),
         out=str(tmp_path / "t"),
-        prior=f"{whole}/distill/prior_p2.safetensors",
+        prior=f"{whole}/depth/prior_p2.safetensors",
         sigma=1.0,
         **SMALL,
     )
@@ -75,7 +75,7 @@ def test_alongside_joins_each_batch(whole, tmp_path):
             out=str(out),
             student=str(whole / "student"),
             source=str(whole / "data/source"),
-            start=str(whole / "distill/distilled.safetensors"),
+            start=str(whole / "depth/distilled.safetensors"),
             alongside=str(whole / "data/source"),
             **SMALL,
         )
@@ -89,7 +89,7 @@ def test_alongside_joins_each_batch(whole, tmp_path):
             out=str(alone),
             student=str(whole / "student"),
             source=str(whole / "data/source"),
-            start=str(whole / "distill/distilled.safetensors"),
+            start=str(whole / "depth/distilled.safetensors"),
             **SMALL,
         )
     )

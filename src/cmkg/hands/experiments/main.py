@@ -321,6 +321,7 @@ def source_stages(config: Experiment, out: Path) -> dict[str, SourceStage]:
         out=str(out / "depth"),
         criterion=distill.Criterion("outputs", output_weight=expert.output_weight),
         unlabelled=expert.unlabelled,
+        cached=True,
         source=scarce,
         phi=distill.PhiConfig(exponents=()),
         optim=optim,
@@ -339,7 +340,7 @@ def source_stages(config: Experiment, out: Path) -> dict[str, SourceStage]:
     }
     if config.with_prior:
         stages["no-teacher"] = replace_settings(
-            taught, use_teacher=False, out=str(out / "no-teacher"), **learns
+            taught, use_teacher=False, cached=False, out=str(out / "no-teacher"), **learns
         )
     if config.wide_count:
         stages["wide"] = replace_settings(

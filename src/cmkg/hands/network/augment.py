@@ -16,7 +16,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ..skeleton import WRIST, bone_scale
-from .pose import HandBatch
+from .pose import HandBatch, Pose
 
 DEPTH_RANGE_MM = 120.0
 IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406])
@@ -58,6 +58,7 @@ class Stored:
     """Packed pictures and labels of a batch.
 
     rgb: uint8. depth: uint16 mm. margin: how many boxes a stored picture of `px` pixels shows.
+    answers: what a teacher said of the box as it is.
     """
 
     joints_mm: Float[Tensor, "b 21 3"]
@@ -66,6 +67,7 @@ class Stored:
     margin: float
     rgb: Shaped[Tensor, "b stored stored 3"] | None = None
     depth: Shaped[Tensor, "b stored stored"] | None = None
+    answers: Pose | None = None
 
 
 def _uniform(shape: tuple[int, ...], half: float, generator: torch.Generator) -> Tensor:
@@ -174,7 +176,24 @@ def network_inputs(
         scale_mm=scale,
         rgb=rgb,
         depth=depth,
+        answers=None if stored.answers is None else turn_answers(stored, stored.answers, turns, px),
     )
+
+
+def turn_answers(stored: Stored, answers: Pose, turns: Turns, px: int) -> Pose:
+    """What was said of the box as it is, as it would be said of the turned picture.
+
+    Joints turn with the camera; a place on the picture is a ray, which turns with it, too.
+    """
+    joints = answers.joints @ turns.R.transpose(1, 2)
+    if answers.uv is None:
+        return Pose(joints)
+    still = network_camera(stored.K, stored.margin, stored.px, px, torch.ones_like(turns.zoom))
+    pixels = ((answers.uv + 1) * px - 1) / 2
+    points = torch.cat([pixels, torch.ones_like(pixels[..., :1])], 2)
+    rays = points @ torch.linalg.inv(still).transpose(1, 2)
+    K_to = network_camera(stored.K, stored.margin, stored.px, px, turns.zoom)
+    return Pose(joints, project_to_sides(rays @ turns.R.transpose(1, 2), K_to, px))
 
 
 def project_to_sides(

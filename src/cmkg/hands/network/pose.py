@@ -31,7 +31,7 @@ class HandBatch:
 
     rgb: normalised. depth: relative to the wrist, in units of 120 mm, clipped to [-1, 1], 1 where
     nothing was measured. joints, uv: see Pose. scale_mm: the bone's length. labelled: which samples
-    have labels; None is all.
+    have labels; None is all. answers: what a teacher said of them, kept.
     """
 
     joints: Float[Tensor, "b 21 3"]
@@ -40,6 +40,7 @@ class HandBatch:
     rgb: Float[Tensor, "b 3 px px"] | None = None
     depth: Float[Tensor, "b 1 px px"] | None = None
     labelled: Bool[Tensor, " b"] | None = None
+    answers: Pose | None = None
 
     def __len__(self) -> int:
         return len(self.joints)
@@ -76,7 +77,14 @@ class HandBatch:
             rgb=_concatenate(self.rgb, other.rgb),
             depth=_concatenate(self.depth, other.depth),
             labelled=_concatenate(self.labelled, other.labelled),
+            answers=_join_answers(self.answers, other.answers),
         )
+
+
+def _join_answers(a: Pose | None, b: Pose | None) -> Pose | None:
+    if a is None or b is None:
+        return None
+    return Pose(torch.cat([a.joints, b.joints]), _concatenate(a.uv, b.uv))
 
 
 def _concatenate(a: Tensor | None, b: Tensor | None) -> Tensor | None:

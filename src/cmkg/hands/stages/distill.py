@@ -7,7 +7,7 @@ and p = 2 are learned side by side.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,18 +24,26 @@ from ...learner import MetaConfig, PriorLearner
 from ...losses import distillation_loss
 from ...prior import Prior
 from ...runtime.checks import expect_from_zero, expect_positive
-from ...runtime.distributed import launch, place_model
-from ...runtime.files import read_json, save_weights, write_json
+from ...runtime.distributed import Processes, launch, on_first_rank, place_model
+from ...runtime.files import read_json, save_weights, write_arrays, write_json
 from ...runtime.runs import Losses, Run
 from ...steps import take_step
 from ..datasets.packed import Packed, open_training_set
 from ..network.augment import Augmentation
-from ..network.pose import HandBatch
+from ..network.pose import HandBatch, Pose
 from ..network.pose_loss import PoseLoss, TeachersPose, describe_unit, loss_of, output_pairs
 from ..network.posenet import NetConfig, PoseNet
-from .fitting import Loader, fit, labelled_numbers, load_optimizer, second_half, steps_of
+from .fitting import (
+    Loader,
+    fit,
+    labelled_numbers,
+    load_optimizer,
+    read_answers,
+    second_half,
+    steps_of,
+)
 from .networks import CHANNELS, ROLES, THETA_0, Modality, load_network
-from .predicting import predict, save_predictions, score
+from .predicting import TEST_BATCH, predict, save_predictions, score
 from .settings import Flat, OptimConfig, SourceData
 from .student_card import finish_student
 
@@ -106,6 +114,10 @@ class Distill:
     unlabelled: float = 0.0
     """Share of each batch that is drawn from the pairs without labels (--labels): they learn from
     the teacher alone."""
+    cached: bool = False
+    """The teacher is asked once, about the pictures as they are stored; its answers are kept in
+    answers.npz and turned with each picture: no teacher runs while the student learns. For the
+    criterion outputs."""
     use_teacher: bool = True
     """False is a control: G = L_REG, for theta and for phi alike."""
     shuffled: bool = False
@@ -117,6 +129,14 @@ class Distill:
     phi: Annotated[PhiConfig, Flat] = field(default_factory=PhiConfig)
     optim: Annotated[OptimConfig, Flat] = field(default_factory=OptimConfig)
     augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        if not self.cached:
+            return
+        if self.criterion.criterion != "outputs" or not self.use_teacher:
+            raise InputError("--cached: it keeps a teacher's answers; give --criterion outputs")
+        if self.source.extra or self.phi.split or self.phi.inner_steps > 1:
+            raise InputError("--cached: not beside --extra, --split or --inner-steps")
 
 
 def learner_of(
@@ -159,7 +179,7 @@ def run(config: Distill) -> dict[str, Any]:
         packed,
         net.px,
         fabric.device,
-        tuple(dict.fromkeys(("rgb", modality))),
+        ("rgb",) if config.cached else tuple(dict.fromkeys(("rgb", modality))),
         config.augmentation,
         labelled=labelled_numbers(config.source, packed),
         unlabelled=config.unlabelled if config.use_teacher else 0.0,
@@ -185,17 +205,23 @@ def run(config: Distill) -> dict[str, Any]:
     def update(hands: HandBatch, step: int) -> Losses:
         if config.criterion.fading:
             distiller.teacher_weight = 1 - step / total
-        seen = hands.picture(modality)
+        seen = None if config.cached else hands.picture(modality)
+        said = [one for one in hands.answers or () if one is not None]
         if config.shuffled:
-            seen = seen.roll(1, 0)
+            seen, said = None if seen is None else seen.roll(1, 0), [one.roll(1, 0) for one in said]
         batch = Batch(hands.picture("rgb"), seen, hands.labels, hands.labelled)
         learn = None if learner is None else partial(learner.backward, batch, optimizer=optimizer)
-        return take_step(student, optimizer, lambda: distiller(batch), fabric.autocast, learn)
+        losses_of = partial(distiller, batch, said or None)
+        return take_step(student, optimizer, losses_of, fabric.autocast, learn)
 
     state: dict[str, Any] = {"model": distiller, "optimizer": optimizer}
     if learner is not None:
         state["learner"] = learner
     with run.claim():
+        if config.cached:
+            asked = Loader(packed, net.px, fabric.device, (modality,))
+            kept = kept_answers(run.path("answers.npz"), teacher, asked, fabric)
+            loader = replace(loader, answers=kept)
         key = None
         if config.start != THETA_0:
             key = second_half(config.student, config.optim.seed)
@@ -207,6 +233,28 @@ def run(config: Distill) -> dict[str, Any]:
         save_predictions(run.path("predictions.npz"), predictions)
         title = f"A hand student, distilled from {modality}"
         return finish_student(run, score(predictions), title)
+
+
+@torch.no_grad()
+def kept_answers(path: Path, teacher: PoseNet, loader: Loader, fabric: Processes) -> Pose:
+    """What the teacher says of every sample of a set, read from the file where it was kept.
+
+    Joints in bone units and, of heatmaps, their centres: see Pose.
+    """
+    if not path.exists():
+        teacher.eval()
+        found = []
+        for at in range(0, len(loader), TEST_BATCH):
+            picture = loader.fetch(range(at, min(at + TEST_BATCH, len(loader))))
+            with fabric.autocast():
+                pose = teacher(picture.picture(loader.modalities[0]))
+            found.append(Pose(pose.joints.float(), pose.uv))
+        arrays = {"joints": torch.cat([one.joints for one in found])}
+        if found[0].uv is not None:
+            arrays["uv"] = torch.cat([one.uv.float() for one in found if one.uv is not None])
+        kept = {name: one.cpu().numpy() for name, one in arrays.items()}
+        on_first_rank(lambda: write_arrays(path, **kept))
+    return read_answers(path)
 
 
 def modality_of(folder: str) -> Modality:

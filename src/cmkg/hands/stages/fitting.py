@@ -15,12 +15,12 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...runtime.distributed import Processes
-from ...runtime.files import PathLike, write_atomically
+from ...runtime.files import PathLike, read_arrays, write_atomically
 from ...runtime.random import batch_indices, generator
 from ...runtime.runs import Losses, Run
 from ..datasets.packed import JoinedSets, Packed, TrainingSet
 from ..network.augment import NONE, Augmentation, Stored, Turns, network_inputs
-from ..network.pose import HandBatch
+from ..network.pose import HandBatch, Pose
 from ..skeleton import retarget_matrix
 from .settings import OptimConfig, SourceData
 
@@ -91,6 +91,7 @@ class Loader:
     frames: only these of the set. modalities: of "rgb" and "depth". labelled: numbers of those that
     have labels; None is all. unlabelled: share of each batch that is drawn from the others; 0
     leaves them out. An epoch takes as many steps as the whole set does, however many have labels.
+    answers: a teacher's, of every sample of the set, in its order.
     """
 
     packed: TrainingSet
@@ -101,6 +102,7 @@ class Loader:
     frames: Frames | None = None
     labelled: np.ndarray | None = None
     unlabelled: float = 0.0
+    answers: Pose | None = None
 
     def __post_init__(self) -> None:
         expect_modalities(self.packed, self.modalities)
@@ -162,8 +164,17 @@ class Loader:
             margin=packed.margin,
             rgb=pick(packed.rgb) if "rgb" in self.modalities else None,
             depth=pick(packed.depth) if with_depth and packed.depth is not None else None,
+            answers=self._answers_of(rows),
         )
         return network_inputs(stored, self.px, self.augmentation, draws, turns)
+
+    def _answers_of(self, rows: np.ndarray) -> Pose | None:
+        if self.answers is None:
+            return None
+        joints, uv, _ = self.answers
+        numbers = torch.from_numpy(rows)
+        picked = None if uv is None else uv[numbers].to(self.device)
+        return Pose(joints[numbers].to(self.device), picked)
 
     def training_batch(
         self, seed: object, step: int, batch: int, fabric: Processes, stream: str = "augment"
@@ -220,6 +231,18 @@ def fit(
         drawn = loader.training_batch(optim.seed if key is None else key, step, batch, fabric)
         log(update(drawn, step))
     return total
+
+
+def read_answers(path: PathLike) -> Pose:
+    """What a teacher said of every sample of a set, as `cmkg distill --cached` keeps it.
+
+    Raises:
+        InputError: the file is not there or holds no answers.
+    """
+    held = {name: torch.from_numpy(one) for name, one in read_arrays(path).items()}
+    if "joints" not in held:
+        raise InputError(f"{path}: expected a teacher's answers (joints, uv), found {list(held)}")
+    return Pose(held["joints"], held.get("uv"))
 
 
 def steps_of(optim: OptimConfig, loader: Loader) -> int:

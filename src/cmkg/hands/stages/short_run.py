@@ -16,21 +16,21 @@ from torch import Tensor
 from ...batch import Fields
 from ...errors import InputError
 from ...forecast import format_verdicts, preflight
-from ...runtime.checks import expect_at_least_one, expect_positive
+from ...runtime.checks import expect_at_least_one, expect_from_zero, expect_positive
 from ...runtime.random import generator
 from ...runtime.runs import Run
 from ..datasets.packed import Packed
 from ..metrics import errors_mm
 from ..network.augment import NONE, Augmentation
 from ..network.pose import Pose
-from ..network.pose_loss import loss_of
+from ..network.pose_loss import TeachersPose, loss_of, output_pairs
 from ..network.posenet import NetConfig, PoseNet, pose_net
 from .fitting import Loader, convention_matrix
 from .settings import Flat
 
 TEST_SAMPLES = 500
 MILD = Augmentation(turn_deg=15, shift=0.03, zoom=0.05, colour=0.15, noise=0, erase=0)
-ALPHA, BETA, ATTENTION_WEIGHT = 5e-5, 1e-3, 1e3
+ALPHA, BETA, ATTENTION_WEIGHT, OUTPUT_WEIGHT = 5e-5, 1e-3, 1e3, 10.0
 SHORT_NET = NetConfig(width=0.25, stem_stride=2, px=64)
 
 
@@ -46,6 +46,8 @@ class ShortRun:
     out: str = "runs/preflight"
     samples: int = 2000
     """At most so many of each training set, 500 of each test set."""
+    labels: int = 0
+    """So many of the source's samples have labels; 0 = all."""
     epochs: int = 4
     batch: int = 32
     lr: float = 1e-3
@@ -56,11 +58,12 @@ class ShortRun:
 
     def __post_init__(self) -> None:
         expect_positive(self, "samples", "epochs", "batch", "lr")
+        expect_from_zero(self, "labels")
         expect_at_least_one(self, "sigmas")
 
 
 class LoaderBatches:
-    """A packed set as an iterable of batches {"rgb", "depth" when there is one, "y": a Pose}.
+    """A packed set as batches {"rgb", "depth" when there is one, "y": a Pose, "labelled"}.
 
     Of at most `most` samples, evenly over the set, in another order each time.
     """
@@ -72,6 +75,7 @@ class LoaderBatches:
         batch: int,
         seed: int,
         matrix: Float[Tensor, "21 21"] | None = None,
+        labels: int = 0,
     ) -> None:
         self.loader = loader
         self.batch = batch
@@ -80,6 +84,8 @@ class LoaderBatches:
         self.passes = 0
         count = len(loader)
         self.rows = torch.linspace(0, count - 1, min(most, count)).round().long()
+        order = torch.randperm(len(self.rows), generator=generator("labels", seed))
+        self.labelled = self.rows[order[: labels or len(self.rows)]]
 
     def __len__(self) -> int:
         return (len(self.rows) + self.batch - 1) // self.batch
@@ -93,7 +99,7 @@ class LoaderBatches:
             if self.matrix is not None:
                 batch = batch.to_convention(self.matrix)
             pictures = {kind: batch.picture(kind) for kind in self.loader.modalities}
-            yield pictures | {"y": batch.labels}
+            yield pictures | {"y": batch.labels, "labelled": torch.isin(rows, self.labelled)}
 
 
 def run(config: ShortRun) -> dict[str, Any]:
@@ -113,11 +119,15 @@ def run(config: ShortRun) -> dict[str, Any]:
     to_target = convention_matrix(source, target)  # one convention: the target's
 
     def batches(
-        packed: Packed, most: int, augmentation: Augmentation, matrix: Tensor | None
+        packed: Packed,
+        most: int,
+        augmentation: Augmentation,
+        matrix: Tensor | None,
+        labels: int = 0,
     ) -> LoaderBatches:
         kinds = ("rgb", "depth") if packed.depth is not None else ("rgb",)
         loader = Loader(packed, config.net.px, "cpu", kinds, augmentation)
-        return LoaderBatches(loader, most, config.batch, config.seed, matrix)
+        return LoaderBatches(loader, most, config.batch, config.seed, matrix, labels)
 
     def student() -> PoseNet:
         return pose_net(config.net, 3, config.seed)
@@ -129,23 +139,25 @@ def run(config: ShortRun) -> dict[str, Any]:
         bones = torch.full((len(y.joints),), target.bone_mm)
         return float(errors_mm(prediction.joints.float(), y.joints, bones).mean())
 
+    loss = loss_of(config.net, target.bone_mm)
     with run.claim():
         report = preflight(
             student,
             teacher,
-            batches(source, config.samples, MILD, to_target),
+            batches(source, config.samples, MILD, to_target, config.labels),
             batches(source_test, TEST_SAMPLES, NONE, to_target),
             batches(target, config.samples, MILD, None),
             batches(target_test, TEST_SAMPLES, NONE, None),
-            loss_of(config.net, target.bone_mm),
+            loss,
             error,
-            fields=Fields("rgb", "depth", "y"),
+            fields=Fields("rgb", "depth", "y", "labelled"),
             epochs=config.epochs,
             lr=config.lr,
             alpha=ALPHA,
             beta=BETA,
             sigmas=config.sigmas,
             attention_weight=ATTENTION_WEIGHT,
+            outputs=(output_pairs(config.net), TeachersPose(loss, OUTPUT_WEIGHT)),
         )
         text = format_verdicts(report)
         print(text)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...errors import InputError
 from ...prior import Prior, fingerprint
 from ...runtime.checks import expect_at_least_one, expect_from_zero
-from ...runtime.distributed import launch, place_model
+from ...runtime.distributed import Processes, launch, place_model
 from ...runtime.files import save_weights
 from ...runtime.runs import Losses, Run
 from ...steps import take_step
@@ -27,10 +27,18 @@ from ..network.pose import HandBatch, Pose
 from ..network.pose_loss import loss_of
 from ..network.posenet import pose_net
 from ..skeleton import bone_scale
-from .fitting import Frames, Loader, convention_matrix, fit, frame_range
+from .fitting import (
+    Frames,
+    Loader,
+    convention_matrix,
+    fit,
+    frame_range,
+    labelled_numbers,
+    read_answers,
+)
 from .networks import load_start
 from .predicting import Predictions, predict, save_predictions, score
-from .settings import Flat, OptimConfig
+from .settings import Flat, OptimConfig, SourceData
 from .student_card import finish_student
 
 HISTOGRAM_EDGES = np.linspace(-1, 1, 201)
@@ -49,6 +57,15 @@ class TargetData:
     alongside: str = ""
     """A packed set: each batch is joined by as many of its samples, their labels in the target's
     bone convention."""
+    alongside_labels: int = 0
+    """So many of them have labels, drawn by --label-seed as in the source's stages; 0 = all."""
+    label_seed: int = 0
+    alongside_answers: str = ""
+    """answers.npz of a distilled student's folder (--cached there): what the teacher said of all
+    of them takes their labels' place."""
+
+    def __post_init__(self) -> None:
+        expect_from_zero(self, "alongside_labels")
 
 
 @dataclass(frozen=True)
@@ -168,6 +185,9 @@ def run(config: Target) -> dict[str, Any]:
     test = Loader(scored, net.px, fabric.device, frames=data.validation)
     frame_range(scored, data.validation)
     alongside = Packed(data.alongside) if data.alongside else None
+    others = None
+    if alongside is not None:
+        others = alongside_loader(config, alongside, net.px, fabric)
     loss = loss_of(net, packed.bone_mm)
 
     began = fingerprint(start)
@@ -179,9 +199,12 @@ def run(config: Target) -> dict[str, Any]:
 
     def join_alongside(batch: HandBatch, step: int) -> HandBatch:
         assert alongside is not None
-        others = Loader(alongside, net.px, fabric.device, augmentation=config.augmentation)
+        assert others is not None
         seed, count = config.optim.seed, len(batch)
         more = others.training_batch(seed, step, count, fabric, stream="source")
+        if more.answers is not None:
+            joints, uv, _ = more.answers
+            more = replace(more, joints=joints, uv=more.uv if uv is None else uv, answers=None)
         return batch.join(more.to_convention(convention_matrix(alongside, packed)))
 
     def update(batch: HandBatch, step: int) -> Losses:
@@ -215,6 +238,26 @@ def run(config: Target) -> dict[str, Any]:
         save_predictions(run.path("predictions.npz"), predictions)
         result = score(predictions) | {"weights": weight_histogram(model)}
         return finish_student(run, result, "A hand student, trained on the target")
+
+
+def alongside_loader(config: Target, alongside: Packed, px: int, fabric: Processes) -> Loader:
+    """What joins each batch: its labelled samples, or all with a teacher's answers.
+
+    Raises:
+        InputError: there are not so many samples; answers of another set.
+    """
+    data = config.target
+    labelled = SourceData(labels=data.alongside_labels, label_seed=data.label_seed)
+    loader = Loader(alongside, px, fabric.device, augmentation=config.augmentation)
+    if not data.alongside_answers:
+        return replace(loader, labelled=labelled_numbers(labelled, alongside))
+    answers = read_answers(data.alongside_answers)
+    if len(answers.joints) != len(alongside):
+        raise InputError(
+            f"{data.alongside_answers}: has answers on {len(answers.joints)} samples, "
+            f"{alongside.folder} has {len(alongside)}: give those of the same set"
+        )
+    return replace(loader, answers=answers)
 
 
 def in_set_scale(batch: HandBatch, bone_mm: float) -> HandBatch:
