@@ -108,7 +108,7 @@ def test_the_recipe_goes_on_from_the_wide_student_with_the_wide_hands_alongside(
     assert Path(wide["source"]["data"]) == whole / "data/wide"
     for name, start, alongside in (
         ("recipe", "wide", str(whole / "data/wide")),
-        ("tuned-all", "all", ""),
+        ("tuned-all", "all", str(whole / "data/source")),
     ):
         row = json.loads((row_folder(whole, name) / "seed-0/config.json").read_text())
         assert row["start"] == str(whole / start / "student.safetensors")

@@ -65,7 +65,7 @@ class Expert:
     """Of each training on the source, in passes over all its pairs: all take as many steps."""
     target_epochs: int = 10
     """Of the rows that start at theta_0."""
-    stops: tuple[int, ...] = (0, 2, 5)
+    stops: tuple[int, ...] = (0, 5)
     """Epochs tried on the validation block for the rows that start at trained weights; 0 leaves
     them as they are, so that training on a target does not lose to not training on it."""
     wide_epochs: int = 6
@@ -79,9 +79,8 @@ class Expert:
     """Adam on the source, cosine to zero. The paper's 2.5e-4, constant, needs its 200 epochs."""
     target_lr: float = 1e-3
     """Of the rows that start at theta_0."""
-    fine_tune_lr: float = 3e-4
-    """Of the rows that start at trained weights. Both rates were chosen on the validation block of
-    the real photographs."""
+    fine_tune_lr: float = 1e-3
+    """Of the rows that start at trained weights."""
     long_lr: float = 2e-3
     """Of the recipe."""
     tries: tuple[float, ...] = (10.0, 100.0, 1000.0)
@@ -399,10 +398,22 @@ def target_rows(config: Experiment, out: Path) -> list[Row]:
         return str(out / f"{path}.safetensors")
 
     weights = {name: file(path) for name, path in UNTOUCHED.items()}
-    stops = config.expert.stops
+    labels = {
+        "alongside_labels": min(config.labels, config.source_count),
+        "label_seed": config.seeds[0],
+    }
+
+    def tuned(name: str, label: str, **beside: Any) -> Row:
+        """Trained on with the source alongside, as its student saw it: it forgets less so."""
+        changes = {"start": weights[name], "alongside": str(out / "data/source")} | beside
+        return Row(f"tuned-{name}", f"{label}, trained on", changes, stops=config.expert.stops)
+
+    def answers(name: str) -> dict[str, str]:
+        return {"alongside_answers": str(out / name / "answers.npz")}
+
     rows = [
-        Row("tuned-student", "labels only, trained on", {"start": weights["student"]}, stops=stops),
-        Row("tuned-depth", "taught by depth, trained on", {"start": weights["depth"]}, stops=stops),
+        tuned("student", "labels only", **labels),
+        tuned("depth", "taught by depth", **answers("depth")),
     ]
     if not config.with_prior:
         return rows
@@ -411,13 +422,8 @@ def target_rows(config: Experiment, out: Path) -> list[Row]:
     around = "from θ₀, ℓ² around the weights"
     return [
         *rows,
-        Row(
-            "tuned-rgb",
-            "control: taught by RGB, trained on",
-            {"start": weights["rgb"]},
-            stops=stops,
-        ),
-        Row("tuned-all", "all labels, trained on", {"start": weights["all"]}, stops=stops),
+        tuned("rgb", "control: taught by RGB", **answers("rgb")),
+        tuned("all", "all labels"),
         Row("recipe", "all labels, the recipe", recipe_of(config, out)),
         Row("none", "from θ₀"),
         Row("l2", "from θ₀, ℓ²", tuned=True),
@@ -474,7 +480,7 @@ def with_folders(stage: target.Target, folders: Folders) -> target.Target:
 
 
 def rate_of(config: Experiment, row: Row) -> float:
-    """Trained weights are moved more slowly than theta_0."""
+    """Rows from trained weights have a rate of their own."""
     return config.expert.fine_tune_lr if "start" in row.changes else config.expert.target_lr
 
 
