@@ -116,7 +116,7 @@ class Experiment:
     target: Literal["rendered", "real hands"] = "rendered"
     real_hands: str = ""
     """Folder with the real photographs: images/, params.mat, pose_gt.mat."""
-    source_count: int = 3000
+    source_count: int = 2400
     """Rendered RGB-D hands to train on; a tenth as many, at most 1,000, test."""
     labels: int = 250
     """So many of them have labels."""
