@@ -83,7 +83,7 @@ def run(config: Labels) -> None:
 
 
 def collect(config: Labels) -> dict[str, Any]:
-    """{"cells": one for each number of labels}, of what every seed has finished."""
+    """{"cells": one for each number of labels}, of the seeds that have finished it."""
     cells = []
     for labels in (*config.labels, config.count):
         rows = []

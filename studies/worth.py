@@ -48,7 +48,7 @@ SOURCE_LABELS = {
     "shuffled": "control: taught by shuffled depth",
     "depth": "taught by depth",
     "all": "all labels",
-    "no-teacher": "labels only, a quarter of each batch",
+    "no-teacher": "labels only, again: φ is learned meanwhile",
     "letter": "labels only, then half as many steps on Eq. 4 with depth",
     "letter-no-teacher": "labels only, then the same steps without a teacher",
 }
@@ -210,7 +210,7 @@ def target_rows(home: Path) -> list[Row]:
     }
     rows = [
         Row("tuned-student", "labels only, fine-tuned", {"start": weights["student"]}),
-        Row("tuned-rgb", "taught by RGB, fine-tuned", {"start": weights["rgb"]}),
+        Row("tuned-rgb", "taught by RGB, fine-tuned", {"start": weights["rgb"]}, False, True),
         Row("tuned-depth", "taught by depth, fine-tuned", {"start": taught}),
         Row("tuned-all", "all labels, fine-tuned", {"start": weights["all"]}),
         Row("sp", "taught by depth, ℓ² around it", around, tuned=True),
@@ -355,7 +355,7 @@ def collect(config: Worth) -> dict[str, Any]:
     for name in TARGETS:
         rows = []
         for row in [
-            *(Row(f"untouched-{one}", f"{one}, untouched") for one in UNTOUCHED),
+            *(Row(f"untouched-{one}", f"{SOURCE_LABELS[one]}, untouched") for one in UNTOUCHED),
             *target_rows(Path()),
         ]:
             found = [errors_of(home / name / row.name) for home in homes.values()]
@@ -373,8 +373,9 @@ def describe_sessions_of(out: Path) -> dict[str, Any]:
     """Commits and machine of the source trainings of a study's folder."""
     files = sorted(out.rglob("environment.json"))
     sessions = [session for file in files for session in read_json(file)["sessions"]]
+    last = max(sessions, key=lambda session: session["started"])
     commits = dict.fromkeys(session["commit"] for session in sessions)
-    return {"commits": list(commits), "machine": sessions[-1]["machine"]}
+    return {"commits": list(commits), "machine": last["machine"]}
 
 
 def describe_row(

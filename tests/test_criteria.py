@@ -113,6 +113,16 @@ def test_criteria_have_names(batch, unchecked):
         Distiller(two, teacher, criterion="numbers", loss=lambda p, y: p[0].mean())(batch)
 
 
+class Endless:
+    """Batches without a length."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
 def test_the_teacher_fades_by_a_schedule(batch):
     student, teacher = small_net(), small_net(channels=1, seed=7)
     seen = []
@@ -126,14 +136,22 @@ def test_the_teacher_fades_by_a_schedule(batch):
         student, teacher, [batch, batch], criterion="numbers", teacher_weight=fading, fit=fit
     )
     assert seen == [0, 0.25, 0.5, 0.75]
-    (whole,) = distill(
-        student,
-        teacher,
-        [batch],
-        criterion="numbers",
-        fit=FitConfig(lr=1e-9, precision="64-true", quiet=True),
-    ).history
+    one = FitConfig(lr=1e-9, precision="64-true", quiet=True)
+    (whole,) = distill(student, teacher, [batch], criterion="numbers", fit=one).history
     shares = [line["outputs"] / whole["outputs"] for line in found.history]
     assert shares == pytest.approx([0.875, 0.375], rel=1e-3)
+    with pytest.raises(InputError, match="teacher_weight: the data have no length"):
+        distill(student, teacher, Endless([batch]), teacher_weight=fading, fit=one, pairs=PAIRS)
     with pytest.raises(InputError, match=r"teacher_weight: expected a number from 0, got -1"):
         distill(student, teacher, [batch], teacher_weight=lambda _: -1, fit=fit, pairs=PAIRS)
+
+
+def test_features_are_compared_in_every_precision(batch):
+    for precision in ("32-true", "bf16-true", "64-true", "bf16-mixed"):
+        student, teacher = small_net(), small_net(channels=1, seed=7)
+        few = tuple(part.float() for part in batch)
+        fit = FitConfig(precision=precision, quiet=True)
+        found = distill(
+            student.float(), teacher.float(), [few], pairs=PAIRS, criterion="features", fit=fit
+        )
+        assert 0 < found.history[0]["features"] <= 4 * len(PAIRS)

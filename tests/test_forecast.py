@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cmkg.errors import InputError
 from cmkg.forecast import Report, format_verdicts, judge, preflight, shared_information
 from cmkg.training import Fields
 
@@ -191,3 +192,8 @@ def test_the_verdict_on_pairs_without_labels_is_the_constructions(how, expected,
     yes, why = report.verdicts["pairs without labels"]
     assert yes == expected, format_verdicts(report)
     assert reason in why, format_verdicts(report)
+
+
+def test_outputs_that_cannot_be_compared_are_refused_before_anything_is_trained(unchecked):
+    with pytest.raises(InputError, match='outputs: expected "classes", "numbers", a criterion'):
+        preflight(None, None, [], [], [], [], None, None, outputs="clases")

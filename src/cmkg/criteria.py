@@ -132,15 +132,17 @@ class FeatureLoss(nn.Module):
             teacher = to_float32(other)
             inside = foreground_of(teacher) if self.foreground else torch.ones_like(teacher[:, :1])
             teacher = standardise(teacher, inside)
-            value = _errors(project(to_float32(own)), teacher, inside)
+            mine_there = own.to(next(project.parameters()).dtype)
+            value = _errors(to_float32(project(mine_there)), teacher, inside)
             if self.predictable:
-                apart = _errors(project(to_float32(own).detach()), teacher, inside)
+                apart = _errors(to_float32(project(mine_there.detach())), teacher, inside)
                 found.append(1 - apart.detach() / 2)  # the correlation, channel by channel
                 value = share * value + (1 - share) * apart
             total = total + value.mean()
         if self.predictable and self.training and torch.is_grad_enabled():
             with torch.no_grad():
-                self.explained.lerp_(torch.cat(found).clamp(0, 1).square(), MOMENTUM)
+                now = torch.cat(found).clamp(0, 1).square()
+                self.explained.lerp_(now.to(self.explained.dtype), MOMENTUM)
         return {"features": self.weight * total}
 
 

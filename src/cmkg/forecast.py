@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
@@ -199,7 +199,7 @@ def preflight(
     sigmas: Sequence[float] = (1e-4, 1e-3, 1e-2),
     pairs: Pairs | None = None,
     attention_weight: float = 1.0,
-    outputs: OutputKind | tuple[AnyPairs, Criterion] | None = None,
+    outputs: OutputKind | Criterion | tuple[AnyPairs, Criterion] | None = None,
 ) -> Report:
     """Trains a teacher, students and a prior shortly, and says what is likely to help.
 
@@ -219,6 +219,7 @@ def preflight(
             then it is also asked what the teacher's answers on pairs without labels
             (Fields(labelled=)) could close of the gap to the teacher.
     """
+    how = _how_to_compare(outputs)
     own = replace(fields, teacher=None)
     superior = replace(fields, student=fields.teacher, teacher=None)
     on_target = target_fields or own
@@ -250,10 +251,7 @@ def preflight(
         train_with_prior(model, target, loss, prior, fields=on_target, fit=fit)
         return measure_error(model, target_test, on_target, error)
 
-    if outputs is not None:
-        how: dict[str, Any] = {"criterion": outputs}
-        if not isinstance(outputs, str):
-            how = dict(zip(("pairs", "criterion"), outputs, strict=True))
+    if how:
         taught = copy.deepcopy(theta_0)
         with _same_draws(seed):
             distill(taught, teacher, source, loss, fields=fields, fit=fit, **how)
@@ -274,9 +272,23 @@ def preflight(
     return Report(numbers, judge(numbers))
 
 
+def _how_to_compare(outputs: Any) -> dict[str, Any]:
+    """Settings of `distill` for preflight's outputs=; empty for None."""
+    if outputs is None:
+        return {}
+    if isinstance(outputs, tuple) and len(outputs) == 2:
+        return {"pairs": outputs[0], "criterion": outputs[1]}
+    if outputs in get_args(OutputKind) or callable(outputs):
+        return {"criterion": outputs}
+    raise InputError(
+        'outputs: expected "classes", "numbers", a criterion, or (pairs, criterion), got '
+        f"{outputs!r:.60}"
+    )
+
+
 @contextmanager
 def _same_draws(seed: int) -> Iterator[None]:
-    """Trainings that are compared see the data in one order; the caller's stream is put back."""
+    """Trainings that are compared draw alike from torch's stream; the caller's is put back."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield

@@ -217,7 +217,10 @@ class DistillationLoss(nn.Module):
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Losses:
         """Returns {"activation", "attention"}, weighted as they enter G; scalars."""
         mine, theirs = self.compared(student_maps, teacher_maps)
-        projected = self.project(to_float32(mine[-1]))
+        own = to_float32(mine[-1])
+        if isinstance(self.project, nn.Conv2d):
+            own = own.to(self.project.weight.dtype)
+        projected = self.project(own)
         activation = activation_loss(to_float32(projected), to_float32(theirs[-1]))
         with_places = [i for i, teacher in enumerate(theirs) if teacher[0, 0].numel() > 1]
         attention = projected.new_zeros(())

@@ -274,8 +274,9 @@ class Prior:
 
         Args:
             rms: over all weights.
-            per_layer: of each layer alone: else a layer of large phi has nearly all of the strength
-                (of a slim ResNet-18's 25 layers one). A layer of zeros stays so.
+            per_layer: the same for every layer: else a layer of large phi has nearly all of the
+                strength (of a slim ResNet-18's 25 layers one). A layer of zeros stays so, and the
+                others share its part.
 
         Raises:
             InputError: phi is zero everywhere.

@@ -177,7 +177,8 @@ def distill(
         criterion: L_DIST of all sources, see Distiller; a module's parameters are trained.
         attention_weight: lambda of Eq. 4.
         teacher_weight: of L_DIST after a share of the training from 0 to 1, as
-            `lambda done: 1 - done`, which lets the teacher fade; None is 1 throughout.
+            `lambda done: 1 - done`, which lets the teacher fade; None is 1 throughout. Of data
+            without a length it changes from epoch to epoch.
         fit: how it is trained.
 
     Raises:
@@ -394,6 +395,8 @@ def _learn(
 ) -> Learned:
     """The loop of distilling, with and without priors."""
     first = distillers[0]
+    lengths = [length_of(batches) for batches in data]
+    total = None if None in lengths else sum(length or 0 for length in lengths)
     settings = facts | {
         "student": fingerprint(first.student),
         "teachers": [None if d.teacher is None else fingerprint(d.teacher) for d in distillers],
@@ -404,6 +407,11 @@ def _learn(
         "teacher_weight": describe_function(teacher_weight),
         "data": [describe_data(batches) for batches in data],
     }
+    if teacher_weight is not None and total is None and fit.epochs == 1:
+        raise InputError(
+            "teacher_weight: the data have no length and there is one epoch: how much of the "
+            "training is done is not known; give batches with a length, or more epochs"
+        )
     trained = [part for d in distillers for part in (d.criterion, _owner_of(d.loss))]
     trainer = _Trainer(first.student, trained, fit)
     _warn_of_hidden(first.loss, trainer.parameters.values())
@@ -419,8 +427,6 @@ def _learn(
             batch = trainer.to_precision(distiller.fields(raw, trainer.device))
             yield distiller, by_distiller.get(id(distiller)), batch
 
-    lengths = [length_of(batches) for batches in data]
-    total = None if None in lengths else sum(length or 0 for length in lengths)
     try:
         history = trainer.fit(settings, items, total)
     finally:

@@ -6,6 +6,8 @@ from safetensors.torch import load_file
 
 from cmkg.errors import InputError
 from cmkg.hands.network.augment import NONE
+from cmkg.hands.network.pose_loss import PoseLoss
+from cmkg.hands.network.posenet import NetConfig, pose_net
 from cmkg.hands.stages import distill
 from cmkg.prior import Prior, fingerprint
 from tests.hands.runs import SMALL, common, settings
@@ -88,3 +90,30 @@ def test_a_kept_answer_is_the_living_teachers(whole, tmp_path):
         settings(distill.Distill, cached=True)
     with pytest.raises(InputError, match="--cached: not beside --extra, --split or --inner-steps"):
         settings(distill.Distill, cached=True, criterion=distill.Criterion("outputs"), split=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"unlabelled": 1.0}, "--unlabelled: expected a share of the batch from 0 to below 1"),
+        ({"unlabelled": 0.5}, "--unlabelled: every sample has a label; give --labels"),
+        ({"unlabelled": 0.5, "labels": 4, "split": True}, "--split beside --unlabelled"),
+        ({"shuffled": True, "use_teacher": False}, "--shuffled beside --no-use-teacher"),
+    ],
+)
+def test_settings_that_would_not_act_are_refused(flags, said):
+    with pytest.raises(InputError, match=said):
+        settings(distill.Distill, **flags)
+
+
+def test_features_of_a_wider_teacher_are_projected_and_depend_on_the_seed_alone():
+    student, teacher = (pose_net(NetConfig(width=w, px=32), c) for w, c in ((0.125, 3), (0.25, 1)))
+    net, loss = NetConfig(px=32), PoseLoss(30.0, 100.0)
+    found = []
+    for stream in (1, 2):
+        torch.manual_seed(stream)
+        kind = distill.Criterion("features")
+        distiller = distill.distiller_of(kind, student, teacher, net, loss, seed=0)
+        found.append(distiller.criterion.projections[0].weight)
+    assert found[0].shape[:2] == (16, 8)
+    assert torch.equal(found[0], found[1])

@@ -6,7 +6,9 @@ import torch
 from safetensors.torch import load_file
 
 from cmkg.errors import InputError
+from cmkg.hands.datasets.packed import Packed
 from cmkg.hands.stages import source, target
+from cmkg.runtime.distributed import launch
 from tests.hands.runs import SMALL, common, settings
 
 
@@ -107,3 +109,31 @@ def test_plain_strengths_hold_weights_or_all_parameters(unchecked):
         prior = target.load_regulariser(target.Target(regulariser=regulariser), net, None)
         assert set(prior.phi) == names
         assert prior.rms() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"alongside_labels": 4}, "give --alongside, their set"),
+        (
+            {"alongside": "x", "alongside_labels": 4, "alongside_answers": "y"},
+            "answers take all labels' place",
+        ),
+    ],
+)
+def test_settings_alongside_that_would_not_act_are_refused(flags, said):
+    with pytest.raises(InputError, match=said):
+        settings(target.Target, **flags)
+
+
+def test_answers_of_another_set_and_a_strength_of_no_prior_are_refused(whole, unchecked):
+    config = settings(
+        target.Target,
+        alongside=f"{whole}/data/target",
+        alongside_answers=f"{whole}/depth/answers.npz",
+    )
+    with pytest.raises(InputError, match="has answers on 48 samples, "):
+        target.alongside_loader(config, Packed(whole / "data/target-test"), 32, launch("32-true"))
+    config = settings(target.Target, per_layer=True)
+    with pytest.raises(InputError, match="--per-layer: it is of a prior's strength"):
+        target.load_regulariser(config, None, None)

@@ -106,6 +106,10 @@ class Expert:
             "long_lr",
         )
         expect_at_least_one(self, "tries", "stops", "test_time_rotations_deg")
+        if min(self.stops) < 0:
+            raise InputError(f"--stops: expected numbers of epochs from 0, got {self.stops}")
+        if not 0 <= self.unlabelled < 1:
+            raise InputError(f"--unlabelled: expected from 0 to below 1, got {self.unlabelled}")
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ from ...distiller import Distiller
 from ...errors import InputError
 from ...learner import MetaConfig, PriorLearner
 from ...losses import distillation_loss
+from ...modules import unwrap
 from ...prior import Prior
 from ...runtime.checks import expect_from_zero, expect_positive
-from ...runtime.distributed import Processes, launch, on_first_rank, place_model
+from ...runtime.distributed import Processes, launch, on_first_rank, place_model, wait_for_all
 from ...runtime.files import read_json, save_weights, write_arrays, write_json
 from ...runtime.runs import Losses, Run
 from ...steps import take_step
@@ -91,7 +92,7 @@ class Criterion:
     feature_weight: float = 1.0
     """Of `features` beside L_REG."""
     fading: bool = False
-    """The teacher's weight falls from 1 at the first step to 0 at the last."""
+    """The teacher's weight falls from 1 at the first step towards 0 at the last."""
 
     def __post_init__(self) -> None:
         expect_from_zero(self, "attention_weight", "output_weight", "feature_weight")
@@ -131,6 +132,19 @@ class Distill:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
+        if not 0 <= self.unlabelled < 1:
+            raise InputError(
+                "--unlabelled: expected a share of the batch from 0 to below 1, got "
+                f"{self.unlabelled}"
+            )
+        if self.unlabelled and not self.source.labels:
+            raise InputError("--unlabelled: every sample has a label; give --labels, how many have")
+        if self.unlabelled and self.phi.split:
+            raise InputError(
+                "--split beside --unlabelled: the second half of a batch would have no label"
+            )
+        if self.shuffled and not self.use_teacher:
+            raise InputError("--shuffled beside --no-use-teacher: there is no teacher to mislead")
         if not self.cached:
             return
         if self.criterion.criterion != "outputs" or not self.use_teacher:
@@ -154,13 +168,14 @@ def learner_of(
         select=phi.phi_parameters,
         exact=phi.exact,
     )
-    facts = {
+    facts: dict[str, Any] = {
         "loss_units": loss_unit,
         "source": Path(config.source.data).name,
-        "teacher": Path(config.teacher).name,
-        "criterion": config.criterion.criterion,
-        "attention_weight": config.criterion.attention_weight,
     }
+    if config.use_teacher:
+        facts |= {"teacher": Path(config.teacher).name, "criterion": config.criterion.criterion}
+    if config.use_teacher and config.criterion.criterion == "paper":
+        facts["attention_weight"] = config.criterion.attention_weight
     return PriorLearner(distiller, how, theta_0=theta_0, facts=facts)
 
 
@@ -190,7 +205,7 @@ def run(config: Distill) -> dict[str, Any]:
 
     teacher.to(fabric.device).requires_grad_(False)
     student = place_model(start, fabric)
-    distiller = distiller_of(config.criterion, student, teacher, net, loss)
+    distiller = distiller_of(config.criterion, student, teacher, net, loss, config.optim.seed)
     if not config.use_teacher:
         distiller = Distiller(student, None, loss=loss)
     learner = None
@@ -241,7 +256,9 @@ def kept_answers(path: Path, teacher: PoseNet, loader: Loader, fabric: Processes
 
     Joints in bone units and, of heatmaps, their centres: see Pose.
     """
-    if not path.exists():
+    is_kept = path.exists()
+    wait_for_all()  # before one of them writes it
+    if not is_kept:
         teacher.eval()
         found = []
         for at in range(0, len(loader), TEST_BATCH):
@@ -272,9 +289,14 @@ def modality_of(folder: str) -> Modality:
 
 
 def distiller_of(
-    criterion: Criterion, student: nn.Module, teacher: PoseNet, net: NetConfig, loss: PoseLoss
+    criterion: Criterion,
+    student: nn.Module,
+    teacher: PoseNet,
+    net: NetConfig,
+    loss: PoseLoss,
+    seed: int,
 ) -> Distiller:
-    """The losses of the criterion that the settings name."""
+    """The losses of the criterion that the settings name; seed: of what it learns itself."""
     layers = [(name, name) for name in teacher.feature_layers]
     if criterion.criterion == "paper":
         paper = partial(distillation_loss, attention_weight=criterion.attention_weight)
@@ -282,8 +304,15 @@ def distiller_of(
     outputs, answers = output_pairs(net), TeachersPose(loss, criterion.output_weight)
     if criterion.criterion == "outputs":
         return Distiller(student, teacher, pairs=outputs, loss=loss, criterion=answers)
-    shapes = [tuple(m.shape[1:]) for m in teacher.feature_maps(net.px)]
-    features = FeatureLoss(shapes, shapes, criterion.feature_weight)
+    inner = unwrap(student)
+    assert isinstance(inner, PoseNet)
+    own, other = (
+        [tuple(features.shape[1:]) for features in one.feature_maps(net.px)]
+        for one in (inner, teacher)
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        features = FeatureLoss(own, other, criterion.feature_weight)
     features.to(next(teacher.parameters()).device)
     if criterion.criterion == "features":
         return Distiller(student, teacher, pairs=layers, loss=loss, criterion=features)

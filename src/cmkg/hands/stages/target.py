@@ -66,6 +66,12 @@ class TargetData:
 
     def __post_init__(self) -> None:
         expect_from_zero(self, "alongside_labels")
+        if (self.alongside_labels or self.alongside_answers) and not self.alongside:
+            raise InputError("--alongside-labels, --alongside-answers: give --alongside, their set")
+        if self.alongside_labels and self.alongside_answers:
+            raise InputError(
+                "--alongside-labels beside --alongside-answers: answers take all labels' place"
+            )
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,8 @@ def load_regulariser(config: Target, model: nn.Module, packed: Packed) -> Prior 
         InputError: its file is not a prior of this network.
     """
     settings = config.regulariser
+    if settings.per_layer and not (settings.prior and settings.sigma):
+        raise InputError("--per-layer: it is of a prior's strength; give --prior and --sigma")
     if settings.sigma == 0 and not settings.prior:
         return None
     centre = None
