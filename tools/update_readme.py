@@ -72,7 +72,7 @@ def cells_block(results):
     machine = results["machine"]
     where = machine["gpu"] or f"{machine['cores']} cores"
     seeds = len(results["settings"]["seeds"])
-    facts = f"Commit {', '.join(results['commits'])}, {where}, {seeds} seeds"
+    facts = f"Commit {', '.join(results['commits'])}, {where}, {seeds} seed{'s' * (seeds > 1)}"
     return f"{facts}.\n\n{tables.format_cells(results)}"
 
 
