@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,14 @@ from cmkg.hands.rendering.scenes import SceneConfig
 from tests.runtime import steps_on_processes
 
 
-def torchrun(count, *arguments, port=29511):
+def free_port():
+    """One that nobody listens on: a test before may not have given its own back yet."""
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        return one.getsockname()[1]
+
+
+def torchrun(count, *arguments):
     command = [
         sys.executable,
         "-m",
@@ -24,7 +32,7 @@ def torchrun(count, *arguments, port=29511):
         "--nproc-per-node",
         str(count),
         "--master-port",
-        str(port),
+        str(free_port()),
         *arguments,
     ]
     return subprocess.Popen(
@@ -113,7 +121,7 @@ def test_a_killed_process_ends_the_job_in_a_sentence_and_the_job_goes_on(hands, 
         "--out",
         str(tmp_path / "run"),
     ]
-    job = torchrun(2, *command, port=29513)
+    job = torchrun(2, *command)
     checkpoint, deadline = tmp_path / "run/checkpoint.pt", time.time() + 120
     while not checkpoint.exists() and job.poll() is None and time.time() < deadline:
         time.sleep(0.02)
@@ -125,7 +133,7 @@ def test_a_killed_process_ends_the_job_in_a_sentence_and_the_job_goes_on(hands, 
     assert job.returncode != 0
     assert checkpoint.exists()
     assert not (tmp_path / "run/result.json").exists()
-    again = torchrun(2, *command, port=29515)
+    again = torchrun(2, *command)
     out, err = again.communicate(timeout=200)
     assert again.returncode == 0, err[-2000:]
     assert "resumes at step" in err, err[-2000:]

@@ -132,6 +132,7 @@ class Distill:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
+        expect_positive(self.optim, "epochs")
         if not 0 <= self.unlabelled < 1:
             raise InputError(
                 "--unlabelled: expected a share of the batch from 0 to below 1, got "

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import torch
 
+from ...runtime.checks import expect_positive
 from ...runtime.distributed import launch, place_model
 from ...runtime.files import load_weights, save_weights
 from ...runtime.runs import Losses, Run
@@ -57,6 +58,9 @@ class Source:
     net: Annotated[NetConfig, Flat] = field(default_factory=NetConfig)
     optim: Annotated[OptimConfig, Flat] = field(default_factory=OptimConfig)
     augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        expect_positive(self.optim, "epochs")
 
 
 TEACHER = Source(modality="depth", out="runs/teacher", optim=OptimConfig(epochs=200))
