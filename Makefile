@@ -8,7 +8,7 @@ demo: .venv/installed ## what depth is worth, on rendered hands: about 8 minutes
 real: .venv/installed ## the same on real photographs, with the prior: make real REAL_HANDS=folder, hours
 	$(BIN)/cmkg run real --real-hands $(REAL_HANDS)
 
-test: .venv/installed ## about 5 minutes on two cores
+test: .venv/installed ## 5 to 7 minutes on two cores
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
 
 test-slow: .venv/installed ## minutes each; also installs Anny, and others' training loops
