@@ -19,16 +19,20 @@ from cmkg.hands.datasets.sample import pixels_to_store
 from cmkg.hands.experiments.main import (
     MILD_AUGMENTATION,
     SLIM_NET,
-    SOURCE_AUGMENTATION,
+    UNTOUCHED,
+    Experiment,
+    Expert,
     draw_sequences,
     pack_real_hands,
+    with_folders,
 )
+from cmkg.hands.experiments.main import source_stages as stages_of_run
 from cmkg.hands.experiments.rows import Blocks, Folders, Row, SourceStage, run_stage, train_row
 from cmkg.hands.network.posenet import NetConfig
 from cmkg.hands.rendering.scenes import SceneConfig
-from cmkg.hands.report.collect import spread
-from cmkg.hands.stages import distill, evaluate, render, source, target
-from cmkg.hands.stages.settings import Flat, OptimConfig, SourceData
+from cmkg.hands.report.collect import chosen_folder, spread
+from cmkg.hands.stages import distill, evaluate, render, target
+from cmkg.hands.stages.settings import Flat, OptimConfig
 from cmkg.prior import Prior
 from cmkg.runtime.checks import expect_at_least_one, expect_different_seeds, expect_positive
 from cmkg.runtime.distributed import Precision
@@ -39,7 +43,6 @@ from cmkg.runtime.runs import replace_settings, settings_of
 from .base import main
 
 ROTATIONS = (-30.0, -15.0, 0.0, 15.0, 30.0)
-UNLABELLED, OUTPUT_WEIGHT = 0.75, 10.0
 TARGETS = ("rendered", "photographs")
 SOURCE_LABELS = {
     "student": "labels only",
@@ -88,6 +91,8 @@ class Worth:
         expect_positive(self, "count", "labels", "epochs", "batch", "lr", "target_epochs", "again")
         expect_at_least_one(self, "tries", "parts")
         expect_different_seeds(self.seeds)
+        if self.labels > self.count:
+            raise InputError(f"--labels: expected at most --count, {self.count}, got {self.labels}")
         for part in self.parts:
             if part not in (*SOURCE_LABELS, *TARGETS):
                 raise InputError(
@@ -132,68 +137,37 @@ def make_data(config: Worth, data: Path) -> dict[str, Blocks]:
 # ---- source --------------------------------------------------------------------------------------
 def source_stages(config: Worth, home: Path, data: Path, seed: int) -> dict[str, SourceStage]:
     """{row: its stage}; all see the same labelled samples, and take as many steps."""
-    scarce = SourceData(
-        str(data / "source"),
-        test=str(data / "source-test"),
+    expert = Expert(
+        batch=config.batch,
+        source_epochs=config.epochs,
+        lr=config.lr,
+        precision=config.precision,
+    )
+    experiment = Experiment(
+        source_count=config.count,
         labels=config.labels,
-        label_seed=seed,
-    )
-    optim = OptimConfig(config.epochs, config.batch, config.lr, "cosine", seed, config.precision)
-    student = source.Source(
-        out=str(home / "student"),
-        source=scarce,
+        with_prior=True,
+        seeds=(seed,),
         net=config.net,
-        optim=optim,
-        augmentation=SOURCE_AUGMENTATION,
+        expert=expert,
     )
-    taught = distill.Distill(
-        student=str(home / "student"),
-        start="theta_0",
-        teacher=str(home / "teacher"),
-        out=str(home / "depth"),
-        criterion=distill.Criterion("outputs", output_weight=OUTPUT_WEIGHT),
-        unlabelled=UNLABELLED,
-        source=scarce,
-        phi=distill.PhiConfig(exponents=()),
-        optim=optim,
-        augmentation=SOURCE_AUGMENTATION,
-    )
-    adam = {"exponents": (2,), "inner_optimizer": "adam", "alpha": 1e-3}
+    stages = stages_of_run(experiment, home, data)
+    for name in ("depth", "rgb", "shuffled"):  # the teacher sees the very picture that is learned
+        stages[name] = replace_settings(stages[name], cached=False)
     letter = replace_settings(
-        taught,
+        stages["depth"],
         start="student",
         criterion=distill.Criterion("paper"),
-        exponents=(2,),
+        inner_optimizer="sgd",
+        alpha=distill.PhiConfig().alpha,
         epochs=max(config.epochs // 2, 1),
         out=str(home / "letter"),
     )
-    return {
-        "teacher": replace_settings(student, modality="depth", out=str(home / "teacher")),
-        "student": student,
-        "all": replace_settings(student, labels=0, out=str(home / "all")),
-        "depth": replace_settings(taught, **adam),
-        "rgb": replace_settings(taught, teacher=str(home / "student"), out=str(home / "rgb")),
-        "shuffled": replace_settings(taught, shuffled=True, out=str(home / "shuffled")),
-        "no-teacher": replace_settings(
-            taught, use_teacher=False, out=str(home / "no-teacher"), **adam
-        ),
-        "letter": letter,
-        "letter-no-teacher": replace_settings(
-            letter, use_teacher=False, out=str(home / "letter-no-teacher")
-        ),
-    }
+    without = replace_settings(letter, use_teacher=False, out=str(home / "letter-no-teacher"))
+    return stages | {"letter": letter, "letter-no-teacher": without}
 
 
 # ---- targets -------------------------------------------------------------------------------------
-UNTOUCHED = {
-    "student": "student/student",
-    "rgb": "rgb/distilled",
-    "shuffled": "shuffled/distilled",
-    "depth": "depth/distilled",
-    "all": "all/student",
-}
-
-
 def target_rows(home: Path) -> list[Row]:
     """What is trained on a target."""
 
@@ -324,13 +298,7 @@ def train_target(
             config.target_epochs, config.batch, config.target_lr, "cosine", 0, config.precision
         ),
     )
-    stage = replace_settings(
-        stage,
-        data=folders.data,
-        test=folders.test,
-        student=folders.student,
-        source=folders.source,
-    )
+    stage = with_folders(stage, folders)
     seeds = tuple(100 * seed + number for number in range(config.again))
     for row in target_rows(home):
         lr = config.fine_tune_lr if "start" in row.changes else config.target_lr
@@ -394,8 +362,7 @@ def describe_row(
 
 def errors_of(folder: Path) -> list[float]:
     """The EPE of each finished training of a row, mm."""
-    if (folder / "tried.json").exists():
-        folder = folder / f"sigma-{read_json(folder / 'tried.json')['chosen']:g}"
+    folder = chosen_folder(folder)
     results = sorted(folder.glob("seed-*/result.json")) or sorted(folder.glob("result.json"))
     return [read_json(path)["epe_mm"] for path in results]
 

@@ -6,7 +6,6 @@ import torch
 from safetensors.torch import load_file
 
 from cmkg.errors import InputError
-from cmkg.hands.datasets.packed import Packed
 from cmkg.hands.stages import source, target
 from cmkg.runtime.distributed import launch
 from tests.hands.runs import SMALL, common, settings
@@ -129,11 +128,11 @@ def test_settings_alongside_that_would_not_act_are_refused(flags, said):
 def test_answers_of_another_set_and_a_strength_of_no_prior_are_refused(whole, unchecked):
     config = settings(
         target.Target,
-        alongside=f"{whole}/data/target",
+        alongside=f"{whole}/data/target-test",
         alongside_answers=f"{whole}/depth/answers.npz",
     )
     with pytest.raises(InputError, match="has answers on 48 samples, "):
-        target.alongside_loader(config, Packed(whole / "data/target-test"), 32, launch("32-true"))
+        target.alongside_loader(config, 32, launch("32-true"))
     config = settings(target.Target, per_layer=True)
     with pytest.raises(InputError, match="--per-layer: it is of a prior's strength"):
         target.load_regulariser(config, None, None)

@@ -33,7 +33,7 @@ from ..rendering.backgrounds import photographs
 from ..rendering.scenes import SceneConfig
 from ..stages import distill, evaluate, render, source, target
 from ..stages.predicting import score_mean_pose
-from ..stages.settings import Flat, OptimConfig, SourceData
+from ..stages.settings import Flat, OptimConfig, SourceData, expect_share
 from .rows import Blocks, Folders, Row, SourceStage, run_stage, train_row
 
 # In the source each picture is new: little augmentation is needed. A target is small: more.
@@ -108,8 +108,7 @@ class Expert:
         expect_at_least_one(self, "tries", "stops", "test_time_rotations_deg")
         if min(self.stops) < 0:
             raise InputError(f"--stops: expected numbers of epochs from 0, got {self.stops}")
-        if not 0 <= self.unlabelled < 1:
-            raise InputError(f"--unlabelled: expected from 0 to below 1, got {self.unlabelled}")
+        expect_share(self.unlabelled)
 
 
 @dataclass(frozen=True)
@@ -289,15 +288,20 @@ def draw_sequences(
 
 
 # ---- source --------------------------------------------------------------------------------------
-def source_stages(config: Experiment, out: Path) -> dict[str, SourceStage]:
+def source_stages(
+    config: Experiment, out: Path, data: Path | None = None
+) -> dict[str, SourceStage]:
     """Settings of the source's stages; all take as many steps, and see the same labels.
+
+    data: the folder of the packed sets; None is `data` in out.
 
     `rgb` and `shuffled` are the controls of `depth`. `no-teacher` is the prior's: learned on the
     labels alone. `wide` goes on from `all` on other hands, for the recipe.
     """
+    sets = data or out / "data"
     scarce = SourceData(
-        str(out / "data/source"),
-        test=str(out / "data/source-test"),
+        str(sets / "source"),
+        test=str(sets / "source-test"),
         labels=min(config.labels, config.source_count),
         label_seed=config.seeds[0],
     )
@@ -348,7 +352,7 @@ def source_stages(config: Experiment, out: Path) -> dict[str, SourceStage]:
     if config.wide_count:
         stages["wide"] = replace_settings(
             student,
-            data=str(out / "data/wide"),
+            data=str(sets / "wide"),
             labels=0,
             start=str(out / "all/student.safetensors"),
             epochs=expert.wide_epochs,

@@ -59,7 +59,11 @@ def format_strength(row: Mapping[str, Any]) -> str:
 
 def row_folder(out: Path, name: str) -> Path:
     """Where a row's seeds lie: below the strength that was chosen, when it was tuned."""
-    home = Path(out) / "target" / name
+    return chosen_folder(Path(out) / "target" / name)
+
+
+def chosen_folder(home: Path) -> Path:
+    """Where the seeds of a row's folder lie."""
     if not (home / "tried.json").exists():
         return home
     tried = read_json(home / "tried.json")

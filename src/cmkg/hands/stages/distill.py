@@ -45,7 +45,7 @@ from .fitting import (
 )
 from .networks import CHANNELS, ROLES, THETA_0, Modality, load_network
 from .predicting import TEST_BATCH, predict, save_predictions, score
-from .settings import Flat, OptimConfig, SourceData
+from .settings import Flat, OptimConfig, SourceData, expect_share
 from .student_card import finish_student
 
 
@@ -133,11 +133,7 @@ class Distill:
 
     def __post_init__(self) -> None:
         expect_positive(self.optim, "epochs")
-        if not 0 <= self.unlabelled < 1:
-            raise InputError(
-                "--unlabelled: expected a share of the batch from 0 to below 1, got "
-                f"{self.unlabelled}"
-            )
+        expect_share(self.unlabelled)
         if self.unlabelled and not self.source.labels:
             raise InputError("--unlabelled: every sample has a label; give --labels, how many have")
         if self.unlabelled and self.phi.split:
@@ -206,8 +202,9 @@ def run(config: Distill) -> dict[str, Any]:
 
     teacher.to(fabric.device).requires_grad_(False)
     student = place_model(start, fabric)
-    distiller = distiller_of(config.criterion, student, teacher, net, loss, config.optim.seed)
-    if not config.use_teacher:
+    if config.use_teacher:
+        distiller = distiller_of(config.criterion, student, teacher, net, loss, config.optim.seed)
+    else:
         distiller = Distiller(student, None, loss=loss)
     learner = None
     if config.phi.exponents:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -22,7 +23,7 @@ from ..datasets.packed import JoinedSets, Packed, TrainingSet
 from ..network.augment import NONE, Augmentation, Stored, Turns, network_inputs
 from ..network.pose import HandBatch, Pose
 from ..skeleton import retarget_matrix
-from .settings import OptimConfig, SourceData
+from .settings import OptimConfig, SourceData, expect_share
 
 Frames = tuple[int, int]  # [first, last)
 OPTIMIZER = "optimizer.pt"
@@ -106,16 +107,20 @@ class Loader:
 
     def __post_init__(self) -> None:
         expect_modalities(self.packed, self.modalities)
-        if not 0 <= self.unlabelled < 1:
-            raise InputError(
-                f"--unlabelled: expected a share of the batch from 0 to below 1, got "
-                f"{self.unlabelled}"
-            )
+        expect_share(self.unlabelled)
 
     def _range(self) -> Frames:
         if self.frames is None or isinstance(self.packed, JoinedSets):
             return 0, len(self.packed)
         return frame_range(self.packed, self.frames)
+
+    @cached_property
+    def _every(self) -> np.ndarray:
+        return np.arange(*self._range())
+
+    @cached_property
+    def _without_label(self) -> np.ndarray:
+        return np.setdiff1d(self._every, [] if self.labelled is None else self.labelled)
 
     def __len__(self) -> int:
         first, last = self._range()
@@ -188,10 +193,9 @@ class Loader:
             rows = batch_indices(key, step, len(numbers), size, place, count)
             return self.fetch(numbers[rows.numpy()], draws)
 
-        every = np.arange(*self._range())
         if self.labelled is None:
-            return drawn(every, order_key, batch)
-        others = np.setdiff1d(every, self.labelled)
+            return drawn(self._every, order_key, batch)
+        others = self._without_label
         size = min(round(batch * self.unlabelled), batch - 1) if len(others) else 0
         own = drawn(self.labelled, order_key, batch - size)
         if not size:

@@ -66,6 +66,14 @@ class SourceData:
         expect_from_zero(self, "labels")
 
 
+def expect_share(unlabelled: float) -> None:
+    """Refuses a share of a batch that is no number from 0 to below 1."""
+    if not 0 <= unlabelled < 1:
+        raise InputError(
+            f"--unlabelled: expected a share of the batch from 0 to below 1, got {unlabelled}"
+        )
+
+
 def expect_margin(margin: float) -> None:
     """Refuses a margin of stored boxes that is no number from 1 to 4."""
     if not 1 <= margin <= 4:

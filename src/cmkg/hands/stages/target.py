@@ -192,10 +192,7 @@ def run(config: Target) -> dict[str, Any]:
     bone_mm = mean_bone_mm(packed, data.frames)
     test = Loader(scored, net.px, fabric.device, frames=data.validation)
     frame_range(scored, data.validation)
-    alongside = Packed(data.alongside) if data.alongside else None
-    others = None
-    if alongside is not None:
-        others = alongside_loader(config, alongside, net.px, fabric)
+    alongside = alongside_loader(config, net.px, fabric) if data.alongside else None
     loss = loss_of(net, packed.bone_mm)
 
     began = fingerprint(start)
@@ -207,13 +204,13 @@ def run(config: Target) -> dict[str, Any]:
 
     def join_alongside(batch: HandBatch, step: int) -> HandBatch:
         assert alongside is not None
-        assert others is not None
+        assert isinstance(alongside.packed, Packed)
         seed, count = config.optim.seed, len(batch)
-        more = others.training_batch(seed, step, count, fabric, stream="source")
+        more = alongside.training_batch(seed, step, count, fabric, stream="source")
         if more.answers is not None:
             joints, uv, _ = more.answers
             more = replace(more, joints=joints, uv=more.uv if uv is None else uv, answers=None)
-        return batch.join(more.to_convention(convention_matrix(alongside, packed)))
+        return batch.join(more.to_convention(convention_matrix(alongside.packed, packed)))
 
     def update(batch: HandBatch, step: int) -> Losses:
         if config.scale == "set":
@@ -248,13 +245,14 @@ def run(config: Target) -> dict[str, Any]:
         return finish_student(run, result, "A hand student, trained on the target")
 
 
-def alongside_loader(config: Target, alongside: Packed, px: int, fabric: Processes) -> Loader:
+def alongside_loader(config: Target, px: int, fabric: Processes) -> Loader:
     """What joins each batch: its labelled samples, or all with a teacher's answers.
 
     Raises:
         InputError: there are not so many samples; answers of another set.
     """
     data = config.target
+    alongside = Packed(data.alongside)
     labelled = SourceData(labels=data.alongside_labels, label_seed=data.label_seed)
     loader = Loader(alongside, px, fabric.device, augmentation=config.augmentation)
     if not data.alongside_answers:
