@@ -13,7 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+from safetensors.torch import load_file, save_file
+
 from cmkg.errors import Diverged, InputError
+from cmkg.families import fisher
+from cmkg.hands.datasets.packed import Packed
 from cmkg.hands.datasets.real_hands import BLOCKS
 from cmkg.hands.datasets.sample import pixels_to_store
 from cmkg.hands.experiments.main import (
@@ -27,12 +31,23 @@ from cmkg.hands.experiments.main import (
     with_folders,
 )
 from cmkg.hands.experiments.main import source_stages as stages_of_run
-from cmkg.hands.experiments.rows import Blocks, Folders, Row, SourceStage, run_stage, train_row
+from cmkg.hands.experiments.rows import (
+    Blocks,
+    Folders,
+    Row,
+    SourceStage,
+    run_stage,
+    select_rows,
+    train_row,
+)
+from cmkg.hands.network.pose_loss import loss_of
 from cmkg.hands.network.posenet import NetConfig
 from cmkg.hands.rendering.scenes import SceneConfig
 from cmkg.hands.report.collect import chosen_folder, spread
 from cmkg.hands.stages import distill, evaluate, render, target
+from cmkg.hands.stages.fitting import Loader, labelled_numbers
 from cmkg.hands.stages.settings import Flat, OptimConfig
+from cmkg.low_rank import LowRankPrior
 from cmkg.prior import Prior
 from cmkg.runtime.checks import expect_at_least_one, expect_different_seeds, expect_positive
 from cmkg.runtime.distributed import Precision
@@ -54,7 +69,9 @@ SOURCE_LABELS = {
     "no-teacher": "labels only, again: φ is learned meanwhile",
     "letter": "labels only, then half as many steps on Eq. 4 with depth",
     "letter-no-teacher": "labels only, then the same steps without a teacher",
+    "trajectory": "taught by depth, then on at a constant rate: a trajectory of weights",
 }
+SNAPSHOTS = 20  # of the trajectory
 
 
 @dataclass(frozen=True)
@@ -84,6 +101,8 @@ class Worth:
     """Trainings on the target from each source."""
     parts: tuple[str, ...] = (*SOURCE_LABELS, *TARGETS)
     """Trainings of the source, and targets, in their order."""
+    rows: tuple[str, ...] = ()
+    """Only these rows of a target; empty = all."""
     net: Annotated[NetConfig, Flat] = field(default_factory=lambda: SLIM_NET)
     precision: Precision = "auto"
 
@@ -164,7 +183,17 @@ def source_stages(config: Worth, home: Path, data: Path, seed: int) -> dict[str,
         out=str(home / "letter"),
     )
     without = replace_settings(letter, use_teacher=False, out=str(home / "letter-no-teacher"))
-    return stages | {"letter": letter, "letter-no-teacher": without}
+    trajectory = replace_settings(
+        stages["depth"],
+        start=str(home / "depth/distilled.safetensors"),
+        exponents=(),
+        epochs=max(config.epochs // 5, 1),
+        lr=config.fine_tune_lr,
+        schedule="constant",
+        snapshots=SNAPSHOTS,
+        out=str(home / "trajectory"),
+    )
+    return stages | {"letter": letter, "letter-no-teacher": without, "trajectory": trajectory}
 
 
 # ---- targets -------------------------------------------------------------------------------------
@@ -210,6 +239,34 @@ def target_rows(home: Path) -> list[Row]:
             "taught by depth, function-space prior, 3",
             {"start": taught, "function_weight": 3.0},
         ),
+        Row(
+            "sp-fisher",
+            "taught by depth, Fisher information around it",
+            around | {"prior": file("fisher")},
+            tuned=True,
+        ),
+        Row(
+            "sp-fisher-layers",
+            "taught by depth, Fisher information around it, per layer",
+            around | {"prior": file("fisher"), "per_layer": True},
+            tuned=True,
+        ),
+        Row(
+            "sp-low-rank",
+            "taught by depth, low rank + diagonal around its trajectory",
+            {"start": taught, "low_rank": file("low-rank")},
+            tuned=True,
+        ),
+        Row(
+            "sp-bound",
+            "taught by depth, ℓ² around it, strength by the evidence's bound",
+            around | {"evidence": "bound"},
+        ),
+        Row(
+            "sp-emphasised",
+            "taught by depth, ℓ² around it, strength by the bound with the data emphasised",
+            around | {"evidence": "emphasised"},
+        ),
     ]
     around_label = "θ₀, ℓ² around the weights"
     rows += [
@@ -249,8 +306,6 @@ def target_rows(home: Path) -> list[Row]:
 
 def write_two_checkpoint_priors(home: Path) -> None:
     """phi of theta_0 and the end of a training, with and without the teacher; permuted weights."""
-    from safetensors.torch import load_file, save_file
-
     from cmkg.hands.stages.networks import load_network
 
     for name, end in (("two-depth", "depth/distilled"), ("two-no-teacher", "student/student")):
@@ -272,11 +327,34 @@ def write_two_checkpoint_priors(home: Path) -> None:
         write_atomically(path, lambda partial: save_file(whole, partial))
 
 
+def write_priors_around(config: Worth, home: Path, source: Path, seed: int) -> None:
+    """What holds the depth-taught weights: their Fisher information, and their trajectory."""
+    from cmkg.hands.stages.networks import load_network
+
+    net = load_network(home / "student", "rgb", "theta_0")
+    load_weights(home / "depth/distilled.safetensors", net.model)
+    path = home / "fisher.safetensors"
+    if not path.exists():
+        packed = Packed(source)
+        stage = source_stages(config, home, source.parent, seed)["depth"]
+        numbers = labelled_numbers(stage.source, packed)
+        assert numbers is not None
+        samples = Loader(packed, net.net.px).fetch(numbers)
+        labelled = [(samples.picture("rgb"), samples.labels)]
+        fisher(net.model, labelled, loss_of(net.net, packed.bone_mm)).save(path)
+    path = home / "low-rank.safetensors"
+    snapshots = sorted((home / "trajectory/trajectory").glob("*.safetensors"))
+    if not path.exists() and snapshots:
+        weights = [load_file(one) for one in snapshots]
+        LowRankPrior.from_trajectory(weights, SNAPSHOTS, model=net.model).save(path)
+
+
 def train_target(
     config: Worth, name: str, home: Path, data: Path, blocks: Blocks, seed: int
 ) -> None:
     """All rows of a target from one source: untouched, then trained."""
     write_two_checkpoint_priors(home)
+    write_priors_around(config, home, data / "source", seed)
     folders = Folders.of(data / name, home, data / "source")
     for untouched, weights in UNTOUCHED.items():
         evaluate.run(
@@ -300,7 +378,7 @@ def train_target(
     )
     stage = with_folders(stage, folders)
     seeds = tuple(100 * seed + number for number in range(config.again))
-    for row in target_rows(home):
+    for row in select_rows(target_rows(home), config.rows, "--rows"):
         lr = config.fine_tune_lr if "start" in row.changes else config.target_lr
         own = replace_settings(stage, lr=lr, seed=seeds[0])
         note = home / name / row.name / "diverged.json"

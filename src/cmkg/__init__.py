@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .distiller import Pair as Pair
     from .errors import Diverged as Diverged
     from .errors import InputError as InputError
+    from .evidence import Evidence as Evidence
     from .families import fisher as fisher
     from .families import merged as merged
     from .families import transferred as transferred
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .losses import attention_loss as attention_loss
     from .losses import distillation_loss as distillation_loss
     from .losses import regression_loss as regression_loss
+    from .low_rank import LowRankPrior as LowRankPrior
     from .meta import closed_form_gradient as closed_form_gradient
     from .meta import unrolled_gradient as unrolled_gradient
     from .pairing import layers_of as layers_of
@@ -50,6 +52,7 @@ _MODULES = {
     "criteria": ("FeatureLoss", "OutputLoss"),
     "distiller": ("Distiller", "Pair"),
     "errors": ("Diverged", "InputError"),
+    "evidence": ("Evidence",),
     "families": ("fisher", "merged", "transferred"),
     "features": ("FeatureTap",),
     "forecast": ("preflight",),
@@ -62,6 +65,7 @@ _MODULES = {
         "distillation_loss",
         "regression_loss",
     ),
+    "low_rank": ("LowRankPrior",),
     "meta": ("closed_form_gradient", "unrolled_gradient"),
     "pairing": ("layers_of", "pair_layers", "pairing_table"),
     "prior": ("Prior", "fingerprint"),

@@ -24,7 +24,7 @@ from .prior import Prior, Select, fingerprint, select_parameters, tied_shape
 def fisher(
     model: nn.Module,
     batches: Iterable[Any],
-    loss: Callable[[Any, Tensor], Tensor],
+    loss: Callable[[Any, Any], Tensor],
     select: Select = "weights",
     fields: Fields | None = None,
     device: torch.device | str = "cpu",

@@ -651,7 +651,7 @@ class Prior:
         Raises:
             InputError: the file is not a prior; the sentence names it and the field.
         """
-        manifest, tensors = _read_safetensors(path, device)
+        manifest, tensors = read_prior_file(path, device)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             found = manifest.get("format") if isinstance(manifest, dict) else manifest
             raise InputError(
@@ -687,8 +687,12 @@ def weighted_norm(weights: Tensors, phi: Tensors, p: int, centre: Tensors | None
     return sum(terms[1:], terms[0]) if terms else torch.zeros(())
 
 
-def _read_safetensors(path: PathLike, device: torch.device | str) -> tuple[Any, dict[str, Tensor]]:
-    """The manifest and the tensors of a file."""
+def read_prior_file(path: PathLike, device: torch.device | str) -> tuple[Any, dict[str, Tensor]]:
+    """The manifest and the tensors of a prior's file, of any format.
+
+    Raises:
+        InputError: the file is not safetensors.
+    """
     try:
         with safe_open(Path(path), framework="pt", device=str(device)) as file:
             manifest = json.loads((file.metadata() or {}).get("manifest", "{}"))

@@ -136,3 +136,10 @@ def test_answers_of_another_set_and_a_strength_of_no_prior_are_refused(whole, un
     config = settings(target.Target, per_layer=True)
     with pytest.raises(InputError, match="--per-layer: it is of a prior's strength"):
         target.load_regulariser(config, None, None)
+
+
+def test_strengths_that_would_not_act_are_refused():
+    with pytest.raises(InputError, match="--low-rank: it has its own centre"):
+        settings(target.Target, low_rank="p.safetensors", centre="w.safetensors")
+    with pytest.raises(InputError, match="--evidence: it finds the strength itself"):
+        settings(target.Target, evidence="bound", sigma=1.0)

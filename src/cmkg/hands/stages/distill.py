@@ -26,7 +26,7 @@ from ...modules import unwrap
 from ...prior import Prior
 from ...runtime.checks import expect_from_zero, expect_positive
 from ...runtime.distributed import Processes, launch, on_first_rank, place_model, wait_for_all
-from ...runtime.files import read_json, save_weights, write_arrays, write_json
+from ...runtime.files import load_weights, read_json, save_weights, write_arrays, write_json
 from ...runtime.runs import Losses, Run
 from ...steps import take_step
 from ..datasets.packed import Packed, open_training_set
@@ -104,9 +104,9 @@ class Distill:
 
     student: str = "runs/student"
     """Folder of a finished student run."""
-    start: Literal["student", "theta_0"] = "student"
-    """Its weights to start from: trained, or theta_0, so that phi sees the whole way (it takes as
-    many epochs more)."""
+    start: str = "student"
+    """Its weights to start from: student, the trained ones; theta_0, so that phi sees the whole way
+    (it takes as many epochs more); or a file of others of this network, to go on from."""
     teacher: str = "runs/teacher"
     """Folder of a finished teacher run; of a student run for the control that the teacher, too,
     sees RGB."""
@@ -123,6 +123,9 @@ class Distill:
     """False is a control: G = L_REG, for theta and for phi alike."""
     shuffled: bool = False
     """A control: the teacher sees another sample of the batch than the student."""
+    snapshots: int = 0
+    """So many copies of the weights, evenly over the training, in the folder `trajectory`: what a
+    low-rank prior is made of (cmkg.LowRankPrior)."""
     optimizer_state: str = ""
     """Adam's state to go on with: optimizer.pt of the student's run (--keep-optimizer there); empty
     = begun anew."""
@@ -133,6 +136,7 @@ class Distill:
 
     def __post_init__(self) -> None:
         expect_positive(self.optim, "epochs")
+        expect_from_zero(self, "snapshots")
         expect_share(self.unlabelled)
         if self.unlabelled and not self.source.labels:
             raise InputError("--unlabelled: every sample has a label; give --labels, how many have")
@@ -182,7 +186,10 @@ def run(config: Distill) -> dict[str, Any]:
     if run.result:
         return run.result
     fabric = launch(config.optim.precision)
-    start, net = load_network(config.student, "rgb", config.start)
+    own_start = config.start in (THETA_0, "student")
+    start, net = load_network(config.student, "rgb", config.start if own_start else "student")
+    if not own_start:
+        load_weights(config.start, start)
     theta_0, _ = load_network(config.student, "rgb", THETA_0)
     modality = modality_of(config.teacher)
     teacher, _ = load_network(config.teacher, modality, ROLES[modality])
@@ -225,7 +232,10 @@ def run(config: Distill) -> dict[str, Any]:
         batch = Batch(hands.picture("rgb"), seen, hands.labels, hands.labelled)
         learn = None if learner is None else partial(learner.backward, batch, optimizer=optimizer)
         losses_of = partial(distiller, batch, said or None)
-        return take_step(student, optimizer, losses_of, fabric.autocast, learn)
+        losses = take_step(student, optimizer, losses_of, fabric.autocast, learn)
+        if config.snapshots and (step + 1) * config.snapshots % total < config.snapshots:
+            save_weights(run.path(f"trajectory/{step + 1:07d}.safetensors"), student)
+        return losses
 
     state: dict[str, Any] = {"model": distiller, "optimizer": optimizer}
     if learner is not None:
@@ -235,6 +245,8 @@ def run(config: Distill) -> dict[str, Any]:
             asked = Loader(packed, net.px, fabric.device, (modality,))
             kept = kept_answers(run.path("answers.npz"), teacher, asked, fabric)
             loader = replace(loader, answers=kept)
+        if config.snapshots:
+            run.path("trajectory").mkdir(exist_ok=True)
         key = None
         if config.start != THETA_0:
             key = second_half(config.student, config.optim.seed)

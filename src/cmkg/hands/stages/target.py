@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
+from ...evidence import Evidence
+from ...low_rank import LowRankPrior
 from ...prior import Prior, fingerprint
 from ...runtime.checks import expect_at_least_one, expect_from_zero
 from ...runtime.distributed import Processes, launch, place_model
@@ -80,6 +82,12 @@ class Regulariser:
 
     prior: str = ""
     """A prior's file; empty = phi_i = sigma for all weights (plain l1, l2; with centre L2-SP)."""
+    low_rank: str = ""
+    """A low-rank prior's file (cmkg.LowRankPrior), around the mean of its own trajectory; sigma is
+    its strength."""
+    evidence: Literal["", "bound", "emphasised"] = ""
+    """How strongly all weights are held around the centre follows from the evidence's lower bound
+    (cmkg.Evidence), by itself or with the data emphasised; there is no sigma."""
     sigma: float = 0.0
     """With a prior: phi is scaled to this root mean square (its strength), 0 = as it was learned.
     Without: the constant, 0 = none."""
@@ -106,6 +114,12 @@ class Regulariser:
         if self.exponent not in (1, 2):
             raise InputError(f"--exponent: expected 1 or 2, got {self.exponent}")
         expect_from_zero(self, "function_weight")
+        if self.low_rank and (self.prior or self.centre):
+            raise InputError("--low-rank: it has its own centre; give neither --prior nor --centre")
+        if self.evidence and (self.prior or self.low_rank or self.sigma or self.function_weight):
+            raise InputError(
+                "--evidence: it finds the strength itself; give neither --sigma nor another prior"
+            )
 
 
 @dataclass(frozen=True)
@@ -146,12 +160,11 @@ def load_regulariser(config: Target, model: nn.Module, packed: Packed) -> Prior 
     settings = config.regulariser
     if settings.per_layer and not (settings.prior and settings.sigma):
         raise InputError("--per-layer: it is of a prior's strength; give --prior and --sigma")
-    if settings.sigma == 0 and not settings.prior:
+    if settings.low_rank and not settings.sigma:
+        raise InputError("--low-rank: give --sigma, its strength")
+    if settings.low_rank or (settings.sigma == 0 and not settings.prior):
         return None
-    centre = None
-    if settings.centre:
-        around, _ = load_start(settings.centre, config.student, config.source, packed)
-        centre = dict(around.named_parameters())
+    centre = load_centre(config, packed)
     if not settings.prior:
         return Prior.constant(model, settings.sigma, settings.exponent, settings.parameters, centre)
     prior = Prior.load(settings.prior)
@@ -165,6 +178,29 @@ def load_regulariser(config: Target, model: nn.Module, packed: Packed) -> Prior 
     if centre:  # around given weights a negative phi would push away from them without bound
         prior = prior.floored(0.0).centred(centre)
     return prior.with_rms(settings.sigma, settings.per_layer) if settings.sigma else prior
+
+
+def load_centre(config: Target, packed: Packed) -> dict[str, nn.Parameter] | None:
+    """theta* that R is centred around; None is zero."""
+    if not config.regulariser.centre:
+        return None
+    around, _ = load_start(config.regulariser.centre, config.student, config.source, packed)
+    return dict(around.named_parameters())
+
+
+def load_evidence(config: Target, model: nn.Module, packed: Packed, count: int) -> Evidence | None:
+    """What finds the strength by itself, on `count` training frames; None without --evidence."""
+    kind = config.regulariser.evidence
+    if not kind:
+        return None
+    return Evidence(
+        model,
+        load_centre(config, packed),
+        samples=count,
+        numbers=int(packed.joints_mm[0].size),
+        emphasised=kind == "emphasised",
+        select=config.regulariser.parameters,
+    )
 
 
 def mean_bone_mm(packed: Packed, frames: Frames | None) -> float:
@@ -199,8 +235,14 @@ def run(config: Target) -> dict[str, Any]:
     prior = prior.to(fabric.device) if prior else None
     function_weight = config.regulariser.function_weight
     before = copy.deepcopy(start).to(fabric.device).eval() if function_weight else None
+    low_rank = config.regulariser.low_rank
+    held = LowRankPrior.load(low_rank, config.regulariser.sigma) if low_rank else None
+    held = held.to(fabric.device) if held else None
     model = place_model(start, fabric)
-    optimizer = torch.optim.Adam(model.parameters(), config.optim.lr)
+    weights = dict(start.named_parameters())
+    evidence = load_evidence(config, model, packed, len(loader))
+    own = [] if evidence is None else list(evidence.parameters())
+    optimizer = torch.optim.Adam([*model.parameters(), *own], config.optim.lr)
 
     def join_alongside(batch: HandBatch, step: int) -> HandBatch:
         assert alongside is not None
@@ -219,8 +261,13 @@ def run(config: Target) -> dict[str, Any]:
             batch = join_alongside(batch, step)
 
         def losses_of() -> dict[str, Tensor]:
+            if evidence is not None:
+                said = evidence(batch.picture("rgb"))
+                return evidence.losses(loss(said, batch.labels))
             answer = model(batch.picture("rgb"))
             losses = {"regression": loss(answer, batch.labels)}
+            if held is not None:
+                losses["regulariser"] = held(weights)
             if before is not None:
                 with torch.no_grad():
                     said = before(batch.picture("rgb"))
@@ -230,7 +277,9 @@ def run(config: Target) -> dict[str, Any]:
         return take_step(model, optimizer, losses_of, fabric.autocast)
 
     with run.claim():
-        state = {"model": model, "optimizer": optimizer}
+        state: dict[str, Any] = {"model": model, "optimizer": optimizer}
+        if evidence is not None:
+            state["evidence"] = evidence
         pull: AbstractContextManager[Any] = nullcontext()
         if prior is not None:
             pull = prior.attach(optimizer, model, config.regulariser.coupled)
@@ -242,6 +291,8 @@ def run(config: Target) -> dict[str, Any]:
             predictions = in_frame_scale(predictions, bone_mm)
         save_predictions(run.path("predictions.npz"), predictions)
         result = score(predictions) | {"weights": weight_histogram(model)}
+        if evidence is not None:
+            result["evidence"] = describe_evidence(evidence)
         return finish_student(run, result, "A hand student, trained on the target")
 
 
@@ -275,6 +326,13 @@ def in_frame_scale(predictions: Predictions, bone_mm: float) -> Predictions:
     """Predictions in units of the set's mean bone, in units of each frame's own."""
     ratio = (bone_mm / predictions.scale_mm)[:, None, None]
     return predictions._replace(joints=predictions.joints * ratio)
+
+
+@torch.no_grad()
+def describe_evidence(evidence: Evidence) -> dict[str, float]:
+    """Standard deviations that were found: of the weights, and of the prior around its centre."""
+    spread, prior = float(evidence.log_spread.exp()), float(evidence.variance().sqrt())
+    return {"spread": spread, "prior_spread": prior}
 
 
 def weight_histogram(model: nn.Module) -> dict[str, Any]:
