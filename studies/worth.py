@@ -357,6 +357,8 @@ def train_target(
     write_priors_around(config, home, data / "source", seed)
     folders = Folders.of(data / name, home, data / "source")
     for untouched, weights in UNTOUCHED.items():
+        if not (home / f"{weights}.safetensors").exists():  # a part that was not asked for
+            continue
         evaluate.run(
             evaluate.Evaluate(
                 weights=str(home / f"{weights}.safetensors"),
