@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import numpy as np
@@ -6,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from cmkg.errors import InputError
-from cmkg.hands.stages import source, target
+from cmkg.hands.stages import evaluate, source, target
 from cmkg.runtime.distributed import launch
 from tests.hands.runs import SMALL, common, settings
 
@@ -64,6 +65,34 @@ def test_one_persons_scale_uses_no_label_of_a_test_frame(whole, tmp_path):
     assert (
         np.abs(predicted["frame", "as it is"] / predicted["frame", "bent"] - 1 / 1.3).max() < 1e-3
     )
+    # its unit travels with its weights: it scores the same again, and goes on in either unit
+    weights = str(tmp_path / "set-as it is/target.safetensors")
+    shared = {"student": str(whole / "student"), "test": str(whole / "data/target-test")}
+    again = evaluate.run(
+        settings(
+            evaluate.Evaluate,
+            weights=weights,
+            data=shared["test"],
+            convention=str(whole / "data/target"),
+            student=shared["student"],
+            out=str(tmp_path / "again"),
+            precision="32-true",
+        )
+    )
+    first = json.loads((tmp_path / "set-as it is/result.json").read_text())
+    assert again["epe_mm"] == pytest.approx(first["epe_mm"], rel=1e-5)
+    on = settings(
+        target.Target,
+        data=str(whole / "data/target"),
+        source=str(whole / "data/target"),
+        start=weights,
+        out=str(tmp_path / "on"),
+        **shared | SMALL | {"epochs": 0},
+    )
+    # every frame of this person has the same bone: nothing changes but the unit
+    assert target.run(on)["epe_mm"] == pytest.approx(first["epe_mm"], rel=1e-4)
+    kept = load_file(tmp_path / "on/target.safetensors")
+    assert float(kept["unit_mm"]) == 0
 
 
 def test_alongside_joins_each_batch(whole, tmp_path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -136,10 +136,13 @@ class PoseNet(nn.Module):
     """Pictures to a Pose.
 
     `feature_layers` names the four residual stages, for a FeatureTap. `convention` takes joints
-    from the annotators' convention that it was trained on to others'; no weight moves.
+    from the annotators' convention that it was trained on to others'; no weight moves. `unit_mm` is
+    the length of the bone that joints are in units of, where that is one for all hands; 0 is each
+    hand's own, which a picture does not tell. Both are kept with the weights.
     """
 
     convention: Tensor
+    unit_mm: Tensor
 
     def __init__(self, backbone: nn.Module, head: nn.Module, feature_layers: Sequence[str]) -> None:
         super().__init__()
@@ -147,6 +150,12 @@ class PoseNet(nn.Module):
         self.head = head
         self.feature_layers = list(feature_layers)
         self.register_buffer("convention", torch.eye(21))
+        self.register_buffer("unit_mm", torch.zeros(()))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """Weights that were written before they had a unit are in each hand's own bone."""
+        state_dict.setdefault(f"{prefix}unit_mm", torch.zeros(()))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @torch.no_grad()
     def feature_maps(self, px: int) -> list[Tensor]:

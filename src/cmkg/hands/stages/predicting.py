@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ...modules import unwrap
 from ...runtime.distributed import Processes, gather_lists
 from ...runtime.files import PathLike, write_arrays
 from ..datasets.packed import Packed
@@ -40,9 +41,11 @@ def predict(
     """Predictions for a loader's frames, of its one modality.
 
     A prediction is the mean over pictures turned in their plane by these angles, each turned back;
-    (0,) is the paper's. Several processes share the frames; each gets all predictions.
+    (0,) is the paper's. Several processes share the frames; each gets all predictions. A student
+    with a unit of its own (PoseNet.unit_mm) is taken to each frame's bone.
     """
     model.eval()
+    unit_mm = float(getattr(unwrap(model), "unit_mm", 0.0))
     assert isinstance(loader.packed, Packed)
     first, last = frame_range(loader.packed, loader.frames)
     (modality,) = loader.modalities
@@ -58,6 +61,8 @@ def predict(
             total = total.to(fabric.device) + joints.float() @ turns.R
         target = inputs.joints @ turns.R
         mean = total / len(test_time_rotations_deg)
+        if unit_mm:
+            mean = mean * (unit_mm / inputs.scale_mm)[:, None, None]
         found.append((at, Predictions(mean.cpu(), target.cpu(), inputs.scale_mm.cpu())))
     model.train()
     in_order = [part for _, part in sorted(gather_lists(found), key=lambda item: item[0])]

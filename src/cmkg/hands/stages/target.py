@@ -27,7 +27,7 @@ from ..datasets.packed import Packed
 from ..network.augment import Augmentation
 from ..network.pose import HandBatch, Pose
 from ..network.pose_loss import loss_of
-from ..network.posenet import pose_net
+from ..network.posenet import PoseNet, pose_net
 from ..skeleton import bone_scale
 from .fitting import (
     Frames,
@@ -39,7 +39,7 @@ from .fitting import (
     read_answers,
 )
 from .networks import load_start
-from .predicting import Predictions, predict, save_predictions, score
+from .predicting import predict, save_predictions, score
 from .settings import Flat, OptimConfig, SourceData
 from .student_card import finish_student
 
@@ -221,11 +221,12 @@ def run(config: Target) -> dict[str, Any]:
     start, net = load_start(config.start, config.student, config.source, packed)
     if config.fresh:
         start = pose_net(net, seed=config.fresh)
+    bone_mm = mean_bone_mm(packed, data.frames)
+    to_unit_(start, bone_mm if config.scale == "set" else 0.0, bone_mm)
     prior = load_regulariser(config, start, packed)
     loader = Loader(
         packed, net.px, fabric.device, augmentation=config.augmentation, frames=data.frames
     )
-    bone_mm = mean_bone_mm(packed, data.frames)
     test = Loader(scored, net.px, fabric.device, frames=data.validation)
     frame_range(scored, data.validation)
     alongside = alongside_loader(config, net.px, fabric) if data.alongside else None
@@ -287,8 +288,6 @@ def run(config: Target) -> dict[str, Any]:
             fit(run, config.optim, loader, state, fabric, update)
         save_weights(run.path("target.safetensors"), model, theta_start=began)
         predictions = predict(model, test, fabric, config.test_time_rotations_deg)
-        if config.scale == "set":
-            predictions = in_frame_scale(predictions, bone_mm)
         save_predictions(run.path("predictions.npz"), predictions)
         result = score(predictions) | {"weights": weight_histogram(model)}
         if evidence is not None:
@@ -317,15 +316,20 @@ def alongside_loader(config: Target, px: int, fabric: Processes) -> Loader:
     return replace(loader, answers=answers)
 
 
+def to_unit_(model: PoseNet, unit_mm: float, mean_bone_mm: float) -> None:
+    """A student from now on in this unit, 0 being each hand's own bone, that bone long in the mean.
+
+    The unit is a factor of its last step, as the convention is: no weight moves.
+    """
+    held = float(model.unit_mm)
+    if held:
+        model.convention.mul_(held / mean_bone_mm)
+    model.unit_mm.fill_(unit_mm)
+
+
 def in_set_scale(batch: HandBatch, bone_mm: float) -> HandBatch:
     """The batch with its joints in units of the set's mean bone."""
     return replace(batch, joints=batch.joints * (batch.scale_mm / bone_mm)[:, None, None])
-
-
-def in_frame_scale(predictions: Predictions, bone_mm: float) -> Predictions:
-    """Predictions in units of the set's mean bone, in units of each frame's own."""
-    ratio = (bone_mm / predictions.scale_mm)[:, None, None]
-    return predictions._replace(joints=predictions.joints * ratio)
 
 
 @torch.no_grad()
