@@ -34,6 +34,9 @@ HANDS = "cmkg.hands"
 STAGES, EXPERIMENTS = f"{HANDS}.stages", f"{HANDS}.experiments"
 PAPER = f"{EXPERIMENTS}.paper"
 COMMANDS = {
+    "predict": Command(
+        f"{STAGES}.predict", "Predict", "21 joints of the hands in photographs and videos."
+    ),
     "render": Command(f"{STAGES}.render", "Render", "Draw a packed set of hands."),
     "teacher": Command(f"{STAGES}.source", "TEACHER", "Train the depth teacher on the source."),
     "student": Command(f"{STAGES}.source", "STUDENT", "Train the RGB student on the source."),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,8 +12,13 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from .augment import normalise
+from .heatmaps import spread_of
 from .pose import Pose
 from .posenet import Head, NetConfig, StemStride, pose_net
+
+NEAR = 0.1  # of the box's side: what a joint's confidence is the chance of
+BONE_MM = 32.0  # |middle MCP - middle PIP| where nothing is known of the people
+CALIBRATION = (-4.0, -1.5)
 
 
 class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["cmkg", "hand-pose"]):
@@ -22,6 +29,8 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
 
     Args:
         backbone, width, head, stem_stride, px: see posenet.NetConfig.
+        bone_mm: mean |middle MCP - middle PIP| of the hands that it was trained on.
+        calibration: a and b of `confidence`, as `cmkg export --data` fits them.
     """
 
     def __init__(
@@ -31,28 +40,43 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
         head: Head = "pooled",
         stem_stride: StemStride = 4,
         px: int = 256,
+        bone_mm: float = BONE_MM,
+        calibration: Any = CALIBRATION,
     ) -> None:
         super().__init__()
         config = NetConfig(backbone, width, head, stem_stride, px=px)
         self.px = px
+        self.bone_mm = float(bone_mm)
+        self.calibration = tuple(float(number) for number in calibration)
         self.net = pose_net(config)
 
     def forward(self, x: Float[Tensor, "b 3 px px"]) -> Pose:
         """Normalised pictures to a Pose, in units of |middle MCP - middle PIP|."""
         return self.net(x)
 
+    def confidence(self, pose: Pose) -> Float[Tensor, "b 21"]:
+        """The chance that a joint is within NEAR of the box's side of its place on the picture.
+
+        sigmoid(a + b log(spread)) of its heatmap's standard deviation. Of heatmaps alone.
+        """
+        assert pose.heatmaps is not None
+        a, b = self.calibration
+        return (a + b * spread_of(pose.heatmaps).log()).sigmoid()
+
     @torch.no_grad()
     def joints_mm(
-        self, crops: Shaped[np.ndarray, "b h h 3"], bone_mm: float
+        self, crops: Shaped[np.ndarray, "b h h 3"], bone_mm: float | None = None
     ) -> Float[Tensor, "b 21 3"]:
         """Joints in mm, wrist at the origin, of uint8 RGB crops of right hands.
 
         Args:
             crops: boxed as in docs/datasets.md.
-            bone_mm: the length of the middle finger's first bone, which a picture does not tell.
+            bone_mm: the length of the middle finger's first bone, which a picture does not tell;
+                None is that of the people it was trained on.
         """
         device = next(self.parameters()).device
         x = torch.as_tensor(np.ascontiguousarray(crops)).to(device)
         x = x.permute(0, 3, 1, 2).float() / 255
         x = F.interpolate(x, (self.px, self.px), mode="bilinear", antialias=True)
-        return bone_mm * self.eval()(normalise(x)).joints
+        unit = float(self.net.unit_mm) or (self.bone_mm if bone_mm is None else bone_mm)
+        return unit * self.eval()(normalise(x)).joints

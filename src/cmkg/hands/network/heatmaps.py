@@ -34,6 +34,15 @@ def centre_of_mass(
     return weights @ cell_centres(height, width, logits.device), weights
 
 
+def spread_of(logits: Float[Tensor, "b 21 h w"]) -> Float[Tensor, "b 21"]:
+    """Standard deviation of each heatmap around its centre, of half the picture's side."""
+    centres, weights = centre_of_mass(logits)
+    height, width = logits.shape[2:]
+    cells = cell_centres(height, width, logits.device)
+    off = (cells - centres[:, :, None]).square().sum(3)
+    return (weights * off).sum(2).clamp_min(1e-8).sqrt()
+
+
 def heatmap_loss(
     logits: Float[Tensor, "b 21 h w"], uv: Float[Tensor, "b 21 2"]
 ) -> Float[Tensor, ""]:

@@ -24,10 +24,15 @@ class Export:
     """Folder of the source student: its architecture."""
     out: str
     """Folder to write."""
+    data: str = ""
+    """A packed set of hands that it was not trained on: gives the hands' bone length, and the
+    calibration of its confidence."""
 
 
 def run(config: Export) -> None:
     """Writes the weights, their settings and a model card."""
+    from ..datasets.packed import Packed
+    from ..inference.calibrating import calibrated
     from ..network.hand_student import HandStudent
 
     stage, net = Path(config.stage), read_net_config(config.student)
@@ -38,6 +43,8 @@ def run(config: Export) -> None:
         )
     student = HandStudent(net.backbone, net.width, net.head, net.stem_stride, net.px)
     load_weights(path, student.net)
+    if config.data:
+        student = calibrated(student, Packed(config.data))
     facts = card_facts(read_json(stage / "config.json"), read_json(stage / "result.json"))
     try:
         student.save_pretrained(config.out)

@@ -1,0 +1,1 @@
+"""A hand in anybody's photograph: reading, boxes, joints in pixels and millimetres, drawing."""

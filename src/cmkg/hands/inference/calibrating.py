@@ -1,0 +1,97 @@
+"""What a student's heatmaps say of their own mistakes: its confidence, fitted and looked at."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy.optimize import minimize
+
+from ..datasets.packed import Packed
+from ..network.augment import Augmentation
+from ..network.hand_student import NEAR, HandStudent
+from ..network.heatmaps import spread_of
+from ..skeleton import bone_scale
+from ..stages.fitting import Loader
+
+BATCH = 128
+# The boxes that photographs get are not the labels' own.
+ROUGH = Augmentation(turn_deg=20.0, shift=0.08, zoom=0.15, colour=0.1, noise=0.0, erase=0.1)
+
+
+class Judged(NamedTuple):
+    """Of every joint: log of its heatmap's spread, and whether its place was right."""
+
+    log_spread: Float[np.ndarray, " n"]
+    is_near: Bool[np.ndarray, " n"]
+
+
+@torch.no_grad()
+def judge(student: HandStudent, packed: Packed, seed: int = 0) -> Judged:
+    """What a student says of a set's hands in rough boxes, beside the truth."""
+    student.eval()
+    loader = Loader(packed, student.px, augmentation=ROUGH)
+    draws = torch.Generator().manual_seed(seed)
+    spreads, near = [], []
+    for at in range(0, len(packed), BATCH):
+        batch = loader.fetch(range(at, min(at + BATCH, len(packed))), draws)
+        pose = student(batch.picture("rgb"))
+        spreads.append(spread_of(pose.heatmaps).log().flatten())
+        off = (pose.uv - batch.uv).norm(dim=2)  # the sides are 2 apart
+        near.append((off < 2 * NEAR).flatten())
+    return Judged(torch.cat(spreads).double().numpy(), torch.cat(near).numpy())
+
+
+def fit_calibration(judged: Judged) -> tuple[float, float]:
+    """a and b of sigmoid(a + b log spread), by maximum likelihood."""
+    x, y = judged.log_spread, judged.is_near.astype(float)
+
+    def negative_log_likelihood(ab: np.ndarray) -> float:
+        logit = ab[0] + ab[1] * x
+        return float(np.mean(np.logaddexp(0, logit) - y * logit))
+
+    found = minimize(negative_log_likelihood, np.array([0.0, -1.0]), method="Nelder-Mead")
+    a, b = found.x
+    return round(float(a), 4), round(float(b), 4)
+
+
+def calibrated(student: HandStudent, packed: Packed) -> HandStudent:
+    """The student with its confidence fitted on a set, and that set's mean bone."""
+    calibration = fit_calibration(judge(student, packed))
+    bone_mm = round(float(bone_scale(np.array(packed.joints_mm)).mean()), 2)
+    net = student.net
+    settings = student._hub_mixin_config
+    assert isinstance(settings, dict)
+    again = HandStudent(**settings | {"bone_mm": bone_mm, "calibration": list(calibration)})
+    again.net.load_state_dict(net.state_dict())
+    return again
+
+
+class Bin(NamedTuple):
+    """Joints of about one confidence: its mean, the share that was right, how many."""
+
+    confidence: float
+    share: float
+    joints: int
+
+
+def reliability(
+    confidence: Float[np.ndarray, " n"], is_near: Bool[np.ndarray, " n"], bins: int = 10
+) -> list[Bin]:
+    """How often joints of each confidence were right; empty bins are left out."""
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    found = []
+    for number in range(bins):
+        own = place == number
+        if own.any():
+            mean, share = confidence[own].mean(), is_near[own].mean()
+            found.append(Bin(float(mean), float(share), int(own.sum())))
+    return found
+
+
+def calibration_error(found: list[Bin]) -> float:
+    """Mean distance of confidence and share, weighted by the joints of each bin (ECE)."""
+    total = sum(one.joints for one in found)
+    return sum(one.joints * abs(one.confidence - one.share) for one in found) / total

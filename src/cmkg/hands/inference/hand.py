@@ -1,0 +1,333 @@
+"""Hand: 21 joints of every hand in anybody's picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from ...errors import InputError
+from ...runtime.files import PathLike
+from ..network.augment import normalise
+from ..network.hand_student import HandStudent
+from .pictures import read_photograph
+from .placing import place_wrist
+from .seeing import Box, Picture, Points, View, assumed_camera, look_at
+
+Side = Literal["right", "left"]
+Sides = Literal["right", "left", "auto"]
+
+SMALLEST = 8  # pixels a side of a picture that is looked at
+PASSES = 4  # looks at a hand at most, each at the box of the joints that the last one found
+STILL = 0.85  # overlap of two boxes after which nothing is to be gained
+# First boxes where nobody gives one: the whole picture, then squares of these shares of its shorter
+# side, half of one apart.
+SHARES = (1.0, 0.6)
+FOUND = 0.5  # mean confidence of what is called a hand
+
+
+@dataclass(frozen=True)
+class HandResult:
+    """One hand, its joints in the order of skeleton.JOINTS: wrist, thumb, index, … to the tips.
+
+    joints_px: on the picture, x and y in pixels, the first pixel's middle being (0, 0). joints_mm:
+    from the wrist on, in the camera's frame (x right, y down, z forward), with the bone length that
+    was given or assumed. wrist_mm: the wrist in that frame where the camera was given; None else.
+    box: x, y of the corner, width and height of what was looked at, in pixels. confidence: of each
+    joint, see HandStudent.
+    """
+
+    joints_px: Float[np.ndarray, "21 2"]
+    joints_mm: Float[np.ndarray, "21 3"]
+    side: Side
+    box: tuple[float, float, float, float]
+    confidence: Float[np.ndarray, " 21"]
+    wrist_mm: Float[np.ndarray, "3"] | None = None
+
+
+class _Look(NamedTuple):
+    """What the network said of a view, on the picture."""
+
+    view: View
+    box: Box
+    joints: Float[np.ndarray, "21 3"]
+    joints_px: Points
+    confidence: Float[np.ndarray, " 21"]
+
+    @property
+    def certainty(self) -> float:
+        return float(self.confidence.mean())
+
+    @property
+    def own_box(self) -> Box:
+        return Box.of_joints(self.joints_px)
+
+
+class Hand:
+    """A hand student, ready for pictures.
+
+        hand = Hand.from_pretrained("runs/hand")  # a folder of `cmkg export`
+        for one in hand("photograph.jpg"):
+            print(one.side, one.joints_px, one.joints_mm)
+
+    Args:
+        student: the network, with its bone length and its calibration.
+        bone_mm: the length of the middle finger's first bone, of the hands to come; None takes the
+            student's (of the people it was trained on).
+
+    Raises:
+        InputError: a student that does not say where on the picture joints are.
+    """
+
+    def __init__(self, student: HandStudent, bone_mm: float | None = None) -> None:
+        if student.net.head.__class__.__name__ != "IntegralHead":
+            raise InputError(
+                "this student has the pooled head, which does not say where on the picture joints "
+                "are: train one with --head integral"
+            )
+        self.student = student.eval()
+        self.bone_mm = student.bone_mm if bone_mm is None else float(bone_mm)
+        if not 5 < self.bone_mm < 120:
+            raise InputError(
+                f"bone_mm: expected a finger's first bone, 5 to 120 mm, got {self.bone_mm:g}"
+            )
+
+    @classmethod
+    def from_pretrained(cls, folder: PathLike, bone_mm: float | None = None) -> Hand:
+        """The student of a folder that `cmkg export` wrote, or of a repository on a hub.
+
+        Raises:
+            InputError: there is none.
+        """
+        path = Path(folder)
+        if path.exists() and not (path / "config.json").exists():
+            raise InputError(
+                f"{folder}: expected config.json and model.safetensors, as `cmkg export` writes "
+                "them, found no config.json"
+            )
+        return cls(HandStudent.from_pretrained(str(folder)), bone_mm)
+
+    def __call__(
+        self,
+        pictures: Any,
+        *,
+        side: Sides = "auto",
+        box: Sequence[float] | None = None,
+        K: Float[np.ndarray, "3 3"] | None = None,
+    ) -> Any:
+        """The hands of a picture, the surest first; of several pictures a list of such lists.
+
+        Args:
+            pictures: (H, W, 3) uint8 RGB, a path, a list of such, or (N, H, W, 3).
+            side: "right", "left", or both are tried.
+            box: x, y, width, height of the one hand's rough box, in pixels; None looks for hands
+                in the whole picture.
+            K: the camera of the pictures, in their pixels; None assumes a usual lens.
+
+        Raises:
+            InputError: a picture, box or camera that is none; the sentence says what was expected.
+        """
+        if isinstance(pictures, (list, tuple)) or getattr(pictures, "ndim", 0) == 4:
+            return [self(one, side=side, box=box, K=K) for one in pictures]
+        picture = as_picture(pictures)
+        if side not in ("right", "left", "auto"):
+            raise InputError(f"side: expected right, left or auto, got {side!r}")
+        sides: tuple[Side, ...] = ("right", "left") if side == "auto" else (side,)
+        given = None if box is None else expect_box(box)
+        camera = assumed_camera(picture) if K is None else expect_camera(K)
+        if given is not None:
+            looks = [self.refine(picture, camera, given, sides)]
+        else:
+            looks = self.find(picture, camera, sides)
+        results = [self._result(look) for look in looks]
+        return [self._placed(one, camera) for one in results] if K is not None else results
+
+    def follow(
+        self, picture: Picture, last: HandResult, K: Float[np.ndarray, "3 3"] | None = None
+    ) -> HandResult | None:
+        """The hand of a video's last frame in its next one; None where it is lost.
+
+        One look, at the box of the last joints: the quick way.
+        """
+        camera = assumed_camera(picture) if K is None else K
+        box = Box.of_joints(last.joints_px)
+        look = self.look(picture, camera, [(box, last.side)])[0]
+        if look.certainty < FOUND:
+            return None
+        result = self._result(look)
+        return result if K is None else self._placed(result, camera)
+
+    # ---- looking ---------------------------------------------------------------------------------
+    @torch.inference_mode()
+    def look(
+        self,
+        picture: Picture,
+        K: Float[np.ndarray, "3 3"],
+        boxes: Sequence[tuple[Box, Side]],
+    ) -> list[_Look]:
+        """One pass of the network over these boxes, together."""
+        px = self.student.px
+        views = [look_at(picture, box, K, px, side == "left") for box, side in boxes]
+        pixels = np.stack([view.picture for view in views])
+        device = next(self.student.parameters()).device
+        x = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255
+        pose = self.student(normalise(x).contiguous(memory_format=torch.channels_last))
+        confidence = self.student.confidence(pose).cpu().double().numpy()
+        joints = _to_numpy(pose.joints)
+        uv = _to_numpy(pose.uv)
+        return [
+            _Look(view, box, joints[i], view.to_picture(uv[i]), confidence[i])
+            for i, (view, (box, _)) in enumerate(zip(views, boxes, strict=True))
+        ]
+
+    def refine(
+        self,
+        picture: Picture,
+        K: Float[np.ndarray, "3 3"],
+        box: Box,
+        sides: Sequence[Side],
+    ) -> _Look:
+        """Looks again at the box of the joints that were found, until it stands still.
+
+        The surest look counts: a network that is lost in a box may be more so in its own.
+        """
+        best = now = max(self.look(picture, K, [(box, side) for side in sides]), key=_certainty)
+        side: Side = "left" if best.view.mirrored else "right"
+        for _ in range(PASSES - 1):
+            box = now.box.towards(now.own_box)
+            if box.overlap(now.box) > STILL:
+                break
+            (now,) = self.look(picture, K, [(box, side)])
+            best = max(best, now, key=_certainty)
+        return best
+
+    def find(
+        self, picture: Picture, K: Float[np.ndarray, "3 3"], sides: Sequence[Side]
+    ) -> list[_Look]:
+        """The hands of a whole picture, the surest first; none where nothing is sure enough."""
+        first = [(box, side) for box in first_boxes(picture) for side in sides]
+        looks = sorted(self.look(picture, K, first), key=_certainty, reverse=True)
+        found: list[_Look] = []
+        for look in looks[:6]:
+            if any(look.own_box.is_same_hand(other.own_box) for other in found):
+                continue
+            side: Side = "left" if look.view.mirrored else "right"
+            refined = self.refine(picture, K, look.own_box, (side,))
+            is_known = any(refined.own_box.is_same_hand(one.own_box) for one in found)
+            if refined.certainty >= FOUND and not is_known:
+                found.append(refined)
+        return sorted(found, key=_certainty, reverse=True)
+
+    # ---- results ---------------------------------------------------------------------------------
+    def _result(self, look: _Look) -> HandResult:
+        unit = float(self.student.net.unit_mm) or self.bone_mm
+        joints = look.view.to_camera(look.joints - look.joints[:1])
+        return HandResult(
+            joints_px=look.joints_px,
+            joints_mm=unit * joints,
+            side="left" if look.view.mirrored else "right",
+            box=look.box.corner_and_size(),
+            confidence=look.confidence,
+        )
+
+    def _placed(self, result: HandResult, K: Float[np.ndarray, "3 3"]) -> HandResult:
+        wrist = place_wrist(result.joints_mm, result.joints_px, K, result.confidence)
+        return replace(result, wrist_mm=wrist)
+
+
+def first_boxes(picture: Picture) -> list[Box]:
+    """Where a hand may be in a picture that nobody knows."""
+    height, width = picture.shape[:2]
+    boxes = [Box(width / 2, height / 2, float(max(height, width)))]
+    for share in SHARES:
+        side = share * min(height, width)
+        for y in _middles(height, side):
+            boxes += [Box(x, y, side) for x in _middles(width, side)]
+    return boxes
+
+
+def _middles(length: float, side: float) -> list[float]:
+    count = max(round((length - side) / (side / 2)) + 1, 1)
+    return np.linspace(side / 2, length - side / 2, count).tolist() if count > 1 else [length / 2]
+
+
+def _certainty(look: _Look) -> float:
+    return look.certainty
+
+
+def _to_numpy(tensor: Tensor | None) -> np.ndarray:
+    assert tensor is not None
+    return tensor.cpu().double().numpy()
+
+
+# ---- what comes from outside ---------------------------------------------------------------------
+def as_picture(given: Any) -> Shaped[np.ndarray, "h w 3"]:
+    """A path's picture, or an array that is one.
+
+    Raises:
+        InputError: it is no (H, W, 3) uint8.
+    """
+    if isinstance(given, (str, Path)):
+        return read_photograph(given)
+    if isinstance(given, Tensor):
+        given = given.cpu().numpy()
+    if not isinstance(given, np.ndarray):
+        found = type(given).__name__
+        raise InputError(f"a picture: expected (H, W, 3) uint8, or a path, got {found}")
+    if given.ndim != 3 or given.shape[2] != 3:
+        hints = {2: "; grey: give np.stack([grey] * 3, -1)"}
+        hint = hints.get(given.ndim, "")
+        if given.ndim == 3 and given.shape[2] == 4:
+            hint = "; RGBA: give picture[..., :3]"
+        if given.ndim == 3 and given.shape[0] == 3:
+            hint = "; channels come last: give picture.transpose(1, 2, 0)"
+        raise InputError(f"a picture: expected (H, W, 3) RGB, got shape {given.shape}{hint}")
+    if given.dtype != np.uint8:
+        hint = "; from 0 to 1: give (255 * picture).astype(np.uint8)" * (given.dtype.kind == "f")
+        raise InputError(f"a picture: expected uint8, 0 to 255, got {given.dtype}{hint}")
+    if min(given.shape[:2]) < SMALLEST:
+        height, width = given.shape[:2]
+        raise InputError(
+            f"a picture: expected at least {SMALLEST} pixels a side, got {width} x {height}"
+        )
+    return given
+
+
+def expect_box(box: Sequence[float]) -> Box:
+    """A square around x, y, width, height.
+
+    Raises:
+        InputError: these are no four finite numbers with a size.
+    """
+    try:
+        x, y, width, height = (float(number) for number in box)
+    except (TypeError, ValueError):
+        raise InputError(f"box: expected x, y, width, height in pixels, got {box!r:.80}") from None
+    if not np.isfinite([x, y, width, height]).all() or min(width, height) < 2:
+        raise InputError(f"box: expected finite numbers and 2 pixels a side or more, got {box!r}")
+    return Box.around(x, y, width, height)
+
+
+def expect_camera(K: Any) -> Float[np.ndarray, "3 3"]:
+    """A camera matrix in pixels.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        camera = np.asarray(K, np.float64)
+    except (TypeError, ValueError):
+        camera = np.zeros(0)
+    fits = camera.shape == (3, 3) and np.isfinite(camera).all()
+    if not fits or min(camera[0, 0], camera[1, 1]) <= 0 or not np.allclose(camera[2], [0, 0, 1]):
+        raise InputError(
+            "K: expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in the picture's pixels, got "
+            f"{np.array2string(camera, precision=4, separator=', ')}"
+        )
+    return camera

@@ -1,0 +1,111 @@
+"""Anybody's picture files as (H, W, 3) uint8 RGB, turned as the camera was held."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ...errors import InputError
+from ...runtime.files import PathLike
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jp2")
+MOST_PIXELS = 200_000_000  # 600 MB of RGB
+WORKING_PIXELS = 30_000_000  # a JPEG of more is decoded at a half, a quarter or an eighth
+
+
+def read_photograph(path: PathLike) -> Shaped[np.ndarray, "h w 3"]:
+    """A picture of any usual kind; of an animated one the first frame, of transparency on white.
+
+    The largest JPEGs are decoded smaller; `read_with_scale` says by how much.
+
+    Raises:
+        InputError: it is no picture, is not whole, or has more pixels than MOST_PIXELS.
+    """
+    return read_with_scale(path)[0]
+
+
+def read_with_scale(path: PathLike) -> tuple[Shaped[np.ndarray, "h w 3"], float]:
+    """A picture, and how many of the file's pixels one of its pixels is, a side.
+
+    Raises:
+        InputError: see read_photograph.
+    """
+    file = Path(path)
+    if not file.is_file():
+        found = "is no regular file" if file.exists() else "no such file"
+        raise InputError(f"{path}: {found}; expected a picture")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file) as opened:
+                width, height = opened.size
+                if width * height > MOST_PIXELS:
+                    raise InputError(
+                        f"{path}: has {width} x {height} pixels, expected {MOST_PIXELS:,} at most; "
+                        "make it smaller first"
+                    )
+                if width * height > WORKING_PIXELS:
+                    part = (width * height / WORKING_PIXELS) ** 0.5
+                    opened.draft("RGB", (int(width / part), int(height / part)))
+                opened.load()
+                scale = width / opened.width
+                turned = ImageOps.exif_transpose(opened)
+                return np.array(_as_rgb(turned)), scale
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: expected a picture, it is of no kind that is known") from None
+    except Image.DecompressionBombError:
+        raise InputError(
+            f"{path}: has more than {MOST_PIXELS:,} pixels; make it smaller first"
+        ) from None
+    except MemoryError:
+        raise InputError(f"{path}: does not fit into memory; make it smaller first") from None
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: expected a whole picture, could not read it: {reason}") from None
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """8 bits a channel, without transparency."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image, np.float64)
+        top = 65535.0 if image.mode != "F" else max(float(values.max(initial=0.0)), 1.0)
+        return Image.fromarray((255 * values.clip(0, top) / top).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def list_files(paths: tuple[str, ...], endings: tuple[str, ...]) -> Iterator[Path]:
+    """The files of these paths, folders looked through by name, hidden files left out.
+
+    Raises:
+        InputError: a path is not there, or a folder holds no such file.
+    """
+    for path in map(Path, paths):
+        if not path.is_dir():
+            if not path.exists():
+                raise InputError(f"{path}: no such file or folder; expected pictures or videos")
+            yield path
+            continue
+        inside = sorted(
+            one
+            for one in path.rglob("*")
+            if one.is_file() and one.suffix.lower() in endings and not one.name.startswith(".")
+        )
+        if not inside:
+            raise InputError(f"{path}: holds no picture or video ({', '.join(endings)})")
+        yield from inside
+
+
+def write_picture(path: Path, picture: Shaped[np.ndarray, "h w 3"]) -> None:
+    """Writes a JPEG or PNG."""
+    options: dict[str, Any] = {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg") else {}
+    Image.fromarray(picture).save(path, **options)

@@ -1,0 +1,67 @@
+"""Steady joints on video: the one-euro filter (Casiez, Roussel, Vogel, CHI 2012)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .hand import HandResult
+
+
+class OneEuro:
+    """A low-pass filter whose cut-off rises with speed.
+
+    Still hands do not tremble, fast ones do not lag.
+
+    Args:
+        slowest_hz: cut-off at rest.
+        per_speed: how much the cut-off rises with speed, in Hz a (unit / s).
+        speed_hz: cut-off of the speed itself.
+    """
+
+    def __init__(
+        self, slowest_hz: float = 1.5, per_speed: float = 3.0, speed_hz: float = 1.0
+    ) -> None:
+        self.slowest_hz, self.per_speed, self.speed_hz = slowest_hz, per_speed, speed_hz
+        self.value: np.ndarray | None = None
+        self.speed: np.ndarray | None = None
+
+    def __call__(self, value: np.ndarray, seconds: float) -> np.ndarray:
+        """The filtered value, `seconds` after the last one."""
+        if self.value is None or self.speed is None or seconds <= 0:
+            self.value, self.speed = value.copy(), np.zeros_like(value)
+            return value
+        raw = (value - self.value) / seconds
+        share = _share(self.speed_hz, seconds)
+        self.speed = share * raw + (1 - share) * self.speed
+        size = np.linalg.norm(self.speed, axis=-1, keepdims=True)
+        share = _share(self.slowest_hz + self.per_speed * size, seconds)
+        self.value = share * value + (1 - share) * self.value
+        return self.value
+
+
+def _share(hz: float | np.ndarray, seconds: float) -> np.ndarray:
+    """Of the new value in an exponential filter with this cut-off."""
+    return np.asarray(1 / (1 + 1 / (2 * math.pi * np.asarray(hz) * seconds)))
+
+
+@dataclass
+class SteadyHand:
+    """One hand's filters: joints in pixels by the box's side, in millimetres by a hand's size."""
+
+    pixels: OneEuro
+    millimetres: OneEuro
+
+    @classmethod
+    def new(cls) -> SteadyHand:
+        """Filters that have seen nothing yet."""
+        return cls(OneEuro(), OneEuro())
+
+    def __call__(self, result: HandResult, seconds: float) -> HandResult:
+        """The result, steadied, `seconds` after the last one."""
+        side = max(result.box[2], 1.0)
+        joints_px = side * self.pixels(result.joints_px / side, seconds)
+        joints_mm = 100 * self.millimetres(result.joints_mm / 100, seconds)
+        return replace(result, joints_px=joints_px, joints_mm=joints_mm)

@@ -1,0 +1,167 @@
+"""Videos and cameras: frames in, hands followed from frame to frame, an mp4 out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from ...errors import InputError
+from .hand import Hand, HandResult, Sides
+from .seeing import Box, Picture
+from .steady import SteadyHand
+
+VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
+USUAL_HZ = 30.0
+LOOK_EVERY = 30  # frames between two looks for more hands, while some are followed
+
+
+class Video:
+    """Frames of a file, or of a camera by its number.
+
+    hz: frames a second. count: how many the file says it has; None where nobody knows.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+
+    def __init__(self, source: Path | int) -> None:
+        self.name = f"camera {source}" if isinstance(source, int) else str(source)
+        if isinstance(source, Path) and not source.is_file():
+            raise InputError(f"{source}: no such file; expected a video")
+        self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
+        if not self._capture.isOpened():
+            what = (
+                "no such camera, or another program has it"
+                if isinstance(source, int)
+                else "expected a video, could not open it"
+            )
+            raise InputError(f"{self.name}: {what}")
+        hz = self._capture.get(cv2.CAP_PROP_FPS)
+        self.hz = float(hz) if np.isfinite(hz) and 1 <= hz <= 1000 else USUAL_HZ
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.count = count if count > 0 and isinstance(source, Path) else None
+
+    def __iter__(self) -> Iterator[Picture]:
+        """The frames, RGB.
+
+        Raises:
+            InputError: it ends before its last frame, or has none; the camera was unplugged.
+        """
+        number = 0
+        try:
+            while True:
+                is_there, frame = self._capture.read()
+                if not is_there:
+                    break
+                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                number += 1
+        finally:
+            self._capture.release()
+        if self.count is None and number:
+            raise InputError(f"{self.name}: gave no frame after number {number}; is it unplugged?")
+        if not number:
+            raise InputError(f"{self.name}: expected frames, got none")
+        if (
+            self.count is not None and number < self.count - 1
+        ):  # headers count one too many at times
+            raise InputError(
+                f"{self.name}: ends after {number} of {self.count} frames; what was read is kept"
+            )
+
+
+class VideoFile:
+    """An mp4 that is there when it is whole; a context that gives write(frame).
+
+    Args:
+        path: of the file.
+        hz: frames a second.
+    """
+
+    def __init__(self, path: Path, hz: float) -> None:
+        self.path, self.hz = path, hz
+        self.partial = path.with_name(f".{path.stem}.partial.mp4")
+        self._writer: cv2.VideoWriter | None = None
+
+    def __enter__(self) -> VideoFile:
+        return self
+
+    def write(self, frame: Shaped[np.ndarray, "h w 3"]) -> None:
+        """Appends an RGB frame; an odd row or column is left out.
+
+        Raises:
+            OSError: this OpenCV cannot write mp4.
+        """
+        height, width = (length - length % 2 for length in frame.shape[:2])
+        if self._writer is None:
+            code = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(str(self.partial), code, self.hz, (width, height))
+            if not self._writer.isOpened():
+                raise OSError(5, "could not be written as mp4", str(self.path))
+        self._writer.write(cv2.cvtColor(frame[:height, :width], cv2.COLOR_RGB2BGR))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._writer is not None:
+            self._writer.release()
+            os.replace(self.partial, self.path)
+
+
+class Follower:
+    """The hands of a video, frame by frame: found once, then followed by their last joints.
+
+    Args:
+        hand: the student.
+        hz: frames a second.
+        side: of the hands, see Hand.
+        K: of the camera; None assumes a usual lens.
+        steady: the one-euro filter over time.
+        box: of the one hand in the first frame; None looks for all.
+    """
+
+    def __init__(
+        self,
+        hand: Hand,
+        hz: float,
+        side: Sides = "auto",
+        K: Float[np.ndarray, "3 3"] | None = None,
+        steady: bool = True,
+        box: Box | None = None,
+    ) -> None:
+        self.hand, self.side, self.K, self.steady = hand, side, K, steady
+        self.seconds = 1 / hz
+        self.box = box
+        self.frame = 0
+        self.hands: list[tuple[HandResult, SteadyHand]] = []
+
+    def __call__(self, picture: Picture) -> list[HandResult]:
+        """The hands of the next frame."""
+        followed: list[tuple[HandResult, SteadyHand]] = []
+        for last, filters in self.hands:
+            found = self.hand.follow(picture, last, self.K)
+            if found is not None and not _among(found, [one for one, _ in followed]):
+                followed.append((found, filters))
+        if not followed or (self.box is None and self.frame % LOOK_EVERY == 0):
+            box = None if self.box is None else self.box.corner_and_size()
+            for found in self.hand(picture, side=self.side, box=box, K=self.K):
+                if not _among(found, [one for one, _ in followed]):
+                    followed.append((found, SteadyHand.new()))
+        self.hands = followed
+        self.frame += 1
+        if not self.steady:
+            return [found for found, _ in followed]
+        return [filters(found, self.seconds) for found, filters in followed]
+
+
+def _among(result: HandResult, others: list[HandResult]) -> bool:
+    own = Box.of_joints(result.joints_px)
+    return any(own.is_same_hand(Box.of_joints(one.joints_px)) for one in others)

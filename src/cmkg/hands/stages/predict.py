@@ -1,0 +1,244 @@
+"""`cmkg predict`: 21 joints of the hands in photographs, folders, videos, or before a camera."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from ...errors import InputError
+from ...runtime.checks import expect_from_zero
+from ...runtime.files import write_json, write_text
+from ...runtime.progress import Bar, note
+from ..inference.drawing import draw_hands
+from ..inference.exchange import csv_of, document_of, record_of
+from ..inference.hand import Hand, Sides, expect_box
+from ..inference.pictures import PICTURES, list_files, read_with_scale, write_picture
+from ..inference.seeing import Box
+from ..inference.videos import VIDEOS, Follower, Video, VideoFile
+
+CAMERA = "camera"  # as a path: the first one; camera1 the second
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Settings of a prediction."""
+
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Pictures, videos, folders of them; `camera` is the first camera, `camera1` the second, until
+    Ctrl-C."""
+    weights: str = ""
+    """A folder that `cmkg export` wrote."""
+    out: str = "hands"
+    """Folder for hands.json, hands.csv and the pictures with skeletons."""
+    side: Sides = "auto"
+    """Of the hands; auto tries both."""
+    box: str = ""
+    """x,y,width,height in pixels: the rough box of the one hand in every picture; empty looks for
+    hands in the whole picture."""
+    camera: str = ""
+    """fx,fy,cx,cy in pixels: gives where the wrist is, too; empty assumes a usual lens."""
+    bone_mm: float = 0.0
+    """Length of the middle finger's first bone; 0 takes that of the people the student was trained
+    on."""
+    overlays: bool = True
+    """Write the pictures with skeletons."""
+    steady: bool = True
+    """Of videos: joints do not tremble (one-euro filter)."""
+    most_frames: int = 0
+    """Of a video or camera; 0 = all."""
+
+    def __post_init__(self) -> None:
+        expect_from_zero(self, "bone_mm", "most_frames")
+        if not self.paths:
+            raise InputError("cmkg predict: give pictures, videos, folders, or the word camera")
+
+
+def run(config: Predict) -> None:
+    """Writes what was found; goes on after a file that cannot be read.
+
+    Raises:
+        InputError: at the end, where files could not be read.
+    """
+    if not config.weights:
+        raise InputError("--weights: give the folder of a student, as `cmkg export` writes it")
+    hand = Hand.from_pretrained(config.weights, config.bone_mm or None)
+    box = expect_box(numbers_of("--box", config.box)) if config.box else None
+    K = camera_of(numbers_of("--camera", config.camera)) if config.camera else None
+    sources = list(sources_of(config.paths))
+    out = expect_own_folder(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    records: list[dict[str, Any]] = []
+    failed: list[str] = []
+    taken: set[str] = set()
+
+    def keep(source: Path | int) -> None:
+        """One file's or camera's hands; those of frames before a mistake are kept, too."""
+        name = str(source) if isinstance(source, Path) else f"{CAMERA}{source}"
+        drawn = out / overlay_name(source, taken)
+        try:
+            if isinstance(source, Path) and source.suffix.lower() not in VIDEOS:
+                records.extend(of_picture(hand, source, name, drawn, config, box, K))
+            else:
+                for record in of_video(hand, source, name, drawn, config, box, K):
+                    records.append(record)
+        except InputError as error:
+            note(str(error))
+            failed.append(str(error))
+
+    try:
+        with Bar("predict", len(sources), things="files", shown=len(sources) > 1) as advance:
+            for source in sources:
+                keep(source)
+                advance()
+    finally:
+        write_json(out / "hands.json", document_of(records, hand.bone_mm))
+        write_text(out / "hands.csv", csv_of(records))
+    hands = f"{len(records)} hand{'' if len(records) == 1 else 's'}"
+    print(f"{out}: {hands} in {len(sources) - len(failed)} of {len(sources)} files")
+    if failed:
+        raise InputError(f"{len(failed)} of {len(sources)} could not be read whole: {failed[0]}")
+
+
+def of_picture(
+    hand: Hand,
+    path: Path,
+    name: str,
+    drawn: Path,
+    config: Predict,
+    box: Box | None,
+    K: np.ndarray | None,
+) -> list[dict[str, Any]]:
+    """The hands of a picture, in the pixels of its file."""
+    picture, scale = read_with_scale(path)
+    smaller = None if box is None else [number / scale for number in box.corner_and_size()]
+    camera = None if K is None else np.diag([1 / scale, 1 / scale, 1.0]) @ K
+    results = hand(picture, side=config.side, box=smaller, K=camera)
+    if config.overlays:
+        write_picture(drawn.with_suffix(".jpg"), draw_hands(picture, results))
+    return [in_file_pixels(record_of(one, name), scale) for one in results]
+
+
+def in_file_pixels(record: dict[str, Any], scale: float) -> dict[str, Any]:
+    """A record of a picture that was decoded smaller."""
+    if scale == 1:
+        return record
+    joints = (np.asarray(record["joints_px"]) + 0.5) * scale - 0.5
+    box = [scale * number for number in record["box"]]
+    return record | {"joints_px": joints.round(3).tolist(), "box": box}
+
+
+def of_video(
+    hand: Hand,
+    source: Path | int,
+    name: str,
+    drawn: Path,
+    config: Predict,
+    box: Box | None,
+    K: np.ndarray | None,
+) -> Iterator[dict[str, Any]]:
+    """The hands of each frame; a skeleton over each in an mp4."""
+    video = Video(source)
+    follow = Follower(hand, video.hz, config.side, K, config.steady, box)
+    count = min(video.count or config.most_frames, config.most_frames or video.count or 0)
+    with (
+        VideoFile(drawn.with_suffix(".mp4"), video.hz) as file,
+        Bar(Path(name).name, count or None, things="frames") as advance,
+        until_interrupted() as is_over,
+    ):
+        for number, frame in enumerate(video):
+            results = follow(frame)
+            if config.overlays:
+                file.write(draw_hands(frame, results))
+            yield from (record_of(one, name, number) for one in results)
+            advance()
+            if number + 1 == config.most_frames or is_over():
+                break
+
+
+@contextmanager
+def until_interrupted() -> Iterator[Callable[[], bool]]:
+    """Gives is_over(): True after Ctrl-C, which then ends a video in order."""
+    pressed: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, lambda number, _frame: pressed.append(number))
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# ---- what was asked for --------------------------------------------------------------------------
+def sources_of(paths: tuple[str, ...]) -> Iterator[Path | int]:
+    """Files, and cameras by their number."""
+    for path in paths:
+        number = path.removeprefix(CAMERA)
+        if (
+            path.startswith(CAMERA)
+            and (not number or number.isdecimal())
+            and not Path(path).exists()
+        ):
+            yield int(number or 0)
+        else:
+            yield from list_files((path,), PICTURES + VIDEOS)
+
+
+def numbers_of(flag: str, text: str) -> list[float]:
+    """Four numbers between commas.
+
+    Raises:
+        InputError: these are none.
+    """
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 4 or not np.isfinite(numbers).all():
+        raise InputError(f"{flag} {text}: expected four numbers with commas between them")
+    return numbers
+
+
+def camera_of(numbers: list[float]) -> np.ndarray:
+    """K of fx, fy, cx, cy.
+
+    Raises:
+        InputError: a focal length is not positive.
+    """
+    fx, fy, cx, cy = numbers
+    if min(fx, fy) <= 0:
+        raise InputError(f"--camera: expected positive focal lengths, got {fx:g} and {fy:g}")
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+
+
+def expect_own_folder(out: str) -> Path:
+    """A folder that is empty, or holds an earlier prediction.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {out}: is a file; expected a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "hands.json").exists():
+        raise InputError(f"--out {out}: holds something else; give an empty or a new folder")
+    return folder
+
+
+def overlay_name(source: Path | int, taken: set[str]) -> str:
+    """A file's own name, with a number where another file has it already."""
+    stem = source.stem if isinstance(source, Path) else f"{CAMERA}{source}"
+    name, number = stem, 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    taken.add(name)
+    return name
