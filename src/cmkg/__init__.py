@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .families import transferred as transferred
     from .features import FeatureTap as FeatureTap
     from .forecast import preflight as preflight
+    from .hands.inference.hand import Hand as Hand
+    from .hands.inference.hand import HandResult as HandResult
     from .hub import SharedPrior as SharedPrior
     from .learner import MetaConfig as MetaConfig
     from .learner import PriorLearner as PriorLearner
@@ -56,6 +58,7 @@ _MODULES = {
     "families": ("fisher", "merged", "transferred"),
     "features": ("FeatureTap",),
     "forecast": ("preflight",),
+    "hands.inference.hand": ("Hand", "HandResult"),
     "hub": ("SharedPrior",),
     "learner": ("MetaConfig", "PriorLearner"),
     "losses": (

@@ -217,8 +217,7 @@ class Hand:
         for look in looks[:6]:
             if any(look.own_box.is_same_hand(other.own_box) for other in found):
                 continue
-            side: Side = "left" if look.view.mirrored else "right"
-            refined = self.refine(picture, K, look.own_box, (side,))
+            refined = self.refine(picture, K, look.own_box, sides)
             is_known = any(refined.own_box.is_same_hand(one.own_box) for one in found)
             if refined.certainty >= FOUND and not is_known:
                 found.append(refined)

@@ -30,14 +30,14 @@ def centre_of_mass(
 ) -> tuple[Float[Tensor, "b 21 2"], Float[Tensor, "b 21 hw"]]:
     """Soft-argmax (Sun et al., ECCV 2018; Eq. 4 there): centres, and the cells' weights."""
     weights = logits.flatten(2).softmax(2)
-    height, width = logits.shape[2:]
+    height, width = (int(length) for length in logits.shape[2:])
     return weights @ cell_centres(height, width, logits.device), weights
 
 
 def spread_of(logits: Float[Tensor, "b 21 h w"]) -> Float[Tensor, "b 21"]:
     """Standard deviation of each heatmap around its centre, of half the picture's side."""
     centres, weights = centre_of_mass(logits)
-    height, width = logits.shape[2:]
+    height, width = (int(length) for length in logits.shape[2:])
     cells = cell_centres(height, width, logits.device)
     off = (cells - centres[:, :, None]).square().sum(3)
     return (weights * off).sum(2).clamp_min(1e-8).sqrt()
@@ -50,7 +50,7 @@ def heatmap_loss(
 
     Mean over the batch and the joints. A joint far outside the box counts nothing.
     """
-    height, width = logits.shape[2:]
+    height, width = (int(length) for length in logits.shape[2:])
     to_cell = uv[:, :, None] - cell_centres(height, width, logits.device)
     target = (-to_cell.square().sum(3) / (2 * SPREAD**2)).exp()
     target = target / (target.sum(2, keepdim=True) + 1e-8)

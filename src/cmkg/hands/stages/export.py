@@ -1,4 +1,7 @@
-"""`cmkg export`: a finished stage's student as a folder that huggingface_hub's mixin loads."""
+"""`cmkg export`: a finished stage's student as a folder to give away.
+
+huggingface_hub's mixin loads it, cmkg.Hand does; with --onnx any program that reads ONNX.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from pathlib import Path
 from ...cards import write_card
 from ...errors import InputError
 from ...runtime.files import load_weights, read_json
+from ..datasets.packed import Packed
+from ..network.hand_student import HandStudent
 from .networks import read_net_config
 from .student_card import ABOUT_STUDENT, card_facts
 
@@ -27,13 +32,19 @@ class Export:
     data: str = ""
     """A packed set of hands that it was not trained on: gives the hands' bone length, and the
     calibration of its confidence."""
+    onnx: bool = False
+    """Write student.onnx, too: see inference/onnx_files.py."""
+    int8: bool = False
+    """And student-int8.onnx, in 8 bits, ranges and loss from --data."""
+
+    def __post_init__(self) -> None:
+        if self.int8 and not self.data:
+            raise InputError("--int8: give --data, a packed set to see the ranges on")
 
 
 def run(config: Export) -> None:
     """Writes the weights, their settings and a model card."""
-    from ..datasets.packed import Packed
     from ..inference.calibrating import calibrated
-    from ..network.hand_student import HandStudent
 
     stage, net = Path(config.stage), read_net_config(config.student)
     path = next((stage / name for name in WEIGHTS if (stage / name).exists()), None)
@@ -54,7 +65,23 @@ def run(config: Export) -> None:
         reason = str(error).splitlines()[0]
         raise OSError(28, f"could not be written ({reason})", config.out) from error
     write_card(Path(config.out) / "README.md", "A hand student", facts, ABOUT_STUDENT)
-    print(
-        f"{config.out}: load it with "
-        f"cmkg.hands.network.hand_student.HandStudent.from_pretrained({config.out!r})"
-    )
+    if config.onnx or config.int8:
+        facts |= write_onnx_files(student, config)
+        write_card(Path(config.out) / "README.md", "A hand student", facts, ABOUT_STUDENT)
+    print(f"{config.out}: load it with cmkg.Hand.from_pretrained({config.out!r})")
+
+
+def write_onnx_files(student: HandStudent, config: Export) -> dict[str, str]:
+    """student.onnx, student-int8.onnx; what 8 bits cost, for the card."""
+    from ..inference.onnx_files import OnnxHand, error_of, write_int8, write_onnx
+
+    path = Path(config.out) / "student.onnx"
+    write_onnx(student, path)
+    if not config.int8:
+        return {}
+    small, packed = path.with_name("student-int8.onnx"), Packed(config.data)
+    write_int8(path, small, packed, student.px)
+    whole, eighth = (error_of(OnnxHand(one), packed, student.px) for one in (path, small))
+    loss = f"{100 * (eighth / whole - 1):+.1f} % error ({whole:.3f} to {eighth:.3f} bones)"
+    print(f"{small}: {loss}")
+    return {"in 8 bits": loss}

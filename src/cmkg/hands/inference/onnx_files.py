@@ -1,0 +1,190 @@
+"""A student as ONNX: for browsers, robots and other languages, without torch and without us.
+
+Input `picture`: (B, 3, px, px) float32, RGB from 0 to 255, a right hand's box. Outputs, as in
+Python: `joints` (B, 21, 3) in units of the middle finger's first bone (x right, y down, z away),
+`uv` (B, 21, 2) on the picture whose sides are -1 and 1, `confidence` (B, 21).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ...errors import InputError
+from ...runtime.files import PathLike, write_atomically
+from ..datasets.packed import Packed
+from ..network.augment import IMAGENET_MEAN, IMAGENET_STD
+from ..network.hand_student import HandStudent
+from ..skeleton import JOINTS
+from ..stages.fitting import Loader
+
+OPSET = 17
+OUTPUTS = ("joints", "uv", "confidence")
+MISSING = "ONNX needs the extra: pip install 'cmkg[onnx]'"
+
+
+class OnnxStudent(nn.Module):
+    """What is exported: pictures from 0 to 255 to the three outputs, in the student's own unit."""
+
+    def __init__(self, student: HandStudent) -> None:
+        super().__init__()
+        self.student = student
+        self.register_buffer("mean", 255 * IMAGENET_MEAN.view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * IMAGENET_STD.view(1, 3, 1, 1))
+
+    def forward(
+        self, picture: Float[Tensor, "b 3 px px"]
+    ) -> tuple[Float[Tensor, "b 21 3"], Float[Tensor, "b 21 2"], Float[Tensor, "b 21"]]:
+        """joints, uv, confidence."""
+        pose = self.student((picture - self.get_buffer("mean")) / self.get_buffer("std"))
+        assert pose.uv is not None
+        return pose.joints - pose.joints[:, :1], pose.uv, self.student.confidence(pose)
+
+
+def facts_of(student: HandStudent) -> dict[str, str]:
+    """What another program needs to know, kept in the file's metadata."""
+    unit = float(student.net.unit_mm) or student.bone_mm
+    return {
+        "cmkg": "hand student",
+        "px": str(student.px),
+        "bone_mm": f"{unit:g}",
+        "joints": json.dumps(JOINTS),
+    }
+
+
+def write_onnx(student: HandStudent, path: PathLike) -> None:
+    """Writes the student, of any batch size, atomically.
+
+    Raises:
+        InputError: the extra is not installed; a student without heatmaps.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise InputError(MISSING) from None
+    if student.net.head.__class__.__name__ != "IntegralHead":
+        raise InputError("ONNX: a student with the pooled head has no uv and no confidence")
+    model = OnnxStudent(student).eval().cpu()
+    blank = torch.zeros(2, 3, student.px, student.px)
+
+    def write(partial: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                model,
+                (blank,),
+                str(partial),
+                input_names=["picture"],
+                output_names=list(OUTPUTS),
+                dynamic_axes={name: {0: "batch"} for name in ("picture", *OUTPUTS)},
+                opset_version=OPSET,
+                dynamo=False,
+            )
+        held = onnx.load(str(partial))
+        for key, value in facts_of(student).items():
+            entry = held.metadata_props.add()
+            entry.key, entry.value = key, value
+        onnx.save(held, str(partial))
+
+    write_atomically(path, write)
+
+
+def write_int8(onnx_file: PathLike, path: PathLike, packed: Packed, px: int) -> None:
+    """An ONNX file's weights and activations in 8 bits, their ranges seen on a packed set.
+
+    Raises:
+        InputError: the extra is not installed.
+    """
+    try:
+        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.calibrate import CalibrationDataReader
+    except ImportError:
+        raise InputError(MISSING) from None
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = pictures_of(packed, px, 256)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            picture = next(self.batches, None)
+            return None if picture is None else {"picture": picture}
+
+    def write(partial: Path) -> None:
+        logging.disable(logging.WARNING)  # its advice on preparing the file: nothing is gained
+        try:
+            quantize_static(
+                str(onnx_file),
+                str(partial),
+                Reader(),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+                activation_type=QuantType.QUInt8,
+                op_types_to_quantize=["Conv"],
+            )
+        finally:
+            logging.disable(logging.NOTSET)
+
+    write_atomically(path, write)
+
+
+def pictures_of(packed: Packed, px: int, count: int) -> Iterator[Float[np.ndarray, "b 3 px px"]]:
+    """`picture` of a packed set's first samples, 32 at a time."""
+    loader = Loader(packed, px)
+    count = min(count, len(packed))
+    for at in range(0, count, 32):
+        seen = loader.fetch(range(at, min(at + 32, count))).picture("rgb")
+        mean, std = (one.view(1, 3, 1, 1) for one in (IMAGENET_MEAN, IMAGENET_STD))
+        yield (255 * (seen * std + mean)).contiguous().numpy().astype(np.float32)
+
+
+class OnnxHand:
+    """A written file, run by onnxruntime: picture to {"joints", "uv", "confidence"}.
+
+    Raises:
+        InputError: the extra is not installed; the file is no such student.
+    """
+
+    def __init__(self, path: PathLike, threads: int = 1) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise InputError(MISSING) from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # of its own many kinds
+            raise InputError(f"{path}: expected ONNX, could not read it: {error}") from None
+        self.facts: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+        if [one.name for one in self.session.get_outputs()] != list(OUTPUTS):
+            raise InputError(f"{path}: expected a hand student with outputs {', '.join(OUTPUTS)}")
+
+    def __call__(self, picture: Float[np.ndarray, "b 3 px px"]) -> dict[str, Any]:
+        """One pass."""
+        found = self.session.run(None, {"picture": picture})
+        return dict(zip(OUTPUTS, found, strict=True))
+
+
+def error_of(hand: OnnxHand, packed: Packed, px: int, count: int = 1000) -> float:
+    """Mean distance of `joints` to the truth on a packed set, in bone units."""
+    loader = Loader(packed, px)
+    count = min(count, len(packed))
+    total, at = 0.0, 0
+    for picture in pictures_of(packed, px, count):
+        truth = loader.fetch(range(at, at + len(picture))).joints.numpy()
+        total += float(np.linalg.norm(hand(picture)["joints"] - truth, axis=2).mean(1).sum())
+        at += len(picture)
+    return total / count
