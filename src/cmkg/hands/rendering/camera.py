@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from numpy.random import Generator
 
+from .objects import InFront
+
 Matrix = Float[np.ndarray, "3 3"]
 
 
@@ -49,6 +51,7 @@ def develop(
     linear: Float[np.ndarray, "px px 3"],
     mask: Float[np.ndarray, "px px"],
     behind: Shaped[np.ndarray, "px px 3"],
+    front: InFront | None = None,
 ) -> Shaped[np.ndarray, "px px 3"]:
     """The photograph, uint8, that a camera takes of the hand before its background.
 
@@ -58,12 +61,15 @@ def develop(
         linear: the hand's light, premultiplied.
         mask: its coverage.
         behind: the background, 0..255.
+        front: an object before the hand.
     """
     px = linear.shape[0]
     cover = np.maximum(mask, 1e-3)[..., None].astype(np.float32)
     light = np.maximum(linear / cover * camera.exposure, 0) ** (1 / 2.2)
     hand = 255 / (1 - np.exp(-1.3)) * (1 - np.exp(-1.3 * light))  # gamma, a film-like shoulder
     image = behind + mask[..., None] * (hand - behind)
+    if front is not None:
+        image = front.before(image)
     gain = (camera.mix * camera.contrast).astype(np.float32)
     offset = 128 * (1 - camera.contrast) + camera.black
     image = cv2.transform(image.astype(np.float32), gain) + offset

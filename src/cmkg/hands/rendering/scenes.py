@@ -23,6 +23,7 @@ from ..body.poses import sample_free_angles
 from .appearance import Appearance, recolour
 from .backgrounds import background, photographs
 from .camera import Camera, ambient_light, develop, sample_camera, sense_depth
+from .objects import InFront, sample_objects
 from .rasterizer import Look, renderer_of
 from .textures import load_textures
 
@@ -81,6 +82,8 @@ class SceneConfig:
     """Independent hands lie this far from the box's middle at most, of its side."""
     box_zoom: float = 0.0
     """Boxes are 1 / (1 + this) to 1 + this times the protocol's. Not for sequences either."""
+    in_front: float = 0.0
+    """Share of the pictures with an object before the hand. Not for sequences either."""
     sequences: int = 0
     """0: independent hands with depth. Else STB-like RGB: one person, one camera, this many smooth
     sequences."""
@@ -289,7 +292,7 @@ class Scene:
     """One picture to be drawn: a hand in the frame of its virtual camera.
 
     vertices, joints: metres. behind: 0..255. rotation: real camera -> virtual camera. rng: what the
-    camera draws its noise from.
+    camera draws its noise from. front: an object before the hand.
     """
 
     vertices: Float[np.ndarray, "v 3"]
@@ -300,6 +303,7 @@ class Scene:
     camera: Camera
     rotation: Matrix
     rng: Generator = field(repr=False)
+    front: InFront | None = None
 
 
 def behind_of(config: SceneConfig, rng: Generator, px: int) -> Float[np.ndarray, "px px 3"]:
@@ -322,7 +326,18 @@ def independent_scene(config: SceneConfig, index: int) -> Scene:
     vertices, joints = vertices @ turn.T, joints @ turn.T
     behind = behind_of(config, rng, config.px)
     look = sample_look(rng, person, hand)
-    return Scene(vertices, joints, K, look, behind, sample_camera(rng), turn, rng)
+    front = sample_front(config, index)
+    return Scene(vertices, joints, K, look, behind, sample_camera(rng), turn, rng, front)
+
+
+def sample_front(config: SceneConfig, index: int) -> InFront | None:
+    """An object before the hand in a share of the pictures."""
+    if not config.in_front:
+        return None
+    rng = stream("front", config.seed, index)
+    if rng.random() >= config.in_front:
+        return None
+    return sample_objects(rng, photographs(config.backgrounds), config.px)
 
 
 def _frame(
@@ -453,8 +468,11 @@ def photograph_scenes(
         mask = cv2.resize(covered, (px, px), interpolation=cv2.INTER_AREA)
         small = _shrink_depth(fine_depth, s)
         light = light * ambient_light(small)[..., None]
-        rgb = develop(scene.rng, scene.camera, light, mask, scene.behind)
-        depth_mm = sense_depth(scene.rng, 1000 * small, noisy_depth)
+        rgb = develop(scene.rng, scene.camera, light, mask, scene.behind, scene.front)
+        small_mm = 1000 * small
+        if scene.front is not None:
+            small_mm = scene.front.before_depth(small_mm)
+        depth_mm = sense_depth(scene.rng, small_mm, noisy_depth)
         hand_mask = (mask > 0.5).astype(np.uint8)
         joints_mm = 1000 * scene.joints
         pictures.append(Drawn(rgb, depth_mm, hand_mask, joints_mm, scene.K, scene.rotation))

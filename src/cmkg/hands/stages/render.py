@@ -39,6 +39,11 @@ class Render:
         expect_from_zero(scene, "seed", "views_deg", "sequences", "sequence_offset")
         if scene.px > MOST_PX or scene.px % 2:
             raise InputError(f"--px: expected an even number up to {MOST_PX}, got {scene.px}")
+        if not 0 <= scene.in_front <= 1 or (scene.in_front and scene.sequences):
+            raise InputError(
+                f"--in-front: expected a share from 0 to 1 of independent scenes, got "
+                f"{scene.in_front}"
+            )
         if scene.wide and (scene.sequences or scene.mano):
             raise InputError(
                 "--wide: is for independent scenes of the hand that ships with cmkg; leave "
