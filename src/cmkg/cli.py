@@ -64,6 +64,9 @@ GROUPS = {
     "run": {
         "demo": Command(f"{EXPERIMENTS}.main", "DEMO", "Everything, on a rendered target."),
         "real": Command(f"{EXPERIMENTS}.main", "REAL", "Everything, on real photographs."),
+        "weights": Command(
+            f"{EXPERIMENTS}.weights", "WEIGHTS", "The student that comes with cmkg, anew."
+        ),
         "table1": Command(PAPER, "table1", "The paper's Table 1: RHD."),
         "table2": Command(PAPER, "table2", "The paper's Table 2: STB."),
         "table3": Command(PAPER, "table3", "The paper's Table 3: FreiHAND's domains and STB."),

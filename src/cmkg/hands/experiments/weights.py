@@ -1,0 +1,136 @@
+"""`cmkg run weights`: the student that comes with cmkg, from rendered hands alone.
+
+All views, gestures, objects in front, boxes that are off. A depth teacher, then a student on the
+labels, then with the teacher (the paper's two halves); the controls take the second half's steps
+without it, and with the depth of other hands. No photograph of anybody is seen: the result may be
+passed on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from ...runtime.checks import expect_positive
+from ...runtime.distributed import Precision
+from ...runtime.files import write_json
+from ...runtime.progress import Overall, say
+from ...runtime.runs import replace_settings
+from ..datasets.packed import Packed
+from ..datasets.sample import pixels_to_store
+from ..network.augment import Augmentation
+from ..network.posenet import NetConfig
+from ..rendering.scenes import SceneConfig
+from ..stages import distill, export, render, source
+from ..stages.settings import Flat, OptimConfig, SourceData
+from .main import FIRST_TEST_SCENE, SLIM_NET
+from .rows import SourceStage, run_stage
+
+AUGMENTATION = Augmentation(turn_deg=30, shift=0.05, zoom=0.1, colour=0.3, noise=0.03, erase=0.1)
+SCENE = SceneConfig(wide=True, views_deg=180.0, box_shift=0.12, box_zoom=0.2, in_front=0.3)
+TEST_COUNT = 2000
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Settings of the student that comes with cmkg."""
+
+    out: str = "runs/weights"
+    count: int = 60_000
+    """Rendered hands."""
+    teacher_epochs: int = 5
+    epochs: int = 10
+    """Of the student's first half, and of its second."""
+    batch: int = 32
+    lr: float = 3e-3
+    seed: int = 0
+    criterion: Annotated[distill.Criterion, Flat] = field(
+        default_factory=lambda: distill.Criterion("paper")
+    )
+    controls: bool = False
+    """Also the second half without the teacher, and with the depth of other hands."""
+    net: Annotated[NetConfig, Flat] = field(default_factory=lambda: SLIM_NET)
+    scene: Annotated[SceneConfig, Flat] = field(default_factory=lambda: SCENE)
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        expect_positive(self, "count", "teacher_epochs", "epochs", "batch", "lr")
+
+
+WEIGHTS = Weights()
+
+
+def run(config: Weights) -> None:
+    """Renders, trains what is not finished, exports to `student` in the folder."""
+    out = Path(config.out)
+    make_data(config, out / "data")
+    stages = stages_of(config, out)
+    count = len(Packed(out / "data/train"))
+    overall = Overall({name: stage.optim.epochs * count for name, stage in stages.items()})
+    errors: dict[str, Any] = {}
+    for name, stage in stages.items():
+        say(f"{name}{overall.time_left()}")
+        errors[name] = run_stage(stage)["epe_mm"]
+        overall.finish(name)
+        say(f"{name}: EPE {errors[name]:.2f} mm on rendered hands")
+    write_json(out / "weights.json", {"epe_mm": errors, "hands": count})
+    export.run(
+        export.Export(
+            stage=str(out / "distilled"),
+            student=str(out / "student"),
+            out=str(out / "hand"),
+            data=str(out / "data/test"),
+            onnx=True,
+            int8=True,
+        )
+    )
+
+
+def make_data(config: Weights, data: Path) -> None:
+    """Writes the packed sets."""
+    px = pixels_to_store(config.net.px)
+    scene = replace_settings(config.scene, px=px, seed=config.seed)
+    train = render.Render(str(data / "train"), config.count, scene=scene)
+    render.run(train)
+    count = min(TEST_COUNT, config.count)
+    render.run(replace_settings(train, out=str(data / "test"), count=count, first=FIRST_TEST_SCENE))
+
+
+def stages_of(config: Weights, out: Path) -> dict[str, SourceStage]:
+    """{name: its settings}, in their order; the controls last."""
+    sets = SourceData(str(out / "data/train"), test=str(out / "data/test"))
+    optim = OptimConfig(
+        config.epochs, config.batch, config.lr, "cosine", config.seed, config.precision
+    )
+    student = source.Source(
+        out=str(out / "student"),
+        source=sets,
+        net=config.net,
+        optim=optim,
+        augmentation=AUGMENTATION,
+    )
+    teacher = replace_settings(
+        student, modality="depth", out=str(out / "teacher"), epochs=config.teacher_epochs
+    )
+    distilled = distill.Distill(
+        student=str(out / "student"),
+        teacher=str(out / "teacher"),
+        out=str(out / "distilled"),
+        criterion=config.criterion,
+        source=sets,
+        phi=distill.PhiConfig(exponents=()),
+        optim=optim,
+        augmentation=AUGMENTATION,
+    )
+    stages: dict[str, SourceStage] = {
+        "teacher": teacher,
+        "student": student,
+        "distilled": distilled,
+    }
+    if config.controls:
+        stages["continued"] = replace_settings(
+            distilled, use_teacher=False, out=str(out / "continued")
+        )
+        stages["shuffled"] = replace_settings(distilled, shuffled=True, out=str(out / "shuffled"))
+    return stages
