@@ -58,6 +58,9 @@ COMMANDS = {
     "export": Command(
         f"{STAGES}.export", "Export", "A student as a folder that huggingface_hub loads."
     ),
+    "page": Command(
+        f"{STAGES}.write_page", "Page", "A web page that finds hands in the visitor's browser."
+    ),
     "report": Command(f"{STAGES}.write_report", "WriteReport", "Write a run's report anew."),
 }
 GROUPS = {

@@ -1,0 +1,233 @@
+// A hand student in the browser: what cmkg/hands/inference does in Python, with the same numbers.
+// A box is {x, y, side}: its middle and its side, in pixels. Matrices are rows of nine numbers.
+
+const FOCAL = 1.2; // of a picture's longer side: a usual lens
+const REACH = 0.75; // of a box's side, to each side of its middle: what is fetched of the picture
+const FINE = 1.5; // pixels fetched for each of the network's
+const PASSES = 4;
+const STILL = 0.85;
+const BIGGER = 1.6;
+const SHARES = [1.0, 0.6];
+export const FOUND = 0.5;
+const SAME_HAND = 0.5;
+const MIDDLE_MCP = 9;
+
+// ---- matrices and cameras ----------------------------------------------------------------------
+const multiply = (a, b) =>
+  Array.from({ length: 9 }, (_, i) => {
+    const row = 3 * Math.floor(i / 3), column = i % 3;
+    return a[row] * b[column] + a[row + 1] * b[column + 3] + a[row + 2] * b[column + 6];
+  });
+
+const transposed = (m) => [m[0], m[3], m[6], m[1], m[4], m[7], m[2], m[5], m[8]];
+
+function inverse(m) {
+  const [a, b, c, d, e, f, g, h, i] = m;
+  const A = e * i - f * h, B = f * g - d * i, C = d * h - e * g;
+  const det = a * A + b * B + c * C;
+  return [A, c * h - b * i, b * f - c * e, B, a * i - c * g, c * d - a * f, C, b * g - a * h, a * e - b * d]
+    .map((value) => value / det);
+}
+
+function mapped(m, x, y) {
+  const w = m[6] * x + m[7] * y + m[8];
+  return [(m[0] * x + m[1] * y + m[2]) / w, (m[3] * x + m[4] * y + m[5]) / w];
+}
+
+// The smallest rotation that takes a direction to +z.
+function rotationToAxis([x, y, z]) {
+  const length = Math.hypot(x, y, z);
+  const [a, b, c] = [x / length, y / length, z / length];
+  const sine = Math.hypot(a, b);
+  if (sine < 1e-9) return [1, 0, 0, 0, 1, 0, 0, 0, 1];
+  const [u, v] = [b / sine, -a / sine]; // the axis: direction x z, in the picture's plane
+  const k = 1 - c;
+  return [c + u * u * k, u * v * k, v * sine, u * v * k, c + v * v * k, -u * sine, -v * sine, u * sine, c];
+}
+
+// The camera that looks at the box and sees it over px pixels, and the way there.
+function viewOf(width, height, box, px, mirrored) {
+  const focal = FOCAL * Math.max(width, height);
+  const cx = (width - 1) / 2, cy = (height - 1) / 2;
+  const K = [focal, 0, cx, 0, focal, cy, 0, 0, 1];
+  const x = mirrored ? width - 1 - box.x : box.x;
+  const ray = [(x - cx) / focal, (box.y - cy) / focal, 1];
+  const R = rotationToAxis(ray);
+  const own = (focal * Math.hypot(...ray) * px) / box.side;
+  const middle = px / 2 - 0.5;
+  const KView = [own, 0, middle, 0, own, middle, 0, 0, 1];
+  const flip = mirrored ? [-1, 0, width - 1, 0, 1, 0, 0, 0, 1] : [1, 0, 0, 0, 1, 0, 0, 0, 1];
+  const toView = multiply(multiply(multiply(KView, R), inverse(K)), flip);
+  return { R, fromView: inverse(toView), mirrored };
+}
+
+// ---- boxes -------------------------------------------------------------------------------------
+export function boxOf(points) {
+  const [x, y] = points[MIDDLE_MCP];
+  return { x, y, side: 2 * Math.max(...points.map(([u, v]) => Math.max(Math.abs(u - x), Math.abs(v - y)))) };
+}
+
+function shared(a, b) {
+  const half = (a.side + b.side) / 2, widest = Math.min(a.side, b.side);
+  const along = (p, q) => Math.max(Math.min(half - Math.abs(p - q), widest), 0);
+  return along(a.x, b.x) * along(a.y, b.y);
+}
+
+const overlap = (a, b) => shared(a, b) / (a.side ** 2 + b.side ** 2 - shared(a, b));
+export const isSameHand = (a, b) => shared(a, b) > SAME_HAND * Math.min(a.side, b.side) ** 2;
+const towards = (a, b) => ({ ...b, side: Math.min(Math.max(b.side, a.side / BIGGER), a.side * BIGGER) });
+
+// Where a hand may be in a picture that nobody knows.
+function firstBoxes(width, height) {
+  const boxes = [{ x: width / 2, y: height / 2, side: Math.max(width, height) }];
+  for (const share of SHARES) {
+    const side = share * Math.min(width, height);
+    const middles = (length) => {
+      const count = Math.max(Math.round((length - side) / (side / 2)) + 1, 1);
+      if (count === 1) return [length / 2];
+      return Array.from({ length: count }, (_, i) => side / 2 + (i * (length - side)) / (count - 1));
+    };
+    for (const y of middles(height)) for (const x of middles(width)) boxes.push({ x, y, side });
+  }
+  return boxes;
+}
+
+// ---- pictures ----------------------------------------------------------------------------------
+const scratch = new OffscreenCanvas(1, 1);
+
+// The part of the picture that a box can show, as pixels, and where it lies.
+function fetchRegion(source, width, height, box, px) {
+  const reach = REACH * box.side;
+  const span = (middle, size) => {
+    const first = Math.trunc(Math.min(Math.max(middle - reach, 0), size - 1));
+    return [first, Math.trunc(Math.min(Math.max(middle + reach, first + 1), size))];
+  };
+  const [x0, x1] = span(box.x, width), [y0, y1] = span(box.y, height);
+  const shrink = Math.max(box.side / (FINE * px), 1);
+  const w = Math.max(Math.round((x1 - x0) / shrink), 1), h = Math.max(Math.round((y1 - y0) / shrink), 1);
+  scratch.width = w;
+  scratch.height = h;
+  const context = scratch.getContext("2d", { willReadFrequently: true });
+  context.imageSmoothingQuality = "high";
+  context.drawImage(source, x0, y0, x1 - x0, y1 - y0, 0, 0, w, h);
+  return { data: context.getImageData(0, 0, w, h).data, w, h, x0, y0, sx: w / (x1 - x0), sy: h / (y1 - y0) };
+}
+
+// Writes the network's picture of a box into `into`, channel by channel, from 0 to 255.
+function sample(region, view, px, into, offset) {
+  const { data, w, h, x0, y0, sx, sy } = region;
+  const m = view.fromView;
+  for (let v = 0; v < px; v++) {
+    for (let u = 0; u < px; u++) {
+      const depth = m[6] * u + m[7] * v + m[8];
+      const x = (m[0] * u + m[1] * v + m[2]) / depth, y = (m[3] * u + m[4] * v + m[5]) / depth;
+      const rx = Math.min(Math.max((x + 0.5 - x0) * sx - 0.5, 0), w - 1);
+      const ry = Math.min(Math.max((y + 0.5 - y0) * sy - 0.5, 0), h - 1);
+      const left = Math.floor(rx), top = Math.floor(ry), a = rx - left, b = ry - top;
+      const right = Math.min(left + 1, w - 1), low = Math.min(top + 1, h - 1);
+      for (let c = 0; c < 3; c++) {
+        const p = data[4 * (top * w + left) + c], q = data[4 * (top * w + right) + c];
+        const r = data[4 * (low * w + left) + c], s = data[4 * (low * w + right) + c];
+        into[offset + c * px * px + v * px + u] = (1 - b) * ((1 - a) * p + a * q) + b * ((1 - a) * r + a * s);
+      }
+    }
+  }
+}
+
+// ---- the student -------------------------------------------------------------------------------
+// session: of onnxruntime-web. facts: hand.json. A hand is {side, box, points (px), joints (mm),
+// confidence, certainty}.
+export class Hand {
+  constructor(ort, session, facts) {
+    Object.assign(this, { ort, session, facts });
+  }
+
+  // One pass of the network over [box, side] pairs.
+  async look(source, width, height, boxes) {
+    const { px, bone_mm } = this.facts;
+    const pixels = new Float32Array(boxes.length * 3 * px * px);
+    const views = boxes.map(([box, side], i) => {
+      const view = viewOf(width, height, box, px, side === "left");
+      sample(fetchRegion(source, width, height, box, px), view, px, pixels, i * 3 * px * px);
+      return view;
+    });
+    const picture = new this.ort.Tensor("float32", pixels, [boxes.length, 3, px, px]);
+    const found = await this.session.run({ picture });
+    return boxes.map(([box, side], i) => {
+      const { R, fromView, mirrored } = views[i];
+      const uv = found.uv.data.subarray(42 * i, 42 * (i + 1));
+      const xyz = found.joints.data.subarray(63 * i, 63 * (i + 1));
+      const confidence = Array.from(found.confidence.data.subarray(21 * i, 21 * (i + 1)));
+      const toCamera = transposed(R);
+      const points = [], joints = [];
+      for (let j = 0; j < 21; j++) {
+        points.push(mapped(fromView, ((uv[2 * j] + 1) * px - 1) / 2, ((uv[2 * j + 1] + 1) * px - 1) / 2));
+        const [x, y, z] = [xyz[3 * j], xyz[3 * j + 1], xyz[3 * j + 2]];
+        const turned = [0, 3, 6].map((row) => toCamera[row] * x + toCamera[row + 1] * y + toCamera[row + 2] * z);
+        joints.push([bone_mm * turned[0] * (mirrored ? -1 : 1), bone_mm * turned[1], bone_mm * turned[2]]);
+      }
+      const certainty = confidence.reduce((sum, one) => sum + one, 0) / 21;
+      return { side, box, points, joints, confidence, certainty };
+    });
+  }
+
+  // Looks again at the box of the joints that were found; the surest look counts.
+  async refine(source, width, height, box, sides) {
+    const first = await this.look(source, width, height, sides.map((side) => [box, side]));
+    let best = surest(first), now = best;
+    for (let pass = 1; pass < PASSES; pass++) {
+      const next = towards(now.box, boxOf(now.points));
+      if (overlap(next, now.box) > STILL) break;
+      [now] = await this.look(source, width, height, [[next, best.side]]);
+      best = surest([best, now]);
+    }
+    return best;
+  }
+
+  // The hands of a whole picture, the surest first.
+  async find(source, width, height, side = "auto") {
+    const sides = side === "auto" ? ["right", "left"] : [side];
+    const boxes = firstBoxes(width, height).flatMap((box) => sides.map((one) => [box, one]));
+    const looks = (await this.look(source, width, height, boxes)).sort((a, b) => b.certainty - a.certainty);
+    const found = [];
+    for (const look of looks.slice(0, 6)) {
+      if (found.some((one) => isSameHand(boxOf(one.points), boxOf(look.points)))) continue;
+      const refined = await this.refine(source, width, height, boxOf(look.points), sides);
+      const isKnown = found.some((one) => isSameHand(boxOf(one.points), boxOf(refined.points)));
+      if (refined.certainty >= FOUND && !isKnown) found.push(refined);
+    }
+    return found.sort((a, b) => b.certainty - a.certainty);
+  }
+
+  // A hand of the last frame in the next one; null where it is lost.
+  async follow(source, width, height, last) {
+    const [look] = await this.look(source, width, height, [[boxOf(last.points), last.side]]);
+    return look.certainty < FOUND ? null : look;
+  }
+}
+
+const surest = (looks) => looks.reduce((a, b) => (b.certainty > a.certainty ? b : a));
+
+// ---- steady joints: the one-euro filter ----------------------------------------------------------
+export class OneEuro {
+  constructor(slowestHz = 1.5, perSpeed = 3.0, speedHz = 1.0) {
+    Object.assign(this, { slowestHz, perSpeed, speedHz, value: null, speed: null });
+  }
+
+  step(value, seconds) {
+    if (!this.value || seconds <= 0) {
+      this.value = value;
+      this.speed = value.map((row) => row.map(() => 0));
+      return value;
+    }
+    const share = (hz) => 1 / (1 + 1 / (2 * Math.PI * hz * seconds));
+    const own = share(this.speedHz);
+    this.speed = value.map((row, i) =>
+      row.map((one, k) => own * ((one - this.value[i][k]) / seconds) + (1 - own) * this.speed[i][k]));
+    this.value = value.map((row, i) => {
+      const new_ = share(this.slowestHz + this.perSpeed * Math.hypot(...this.speed[i]));
+      return row.map((one, k) => new_ * one + (1 - new_) * this.value[i][k]);
+    });
+    return this.value;
+  }
+}

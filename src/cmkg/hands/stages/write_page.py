@@ -1,0 +1,112 @@
+"""`cmkg page`: a folder that any static server can serve, and that finds hands without us."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import InputError
+from ...runtime.files import write_atomically, write_json
+from ..inference.onnx_files import facts_of, write_onnx
+from ..network.hand_student import HandStudent
+from ..skeleton import BONES, FINGER_COLOURS, JOINTS
+
+OWN = Path(__file__).parents[1] / "page"
+FILES = ("index.html", "page.css", "page.js", "hand.js")
+PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
+RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+ABOUT = (
+    "The network is cmkg's hand student; it runs by onnxruntime-web (MIT licence, Microsoft). Its "
+    "size in millimetres is that of a usual hand: a picture does not tell it."
+)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Settings of a page."""
+
+    weights: str = ""
+    """A folder that `cmkg export` wrote."""
+    out: str = "page"
+    """Folder to write."""
+    onnxruntime_web: str = ""
+    """Folder `dist` of the npm package onnxruntime-web; empty fetches it with npm."""
+
+
+def run(config: Page) -> None:
+    """Writes the page.
+
+    Raises:
+        InputError: no student, no onnxruntime-web, or a folder that holds something else.
+    """
+    if not (Path(config.weights) / "config.json").exists() or not config.weights:
+        raise InputError(
+            f"--weights {config.weights}: expected a folder that `cmkg export` wrote, with "
+            "config.json"
+        )
+    out = Path(config.out)
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not is_page(out))):
+        raise InputError(f"--out {out}: holds something else; give an empty or a new folder")
+    student = HandStudent.from_pretrained(config.weights)
+    with tempfile.TemporaryDirectory() as home:
+        runtime = Path(config.onnxruntime_web or fetch_runtime(Path(home)))
+        missing = [name for name in RUNTIME if not (runtime / name).exists()]
+        if missing:
+            raise InputError(
+                f"--onnxruntime-web {runtime}: expected the package's folder dist with "
+                f"{missing[0]}, found none"
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        write_onnx(student, out / "student.onnx")
+        for source in (*(OWN / name for name in FILES), *(runtime / name for name in RUNTIME)):
+            copy_file(source, out / source.name)
+    facts = facts_of(student)
+    page_facts = {
+        "px": student.px,
+        "bone_mm": float(facts["bone_mm"]),
+        "joints": list(JOINTS),
+        "bones": [list(bone) for bone in BONES],
+        "colours": list(FINGER_COLOURS),
+        "about": ABOUT,
+    }
+    write_json(out / "hand.json", page_facts)
+    print(f"{out}: serve it, e.g. with python -m http.server --directory {out}")
+
+
+def is_page(folder: Path) -> bool:
+    """Whether an earlier call wrote this folder."""
+    return all((folder / name).exists() for name in FILES)
+
+
+def copy_file(source: Path, to: Path) -> None:
+    """Copies a file, atomically."""
+    write_atomically(to, lambda partial: shutil.copyfile(source, partial))
+
+
+def fetch_runtime(home: Path) -> Path:
+    """onnxruntime-web's files, by npm.
+
+    Raises:
+        InputError: npm is not there, or cannot fetch it.
+    """
+    npm = shutil.which("npm")
+    if npm is None:
+        raise InputError(
+            f"npm is not there to fetch {PACKAGE}: install it, or give --onnxruntime-web, the "
+            "folder dist of that package"
+        )
+    command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--json", "--silent"]
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+    packed = sorted(home.glob("*.tgz"))
+    if done.returncode or not packed:
+        reason = (done.stderr.strip().splitlines() or json.dumps(done.returncode).splitlines())[-1]
+        raise InputError(f"npm could not fetch {PACKAGE}@{VERSION}: {reason}")
+    with tarfile.open(packed[0]) as archive:
+        for name in RUNTIME:
+            archive.extract(f"package/dist/{name}", home, filter="data")
+    return home / "package/dist"

@@ -1,0 +1,191 @@
+import functools
+import http.server
+import json
+import queue
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from cmkg import Hand
+from cmkg.errors import InputError
+from cmkg.hands.inference.pictures import write_picture
+from cmkg.hands.network.hand_student import HandStudent
+from cmkg.hands.rendering.backgrounds import crop_photograph, photographs
+from cmkg.hands.stages import write_page
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+# What the test adds to the page: it gives the page a picture, or presses its button, and sends back
+# what the page says it found.
+PROBE = """
+const wait = (test) => new Promise((done) => {
+  const look = () => test() ? done() : setTimeout(look, 50);
+  look();
+});
+const tell = (what) => fetch("/told", { method: "POST", body: JSON.stringify(what) });
+window.addEventListener("error", (event) => tell({ error: event.message }));
+await wait(() => document.getElementById("status").textContent.startsWith("Ready"));
+let count = 0, began = 0;
+document.addEventListener("hands", (event) => {
+  began ||= performance.now();
+  count += 1;
+  if (MODE === "picture" || count === 6) {
+    tell({
+      ...event.detail,
+      rate: 1000 * (count - 1) / (performance.now() - began),
+      status: document.getElementById("status").textContent,
+      label: document.getElementById("picture").getAttribute("aria-label"),
+      wide: document.documentElement.scrollWidth - innerWidth,
+    });
+  }
+});
+if (MODE === "picture") {
+  const blob = await (await fetch("/picture.png")).blob();
+  const data = new DataTransfer();
+  data.items.add(new File([blob], "picture.png", { type: "image/png" }));
+  document.getElementById("side").value = "SIDE";
+  document.getElementById("file").files = data.files;
+  document.getElementById("file").dispatchEvent(new Event("change"));
+} else {
+  document.getElementById("camera").click();
+}
+"""
+
+
+def sure_student():
+    """Random weights, and sure of all that it says: page and Python then have a thing to find."""
+    torch.manual_seed(0)
+    student = HandStudent("resnet10", 0.125, "integral", 2, 32, calibration=(30.0, 0.0))
+    return student.eval()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    runtime = tmp_path_factory.mktemp("npm")
+    try:
+        dist = write_page.fetch_runtime(runtime)
+    except InputError as error:
+        pytest.skip(str(error))
+    home = tmp_path_factory.mktemp("page")
+    sure_student().save_pretrained(home / "hub")
+    write_page.run(write_page.Page(str(home / "hub"), str(home / "site"), str(dist)))
+    return home
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    extensions_map = http.server.SimpleHTTPRequestHandler.extensions_map | {
+        ".mjs": "text/javascript",
+        ".wasm": "application/wasm",
+    }
+
+    def do_GET(self):
+        if self.path == "/":
+            text = Path(self.directory, "index.html").read_text()
+            text = text.replace("</body>", '<script type="module" src="/probe.js"></script></body>')
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(text.encode())
+            return
+        super().do_GET()
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.told.put(json.loads(body))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def visit(site, profile, mode, side="right", *flags):
+    """What the page says it found, seen through a real browser."""
+    (site / "probe.js").write_text(PROBE.replace("MODE", json.dumps(mode)).replace("SIDE", side))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(site))
+    )
+    server.told = queue.Queue()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=390,900")
+    browser = subprocess.Popen(
+        [
+            BROWSER,
+            *options,
+            f"--user-data-dir={profile}",
+            *flags,
+            f"http://127.0.0.1:{server.server_port}/",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        return server.told.get(timeout=120)
+    finally:
+        browser.terminate()
+        browser.wait()
+        server.shutdown()
+
+
+def picture():
+    """A photograph that ships with the package, so that there is texture everywhere."""
+    crop = crop_photograph(np.random.default_rng(0), photographs(), 200)
+    return np.ascontiguousarray(crop[:150])
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser here")
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_the_page_finds_what_python_finds(page, tmp_path, side):
+    write_picture(page / "site/picture.png", picture())
+    told = visit(page / "site", tmp_path / "profile", "picture", side)
+    assert "error" not in told, told
+    found = Hand.from_pretrained(page / "hub")(picture(), side=side)
+    assert len(told["hands"]) == len(found) > 0
+    assert told["wide"] <= 0  # nothing to scroll sideways on a phone
+    for own, right in zip(told["hands"], found, strict=True):
+        assert own["side"] == side
+        off = np.abs(np.array(own["points"]) - right.joints_px).max()
+        assert off < 0.02 * right.box[2]  # two decoders, two ways to average pixels
+        joints = np.array(own["joints"])
+        np.testing.assert_allclose(joints - joints[0], right.joints_mm, atol=1.5)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser here")
+def test_the_page_follows_a_camera(page, tmp_path):
+    clip = tmp_path / "clip.mjpeg"
+    with open(clip, "wb") as file:
+        for step in range(20):
+            moved = np.roll(picture(), 3 * step, axis=1)
+            large = cv2.resize(moved, (640, 480))
+            file.write(cv2.imencode(".jpg", large[..., ::-1])[1].tobytes())
+    told = visit(
+        page / "site",
+        tmp_path / "profile",
+        "camera",
+        "right",
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-video-capture={clip}",
+    )
+    assert "error" not in told, told
+    assert (told["width"], told["height"]) == (640, 480)
+    assert told["hands"]
+    assert told["rate"] > 0
+
+
+def test_what_cannot_be_written_is_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="--weights .*: expected a folder"):
+        write_page.run(write_page.Page(str(tmp_path / "none"), str(tmp_path / "out")))
+    sure_student().save_pretrained(tmp_path / "hub")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/file").write_text("mine")
+    with pytest.raises(InputError, match="holds something else"):
+        write_page.run(write_page.Page(str(tmp_path / "hub"), str(tmp_path / "other")))
+    with pytest.raises(InputError, match="expected the package's folder dist"):
+        write_page.run(write_page.Page(str(tmp_path / "hub"), str(tmp_path / "out"), str(tmp_path)))
+    assert not (tmp_path / "out").exists()
