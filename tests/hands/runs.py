@@ -7,8 +7,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from cmkg.cli import end_in_one_sentence, run_command
+from cmkg.hands.network.hand_student import HandStudent
 from cmkg.runtime.runs import replace_settings
 
 SMALL = {"epochs": 1, "batch": 8, "precision": "32-true"}
@@ -112,3 +114,10 @@ def says(arguments):
     assert end.value.code == 2, said.getvalue()
     assert "Traceback" not in said.getvalue()
     return said.getvalue()
+
+
+def sure_student():
+    """Random weights, and sure of all that it says: whoever asks then gets hands."""
+    torch.manual_seed(0)
+    student = HandStudent("resnet10", 0.125, "integral", 2, 32, calibration=(30.0, 0.0))
+    return student.eval()

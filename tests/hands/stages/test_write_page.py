@@ -10,14 +10,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from cmkg import Hand
 from cmkg.errors import InputError
 from cmkg.hands.inference.pictures import write_picture
-from cmkg.hands.network.hand_student import HandStudent
 from cmkg.hands.rendering.backgrounds import crop_photograph, photographs
 from cmkg.hands.stages import write_page
+from tests.hands.runs import sure_student
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 # What the test adds to the page: it gives the page a picture, or presses its button, and sends back
@@ -55,13 +54,6 @@ if (MODE === "picture") {
   document.getElementById("camera").click();
 }
 """
-
-
-def sure_student():
-    """Random weights, and sure of all that it says: page and Python then have a thing to find."""
-    torch.manual_seed(0)
-    student = HandStudent("resnet10", 0.125, "integral", 2, 32, calibration=(30.0, 0.0))
-    return student.eval()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,126 @@
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from cmkg.hands.inference import pictures
+from cmkg.hands.rendering.backgrounds import crop_photograph, photographs
+from cmkg.hands.skeleton import JOINTS
+from cmkg.hands.stages import predict
+from tests.hands.runs import run_here, says, sure_student
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("student")
+    sure_student().save_pretrained(folder)
+    return str(folder)
+
+
+def photo(size=96):
+    return np.ascontiguousarray(crop_photograph(np.random.default_rng(0), photographs(), size))
+
+
+def write_video(path, frames=6, size=64):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, (size, size))
+    for step in range(frames):
+        writer.write(np.roll(photo(size), 2 * step, axis=1)[..., ::-1])
+    writer.release()
+
+
+def hands_of(folder):
+    return json.loads((folder / "hands.json").read_text())
+
+
+def test_a_folder_of_pictures_and_a_video(weights, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "b.png"):
+        Image.fromarray(photo()).save(tmp_path / "in" / name)
+    write_video(tmp_path / "in/clip.mp4")
+    out = tmp_path / "out"
+    given = ["--weights", weights, "--out", str(out), "--side", "left", "--box", "8,8,60,60"]
+    run_here(["predict", str(tmp_path / "in"), *given, "--camera", "100,100,48,48"])
+    held = hands_of(out)
+    assert held["joints"] == list(JOINTS)
+    still = [one for one in held["hands"] if "frame" not in one]
+    assert [one["image"][-5:] for one in still] == ["a.jpg", "b.png"]
+    for one in held["hands"]:
+        assert one["side"] == "left"
+        shapes = [np.shape(one[name]) for name in ("joints_px", "joints_mm", "confidence")]
+        assert shapes == [(21, 2), (21, 3), (21,)]
+        assert len(one["box"]) == 4
+        assert len(one["wrist_mm"]) == 3
+        assert one["joints_mm"][0] == [0, 0, 0]
+    assert {one["frame"] for one in held["hands"] if "frame" in one} == set(range(6))
+    rows = list(csv.DictReader((out / "hands.csv").open()))
+    assert len(rows) == 21 * len(held["hands"])
+    assert rows[9]["name"] == "middle base"
+    assert float(rows[9]["x_px"]) == held["hands"][0]["joints_px"][9][0]
+    drawn = np.asarray(Image.open(out / "a.jpg").convert("RGB"))
+    assert drawn.shape == (96, 96, 3)
+    video = cv2.VideoCapture(str(out / "clip.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 6
+    # again into the same folder; without overlays
+    run_here(["predict", str(tmp_path / "in/a.jpg"), *given, "--no-overlays"])
+    assert len(hands_of(out)["hands"]) == 1
+
+
+def test_one_broken_file_does_not_end_the_others(weights, tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(photo()).save(tmp_path / "in/b.jpg")
+    (tmp_path / "in/a.jpg").write_bytes((tmp_path / "in/b.jpg").read_bytes()[:700])
+    Image.new("RGB", (1, 1)).save(tmp_path / "in/c.png")
+    write_video(tmp_path / "whole.mp4", 12)
+    whole = (tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "in/d.mp4").write_bytes(whole[: len(whole) // 3])
+    out = tmp_path / "out"
+    said = says(["predict", str(tmp_path / "in"), "--weights", weights, "--out", str(out)])
+    assert "3 of 4 could not be read whole" in said
+    assert "a.jpg: expected a whole picture" in said
+    assert "at least 8 pixels a side, got 1 x 1" in said
+    assert "d.mp4" in said
+    assert {one["image"][-5:] for one in hands_of(out)["hands"]} == {"b.jpg"}
+
+
+def test_the_largest_pictures_keep_their_own_pixels(weights, tmp_path, monkeypatch):
+    Image.fromarray(photo(400)).save(tmp_path / "large.jpg", quality=95)
+    given = ["--weights", weights, "--side", "right", "--box", "100,100,200,200"]
+    found = []
+    for name, pixels in (("whole", 10**9), ("half", 400 * 400 // 4)):
+        monkeypatch.setattr(pictures, "WORKING_PIXELS", pixels)
+        run_here(["predict", str(tmp_path / "large.jpg"), *given, "--out", str(tmp_path / name)])
+        found.append(np.array(hands_of(tmp_path / name)["hands"][0]["joints_px"]))
+    assert np.abs(found[0] - found[1]).max() < 12
+
+
+def test_mistakes_are_one_sentence_and_claim_nothing(weights, tmp_path):
+    Image.fromarray(photo()).save(tmp_path / "a.jpg")
+    picture, out = str(tmp_path / "a.jpg"), tmp_path / "out"
+    given = ["predict", picture, "--out", str(out)]
+    assert "--weights: give the folder" in says(given)
+    given += ["--weights", weights]
+    assert "--box 1,2,3: expected four numbers" in says([*given, "--box", "1,2,3"])
+    assert "box: expected finite numbers" in says([*given, "--box", "1,2,0,5"])
+    assert "--camera: expected positive" in says([*given, "--camera", "0,1,2,3"])
+    assert "bone_mm: expected" in says([*given, "--bone-mm", "500"])
+    assert "no such file or folder" in says(
+        ["predict", str(tmp_path / "no.jpg"), "--weights", weights, "--out", str(out)]
+    )
+    assert not out.exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("all of it")
+    assert "holds something else" in says(
+        ["predict", picture, "--weights", weights, "--out", str(tmp_path / "mine")]
+    )
+    said = says(["predict", "camera7", "--weights", weights, "--out", str(out)])
+    assert "camera 7: no such camera" in said
+
+
+def test_names_of_overlays_do_not_meet():
+    taken = set()
+    names = [predict.overlay_name(pictures.Path(one), taken) for one in ("a/x.jpg", "b/x.png")]
+    assert names == ["x", "x-2"]
+    assert list(predict.sources_of(("camera", "camera2"))) == [0, 2]
