@@ -11,6 +11,7 @@ from cmkg.hands.inference.calibrating import (
     Judged,
     calibration_error,
     fit_calibration,
+    halves,
     judge,
     reliability,
 )
@@ -51,11 +52,14 @@ def test_export_calibrates_and_writes_every_form(whole, tmp_path):
     export.run(config)
     assert (tmp_path / "hub/student-int8.onnx").exists()
     assert "in 8 bits" in (tmp_path / "hub/README.md").read_text()
+    assert "<svg" in (tmp_path / "hub/reliability.svg").read_text()
     student = HandStudent.from_pretrained(tmp_path / "hub")
     packed = Packed(whole / "data/source-test")
     bones = np.linalg.norm(packed.joints_mm[:, 9] - packed.joints_mm[:, 10], axis=1)
     assert student.bone_mm == pytest.approx(bones.mean(), abs=0.01)
-    assert student.calibration == pytest.approx(fit_calibration(judge(student, packed)))
+    assert student.calibration == pytest.approx(
+        fit_calibration(judge(student, packed, halves(packed)[0]))
+    )
     with pytest.raises(InputError, match="--int8: give --data"):
         export.Export("stage", "student", "out", int8=True)
     with pytest.raises(InputError, match="expected ONNX"):

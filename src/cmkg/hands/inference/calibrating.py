@@ -29,19 +29,31 @@ class Judged(NamedTuple):
 
 
 @torch.no_grad()
-def judge(student: HandStudent, packed: Packed, seed: int = 0) -> Judged:
-    """What a student says of a set's hands in rough boxes, beside the truth."""
+def judge(student: HandStudent, packed: Packed, numbers: range, seed: int = 0) -> Judged:
+    """What a student says of these hands of a set in rough boxes, beside the truth."""
     student.eval()
     loader = Loader(packed, student.px, augmentation=ROUGH)
     draws = torch.Generator().manual_seed(seed)
     spreads, near = [], []
-    for at in range(0, len(packed), BATCH):
-        batch = loader.fetch(range(at, min(at + BATCH, len(packed))), draws)
+    for at in range(0, len(numbers), BATCH):
+        batch = loader.fetch(numbers[at : at + BATCH], draws)
         pose = student(batch.picture("rgb"))
         spreads.append(spread_of(pose.heatmaps).log().flatten())
         off = (pose.uv - batch.uv).norm(dim=2)  # the sides are 2 apart
         near.append((off < 2 * NEAR).flatten())
     return Judged(torch.cat(spreads).double().numpy(), torch.cat(near).numpy())
+
+
+def halves(packed: Packed) -> tuple[range, range]:
+    """Numbers to fit the calibration on, and others to look at it."""
+    middle = (len(packed) + 1) // 2
+    return range(middle), range(middle, len(packed))
+
+
+def judged_confidence(student: HandStudent, judged: Judged) -> Float[np.ndarray, " n"]:
+    """The student's confidence of what was judged."""
+    a, b = student.calibration
+    return 1 / (1 + np.exp(-(a + b * judged.log_spread)))
 
 
 def fit_calibration(judged: Judged) -> tuple[float, float]:
@@ -58,8 +70,8 @@ def fit_calibration(judged: Judged) -> tuple[float, float]:
 
 
 def calibrated(student: HandStudent, packed: Packed) -> HandStudent:
-    """The student with its confidence fitted on a set, and that set's mean bone."""
-    calibration = fit_calibration(judge(student, packed))
+    """The student with its confidence fitted on half of a set, and that set's mean bone."""
+    calibration = fit_calibration(judge(student, packed, halves(packed)[0]))
     bone_mm = round(float(bone_scale(np.array(packed.joints_mm)).mean()), 2)
     net = student.net
     settings = student._hub_mixin_config

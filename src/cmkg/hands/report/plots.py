@@ -210,6 +210,21 @@ def plot_prior_by_layer(phi: Mapping[str, Mapping[str, Mapping[str, float]]]) ->
         return to_svg(figure)
 
 
+def plot_reliability(confidence: Sequence[float], share: Sequence[float]) -> str:
+    """How often joints were right over how sure the student was, as SVG; the diagonal is honest."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(4.2, 3.8))
+        axes.plot([0, 1], [0, 1], color=GREY, lw=0.9, ls="--")
+        axes.plot(confidence, share, "o-", color=PALETTE[0], ms=5, lw=1.6)
+        axes.set(
+            xlabel="confidence",
+            ylabel="share within a tenth of the box's side",
+            xlim=(0, 1),
+            ylim=(0, 1),
+        )
+        return to_svg(figure)
+
+
 # ---- pictures ------------------------------------------------------------------------------------
 def skeleton_picture(
     rgb: Picture,

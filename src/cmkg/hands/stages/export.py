@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...cards import write_card
 from ...errors import InputError
-from ...runtime.files import load_weights, read_json
+from ...runtime.files import load_weights, read_json, write_text
 from ..datasets.packed import Packed
 from ..network.hand_student import HandStudent
 from .networks import read_net_config
@@ -65,10 +65,32 @@ def run(config: Export) -> None:
         reason = str(error).splitlines()[0]
         raise OSError(28, f"could not be written ({reason})", config.out) from error
     write_card(Path(config.out) / "README.md", "A hand student", facts, ABOUT_STUDENT)
+    if config.data:
+        facts |= write_reliability(student, config)
+        write_card(Path(config.out) / "README.md", "A hand student", facts, ABOUT_STUDENT)
     if config.onnx or config.int8:
         facts |= write_onnx_files(student, config)
         write_card(Path(config.out) / "README.md", "A hand student", facts, ABOUT_STUDENT)
     print(f"{config.out}: load it with cmkg.Hand.from_pretrained({config.out!r})")
+
+
+def write_reliability(student: HandStudent, config: Export) -> dict[str, str]:
+    """reliability.svg on the second half of the set, which did not fit the calibration."""
+    from ..inference.calibrating import (
+        calibration_error,
+        halves,
+        judge,
+        judged_confidence,
+        reliability,
+    )
+    from ..report.plots import plot_reliability
+
+    packed = Packed(config.data)
+    judged = judge(student, packed, halves(packed)[1])
+    found = reliability(judged_confidence(student, judged), judged.is_near)
+    picture = plot_reliability([b.confidence for b in found], [b.share for b in found])
+    write_text(Path(config.out) / "reliability.svg", picture)
+    return {"confidence is off by (ECE)": f"{calibration_error(found):.3f}"}
 
 
 def write_onnx_files(student: HandStudent, config: Export) -> dict[str, str]:
