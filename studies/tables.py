@@ -150,14 +150,18 @@ def write_study(out: Path) -> Facts:
 
 # ---- several small studies side by side ----------------------------------------------------------
 def format_cells(found: Mapping[str, Any]) -> str:
-    """A row a row, a column a cell of `found`: EPE in mm over seeds."""
+    """A row a row, a column a cell of `found`: EPE in mm over seeds; (n) of fewer than others."""
     labels: dict[str, str] = {}
     for cell in found["cells"]:
         labels |= {row["name"]: row["label"] for row in cell["rows"]}
-    errors = [
-        {row["name"]: format_spread(row["epe_mm"], 1) for row in cell["rows"]}
-        for cell in found["cells"]
-    ]
+    counts = [len(row["seeds"]) for cell in found["cells"] for row in cell["rows"] if "seeds" in row]
+
+    def format_error(row: Mapping[str, Any]) -> str:
+        seeds = len(row.get("seeds", ()))
+        few = f" ({seeds})" if seeds and seeds < max(counts) else ""
+        return format_spread(row["epe_mm"], 1) + few
+
+    errors = [{row["name"]: format_error(row) for row in cell["rows"]} for cell in found["cells"]]
     names = [cell["target"] for cell in found["cells"]]
     lines = [f"| EPE, mm | {' | '.join(names)} |", f"| :-- |{' --: |' * len(names)}"]
     for name, label in labels.items():

@@ -59,3 +59,25 @@ def test_runs_stand_beside_each_other_and_beside_the_paper(tool):
 def test_what_is_not_in_the_results_is_a_sentence(tool):
     with pytest.raises(SystemExit, match="docs/results has no such row"):
         tool.sentences("<!-- =none/correlation -->1<!-- / -->", {})
+
+
+def test_two_parts_of_a_study_are_one_and_pairs_share_their_seeds(tool):
+    def part(seeds, machine, **rows):
+        rows = [
+            {"name": name, "label": name, "epe_mm": spread(values)} for name, values in rows.items()
+        ]
+        settings = {"seeds": seeds}
+        cells = [{"target": "rendered", "rows": rows}]
+        held = {"cells": cells, "settings": settings, "commits": ["abc"]}
+        return held | {"machine": {"gpu": machine, "cores": 2}}
+
+    first = part([0, 1, 2], "a GPU", plain=[30.0, 31.0, 32.0], old=[1.0, 2.0, 3.0])
+    more = part([3, 4], None, plain=[40.0, 41.0], new=[38.0, 37.0])
+    whole = tool.joined(first, more)
+    block = tool.cells_block(whole)
+    assert "Commit abc, a GPU, seeds 0, 1, 2; commit abc, 2 cores, seeds 3, 4." in block
+    assert "| plain | 34.8 ± 5.3 |" in block
+    assert "| old | 2.0 ± 1.0 (3) |" in block
+    assert "| new | 37.5 ± 0.7 (2) |" in block
+    text = "<!-- =worth:rendered/new vs plain -->?<!-- / -->"
+    assert ">−3.0 [−4.0, −2.0]<" in tool.sentences(text, {"worth": whole})

@@ -69,11 +69,45 @@ def run_block(results):
 
 def cells_block(results):
     """A study of several cells: what ran where, and its table."""
-    machine = results["machine"]
-    where = machine["gpu"] or f"{machine['cores']} cores"
-    seeds = len(results["settings"]["seeds"])
-    facts = f"Commit {', '.join(results['commits'])}, {where}, {seeds} seed{'s' * (seeds > 1)}"
-    return f"{facts}.\n\n{tables.format_cells(results)}"
+    parts = results.get("parts", [results])
+    ran = []
+    for part in parts:
+        machine, seeds = part["machine"], part["settings"]["seeds"]
+        where = machine["gpu"] or f"{machine['cores']} cores"
+        which = f"seeds {', '.join(map(str, seeds))}" if len(parts) > 1 else f"{len(seeds)} seed"
+        plural = "s" * (len(parts) == 1 and len(seeds) > 1)
+        ran.append(f"commit {', '.join(part['commits'])}, {where}, {which}{plural}")
+    facts = "; ".join(ran)
+    return f"{facts[0].upper()}{facts[1:]}.\n\n{tables.format_cells(results)}"
+
+
+def joined(first, more):
+    """One result of two parts of a study, of other seeds each: rows with the values of both."""
+    cells = []
+    for cell in first["cells"]:
+        others = next((c["rows"] for c in more["cells"] if c["target"] == cell["target"]), [])
+        beside = {row["name"]: row for row in others}
+        rows = []
+        for row in [*cell["rows"], *others]:
+            if any(row["name"] == known["name"] for known in rows):
+                continue
+            own, seeds = row["epe_mm"]["values"], (first if row in cell["rows"] else more)
+            seeds = list(seeds["settings"]["seeds"])
+            if row in cell["rows"] and row["name"] in beside:
+                own = own + beside[row["name"]]["epe_mm"]["values"]
+                seeds += more["settings"]["seeds"]
+            rows.append(row | {"epe_mm": spread(own), "seeds": seeds})
+        cells.append(cell | {"rows": rows})
+    return first | {"cells": cells, "parts": [first, more]}
+
+
+def shared_values(row, other):
+    """The errors of two rows over the seeds that both have, in one order."""
+    if "seeds" not in row:
+        return row["epe_mm"]["values"], other["epe_mm"]["values"]
+    both = [dict(zip(one["seeds"], one["epe_mm"]["values"], strict=True)) for one in (row, other)]
+    seeds = [seed for seed in row["seeds"] if seed in both[1]]
+    return [[errors[seed] for seed in seeds] for errors in both]
 
 
 def format_number(results, file, row, what, reference):
@@ -86,16 +120,18 @@ def format_number(results, file, row, what, reference):
         held = results[stem]
         if stem == PAPER:
             errors = errors_of_shared_seeds(held[cell], [row, reference] if reference else [row])
+            rows = {name: {"epe_mm": one} for name, one in errors.items()}
         else:
             held = next(c for c in held["cells"] if c["target"] == cell) if cell else held
-            errors = {r["name"]: r["epe_mm"] for r in held["rows"]}
-        error, other = errors[row], errors[reference] if reference else None
+            rows = {r["name"]: r for r in held["rows"]}
+        error = rows[row]["epe_mm"]
+        other = shared_values(rows[row], rows[reference]) if reference else None
     except (KeyError, StopIteration) as missing:
         raise SystemExit(
             f"<!-- ={file}/{row} {what} {reference} -->: docs/results has no such row ({missing})"
         ) from None
     if other:
-        d = tables.difference(np.array(error["values"]), np.array(other["values"]))
+        d = tables.difference(*map(np.array, other))
         low, high = d["interval"]
         digits = 1 if max(-low, high) >= 0.5 else 2
         text = (
@@ -135,6 +171,7 @@ def sentences(text, results):
 
 # ---- the paper's tables on open data -------------------------------------------------------------
 PAPER = "paper-open"
+MORE_SEEDS = "-more-seeds"  # ends the name of a result's second file
 
 
 def rows_run(run):
@@ -324,10 +361,14 @@ def filled_documents():
 
 
 def load_results(folder):
-    """{name: what its file holds} of a folder of results."""
-    return {
+    """{name: what its file holds} of a folder of results; what is in two files is one result."""
+    held = {
         path.stem: json.loads(path.read_text()) for path in sorted((ROOT / folder).glob("*.json"))
     }
+    for name in [name for name in held if name.endswith(MORE_SEEDS)]:
+        first = name.removesuffix(MORE_SEEDS)
+        held[first] = joined(held[first], held.pop(name))
+    return held
 
 
 def main():
