@@ -154,7 +154,9 @@ def format_cells(found: Mapping[str, Any]) -> str:
     labels: dict[str, str] = {}
     for cell in found["cells"]:
         labels |= {row["name"]: row["label"] for row in cell["rows"]}
-    counts = [len(row["seeds"]) for cell in found["cells"] for row in cell["rows"] if "seeds" in row]
+    counts = [
+        len(row["seeds"]) for cell in found["cells"] for row in cell["rows"] if "seeds" in row
+    ]
 
     def format_error(row: Mapping[str, Any]) -> str:
         seeds = len(row.get("seeds", ()))

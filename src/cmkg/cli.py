@@ -55,6 +55,9 @@ COMMANDS = {
         "ShortRun",
         "A short run: are distilling, transfer and the prior likely to help?",
     ),
+    "adapt": Command(
+        f"{EXPERIMENTS}.adapt", "Adapt", "A student for your own camera and hand, from your frames."
+    ),
     "export": Command(
         f"{STAGES}.export", "Export", "A student as a folder that huggingface_hub loads."
     ),
