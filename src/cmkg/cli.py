@@ -105,6 +105,7 @@ GROUP_TEXTS = {
     "data": "Datasets on disk.",
     "prior": "Prior files.",
 }
+IN_PICTURES = ("predict", "adapt", "export", "page")  # of the commands, told first
 DEFAULT_PRESET = "demo"  # of `cmkg run`
 TRAINING_MODULES = ("lightning_fabric", "warp", "plyfile")  # of the extra `train`
 FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
@@ -167,8 +168,12 @@ def format_help() -> str:
     about = (import_module("cmkg").__doc__ or "").splitlines()[0]
     lines = ["usage: cmkg <command> [--flags]", "", about, "", "everything in one go:"]
     lines += [f"  {f'run {name}':14}{c.text}" for name, c in GROUPS["run"].items()]
-    lines += ["", "stage by stage:"]
-    lines += [f"  {name:14}{command.text}" for name, command in COMMANDS.items()]
+    for title, names in (
+        ("hands in your own pictures", IN_PICTURES),
+        ("stage by stage", [name for name in COMMANDS if name not in IN_PICTURES]),
+    ):
+        lines += ["", f"{title}:"]
+        lines += [f"  {name:14}{COMMANDS[name].text}" for name in names]
     for group in ("data", "prior"):
         lines += ["", f"{GROUP_TEXTS[group].lower().rstrip('.')}:"]
         lines += [f"  {f'{group} {name}':14}{c.text}" for name, c in GROUPS[group].items()]
