@@ -381,6 +381,9 @@ def train_target(
     stage = with_folders(stage, folders)
     seeds = tuple(100 * seed + number for number in range(config.again))
     for row in select_rows(target_rows(home), config.rows, "--rows"):
+        files = [row.changes.get(key, "") for key in ("start", "centre", "prior", "low_rank")]
+        if any(file and not Path(file).exists() for file in files):
+            continue  # of a part that was not asked for
         lr = config.fine_tune_lr if "start" in row.changes else config.target_lr
         own = replace_settings(stage, lr=lr, seed=seeds[0])
         note = home / name / row.name / "diverged.json"

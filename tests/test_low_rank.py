@@ -58,7 +58,26 @@ def test_trains_anyones_network_and_refuses_others():
     assert history[0]["regulariser"] > 0
     with pytest.raises(InputError, match="another network: '0.weight' is"):
         prior({"0.weight": torch.zeros(2, 2)})
-    with pytest.raises(InputError, match="'w' has not moved"):
+    with pytest.raises(InputError, match="no weight has moved"):
         LowRankPrior.from_trajectory([{"w": torch.ones(2, 2)}] * 3)
     with pytest.raises(InputError, match="got 1 and 20"):
         LowRankPrior.from_trajectory(steps[:1])
+
+
+def test_what_did_not_move_is_left_out_and_what_is_not_finite_is_refused():
+    along = [one | {"buffer": torch.eye(3)} for one in trajectory()]
+    assert LowRankPrior.from_trajectory(along).names == ["a", "b"]
+    along[2]["a"] = torch.full((3, 2), float("nan"))
+    with pytest.raises(InputError, match="'a' holds a number that is not finite"):
+        LowRankPrior.from_trajectory(along)
+
+
+def test_near_its_centre_it_is_exact_under_autocast_too():
+    along = trajectory(8)
+    prior = LowRankPrior.from_trajectory(along, rank=8)
+    mean = {name: torch.stack([one[name] for one in along]).mean(0) for name in along[0]}
+    near = {name: tensor + 1e-3 * torch.randn_like(tensor) for name, tensor in mean.items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        halved = prior(near).item()
+    assert prior(near).item() == pytest.approx(halved, rel=1e-6)
+    assert prior(mean).item() < 1e-9

@@ -96,7 +96,8 @@ def joined(first, more):
             if row in cell["rows"] and row["name"] in beside:
                 own = own + beside[row["name"]]["epe_mm"]["values"]
                 seeds += more["settings"]["seeds"]
-            rows.append(row | {"epe_mm": spread(own), "seeds": seeds})
+            facts = {key: row[key] for key in ("name", "label")}
+            rows.append(facts | {"epe_mm": spread(own), "seeds": seeds})
         cells.append(cell | {"rows": rows})
     return first | {"cells": cells, "parts": [first, more]}
 
@@ -367,6 +368,8 @@ def load_results(folder):
     }
     for name in [name for name in held if name.endswith(MORE_SEEDS)]:
         first = name.removesuffix(MORE_SEEDS)
+        if first not in held:
+            raise SystemExit(f"{folder}/{name}.json: expected {first}.json beside it")
         held[first] = joined(held[first], held.pop(name))
     return held
 

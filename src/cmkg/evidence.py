@@ -84,12 +84,16 @@ class Evidence(nn.Module):
         first = next(iter(self._uncertain.values()))
         self.log_spread = nn.Parameter(torch.tensor(math.log(spread), device=first.device))
 
-    def forward(self, *inputs: Any) -> Any:
-        """What the network says with weights drawn from q."""
+    def forward(self, *inputs: Any, generator: torch.Generator | None = None) -> Any:
+        """What the network says with weights drawn from q.
+
+        generator: on the weights' device; None draws from torch's own stream.
+        """
         s = self.log_spread.exp()
-        drawn = {
-            name: weight + s * torch.randn_like(weight) for name, weight in self._uncertain.items()
-        }
+        drawn = {}
+        for name, weight in self._uncertain.items():
+            noise = torch.empty_like(weight).normal_(generator=generator)
+            drawn[name] = weight + s * noise
         return functional_call(self._model[0], drawn, inputs)
 
     def mean_squared_offset(self) -> Tensor:
@@ -112,7 +116,9 @@ class Evidence(nn.Module):
         """The negative bound per sample: {"likelihood", "divergence"}.
 
         Args:
-            loss: of a batch, as a mean over samples, from weights drawn by `forward`.
+            loss: of a batch, squared distances as a mean over samples, from weights drawn by
+                `forward`; nothing else may be in it (a cross-entropy is a likelihood of its own: in
+                nats a sample it is one more term).
         """
         return {
             "likelihood": self.numbers / 2 * loss.clamp_min(1e-12).log(),

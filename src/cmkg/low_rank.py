@@ -80,7 +80,7 @@ class LowRankPrior(nn.Module):
             inner += flat @ (flat / half.flatten().double()).T
             trace += float((1 / half).double().sum())
             count += half.numel()
-        self.register_buffer("inner", torch.linalg.cholesky(inner).to(half.dtype))
+        self.register_buffer("inner", torch.linalg.cholesky(inner))  # float64: see forward
         for place, _ in enumerate(self.names):
             trace -= float(self._whitened(self._part("factor", place).flatten(1)).square().sum())
         self.unit = count / trace
@@ -99,8 +99,13 @@ class LowRankPrior(nn.Module):
         Raises:
             InputError: a weight is missing or of another shape.
         """
-        alone = torch.zeros((), device=self.get_buffer("inner").device)
-        shared = torch.zeros((len(self.get_buffer("inner")),)).to(self.get_buffer("inner"))
+        with torch.autocast(self.get_buffer("inner").device.type, enabled=False):
+            return self._penalty_of(weights)
+
+    def _penalty_of(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Sums and their difference, of two nearly equal numbers, in float64."""
+        inner = self.get_buffer("inner")
+        alone, shared = inner.new_zeros(()), inner.new_zeros(len(inner))
         for place, name in enumerate(self.names):
             centre = self._part("centre", place)
             if name not in weights or weights[name].shape != centre.shape:
@@ -109,11 +114,11 @@ class LowRankPrior(nn.Module):
                     f"this low-rank prior belongs to another network: {name!r} is "
                     f"{tuple(centre.shape)} in the prior, {found} in the model"
                 )
-            offset = weights[name] - centre
+            offset = (weights[name].float() - centre).double()
             alone = alone + (self._part("precision", place) * offset.square()).sum()
-            shared = shared + self._part("factor", place).flatten(1) @ offset.flatten()
+            shared = shared + self._part("factor", place).flatten(1).double() @ offset.flatten()
         both = alone - self._whitened(shared[:, None]).square().sum()
-        return self.strength * self.unit * both
+        return (self.strength * self.unit * both.clamp_min(0)).float()
 
     @classmethod
     def from_trajectory(
@@ -129,7 +134,7 @@ class LowRankPrior(nn.Module):
             checkpoints: two or more, of one network: networks or {name: tensor}.
             rank: the last so many make the low-rank part; SWAG's K.
             select: which parameters, see Prior.constant; of {name: tensor} without a model, those
-                of two dimensions or more.
+                of two dimensions or more that moved.
             model: whose parameters `select` looks at.
 
         Raises:
@@ -154,9 +159,15 @@ class LowRankPrior(nn.Module):
                     f"a trajectory: {name!r} differs in shape, or is missing: {shapes}"
                 )
             along = torch.stack([one[name].detach().float() for one in every])
+            if not bool(torch.isfinite(along).all()):
+                raise InputError(f"a trajectory: {name!r} holds a number that is not finite")
+            if first is None and bool((along == along[0]).all()):
+                continue  # a buffer, or a frozen weight
             centre[name] = along.mean(0)
             diagonal[name] = along.var(0, correction=0)
             deviations[name] = along[-rank:] - centre[name]
+        if not centre:
+            raise InputError("a trajectory: no weight has moved between these checkpoints")
         return cls(centre, diagonal, deviations)
 
     def save(self, path: PathLike) -> None:

@@ -3,7 +3,9 @@ import pytest
 import torch
 
 from cmkg.errors import InputError
+from cmkg.hands.inference import pictures
 from cmkg.hands.inference.hand import Hand, HandResult, expect_camera, first_boxes
+from cmkg.hands.inference.pictures import write_picture
 from cmkg.hands.inference.seeing import Box
 from cmkg.hands.inference.videos import Follower
 from cmkg.hands.network.hand_student import HandStudent
@@ -83,8 +85,24 @@ def test_with_a_camera_the_wrist_has_a_place(hand):
 
 def test_a_students_own_unit_counts(hand):
     hand.student.net.unit_mm.fill_(25.0)
-    (found,) = hand(spot(70, 30), side="right")
-    np.testing.assert_allclose(np.linalg.norm(found.joints_mm[1:], axis=1), 25.0, rtol=1e-6)
+    for again, bone_mm in ((Hand(hand.student), 25.0), (Hand(hand.student, 28.0), 28.0)):
+        (found,) = again(spot(70, 30), side="right")
+        assert again.bone_mm == bone_mm
+        lengths = np.linalg.norm(found.joints_mm[1:], axis=1)
+        np.testing.assert_allclose(lengths, bone_mm, rtol=1e-6)
+
+
+def test_a_large_jpeg_is_answered_in_the_files_pixels(hand, tmp_path, monkeypatch):
+    big = np.kron(spot(70, 30), np.ones((4, 4, 1), np.uint8))
+    write_picture(tmp_path / "big.jpg", big)
+    K = np.array([[1200.0, 0, 240], [0, 1200, 180], [0, 0, 1]])
+    given = {"side": "right", "K": K, "box": (180, 20, 200, 200)}
+    (whole,) = hand(tmp_path / "big.jpg", **given)
+    monkeypatch.setattr(pictures, "WORKING_PIXELS", big.shape[0] * big.shape[1] // 4)
+    (half,) = hand(tmp_path / "big.jpg", **given)
+    np.testing.assert_allclose(half.joints_px[9], [281.5, 121.5], atol=8)
+    np.testing.assert_allclose(half.joints_px, whole.joints_px, atol=12)
+    np.testing.assert_allclose(half.wrist_mm, whole.wrist_mm, rtol=0.15, atol=15)
 
 
 def test_a_hand_is_followed_over_a_video(hand):
@@ -126,5 +144,14 @@ def test_what_is_no_picture_is_one_sentence(hand, tmp_path):
     with pytest.raises(InputError, match="pooled head"):
         Hand(HandStudent("resnet10", 0.125, px=32))
     with pytest.raises(InputError, match="found no config.json"):
-        Hand.from_pretrained(tmp_path)
+        Hand.from_pretrained(tmp_path / "runs/typed-wrong")
+    for settings, weights, sentence in (
+        ("{", b"", "expected a hand student's settings"),
+        ('{"nonsense": 1}', b"", "expected a hand student's settings"),
+        ('{"backbone": "resnet10", "width": 0.125}', b"junk", "expected this student's weights"),
+    ):
+        (tmp_path / "config.json").write_text(settings)
+        (tmp_path / "model.safetensors").write_bytes(weights)
+        with pytest.raises(InputError, match=sentence):
+            Hand.from_pretrained(tmp_path)
     assert expect_camera([[1, 0, 0], [0, 1, 0], [0, 0, 1]]).shape == (3, 3)

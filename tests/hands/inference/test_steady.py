@@ -1,6 +1,7 @@
 import numpy as np
 
-from cmkg.hands.inference.steady import OneEuro
+from cmkg.hands.inference.hand import HandResult
+from cmkg.hands.inference.steady import OneEuro, SteadyHand
 
 
 def test_still_joints_do_not_tremble_and_fast_ones_do_not_lag():
@@ -20,3 +21,18 @@ def test_still_joints_do_not_tremble_and_fast_ones_do_not_lag():
 def test_the_first_value_is_itself():
     value = np.ones((21, 2))
     assert np.array_equal(OneEuro()(value, 0.03), value)
+
+
+def test_a_box_that_breathes_moves_no_joint():
+    rng = np.random.default_rng(1)
+    steady, found = SteadyHand.new(), []
+    for _ in range(100):
+        joints_px = np.full((21, 2), [600.0, 450.0]) + rng.normal(size=(21, 2))
+        side = 150 * (1 + 0.03 * rng.normal())
+        place = np.array([0.0, 0.0, 500.0])
+        mm = rng.normal(size=(21, 3))
+        one = HandResult(joints_px, mm, "right", (0, 0, side, side), np.ones(21), place)
+        found.append(steady(one, 1 / 30))
+    moved = np.diff([one.joints_px for one in found[20:]], axis=0)
+    assert np.abs(moved).mean() < 0.4
+    np.testing.assert_allclose(found[-1].wrist_mm, place)

@@ -124,3 +124,14 @@ def test_names_of_overlays_do_not_meet():
     names = [predict.overlay_name(pictures.Path(one), taken) for one in ("a/x.jpg", "b/x.png")]
     assert names == ["x", "x-2"]
     assert list(predict.sources_of(("camera", "camera2"))) == [0, 2]
+
+
+def test_names_with_dots_and_a_folder_that_holds_its_own_answers(weights, tmp_path):
+    for name in ("shot 10.30.15.png", "shot 10.30.59.png"):
+        Image.fromarray(photo()).save(tmp_path / name)
+    given = ["predict", str(tmp_path), "--weights", weights, "--out", str(tmp_path / "hands")]
+    for _ in range(2):
+        run_here([*given, "--side", "right", "--box", "8,8,60,60"])
+        assert len({one["image"] for one in hands_of(tmp_path / "hands")["hands"]}) == 2
+    drawn = sorted(path.name for path in (tmp_path / "hands").glob("*.jpg"))
+    assert drawn == ["shot 10.30.15.jpg", "shot 10.30.59.jpg"]

@@ -4,12 +4,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from cmkg.errors import InputError
 from cmkg.hands.stages import evaluate, source, target
 from cmkg.runtime.distributed import launch
-from tests.hands.runs import SMALL, common, settings
+from tests.hands.runs import NET, SMALL, common, settings
 
 
 def test_a_prior_of_another_network_is_refused(whole, tmp_path):
@@ -172,3 +172,40 @@ def test_strengths_that_would_not_act_are_refused():
         settings(target.Target, low_rank="p.safetensors", centre="w.safetensors")
     with pytest.raises(InputError, match="--evidence: it finds the strength itself"):
         settings(target.Target, evidence="bound", sigma=1.0)
+    with pytest.raises(InputError, match="--permuted, --layer-mean, --exponent and --no-coupled"):
+        settings(target.Target, evidence="bound", permuted=True)
+
+
+def test_the_evidences_noise_follows_from_the_seed(whole, tmp_path):
+    found = []
+    for name in ("a", "b"):
+        torch.manual_seed(hash(name) % 1000)
+        config = settings(
+            target.Target,
+            data=str(whole / "data/target"),
+            test=str(whole / "data/target-test"),
+            student=str(whole / "student"),
+            source=str(whole / "data/source"),
+            start=str(whole / "depth/distilled.safetensors"),
+            centre=str(whole / "depth/distilled.safetensors"),
+            evidence="emphasised",
+            out=str(tmp_path / name),
+            **SMALL,
+        )
+        found.append(target.run(config))
+    assert found[0]["epe_mm"] == found[1]["epe_mm"]
+    assert 0 < found[0]["evidence"]["spread"] < found[0]["evidence"]["prior_spread"]
+
+
+def test_a_sources_stage_refuses_a_students_weights_in_a_sets_bone(whole, tmp_path):
+    theta = load_file(whole / "student/student.safetensors")
+    theta["unit_mm"] = torch.tensor(30.0)
+    save_file(theta, tmp_path / "w.safetensors")
+    config = settings(
+        source.STUDENT,
+        **common(whole) | SMALL | NET,
+        start=str(tmp_path / "w.safetensors"),
+        out=str(tmp_path / "s"),
+    )
+    with pytest.raises(InputError, match="were trained with --scale set"):
+        source.run(config)

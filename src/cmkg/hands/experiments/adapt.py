@@ -8,7 +8,7 @@ the student stays as it was.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ...runtime.progress import say
 from ...runtime.runs import replace_settings
 from ..datasets.packed import Packed
 from ..datasets.sample import pixels_to_store
-from ..network.hand_student import HandStudent
+from ..network.hand_student import HandStudent, load_student
 from ..network.posenet import NetConfig
 from ..stages import export, render, target
 from ..stages.settings import OptimConfig
@@ -64,9 +64,7 @@ def run(config: Adapt) -> dict[str, Any]:
         raise InputError(
             f"--data {config.data}: has {len(packed)} frames; expected {FEWEST} or more"
         )
-    if not (Path(config.weights) / "config.json").exists():
-        raise InputError(f"--weights {config.weights}: expected a folder that `cmkg export` wrote")
-    student = HandStudent.from_pretrained(config.weights)
+    student = load_student(config.weights)
     out = Path(config.out)
     write_start(student, out / "start")
     scene = replace_settings(SCENE, px=pixels_to_store(student.px), seed=config.seed)
@@ -107,9 +105,7 @@ def write_start(student: HandStudent, folder: Path) -> None:
 
 def net_of(student: HandStudent) -> NetConfig:
     """The network of a student, trained as rendered hands' are."""
-    held: Any = student._hub_mixin_config
-    own = {name: held[name] for name in ("backbone", "width", "head", "stem_stride", "px")}
-    return NetConfig(**own, heatmap_weight=SLIM_NET.heatmap_weight)
+    return replace(student.config, heatmap_weight=SLIM_NET.heatmap_weight)
 
 
 def stage_of(config: Adapt, out: Path, held_out: tuple[int, int]) -> target.Target:

@@ -73,11 +73,11 @@ def calibrated(student: HandStudent, packed: Packed) -> HandStudent:
     """The student with its confidence fitted on half of a set, and that set's mean bone."""
     calibration = fit_calibration(judge(student, packed, halves(packed)[0]))
     bone_mm = round(float(bone_scale(np.array(packed.joints_mm)).mean()), 2)
-    net = student.net
-    settings = student._hub_mixin_config
-    assert isinstance(settings, dict)
-    again = HandStudent(**settings | {"bone_mm": bone_mm, "calibration": list(calibration)})
-    again.net.load_state_dict(net.state_dict())
+    net = student.config
+    again = HandStudent(
+        net.backbone, net.width, net.head, net.stem_stride, net.px, bone_mm, list(calibration)
+    )
+    again.net.load_state_dict(student.net.state_dict())
     return again
 
 

@@ -38,17 +38,20 @@ def record_of(result: HandResult, image: str, frame: int | None = None) -> dict[
     }
 
 
+UNITS = {
+    "box": "x, y, width, height in pixels",
+    "joints_px": "pixels of the picture as it is shown, the first one's middle at (0, 0)",
+    "joints_mm": "mm from the wrist on; x right, y down, z away from the camera",
+    "confidence": "chance that the joint is within a tenth of the box's side",
+}
+
+
 def document_of(records: list[dict[str, Any]], bone_mm: float) -> dict[str, Any]:
     """hands.json: the records, and what their numbers are."""
     return {
         "format": "cmkg-hands/1",
         "joints": list(JOINTS),
-        "units": {
-            "box": "x, y, width, height in pixels",
-            "joints_px": "pixels of the picture as it is shown, the first one's middle at (0, 0)",
-            "joints_mm": "mm from the wrist on; x right, y down, z away from the camera",
-            "confidence": "chance that the joint is within a tenth of the box's side",
-        },
+        "units": UNITS,
         "bone_mm": bone_mm,
         "hands": records,
     }

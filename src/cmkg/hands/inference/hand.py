@@ -15,8 +15,8 @@ from torch import Tensor
 from ...errors import InputError
 from ...runtime.files import PathLike
 from ..network.augment import normalise
-from ..network.hand_student import HandStudent
-from .pictures import read_photograph
+from ..network.hand_student import HandStudent, load_student
+from .pictures import read_with_scale
 from .placing import place_wrist
 from .seeing import Box, Picture, Points, View, assumed_camera, look_at
 
@@ -29,6 +29,7 @@ STILL = 0.85  # overlap of two boxes after which nothing is to be gained
 # First boxes where nobody gives one: the whole picture, then squares of these shares of its shorter
 # side, half of one apart.
 SHARES = (1.0, 0.6)
+MOST_IN_A_ROW = 12  # of these squares, in a panorama
 FOUND = 0.5  # mean confidence of what is called a hand
 
 
@@ -92,7 +93,8 @@ class Hand:
                 "are: train one with --head integral"
             )
         self.student = student.eval()
-        self.bone_mm = student.bone_mm if bone_mm is None else float(bone_mm)
+        own = float(student.net.unit_mm) or student.bone_mm
+        self.bone_mm = own if bone_mm is None else float(bone_mm)
         if not 5 < self.bone_mm < 120:
             raise InputError(
                 f"bone_mm: expected a finger's first bone, 5 to 120 mm, got {self.bone_mm:g}"
@@ -100,18 +102,12 @@ class Hand:
 
     @classmethod
     def from_pretrained(cls, folder: PathLike, bone_mm: float | None = None) -> Hand:
-        """The student of a folder that `cmkg export` wrote, or of a repository on a hub.
+        """The student of a folder that `cmkg export` wrote.
 
         Raises:
             InputError: there is none.
         """
-        path = Path(folder)
-        if path.exists() and not (path / "config.json").exists():
-            raise InputError(
-                f"{folder}: expected config.json and model.safetensors, as `cmkg export` writes "
-                "them, found no config.json"
-            )
-        return cls(HandStudent.from_pretrained(str(folder)), bone_mm)
+        return cls(load_student(folder), bone_mm)
 
     def __call__(
         self,
@@ -135,18 +131,23 @@ class Hand:
         """
         if isinstance(pictures, (list, tuple)) or getattr(pictures, "ndim", 0) == 4:
             return [self(one, side=side, box=box, K=K) for one in pictures]
-        picture = as_picture(pictures)
+        if isinstance(pictures, (str, Path)):
+            picture, scale = read_with_scale(pictures)
+            picture = as_picture(picture)
+        else:
+            picture, scale = as_picture(pictures), 1.0
         if side not in ("right", "left", "auto"):
             raise InputError(f"side: expected right, left or auto, got {side!r}")
         sides: tuple[Side, ...] = ("right", "left") if side == "auto" else (side,)
-        given = None if box is None else expect_box(box)
-        camera = assumed_camera(picture) if K is None else expect_camera(K)
-        if given is not None:
-            looks = [self.refine(picture, camera, given, sides)]
+        camera = assumed_camera(picture) if K is None else smaller_camera(expect_camera(K), scale)
+        if box is not None:
+            looks = [self.refine(picture, camera, smaller_box(expect_box(box), scale), sides)]
         else:
             looks = self.find(picture, camera, sides)
         results = [self._result(look) for look in looks]
-        return [self._placed(one, camera) for one in results] if K is not None else results
+        if K is not None:
+            results = [self._placed(one, camera) for one in results]
+        return [in_file_pixels(one, scale) for one in results]
 
     def follow(
         self, picture: Picture, last: HandResult, K: Float[np.ndarray, "3 3"] | None = None
@@ -225,11 +226,10 @@ class Hand:
 
     # ---- results ---------------------------------------------------------------------------------
     def _result(self, look: _Look) -> HandResult:
-        unit = float(self.student.net.unit_mm) or self.bone_mm
         joints = look.view.to_camera(look.joints - look.joints[:1])
         return HandResult(
             joints_px=look.joints_px,
-            joints_mm=unit * joints,
+            joints_mm=self.bone_mm * joints,
             side="left" if look.view.mirrored else "right",
             box=look.box.corner_and_size(),
             confidence=look.confidence,
@@ -238,6 +238,31 @@ class Hand:
     def _placed(self, result: HandResult, K: Float[np.ndarray, "3 3"]) -> HandResult:
         wrist = place_wrist(result.joints_mm, result.joints_px, K, result.confidence)
         return replace(result, wrist_mm=wrist)
+
+
+# ---- pictures that were decoded smaller ----------------------------------------------------------
+def smaller_box(box: Box, scale: float) -> Box:
+    """A box of a file's pixels on the picture, one of whose pixels is `scale` of the file's."""
+    return Box((box.x + 0.5) / scale - 0.5, (box.y + 0.5) / scale - 0.5, box.side / scale)
+
+
+def smaller_camera(K: Float[np.ndarray, "3 3"], scale: float) -> Float[np.ndarray, "3 3"]:
+    """A camera of a file's pixels, likewise."""
+    half = 0.5 / scale - 0.5
+    return np.array([[1 / scale, 0, half], [0, 1 / scale, half], [0, 0, 1.0]]) @ K
+
+
+def in_file_pixels(result: HandResult, scale: float) -> HandResult:
+    """A result on the picture in the file's pixels."""
+    if scale == 1:
+        return result
+    x, y, width, height = (scale * number for number in result.box)
+    half = (scale - 1) / 2
+    return replace(
+        result,
+        joints_px=scale * (result.joints_px + 0.5) - 0.5,
+        box=(x + half, y + half, width, height),
+    )
 
 
 def first_boxes(picture: Picture) -> list[Box]:
@@ -252,7 +277,7 @@ def first_boxes(picture: Picture) -> list[Box]:
 
 
 def _middles(length: float, side: float) -> list[float]:
-    count = max(round((length - side) / (side / 2)) + 1, 1)
+    count = min(max(round((length - side) / (side / 2)) + 1, 1), MOST_IN_A_ROW)
     return np.linspace(side / 2, length - side / 2, count).tolist() if count > 1 else [length / 2]
 
 
@@ -267,13 +292,11 @@ def _to_numpy(tensor: Tensor | None) -> np.ndarray:
 
 # ---- what comes from outside ---------------------------------------------------------------------
 def as_picture(given: Any) -> Shaped[np.ndarray, "h w 3"]:
-    """A path's picture, or an array that is one.
+    """An array that is a picture.
 
     Raises:
         InputError: it is no (H, W, 3) uint8.
     """
-    if isinstance(given, (str, Path)):
-        return read_photograph(given)
     if isinstance(given, Tensor):
         given = given.cpu().numpy()
     if not isinstance(given, np.ndarray):

@@ -57,6 +57,7 @@ def facts_of(student: HandStudent) -> dict[str, str]:
         "cmkg": "hand student",
         "px": str(student.px),
         "bone_mm": f"{unit:g}",
+        "unit_mm": f"{float(student.net.unit_mm):g}",
         "joints": json.dumps(JOINTS),
     }
 
@@ -179,12 +180,16 @@ class OnnxHand:
 
 
 def error_of(hand: OnnxHand, packed: Packed, px: int, count: int = 1000) -> float:
-    """Mean distance of `joints` to the truth on a packed set, in bone units."""
+    """Mean distance of `joints` to the truth on a packed set, in the file's unit or each bone."""
     loader = Loader(packed, px)
+    unit_mm = float(hand.facts["unit_mm"])
     count = min(count, len(packed))
     total, at = 0.0, 0
     for picture in pictures_of(packed, px, count):
-        truth = loader.fetch(range(at, at + len(picture))).joints.numpy()
+        batch = loader.fetch(range(at, at + len(picture)))
+        truth = batch.joints.numpy()
+        if unit_mm:
+            truth = truth * (batch.scale_mm / unit_mm).numpy()[:, None, None]
         total += float(np.linalg.norm(hand(picture)["joints"] - truth, axis=2).mean(1).sum())
         at += len(picture)
     return total / count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,17 +13,20 @@ from jaxtyping import Shaped
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ...errors import InputError
-from ...runtime.files import PathLike
+from ...runtime.files import PathLike, write_atomically
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jp2")
-MOST_PIXELS = 200_000_000  # 600 MB of RGB
-WORKING_PIXELS = 30_000_000  # a JPEG of more is decoded at a half, a quarter or an eighth
+MOST_PIXELS = 170_000_000  # 500 MB of RGB, and below Pillow's own limit
+# What Pillow makes of damaged files.
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error)
+WORKING_PIXELS = 30_000_000
 
 
 def read_photograph(path: PathLike) -> Shaped[np.ndarray, "h w 3"]:
     """A picture of any usual kind; of an animated one the first frame, of transparency on white.
 
-    The largest JPEGs are decoded smaller; `read_with_scale` says by how much.
+    JPEGs of more than WORKING_PIXELS are decoded at a half, a quarter or an eighth of their sides;
+    `read_with_scale` says at which.
 
     Raises:
         InputError: it is no picture, is not whole, or has more pixels than MOST_PIXELS.
@@ -50,9 +54,11 @@ def read_with_scale(path: PathLike) -> tuple[Shaped[np.ndarray, "h w 3"], float]
                         f"{path}: has {width} x {height} pixels, expected {MOST_PIXELS:,} at most; "
                         "make it smaller first"
                     )
-                if width * height > WORKING_PIXELS:
-                    part = (width * height / WORKING_PIXELS) ** 0.5
-                    opened.draft("RGB", (int(width / part), int(height / part)))
+                part = 1
+                while part < 8 and width * height > WORKING_PIXELS * part**2:
+                    part *= 2
+                if part > 1:
+                    opened.draft("RGB", (-(-width // part), -(-height // part)))
                 opened.load()
                 scale = width / opened.width
                 turned = ImageOps.exif_transpose(opened)
@@ -65,7 +71,7 @@ def read_with_scale(path: PathLike) -> tuple[Shaped[np.ndarray, "h w 3"], float]
         ) from None
     except MemoryError:
         raise InputError(f"{path}: does not fit into memory; make it smaller first") from None
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError) as error:
+    except BROKEN as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: expected a whole picture, could not read it: {reason}") from None
 
@@ -106,6 +112,8 @@ def list_files(paths: tuple[str, ...], endings: tuple[str, ...]) -> Iterator[Pat
 
 
 def write_picture(path: Path, picture: Shaped[np.ndarray, "h w 3"]) -> None:
-    """Writes a JPEG or PNG."""
-    options: dict[str, Any] = {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg") else {}
-    Image.fromarray(picture).save(path, **options)
+    """Writes a JPEG or PNG, atomically."""
+    kind = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"
+    options: dict[str, Any] = {"quality": 92} if kind == "JPEG" else {}
+    image = Image.fromarray(picture)
+    write_atomically(path, lambda partial: image.save(partial, kind, **options))

@@ -9,6 +9,8 @@ import numpy as np
 
 from .hand import HandResult
 
+HAND_MM = 100.0  # about a palm: the size that speed in millimetres counts in
+
 
 class OneEuro:
     """A low-pass filter whose cut-off rises with speed.
@@ -28,16 +30,16 @@ class OneEuro:
         self.value: np.ndarray | None = None
         self.speed: np.ndarray | None = None
 
-    def __call__(self, value: np.ndarray, seconds: float) -> np.ndarray:
-        """The filtered value, `seconds` after the last one."""
+    def __call__(self, value: np.ndarray, seconds: float, size: float = 1.0) -> np.ndarray:
+        """The filtered value, `seconds` after the last one; speed counts in sizes a second."""
         if self.value is None or self.speed is None or seconds <= 0:
             self.value, self.speed = value.copy(), np.zeros_like(value)
             return value
         raw = (value - self.value) / seconds
         share = _share(self.speed_hz, seconds)
         self.speed = share * raw + (1 - share) * self.speed
-        size = np.linalg.norm(self.speed, axis=-1, keepdims=True)
-        share = _share(self.slowest_hz + self.per_speed * size, seconds)
+        fast = np.linalg.norm(self.speed, axis=-1, keepdims=True) / size
+        share = _share(self.slowest_hz + self.per_speed * fast, seconds)
         self.value = share * value + (1 - share) * self.value
         return self.value
 
@@ -49,19 +51,23 @@ def _share(hz: float | np.ndarray, seconds: float) -> np.ndarray:
 
 @dataclass
 class SteadyHand:
-    """One hand's filters: joints in pixels by the box's side, in millimetres by a hand's size."""
+    """One hand's filters: of its joints in pixels and in millimetres, and of its wrist's place."""
 
     pixels: OneEuro
     millimetres: OneEuro
+    wrist: OneEuro
 
     @classmethod
     def new(cls) -> SteadyHand:
         """Filters that have seen nothing yet."""
-        return cls(OneEuro(), OneEuro())
+        return cls(OneEuro(), OneEuro(), OneEuro())
 
     def __call__(self, result: HandResult, seconds: float) -> HandResult:
         """The result, steadied, `seconds` after the last one."""
-        side = max(result.box[2], 1.0)
-        joints_px = side * self.pixels(result.joints_px / side, seconds)
-        joints_mm = 100 * self.millimetres(result.joints_mm / 100, seconds)
-        return replace(result, joints_px=joints_px, joints_mm=joints_mm)
+        wrist = result.wrist_mm
+        return replace(
+            result,
+            joints_px=self.pixels(result.joints_px, seconds, max(result.box[2], 1.0)),
+            joints_mm=self.millimetres(result.joints_mm, seconds, HAND_MM),
+            wrist_mm=None if wrist is None else self.wrist(wrist[None], seconds, HAND_MM)[0],
+        )

@@ -32,6 +32,7 @@ class Video:
 
     def __init__(self, source: Path | int) -> None:
         self.name = f"camera {source}" if isinstance(source, int) else str(source)
+        self.is_camera = isinstance(source, int)
         if isinstance(source, Path) and not source.is_file():
             raise InputError(f"{source}: no such file; expected a video")
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
@@ -45,7 +46,7 @@ class Video:
         hz = self._capture.get(cv2.CAP_PROP_FPS)
         self.hz = float(hz) if np.isfinite(hz) and 1 <= hz <= 1000 else USUAL_HZ
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.count = count if count > 0 and isinstance(source, Path) else None
+        self.count = count if count > 0 and not self.is_camera else None
 
     def __iter__(self) -> Iterator[Picture]:
         """The frames, RGB.
@@ -63,20 +64,20 @@ class Video:
                 number += 1
         finally:
             self._capture.release()
-        if self.count is None and number:
+        if self.is_camera and number:
             raise InputError(f"{self.name}: gave no frame after number {number}; is it unplugged?")
         if not number:
             raise InputError(f"{self.name}: expected frames, got none")
-        if (
-            self.count is not None and number < self.count - 1
-        ):  # headers count one too many at times
+        # Headers count one too many at times, and other containers than these do not count at all.
+        counts = Path(self.name).suffix.lower() in (".mp4", ".mov", ".m4v", ".avi")
+        if self.count is not None and counts and number < self.count - 1:
             raise InputError(
                 f"{self.name}: ends after {number} of {self.count} frames; what was read is kept"
             )
 
 
 class VideoFile:
-    """An mp4 that is there when it is whole; a context that gives write(frame).
+    """An mp4 that is there when its last frame is; a context that gives write(frame).
 
     Args:
         path: of the file.
@@ -113,7 +114,7 @@ class VideoFile:
     ) -> None:
         if self._writer is not None:
             self._writer.release()
-            os.replace(self.partial, self.path)
+            os.replace(self.partial, self.path)  # of a video that ends early what there is
 
 
 class Follower:
@@ -139,7 +140,7 @@ class Follower:
     ) -> None:
         self.hand, self.side, self.K, self.steady = hand, side, K, steady
         self.seconds = 1 / hz
-        self.box = box
+        self.box = box  # of the first frame alone: afterwards the hand is looked for everywhere
         self.frame = 0
         self.hands: list[tuple[HandResult, SteadyHand]] = []
 
@@ -151,8 +152,10 @@ class Follower:
             if found is not None and not _among(found, [one for one, _ in followed]):
                 followed.append((found, filters))
         if not followed or (self.box is None and self.frame % LOOK_EVERY == 0):
-            box = None if self.box is None else self.box.corner_and_size()
-            for found in self.hand(picture, side=self.side, box=box, K=self.K):
+            first = self.box is not None and self.frame == 0
+            box = self.box.corner_and_size() if first and self.box else None
+            found_now = self.hand(picture, side=self.side, box=box, K=self.K)
+            for found in found_now[: 1 if self.box else None]:
                 if not _among(found, [one for one, _ in followed]):
                     followed.append((found, SteadyHand.new()))
         self.hands = followed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,12 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, Shaped
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ...errors import InputError
+from ...runtime.files import PathLike
 from .augment import normalise
 from .heatmaps import spread_of
 from .pose import Pose
@@ -44,11 +50,11 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
         calibration: Any = CALIBRATION,
     ) -> None:
         super().__init__()
-        config = NetConfig(backbone, width, head, stem_stride, px=px)
+        self.config = NetConfig(backbone, width, head, stem_stride, px=px)
         self.px = px
         self.bone_mm = float(bone_mm)
         self.calibration = tuple(float(number) for number in calibration)
-        self.net = pose_net(config)
+        self.net = pose_net(self.config)
 
     def forward(self, x: Float[Tensor, "b 3 px px"]) -> Pose:
         """Normalised pictures to a Pose, in units of |middle MCP - middle PIP|."""
@@ -78,5 +84,38 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
         x = torch.as_tensor(np.ascontiguousarray(crops)).to(device)
         x = x.permute(0, 3, 1, 2).float() / 255
         x = F.interpolate(x, (self.px, self.px), mode="bilinear", antialias=True)
-        unit = float(self.net.unit_mm) or (self.bone_mm if bone_mm is None else bone_mm)
+        unit = (float(self.net.unit_mm) or self.bone_mm) if bone_mm is None else bone_mm
         return unit * self.eval()(normalise(x)).joints
+
+
+def load_student(folder: PathLike) -> HandStudent:
+    """The student of a folder that `cmkg export` wrote; of a hub: HandStudent.from_pretrained.
+
+    Raises:
+        InputError: it holds none, or a damaged one.
+    """
+    path = Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (path / name).is_file():
+            raise InputError(
+                f"{folder}: expected config.json and model.safetensors, as `cmkg export` writes "
+                f"them, found no {name}"
+            )
+    try:
+        settings = json.loads((path / "config.json").read_bytes())
+        if not isinstance(settings, dict):
+            raise TypeError("expected settings by name")
+        student = HandStudent(**settings)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{path}/config.json: expected a hand student's settings, as `cmkg export` writes "
+            f"them: {error}"
+        ) from None
+    try:
+        student.load_state_dict(load_file(path / "model.safetensors"))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path}/model.safetensors: expected this student's weights: {reason}"
+        ) from None
+    return student.eval()

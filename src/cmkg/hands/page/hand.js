@@ -8,6 +8,7 @@ const PASSES = 4;
 const STILL = 0.85;
 const BIGGER = 1.6;
 const SHARES = [1.0, 0.6];
+const MOST_IN_A_ROW = 12;
 export const FOUND = 0.5;
 const SAME_HAND = 0.5;
 const MIDDLE_MCP = 9;
@@ -83,7 +84,7 @@ function firstBoxes(width, height) {
   for (const share of SHARES) {
     const side = share * Math.min(width, height);
     const middles = (length) => {
-      const count = Math.max(Math.round((length - side) / (side / 2)) + 1, 1);
+      const count = Math.min(Math.max(Math.round((length - side) / (side / 2)) + 1, 1), MOST_IN_A_ROW);
       if (count === 1) return [length / 2];
       return Array.from({ length: count }, (_, i) => side / 2 + (i * (length - side)) / (count - 1));
     };
@@ -109,6 +110,8 @@ function fetchRegion(source, width, height, box, px) {
   scratch.height = h;
   const context = scratch.getContext("2d", { willReadFrequently: true });
   context.imageSmoothingQuality = "high";
+  context.fillStyle = "#fff"; // behind what is transparent, as in Python
+  context.fillRect(0, 0, w, h);
   context.drawImage(source, x0, y0, x1 - x0, y1 - y0, 0, 0, w, h);
   return { data: context.getImageData(0, 0, w, h).data, w, h, x0, y0, sx: w / (x1 - x0), sy: h / (y1 - y0) };
 }
@@ -214,7 +217,8 @@ export class OneEuro {
     Object.assign(this, { slowestHz, perSpeed, speedHz, value: null, speed: null });
   }
 
-  step(value, seconds) {
+  // Speed counts in sizes a second.
+  step(value, seconds, size) {
     if (!this.value || seconds <= 0) {
       this.value = value;
       this.speed = value.map((row) => row.map(() => 0));
@@ -225,7 +229,7 @@ export class OneEuro {
     this.speed = value.map((row, i) =>
       row.map((one, k) => own * ((one - this.value[i][k]) / seconds) + (1 - own) * this.speed[i][k]));
     this.value = value.map((row, i) => {
-      const new_ = share(this.slowestHz + this.perSpeed * Math.hypot(...this.speed[i]));
+      const new_ = share(this.slowestHz + (this.perSpeed * Math.hypot(...this.speed[i])) / size);
       return row.map((one, k) => new_ * one + (1 - new_) * this.value[i][k]);
     });
     return this.value;

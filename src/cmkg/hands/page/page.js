@@ -2,6 +2,7 @@ import * as ort from "./ort.wasm.min.mjs";
 import { Hand, OneEuro, boxOf, isSameHand } from "./hand.js";
 
 const LOOK_EVERY = 30; // frames between two looks for more hands, while some are followed
+const HAND_MM = 100; // the size that speed in millimetres counts in
 const LARGEST = 1600; // pixels of a picture's longer side
 const $ = (id) => document.getElementById(id);
 const say = (text) => { $("status").textContent = text; };
@@ -9,9 +10,9 @@ const say = (text) => { $("status").textContent = text; };
 ort.env.wasm.wasmPaths = new URL("./", import.meta.url).href;
 ort.env.wasm.numThreads = 1; // a plain server does not allow more
 
-const facts = await (await fetch("hand.json")).json();
-let hand;
+let facts, hand;
 try {
+  facts = await (await fetch("hand.json")).json();
   const session = await ort.InferenceSession.create("student.onnx", { executionProviders: ["wasm"] });
   hand = new Hand(ort, session, facts);
   say("Ready. Choose a picture, or use the camera.");
@@ -22,6 +23,8 @@ try {
 $("facts").textContent = facts.about;
 
 let shown = []; // the hands on the page
+let scale = 1; // of the file's pixels to those that were looked at
+let name = "camera";
 let turned = { yaw: 0.5, pitch: 0.2 };
 let stream = null;
 let generation = 0; // of what is looked at: older work stops
@@ -54,6 +57,8 @@ function drawPicture(source, width, height, mirrored) {
   const canvas = $("picture"), context = canvas.getContext("2d");
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   context.setTransform(mirrored ? -1 : 1, 0, 0, 1, mirrored ? width : 0, 0);
+  context.fillStyle = "#fff"; // behind what is transparent
+  context.fillRect(0, 0, width, height);
   context.drawImage(source, 0, 0, width, height);
   for (const one of shown) drawSkeleton(context, one.points, one.confidence, Math.max(one.box.side / 70, 1));
   context.setTransform(1, 0, 0, 1, 0, 0);
@@ -76,6 +81,7 @@ function drawSpace() {
   drawSkeleton(context, points, confidence, canvas.width / 90);
 }
 
+const inFile = (pixel) => (pixel + 0.5) / scale - 0.5;
 const percent = (share) => `${Math.round(100 * share)} %`;
 
 function describe() {
@@ -88,8 +94,8 @@ function fillNumbers() {
   const rows = [["joint", "x, px", "y, px", "x, mm", "y, mm", "z, mm", "sure"]];
   if (shown.length) {
     const { points, joints, confidence } = shown[0];
-    facts.joints.forEach((name, j) =>
-      rows.push([name, ...points[j].map((v) => v.toFixed(1)), ...joints[j].map((v) => v.toFixed(1)), percent(confidence[j])]));
+    facts.joints.forEach((title, j) =>
+      rows.push([title, ...points[j].map((v) => inFile(v).toFixed(1)), ...joints[j].map((v) => v.toFixed(1)), percent(confidence[j])]));
   }
   const table = $("numbers");
   table.tBodies[0]?.remove();
@@ -128,14 +134,21 @@ async function lookAtPicture(blob) {
     say("This file is no picture that the browser can read.");
     return;
   }
-  const scale = Math.min(1, LARGEST / Math.max(bitmap.width, bitmap.height));
+  scale = Math.min(1, LARGEST / Math.max(bitmap.width, bitmap.height));
+  name = blob.name ?? "pasted picture";
   const width = Math.round(bitmap.width * scale), height = Math.round(bitmap.height * scale);
   if (scale < 1) bitmap = await createImageBitmap(bitmap, { resizeWidth: width, resizeHeight: height, resizeQuality: "high" });
   if (Math.min(width, height) < 8) {
     say("This picture is smaller than 8 pixels a side.");
     return;
   }
-  const found = await hand.find(bitmap, width, height, $("side").value);
+  let found;
+  try {
+    found = await hand.find(bitmap, width, height, $("side").value);
+  } catch (error) {
+    say(`The network could not look at this picture: ${error.message}`);
+    return;
+  }
   if (own !== generation) return;
   shown = found;
   show(bitmap, width, height, false, false);
@@ -144,22 +157,34 @@ async function lookAtPicture(blob) {
 
 // ---- the camera --------------------------------------------------------------------------------
 async function startCamera() {
+  if (!navigator.mediaDevices) {
+    say("No camera: browsers give it to pages over https, or on localhost, alone.");
+    return;
+  }
+  $("camera").disabled = true; // until the visitor has answered
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 }, height: { ideal: 480 }, facingMode: "user" } });
   } catch (error) {
     const why = { NotAllowedError: "it is not allowed; allow it in the browser's bar", NotFoundError: "there is none" };
     say(`No camera: ${why[error.name] ?? error.message}.`);
     return;
+  } finally {
+    $("camera").disabled = false;
   }
+  [scale, name] = [1, "camera"];
   const video = $("video"), own = ++generation;
   stream.getVideoTracks()[0].addEventListener("ended", () => {
     if (own === generation) { stopCamera(); say("The camera was unplugged."); }
   });
   video.srcObject = stream;
   await video.play();
-  $("camera").setAttribute("aria-pressed", "true");
   $("camera").textContent = "Stop the camera";
-  await followCamera(video, own);
+  try {
+    await followCamera(video, own);
+  } catch (error) {
+    stopCamera();
+    say(`The camera was stopped: ${error.message}`);
+  }
 }
 
 function stopCamera() {
@@ -167,7 +192,6 @@ function stopCamera() {
   generation++;
   for (const track of stream.getTracks()) track.stop();
   stream = null;
-  $("camera").setAttribute("aria-pressed", "false");
   $("camera").textContent = "Use the camera";
 }
 
@@ -196,12 +220,10 @@ async function followCamera(video, own) {
     followed = next;
     shown = followed.map(({ look, filters: [pixels, millimetres] }) => {
       if (!$("steady").checked) return look;
-      const side = look.box.side;
-      const points = pixels.step(look.points.map((p) => p.map((v) => v / side)), seconds).map((p) => p.map((v) => v * side));
-      const joints = millimetres.step(look.joints.map((p) => p.map((v) => v / 100)), seconds).map((p) => p.map((v) => v * 100));
-      return { ...look, points, joints };
+      const points = pixels.step(look.points, seconds, Math.max(look.box.side, 1));
+      return { ...look, points, joints: millimetres.step(look.joints, seconds, HAND_MM) };
     });
-    const tells = now - told > 2000;
+    const tells = now - told > 5000;
     show(still, width, height, $("mirror").checked, !tells);
     still.close();
     const current = 1 / Math.max(seconds, 1e-3);
@@ -217,7 +239,12 @@ async function followCamera(video, own) {
 // ---- what the visitor does ---------------------------------------------------------------------
 let lastBlob = null;
 const take = (blob) => { lastBlob = blob; return lookAtPicture(blob); };
-$("file").addEventListener("change", (event) => event.target.files[0] && take(event.target.files[0]));
+$("file").addEventListener("change", (event) => {
+  const [file] = event.target.files;
+  if (!file) return;
+  take(file);
+  event.target.value = ""; // the same file may be chosen again
+});
 $("camera").addEventListener("click", () => {
   if (!stream) return startCamera();
   stopCamera();
@@ -237,14 +264,14 @@ document.addEventListener("drop", (event) => {
 });
 $("download").addEventListener("click", () => {
   const hands = shown.map(({ side, box, points, joints, confidence }) => ({
-    image: "page",
+    image: name,
     side,
-    box: [box.x - box.side / 2, box.y - box.side / 2, box.side, box.side],
-    joints_px: points,
+    box: [inFile(box.x - box.side / 2), inFile(box.y - box.side / 2), box.side / scale, box.side / scale],
+    joints_px: points.map((one) => one.map(inFile)),
     joints_mm: joints.map((one) => one.map((value, k) => value - joints[0][k])),
     confidence,
   }));
-  const text = JSON.stringify({ format: "cmkg-hands/1", joints: facts.joints, bone_mm: facts.bone_mm, hands }, null, 1);
+  const text = JSON.stringify({ format: "cmkg-hands/1", joints: facts.joints, units: facts.units, bone_mm: facts.bone_mm, hands }, null, 1);
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
   link.download = "hands.json";

@@ -43,7 +43,7 @@ from .fitting import (
     second_half,
     steps_of,
 )
-from .networks import CHANNELS, ROLES, THETA_0, Modality, load_network
+from .networks import CHANNELS, ROLES, THETA_0, Modality, expect_own_unit, load_network
 from .predicting import TEST_BATCH, predict, save_predictions, score
 from .settings import Flat, OptimConfig, SourceData, expect_share
 from .student_card import finish_student
@@ -190,6 +190,7 @@ def run(config: Distill) -> dict[str, Any]:
     start, net = load_network(config.student, "rgb", config.start if own_start else "student")
     if not own_start:
         load_weights(config.start, start)
+        expect_own_unit(start, config.start)
     theta_0, _ = load_network(config.student, "rgb", THETA_0)
     modality = modality_of(config.teacher)
     teacher, _ = load_network(config.teacher, modality, ROLES[modality])
@@ -221,6 +222,8 @@ def run(config: Distill) -> dict[str, Any]:
         load_optimizer(config.optimizer_state, optimizer)
 
     total = steps_of(config.optim, loader)
+    if config.snapshots > total:
+        raise InputError(f"--snapshots {config.snapshots}: there are {total} steps; give fewer")
 
     def update(hands: HandBatch, step: int) -> Losses:
         if config.criterion.fading:
@@ -246,7 +249,7 @@ def run(config: Distill) -> dict[str, Any]:
             kept = kept_answers(run.path("answers.npz"), teacher, asked, fabric)
             loader = replace(loader, answers=kept)
         if config.snapshots:
-            run.path("trajectory").mkdir(exist_ok=True)
+            on_first_rank(lambda: run.path("trajectory").mkdir(exist_ok=True))
         key = None
         if config.start != THETA_0:
             key = second_half(config.student, config.optim.seed)

@@ -53,6 +53,13 @@ def run(config: Export) -> None:
             f"{stage}: expected a finished stage with one of {', '.join(WEIGHTS)}, found none"
         )
     student = HandStudent(net.backbone, net.width, net.head, net.stem_stride, net.px)
+    if (config.data or config.onnx or config.int8) and net.head != "integral":
+        raise InputError(
+            "--data, --onnx, --int8: this student has the pooled head, which has no confidence "
+            "and no places on the picture; leave them out"
+        )
+    if config.data and len(Packed(config.data)) < 2:
+        raise InputError(f"--data {config.data}: expected two samples or more")
     load_weights(path, student.net)
     if config.data:
         student = calibrated(student, Packed(config.data))

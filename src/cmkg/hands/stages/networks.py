@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import torch
+
 from ...errors import InputError
 from ...runtime.files import PathLike, load_weights, read_json
 from ..datasets.packed import Packed
@@ -50,6 +52,19 @@ def load_network(folder: PathLike, modality: str, weights: str) -> Trained:
     return Trained(model, net)
 
 
+def expect_own_unit(model: PoseNet, path: PathLike) -> None:
+    """Refuses weights whose joints are in a set's bone: a source's labels are in each hand's own.
+
+    Raises:
+        InputError: they are.
+    """
+    if float(model.unit_mm):
+        raise InputError(
+            f"{path}: these weights were trained with --scale set; a source's stage needs weights "
+            "in each hand's own bone"
+        )
+
+
 def load_start(weights: PathLike, student: PathLike, source: PathLike, target: Packed) -> Trained:
     """A student to start a target from.
 
@@ -67,4 +82,6 @@ def load_start(weights: PathLike, student: PathLike, source: PathLike, target: P
         load_weights(weights, trained.model)
         matrix = convention_matrix(Packed(source), target)
         trained.model.convention.copy_(matrix @ trained.model.convention)
+        if float(trained.model.unit_mm) and not torch.allclose(matrix, torch.eye(21), atol=1e-3):
+            trained.model.unit_mm.fill_(target.bone_mm)  # the bone of the new convention
     return trained

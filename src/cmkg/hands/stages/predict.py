@@ -19,7 +19,14 @@ from ...runtime.files import write_json, write_text
 from ...runtime.progress import Bar, note
 from ..inference.drawing import draw_hands
 from ..inference.exchange import csv_of, document_of, record_of
-from ..inference.hand import Hand, Sides, expect_box
+from ..inference.hand import (
+    Hand,
+    Sides,
+    expect_box,
+    in_file_pixels,
+    smaller_box,
+    smaller_camera,
+)
 from ..inference.pictures import PICTURES, list_files, read_with_scale, write_picture
 from ..inference.seeing import Box
 from ..inference.videos import VIDEOS, Follower, Video, VideoFile
@@ -74,12 +81,15 @@ def run(config: Predict) -> None:
     K = camera_of(numbers_of("--camera", config.camera)) if config.camera else None
     sources = list(sources_of(config.paths))
     out = expect_own_folder(config.out)
+    sources = [one for one in sources if isinstance(one, int) or out not in one.parents]
     out.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
+    if not (out / "hands.json").exists():  # the folder is ours from now on, whatever happens
+        write_json(out / "hands.json", document_of(records, hand.bone_mm))
     failed: list[str] = []
     taken: set[str] = set()
 
-    def keep(source: Path | int) -> None:
+    def keep(source: Path | int, is_over: Callable[[], bool]) -> None:
         """One file's or camera's hands; those of frames before a mistake are kept, too."""
         name = str(source) if isinstance(source, Path) else f"{CAMERA}{source}"
         drawn = out / overlay_name(source, taken)
@@ -87,17 +97,23 @@ def run(config: Predict) -> None:
             if isinstance(source, Path) and source.suffix.lower() not in VIDEOS:
                 records.extend(of_picture(hand, source, name, drawn, config, box, K))
             else:
-                for record in of_video(hand, source, name, drawn, config, box, K):
+                for record in of_video(hand, source, name, drawn, config, box, K, is_over):
                     records.append(record)
         except InputError as error:
-            note(str(error))
-            failed.append(str(error))
+            said = str(error) if name in str(error) else f"{name}: {error}"
+            note(said)
+            failed.append(said)
 
     try:
-        with Bar("predict", len(sources), things="files", shown=len(sources) > 1) as advance:
+        with (
+            Bar("predict", len(sources), things="files", shown=len(sources) > 1) as advance,
+            until_interrupted() as is_over,
+        ):
             for source in sources:
-                keep(source)
+                keep(source, is_over)
                 advance()
+                if is_over():
+                    break
     finally:
         write_json(out / "hands.json", document_of(records, hand.bone_mm))
         write_text(out / "hands.csv", csv_of(records))
@@ -118,21 +134,12 @@ def of_picture(
 ) -> list[dict[str, Any]]:
     """The hands of a picture, in the pixels of its file."""
     picture, scale = read_with_scale(path)
-    smaller = None if box is None else [number / scale for number in box.corner_and_size()]
-    camera = None if K is None else np.diag([1 / scale, 1 / scale, 1.0]) @ K
+    smaller = None if box is None else smaller_box(box, scale).corner_and_size()
+    camera = None if K is None else smaller_camera(K, scale)
     results = hand(picture, side=config.side, box=smaller, K=camera)
     if config.overlays:
-        write_picture(drawn.with_suffix(".jpg"), draw_hands(picture, results))
-    return [in_file_pixels(record_of(one, name), scale) for one in results]
-
-
-def in_file_pixels(record: dict[str, Any], scale: float) -> dict[str, Any]:
-    """A record of a picture that was decoded smaller."""
-    if scale == 1:
-        return record
-    joints = (np.asarray(record["joints_px"]) + 0.5) * scale - 0.5
-    box = [scale * number for number in record["box"]]
-    return record | {"joints_px": joints.round(3).tolist(), "box": box}
+        write_picture(drawn.with_name(f"{drawn.name}.jpg"), draw_hands(picture, results))
+    return [record_of(in_file_pixels(one, scale), name) for one in results]
 
 
 def of_video(
@@ -143,15 +150,15 @@ def of_video(
     config: Predict,
     box: Box | None,
     K: np.ndarray | None,
+    is_over: Callable[[], bool],
 ) -> Iterator[dict[str, Any]]:
     """The hands of each frame; a skeleton over each in an mp4."""
     video = Video(source)
     follow = Follower(hand, video.hz, config.side, K, config.steady, box)
     count = min(video.count or config.most_frames, config.most_frames or video.count or 0)
     with (
-        VideoFile(drawn.with_suffix(".mp4"), video.hz) as file,
+        VideoFile(drawn.with_name(f"{drawn.name}.mp4"), video.hz) as file,
         Bar(Path(name).name, count or None, things="frames") as advance,
-        until_interrupted() as is_over,
     ):
         for number, frame in enumerate(video):
             results = follow(frame)
@@ -165,7 +172,7 @@ def of_video(
 
 @contextmanager
 def until_interrupted() -> Iterator[Callable[[], bool]]:
-    """Gives is_over(): True after Ctrl-C, which then ends a video in order."""
+    """Gives is_over(): True after Ctrl-C, which then ends a video, and the whole, in order."""
     pressed: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -31,7 +31,7 @@ from .fitting import (
     save_optimizer,
     second_half,
 )
-from .networks import CHANNELS, ROLES, THETA_0, Modality
+from .networks import CHANNELS, ROLES, THETA_0, Modality, expect_own_unit
 from .predicting import predict, save_predictions, score
 from .settings import Flat, OptimConfig, SourceData
 from .student_card import finish_student
@@ -89,6 +89,7 @@ def run(config: Source) -> dict[str, Any]:
     start = pose_net(config.net, CHANNELS[config.modality], seed)
     if config.start:
         load_weights(config.start, start)
+        expect_own_unit(start, config.start)
     own = packed if isinstance(packed, Packed) else packed.first
     loss = loss_of(config.net, own.bone_mm)
     model = place_model(start, fabric)

@@ -21,12 +21,14 @@ from ...prior import Prior, fingerprint
 from ...runtime.checks import expect_at_least_one, expect_from_zero
 from ...runtime.distributed import Processes, launch, place_model
 from ...runtime.files import save_weights
+from ...runtime.random import generator
 from ...runtime.runs import Losses, Run
 from ...steps import take_step
 from ..datasets.packed import Packed
 from ..network.augment import Augmentation
+from ..network.heatmaps import heatmap_loss
 from ..network.pose import HandBatch, Pose
-from ..network.pose_loss import loss_of
+from ..network.pose_loss import PoseLoss, loss_of
 from ..network.posenet import PoseNet, pose_net
 from ..skeleton import bone_scale
 from .fitting import (
@@ -119,6 +121,13 @@ class Regulariser:
         if self.evidence and (self.prior or self.low_rank or self.sigma or self.function_weight):
             raise InputError(
                 "--evidence: it finds the strength itself; give neither --sigma nor another prior"
+            )
+        if (self.low_rank or self.evidence) and (
+            self.permuted or self.layer_mean or self.exponent != 2 or not self.coupled
+        ):
+            raise InputError(
+                "--low-rank, --evidence: --permuted, --layer-mean, --exponent and --no-coupled do "
+                "not act on them; leave them out"
             )
 
 
@@ -263,8 +272,10 @@ def run(config: Target) -> dict[str, Any]:
 
         def losses_of() -> dict[str, Tensor]:
             if evidence is not None:
-                said = evidence(batch.picture("rgb"))
-                return evidence.losses(loss(said, batch.labels))
+                place, seed = fabric.global_rank, config.optim.seed
+                draws = generator("evidence", seed, step, place, device=fabric.device)
+                said = evidence(batch.picture("rgb"), generator=draws)
+                return evidence_losses(evidence, loss, said, batch.labels)
             answer = model(batch.picture("rgb"))
             losses = {"regression": loss(answer, batch.labels)}
             if held is not None:
@@ -330,6 +341,18 @@ def to_unit_(model: PoseNet, unit_mm: float, mean_bone_mm: float) -> None:
 def in_set_scale(batch: HandBatch, bone_mm: float) -> HandBatch:
     """The batch with its joints in units of the set's mean bone."""
     return replace(batch, joints=batch.joints * (batch.scale_mm / bone_mm)[:, None, None])
+
+
+def evidence_losses(
+    evidence: Evidence, loss: PoseLoss, said: Pose, labels: Pose
+) -> dict[str, Tensor]:
+    """The bound a sample: joints with Gaussian errors, and heatmaps as 21 draws of a cell each."""
+    losses = evidence.losses(replace(loss, heatmap_weight=0.0)(said, labels))
+    if said.heatmaps is not None and labels.uv is not None:
+        joints = said.heatmaps.shape[1]
+        nats = joints * heatmap_loss(said.heatmaps, labels.uv)
+        losses["heatmaps"] = nats
+    return losses
 
 
 @torch.no_grad()

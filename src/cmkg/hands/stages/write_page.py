@@ -12,8 +12,9 @@ from pathlib import Path
 
 from ...errors import InputError
 from ...runtime.files import write_atomically, write_json
+from ..inference.exchange import UNITS
 from ..inference.onnx_files import facts_of, write_onnx
-from ..network.hand_student import HandStudent
+from ..network.hand_student import load_student
 from ..skeleton import BONES, FINGER_COLOURS, JOINTS
 
 OWN = Path(__file__).parents[1] / "page"
@@ -44,15 +45,12 @@ def run(config: Page) -> None:
     Raises:
         InputError: no student, no onnxruntime-web, or a folder that holds something else.
     """
-    if not (Path(config.weights) / "config.json").exists() or not config.weights:
-        raise InputError(
-            f"--weights {config.weights}: expected a folder that `cmkg export` wrote, with "
-            "config.json"
-        )
+    if not config.weights:
+        raise InputError("--weights: give the folder of a student, as `cmkg export` writes it")
+    student = load_student(config.weights)
     out = Path(config.out)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not is_page(out))):
         raise InputError(f"--out {out}: holds something else; give an empty or a new folder")
-    student = HandStudent.from_pretrained(config.weights)
     with tempfile.TemporaryDirectory() as home:
         runtime = Path(config.onnxruntime_web or fetch_runtime(Path(home)))
         missing = [name for name in RUNTIME if not (runtime / name).exists()]
@@ -62,9 +60,9 @@ def run(config: Page) -> None:
                 f"{missing[0]}, found none"
             )
         out.mkdir(parents=True, exist_ok=True)
-        write_onnx(student, out / "student.onnx")
         for source in (*(OWN / name for name in FILES), *(runtime / name for name in RUNTIME)):
             copy_file(source, out / source.name)
+        write_onnx(student, out / "student.onnx")
     facts = facts_of(student)
     page_facts = {
         "px": student.px,
@@ -72,6 +70,7 @@ def run(config: Page) -> None:
         "joints": list(JOINTS),
         "bones": [list(bone) for bone in BONES],
         "colours": list(FINGER_COLOURS),
+        "units": UNITS,
         "about": ABOUT,
     }
     write_json(out / "hand.json", page_facts)
@@ -79,8 +78,11 @@ def run(config: Page) -> None:
 
 
 def is_page(folder: Path) -> bool:
-    """Whether an earlier call wrote this folder."""
-    return all((folder / name).exists() for name in FILES)
+    """Whether an earlier call wrote this folder, or began to."""
+    return (folder / FILES[0]).exists() and all(
+        one.name.startswith((*FILES, *RUNTIME, "student.onnx", "hand.json"))
+        for one in folder.iterdir()
+    )
 
 
 def copy_file(source: Path, to: Path) -> None:
