@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from cmkg.errors import InputError
+from cmkg.hands.inference import hand as hand_module
 from cmkg.hands.inference import pictures
 from cmkg.hands.inference.hand import Hand, HandResult, expect_camera, first_boxes
 from cmkg.hands.inference.pictures import write_picture
@@ -96,6 +97,7 @@ def test_a_large_jpeg_is_answered_in_the_files_pixels(hand, tmp_path, monkeypatc
     big = np.kron(spot(70, 30), np.ones((4, 4, 1), np.uint8))
     write_picture(tmp_path / "big.jpg", big)
     K = np.array([[1200.0, 0, 240], [0, 1200, 180], [0, 0, 1]])
+    monkeypatch.setattr(hand_module, "PASSES", 1)
     given = {"side": "right", "K": K, "box": (180, 20, 200, 200)}
     (whole,) = hand(tmp_path / "big.jpg", **given)
     monkeypatch.setattr(pictures, "WORKING_PIXELS", big.shape[0] * big.shape[1] // 4)
