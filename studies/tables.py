@@ -7,7 +7,7 @@ writes the tables of a study's folder anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,20 +149,25 @@ def write_study(out: Path) -> Facts:
 
 
 # ---- several small studies side by side ----------------------------------------------------------
-def format_cells(found: Mapping[str, Any]) -> str:
-    """A row a row, a column a cell of `found`: EPE in mm over seeds; (n) of fewer than others."""
-    labels: dict[str, str] = {}
-    for cell in found["cells"]:
-        labels |= {row["name"]: row["label"] for row in cell["rows"]}
-    counts = [
-        len(row["seeds"]) for cell in found["cells"] for row in cell["rows"] if "seeds" in row
-    ]
+def formatter_of(found: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], str]:
+    """What writes a row's EPE: with (n) where it has fewer seeds than others."""
+    rows = [row for cell in found["cells"] for row in cell["rows"]]
+    counts = [len(row["seeds"]) for row in rows if "seeds" in row]
 
     def format_error(row: Mapping[str, Any]) -> str:
         seeds = len(row.get("seeds", ()))
         few = f" ({seeds})" if seeds and seeds < max(counts) else ""
         return format_spread(row["epe_mm"], 1) + few
 
+    return format_error
+
+
+def format_cells(found: Mapping[str, Any]) -> str:
+    """A row a row, a column a cell of `found`: EPE in mm over seeds; (n) of fewer than others."""
+    labels: dict[str, str] = {}
+    for cell in found["cells"]:
+        labels |= {row["name"]: row["label"] for row in cell["rows"]}
+    format_error = formatter_of(found)
     errors = [{row["name"]: format_error(row) for row in cell["rows"]} for cell in found["cells"]]
     names = [cell["target"] for cell in found["cells"]]
     lines = [f"| EPE, mm | {' | '.join(names)} |", f"| :-- |{' --: |' * len(names)}"]

@@ -309,10 +309,8 @@ def blocks_of(name, held):
 
 def small_worth_block(held):
     """Rows without and with depth on the source and on both targets."""
-    cells = {
-        cell["target"]: {row["name"]: row["epe_mm"] for row in cell["rows"]}
-        for cell in held["cells"]
-    }
+    format_error = tables.formatter_of(held)
+    cells = {cell["target"]: {row["name"]: row for row in cell["rows"]} for cell in held["cells"]}
     names = {"rendered": "rendered target", "photographs": "photographs"}
     rows = {
         "student": "labels only",
@@ -326,7 +324,7 @@ def small_worth_block(held):
         errors = [cells["source"][row]]
         for target in names:
             errors += [cells[target].get(f"{how}-{row}") for how in ("untouched", "tuned")]
-        body.append([label, *("" if one is None else format_spread(one, 1) for one in errors)])
+        body.append([label, *("" if one is None else format_error(one) for one in errors)])
     heads = [f"{title}, {how}" for title in names.values() for how in ("untouched", "trained on")]
     return "\n".join([*table_of(["student", "source", *heads], body), ""])
 
