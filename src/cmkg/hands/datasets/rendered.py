@@ -47,4 +47,6 @@ class Rendered:
         }
         scene = asdict(self.config)
         del scene["backgrounds"]
+        if not self.config.in_front:  # sets that were drawn before there were objects are the same
+            del scene["in_front"]
         return facts | scene
