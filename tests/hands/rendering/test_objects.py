@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from cmkg.errors import InputError
+from cmkg.hands.datasets.rendered import Rendered
 from cmkg.hands.rendering.scenes import SceneConfig, draw
 from cmkg.hands.stages.render import Render
 from tests.hands.runs import settings
@@ -27,6 +28,11 @@ def test_objects_cover_a_share_of_the_pictures_in_both_eyes_and_move_no_label():
         else:
             np.testing.assert_array_equal(a.rgb, b.rgb)
     assert 8 <= sum(changed) <= 22
+
+
+def test_sets_without_objects_are_described_as_before_there_were_any():
+    assert "in_front" not in Rendered(SceneConfig(px=PX), 2).describe()
+    assert Rendered(SceneConfig(px=PX, in_front=0.5), 2).describe()["in_front"] == 0.5
 
 
 def test_a_share_that_is_none_is_refused():
