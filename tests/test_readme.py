@@ -3,19 +3,38 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from cmkg.batch import Fields
+from cmkg.hands.inference.pictures import write_picture
+from cmkg.hands.rendering.backgrounds import crop_photograph, photographs
 from cmkg.losses import regression_loss
 from tests.conftest import small_net
+from tests.hands.runs import sure_student
 
 README = Path(__file__).parents[1] / "README.md"
 
 
+def code_blocks():
+    """The hand in a photograph, the three calls, the loop."""
+    return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def test_the_hand_in_the_readme(tmp_path, capsys):
+    sure_student().save_pretrained(tmp_path / "hub")
+    picture = crop_photograph(np.random.default_rng(0), photographs(), 64)
+    write_picture(tmp_path / "photograph.jpg", picture)
+    names = {}
+    exec(code_blocks()[0], names)
+    names["show"](str(tmp_path / "hub"), str(tmp_path / "photograph.jpg"))
+    assert re.match("(right|left) ", capsys.readouterr().out)
+
+
 def test_the_loop_in_the_readme(tmp_path, monkeypatch, batch):
     monkeypatch.chdir(tmp_path)
-    calls, code = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    _, calls, code = code_blocks()
     student, teacher, target_student = small_net(), small_net(channels=1, seed=7), small_net()
     x, x_depth, y = batch
     few = {
