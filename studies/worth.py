@@ -183,14 +183,16 @@ def source_stages(config: Worth, home: Path, data: Path, seed: int) -> dict[str,
         out=str(home / "letter"),
     )
     without = replace_settings(letter, use_teacher=False, out=str(home / "letter-no-teacher"))
+    epochs = max(config.epochs // 5, 1)
+    steps = epochs * (config.count // config.batch)
     trajectory = replace_settings(
         stages["depth"],
         start=str(home / "depth/distilled.safetensors"),
         exponents=(),
-        epochs=max(config.epochs // 5, 1),
+        epochs=epochs,
         lr=config.fine_tune_lr,
         schedule="constant",
-        snapshots=SNAPSHOTS,
+        snapshots=min(SNAPSHOTS, steps),
         out=str(home / "trajectory"),
     )
     return stages | {"letter": letter, "letter-no-teacher": without, "trajectory": trajectory}
