@@ -11,7 +11,7 @@ real: .venv/installed ## the same on real photographs, with the prior: make real
 weights: .venv/installed ## the hand student from rendered hands: about two hours on two cores, resumable
 	$(BIN)/cmkg run weights
 
-test: .venv/installed ## 5 to 7 minutes on two cores
+test: .venv/installed ## 6 to 8 minutes on two cores
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
 
 test-slow: .venv/installed ## minutes each; also installs Anny, and others' training loops

@@ -71,13 +71,10 @@ def run(config: Adapt) -> dict[str, Any]:
     render.run(render.Render(str(out / "rendered"), config.rendered, scene=scene))
 
     train = len(packed) - max(round(len(packed) * config.held_out), 1)
-    stage = stage_of(config, out, (train, len(packed)))
+    stage = stage_of(config, out, train, len(packed))
     say(f"{len(packed)} frames: {train} to adapt to, {len(packed) - train} held out")
-    before = target.run(
-        replace_settings(stage, epochs=0, frames=(0, train), out=str(out / "untouched"))
-    )["epe_mm"]
+    before = target.run(replace_settings(stage, epochs=0, out=str(out / "untouched")))["epe_mm"]
     row = Row("adapted", "adapted", stops=(0, config.epochs))
-    stage = replace_settings(stage, frames=(0, train))
     (after,) = train_row(
         stage, row, out / "adapted", Blocks.last_quarter(train), (config.seed,), ()
     )
@@ -108,8 +105,8 @@ def net_of(student: HandStudent) -> NetConfig:
     return replace(student.config, heatmap_weight=SLIM_NET.heatmap_weight)
 
 
-def stage_of(config: Adapt, out: Path, held_out: tuple[int, int]) -> target.Target:
-    """Settings of the training, scored on the held-out frames."""
+def stage_of(config: Adapt, out: Path, train: int, count: int) -> target.Target:
+    """Settings of the training on the first `train` of `count` frames, scored on the others."""
     return target.Target(
         student=str(out / "start"),
         source=str(out / "rendered"),
@@ -119,7 +116,8 @@ def stage_of(config: Adapt, out: Path, held_out: tuple[int, int]) -> target.Targ
         target=target.TargetData(
             data=config.data,
             test=config.data,
-            validation=held_out,
+            frames=(0, train),
+            validation=(train, count),
             alongside=str(out / "rendered"),
         ),
         optim=OptimConfig(

@@ -497,10 +497,7 @@ def work_of(
     config: Experiment, out: Path, stages: dict[str, SourceStage], rows: list[Row]
 ) -> dict[str, float]:
     """{stage or row: images that its training will see}, of what is not finished."""
-    work: dict[str, float] = {}
-    for name, stage in stages.items():
-        if not (Path(stage.out) / "result.json").exists():
-            work[name] = stage.optim.epochs * len(Packed(stage.source.data))
+    work = work_of_stages(stages)
     count = len(Packed(out / "data/target"))
     for row in rows:
         done = len(list((out / "target" / row.name).rglob("seed-*/result.json")))
@@ -511,3 +508,12 @@ def work_of(
         if done < len(config.seeds):
             work[row.name] = trainings * images * (2 if "alongside" in row.changes else 1)
     return work
+
+
+def work_of_stages(stages: dict[str, SourceStage]) -> dict[str, float]:
+    """{stage: images that its training will see}, of those that are not finished."""
+    return {
+        name: stage.optim.epochs * len(Packed(stage.source.data))
+        for name, stage in stages.items()
+        if not (Path(stage.out) / "result.json").exists()
+    }

@@ -17,14 +17,13 @@ from ...runtime.distributed import Precision
 from ...runtime.files import write_json
 from ...runtime.progress import Overall, say
 from ...runtime.runs import replace_settings
-from ..datasets.packed import Packed
 from ..datasets.sample import pixels_to_store
 from ..network.augment import Augmentation
 from ..network.posenet import NetConfig
 from ..rendering.scenes import SceneConfig
 from ..stages import distill, export, render, source
 from ..stages.settings import Flat, OptimConfig, SourceData
-from .main import FIRST_TEST_SCENE, SLIM_NET
+from .main import FIRST_TEST_SCENE, SLIM_NET, work_of_stages
 from .rows import SourceStage, run_stage
 
 AUGMENTATION = Augmentation(turn_deg=30, shift=0.05, zoom=0.1, colour=0.3, noise=0.03, erase=0.1)
@@ -62,19 +61,18 @@ WEIGHTS = Weights()
 
 
 def run(config: Weights) -> None:
-    """Renders, trains what is not finished, exports to `student` in the folder."""
+    """Renders, trains what is not finished, exports to `hand` in the folder."""
     out = Path(config.out)
     make_data(config, out / "data")
     stages = stages_of(config, out)
-    count = len(Packed(out / "data/train"))
-    overall = Overall({name: stage.optim.epochs * count for name, stage in stages.items()})
+    overall = Overall(work_of_stages(stages))
     errors: dict[str, Any] = {}
     for name, stage in stages.items():
         say(f"{name}{overall.time_left()}")
         errors[name] = run_stage(stage)["epe_mm"]
         overall.finish(name)
         say(f"{name}: EPE {errors[name]:.2f} mm on rendered hands")
-    write_json(out / "weights.json", {"epe_mm": errors, "hands": count})
+    write_json(out / "weights.json", {"epe_mm": errors, "hands": config.count})
     export.run(
         export.Export(
             stage=str(out / "distilled"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -66,6 +67,10 @@ class _Look(NamedTuple):
         return float(self.confidence.mean())
 
     @property
+    def side(self) -> Side:
+        return "left" if self.view.mirrored else "right"
+
+    @property
     def own_box(self) -> Box:
         return Box.of_joints(self.joints_px)
 
@@ -87,7 +92,7 @@ class Hand:
     """
 
     def __init__(self, student: HandStudent, bone_mm: float | None = None) -> None:
-        if student.net.head.__class__.__name__ != "IntegralHead":
+        if student.config.head != "integral":
             raise InputError(
                 "this student has the pooled head, which does not say where on the picture joints "
                 "are: train one with --head integral"
@@ -198,14 +203,16 @@ class Hand:
 
         The surest look counts: a network that is lost in a box may be more so in its own.
         """
-        best = now = max(self.look(picture, K, [(box, side) for side in sides]), key=_certainty)
-        side: Side = "left" if best.view.mirrored else "right"
+        best = now = max(
+            self.look(picture, K, [(box, side) for side in sides]), key=attrgetter("certainty")
+        )
+        side = best.side
         for _ in range(PASSES - 1):
             box = now.box.towards(now.own_box)
             if box.overlap(now.box) > STILL:
                 break
             (now,) = self.look(picture, K, [(box, side)])
-            best = max(best, now, key=_certainty)
+            best = max(best, now, key=attrgetter("certainty"))
         return best
 
     def find(
@@ -213,7 +220,7 @@ class Hand:
     ) -> list[_Look]:
         """The hands of a whole picture, the surest first; none where nothing is sure enough."""
         first = [(box, side) for box in first_boxes(picture) for side in sides]
-        looks = sorted(self.look(picture, K, first), key=_certainty, reverse=True)
+        looks = sorted(self.look(picture, K, first), key=attrgetter("certainty"), reverse=True)
         found: list[_Look] = []
         for look in looks[:6]:
             if any(look.own_box.is_same_hand(other.own_box) for other in found):
@@ -222,7 +229,7 @@ class Hand:
             is_known = any(refined.own_box.is_same_hand(one.own_box) for one in found)
             if refined.certainty >= FOUND and not is_known:
                 found.append(refined)
-        return sorted(found, key=_certainty, reverse=True)
+        return sorted(found, key=attrgetter("certainty"), reverse=True)
 
     # ---- results ---------------------------------------------------------------------------------
     def _result(self, look: _Look) -> HandResult:
@@ -230,7 +237,7 @@ class Hand:
         return HandResult(
             joints_px=look.joints_px,
             joints_mm=self.bone_mm * joints,
-            side="left" if look.view.mirrored else "right",
+            side=look.side,
             box=look.box.corner_and_size(),
             confidence=look.confidence,
         )
@@ -279,10 +286,6 @@ def first_boxes(picture: Picture) -> list[Box]:
 def _middles(length: float, side: float) -> list[float]:
     count = min(max(round((length - side) / (side / 2)) + 1, 1), MOST_IN_A_ROW)
     return np.linspace(side / 2, length - side / 2, count).tolist() if count > 1 else [length / 2]
-
-
-def _certainty(look: _Look) -> float:
-    return look.certainty
 
 
 def _to_numpy(tensor: Tensor | None) -> np.ndarray:

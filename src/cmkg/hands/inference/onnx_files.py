@@ -72,7 +72,7 @@ def write_onnx(student: HandStudent, path: PathLike) -> None:
         import onnx
     except ImportError:
         raise InputError(MISSING) from None
-    if student.net.head.__class__.__name__ != "IntegralHead":
+    if student.config.head != "integral":
         raise InputError("ONNX: a student with the pooled head has no uv and no confidence")
     model = OnnxStudent(student).eval().cpu()
     blank = torch.zeros(2, 3, student.px, student.px)

@@ -45,6 +45,7 @@ class Export:
 def run(config: Export) -> None:
     """Writes the weights, their settings and a model card."""
     from ..inference.calibrating import calibrated
+    from ..inference.onnx_files import write_onnx
 
     stage, net = Path(config.stage), read_net_config(config.student)
     path = next((stage / name for name in WEIGHTS if (stage / name).exists()), None)
@@ -58,11 +59,12 @@ def run(config: Export) -> None:
             "--data, --onnx, --int8: this student has the pooled head, which has no confidence "
             "and no places on the picture; leave them out"
         )
-    if config.data and len(Packed(config.data)) < 2:
+    packed = Packed(config.data) if config.data else None
+    if packed is not None and len(packed) < 2:
         raise InputError(f"--data {config.data}: expected two samples or more")
     load_weights(path, student.net)
-    if config.data:
-        student = calibrated(student, Packed(config.data))
+    if packed is not None:
+        student = calibrated(student, packed)
     facts = card_facts(read_json(stage / "config.json"), read_json(stage / "result.json"))
     try:
         student.save_pretrained(config.out)
@@ -71,17 +73,18 @@ def run(config: Export) -> None:
     except Exception as error:  # what safetensors makes of a full disk
         reason = str(error).splitlines()[0]
         raise OSError(28, f"could not be written ({reason})", config.out) from error
-    write_card(Path(config.out) / "README.md", "A hand student", facts, ABOUT_STUDENT)
-    if config.data:
-        facts |= write_reliability(student, config)
-        write_card(Path(config.out) / "README.md", "A hand student", facts, ABOUT_STUDENT)
+    out = Path(config.out)
+    if packed is not None:
+        facts |= write_reliability(student, packed, out)
     if config.onnx or config.int8:
-        facts |= write_onnx_files(student, config)
-        write_card(Path(config.out) / "README.md", "A hand student", facts, ABOUT_STUDENT)
+        write_onnx(student, out / "student.onnx")
+    if config.int8 and packed is not None:
+        facts |= write_in_8_bits(student, packed, out)
+    write_card(out / "README.md", "A hand student", facts, ABOUT_STUDENT)
     print(f"{config.out}: load it with cmkg.Hand.from_pretrained({config.out!r})")
 
 
-def write_reliability(student: HandStudent, config: Export) -> dict[str, str]:
+def write_reliability(student: HandStudent, packed: Packed, out: Path) -> dict[str, str]:
     """reliability.svg on the second half of the set, which did not fit the calibration."""
     from ..inference.calibrating import (
         calibration_error,
@@ -92,23 +95,18 @@ def write_reliability(student: HandStudent, config: Export) -> dict[str, str]:
     )
     from ..report.plots import plot_reliability
 
-    packed = Packed(config.data)
     judged = judge(student, packed, halves(packed)[1])
     found = reliability(judged_confidence(student, judged), judged.is_near)
     picture = plot_reliability([b.confidence for b in found], [b.share for b in found])
-    write_text(Path(config.out) / "reliability.svg", picture)
+    write_text(out / "reliability.svg", picture)
     return {"confidence is off by (ECE)": f"{calibration_error(found):.3f}"}
 
 
-def write_onnx_files(student: HandStudent, config: Export) -> dict[str, str]:
-    """student.onnx, student-int8.onnx; what 8 bits cost, for the card."""
-    from ..inference.onnx_files import OnnxHand, error_of, write_int8, write_onnx
+def write_in_8_bits(student: HandStudent, packed: Packed, out: Path) -> dict[str, str]:
+    """student-int8.onnx; what 8 bits cost, for the card."""
+    from ..inference.onnx_files import OnnxHand, error_of, write_int8
 
-    path = Path(config.out) / "student.onnx"
-    write_onnx(student, path)
-    if not config.int8:
-        return {}
-    small, packed = path.with_name("student-int8.onnx"), Packed(config.data)
+    path, small = out / "student.onnx", out / "student-int8.onnx"
     write_int8(path, small, packed, student.px)
     whole, eighth = (error_of(OnnxHand(one), packed, student.px) for one in (path, small))
     loss = f"{100 * (eighth / whole - 1):+.1f} % error ({whole:.3f} to {eighth:.3f} bones)"
