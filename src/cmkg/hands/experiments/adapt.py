@@ -20,6 +20,7 @@ from ...runtime.progress import say
 from ...runtime.runs import replace_settings
 from ..datasets.packed import Packed
 from ..datasets.sample import pixels_to_store
+from ..inference.hand import OWN
 from ..network.hand_student import HandStudent, load_student
 from ..network.posenet import NetConfig
 from ..stages import export, render, target
@@ -37,8 +38,9 @@ class Adapt:
 
     data: str
     """Packed set of the labelled frames, in the order in which they were taken (cmkg data pack)."""
-    weights: str
-    """A folder that `cmkg export` wrote: the student to begin from, of rendered hands."""
+    weights: str = ""
+    """A folder that `cmkg export` wrote: the student to begin from, of rendered hands; empty = the
+    one that comes with cmkg."""
     out: str = "runs/adapted"
     rendered: int = 4000
     """Rendered hands alongside."""
@@ -64,7 +66,7 @@ def run(config: Adapt) -> dict[str, Any]:
         raise InputError(
             f"--data {config.data}: has {len(packed)} frames; expected {FEWEST} or more"
         )
-    student = load_student(config.weights)
+    student = load_student(config.weights or OWN)
     out = Path(config.out)
     write_start(student, out / "start")
     scene = replace_settings(SCENE, px=pixels_to_store(student.px), seed=config.seed)

@@ -32,7 +32,7 @@ class Judged(NamedTuple):
 def judge(student: HandStudent, packed: Packed, numbers: range, seed: int = 0) -> Judged:
     """What a student says of these hands of a set in rough boxes, beside the truth."""
     student.eval()
-    loader = Loader(packed, student.px, augmentation=ROUGH)
+    loader = Loader(packed, student.px, augmentation=ROUGH, upright=student.config.upright)
     draws = torch.Generator().manual_seed(seed)
     spreads, near = [], []
     for at in range(0, len(numbers), BATCH):
@@ -75,7 +75,14 @@ def calibrated(student: HandStudent, packed: Packed) -> HandStudent:
     bone_mm = round(float(bone_scale(np.array(packed.joints_mm)).mean()), 2)
     net = student.config
     again = HandStudent(
-        net.backbone, net.width, net.head, net.stem_stride, net.px, bone_mm, list(calibration)
+        net.backbone,
+        net.width,
+        net.head,
+        net.stem_stride,
+        net.px,
+        bone_mm,
+        list(calibration),
+        net.upright,
     )
     again.net.load_state_dict(student.net.state_dict())
     return again

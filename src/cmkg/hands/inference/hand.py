@@ -16,7 +16,9 @@ from torch import Tensor
 from ...errors import InputError
 from ...runtime.files import PathLike
 from ..network.augment import normalise
-from ..network.hand_student import HandStudent, load_student
+from ..network.finder import Finder
+from ..network.hand_student import HandStudent, load_finder, load_student
+from .finding import Candidate, find_candidates, first_boxes
 from .pictures import read_with_scale
 from .placing import place_wrist
 from .seeing import Box, Picture, Points, View, assumed_camera, look_at
@@ -24,13 +26,12 @@ from .seeing import Box, Picture, Points, View, assumed_camera, look_at
 Side = Literal["right", "left"]
 Sides = Literal["right", "left", "auto"]
 
+OWN = Path(__file__).with_name("student")  # what comes with cmkg: README.md there is its card
 SMALLEST = 8  # pixels a side of a picture that is looked at
 PASSES = 4  # looks at a hand at most, each at the box of the joints that the last one found
 STILL = 0.85  # overlap of two boxes after which nothing is to be gained
-# First boxes where nobody gives one: the whole picture, then squares of these shares of its shorter
-# side, half of one apart.
-SHARES = (1.0, 0.6)
-MOST_IN_A_ROW = 12  # of these squares, in a panorama
+FIRST = 6  # places in a picture that are looked at closely
+ONE_SIDE = 0.9  # chance of a side at which the other one is not tried
 FOUND = 0.5  # mean confidence of what is called a hand
 
 
@@ -78,7 +79,7 @@ class _Look(NamedTuple):
 class Hand:
     """A hand student, ready for pictures.
 
-        hand = Hand.from_pretrained("runs/hand")  # a folder of `cmkg export`
+        hand = Hand.from_pretrained()  # the student that comes with cmkg
         for one in hand("photograph.jpg"):
             print(one.side, one.joints_px, one.joints_mm)
 
@@ -86,18 +87,22 @@ class Hand:
         student: the network, with its bone length and its calibration.
         bone_mm: the length of the middle finger's first bone, of the hands to come; None takes the
             student's (of the people it was trained on).
+        finder: where hands are in a whole picture; None looks at squares all over it.
 
     Raises:
         InputError: a student that does not say where on the picture joints are.
     """
 
-    def __init__(self, student: HandStudent, bone_mm: float | None = None) -> None:
+    def __init__(
+        self, student: HandStudent, bone_mm: float | None = None, finder: Finder | None = None
+    ) -> None:
         if student.config.head != "integral":
             raise InputError(
                 "this student has the pooled head, which does not say where on the picture joints "
                 "are: train one with --head integral"
             )
         self.student = student.eval()
+        self.finder = finder.eval() if finder is not None else None
         own = float(student.net.unit_mm) or student.bone_mm
         self.bone_mm = own if bone_mm is None else float(bone_mm)
         if not 5 < self.bone_mm < 120:
@@ -106,13 +111,13 @@ class Hand:
             )
 
     @classmethod
-    def from_pretrained(cls, folder: PathLike, bone_mm: float | None = None) -> Hand:
-        """The student of a folder that `cmkg export` wrote.
+    def from_pretrained(cls, folder: PathLike = OWN, bone_mm: float | None = None) -> Hand:
+        """The student that comes with cmkg, or of a folder that `cmkg export` wrote.
 
         Raises:
             InputError: there is none.
         """
-        return cls(load_student(folder), bone_mm)
+        return cls(load_student(folder), bone_mm, load_finder(folder))
 
     def __call__(
         self,
@@ -219,17 +224,27 @@ class Hand:
         self, picture: Picture, K: Float[np.ndarray, "3 3"], sides: Sequence[Side]
     ) -> list[_Look]:
         """The hands of a whole picture, the surest first; none where nothing is sure enough."""
-        first = [(box, side) for box in first_boxes(picture) for side in sides]
-        looks = sorted(self.look(picture, K, first), key=attrgetter("certainty"), reverse=True)
         found: list[_Look] = []
-        for look in looks[:6]:
-            if any(look.own_box.is_same_hand(other.own_box) for other in found):
+        for box, own_sides in self._first_boxes(picture, K, sides):
+            if any(box.is_same_hand(other.own_box) for other in found):
                 continue
-            refined = self.refine(picture, K, look.own_box, sides)
+            refined = self.refine(picture, K, box, own_sides)
             is_known = any(refined.own_box.is_same_hand(one.own_box) for one in found)
             if refined.certainty >= FOUND and not is_known:
                 found.append(refined)
         return sorted(found, key=attrgetter("certainty"), reverse=True)
+
+    def _first_boxes(
+        self, picture: Picture, K: Float[np.ndarray, "3 3"], sides: Sequence[Side]
+    ) -> list[tuple[Box, Sequence[Side]]]:
+        """Where hands may be, the surest first, and which sides to try there."""
+        if self.finder is None:
+            first = [(box, side) for box in first_boxes(picture) for side in sides]
+            looks = self.look(picture, K, first)
+            looks.sort(key=attrgetter("certainty"), reverse=True)
+            return [(look.own_box, sides) for look in looks[:FIRST]]
+        candidates = find_candidates(self.finder, picture)[:FIRST]
+        return [(one.box, sides_of(one, sides)) for one in candidates]
 
     # ---- results ---------------------------------------------------------------------------------
     def _result(self, look: _Look) -> HandResult:
@@ -272,20 +287,11 @@ def in_file_pixels(result: HandResult, scale: float) -> HandResult:
     )
 
 
-def first_boxes(picture: Picture) -> list[Box]:
-    """Where a hand may be in a picture that nobody knows."""
-    height, width = picture.shape[:2]
-    boxes = [Box(width / 2, height / 2, float(max(height, width)))]
-    for share in SHARES:
-        side = share * min(height, width)
-        for y in _middles(height, side):
-            boxes += [Box(x, y, side) for x in _middles(width, side)]
-    return boxes
-
-
-def _middles(length: float, side: float) -> list[float]:
-    count = min(max(round((length - side) / (side / 2)) + 1, 1), MOST_IN_A_ROW)
-    return np.linspace(side / 2, length - side / 2, count).tolist() if count > 1 else [length / 2]
+def sides_of(candidate: Candidate, sides: Sequence[Side]) -> Sequence[Side]:
+    """Of these sides those that a candidate may be of."""
+    if len(sides) == 1 or 1 - ONE_SIDE < candidate.left_share < ONE_SIDE:
+        return sides
+    return ("left",) if candidate.left_share > 0.5 else ("right",)
 
 
 def _to_numpy(tensor: Tensor | None) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,35 @@ from ...errors import InputError
 from ...runtime.files import PathLike, write_atomically
 from ..datasets.packed import Packed
 from ..network.augment import IMAGENET_MEAN, IMAGENET_STD
+from ..network.finder import FINDER_PX, Finder
 from ..network.hand_student import HandStudent
+from ..network.posenet import NetConfig
 from ..skeleton import JOINTS
 from ..stages.fitting import Loader
 
 OPSET = 17
 OUTPUTS = ("joints", "uv", "confidence")
 MISSING = "ONNX needs the extra: pip install 'cmkg[onnx]'"
+
+
+class OnnxFinder(nn.Module):
+    """The finder: `picture` (1, 3, H, W), sides multiples of 32, to chances and sizes of centres.
+
+    chance (1, 2, H/8, W/8), right hands then left; side (1, H/8, W/8) of the box, in pixels.
+    """
+
+    def __init__(self, finder: Finder) -> None:
+        super().__init__()
+        self.finder = finder
+        self.register_buffer("mean", 255 * IMAGENET_MEAN.view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * IMAGENET_STD.view(1, 3, 1, 1))
+
+    def forward(
+        self, picture: Float[Tensor, "1 3 h w"]
+    ) -> tuple[Float[Tensor, "1 2 h8 w8"], Float[Tensor, "1 h8 w8"]]:
+        """chance, side."""
+        maps = self.finder((picture - self.get_buffer("mean")) / self.get_buffer("std"))
+        return maps.centres.sigmoid(), FINDER_PX * maps.size.exp()
 
 
 class OnnxStudent(nn.Module):
@@ -56,6 +78,7 @@ def facts_of(student: HandStudent) -> dict[str, str]:
     return {
         "cmkg": "hand student",
         "px": str(student.px),
+        "upright": str(int(student.config.upright)),
         "bone_mm": f"{unit:g}",
         "unit_mm": f"{float(student.net.unit_mm):g}",
         "joints": json.dumps(JOINTS),
@@ -68,30 +91,57 @@ def write_onnx(student: HandStudent, path: PathLike) -> None:
     Raises:
         InputError: the extra is not installed; a student without heatmaps.
     """
+    if student.config.head != "integral":
+        raise InputError("ONNX: a student with the pooled head has no uv and no confidence")
+    blank = torch.zeros(2, 3, student.px, student.px)
+    axes = {name: {0: "batch"} for name in ("picture", *OUTPUTS)}
+    _write(OnnxStudent(student), blank, OUTPUTS, axes, facts_of(student), path)
+
+
+def write_finder_onnx(finder: Finder, path: PathLike) -> None:
+    """Writes the finder, for pictures of any sides that are multiples of 32, atomically.
+
+    Raises:
+        InputError: the extra is not installed.
+    """
+    blank = torch.zeros(1, 3, FINDER_PX, FINDER_PX - 32)
+    axes = {
+        "picture": {2: "height", 3: "width"},
+        "chance": {2: "rows", 3: "columns"},
+        "side": {1: "rows", 2: "columns"},
+    }
+    facts = {"cmkg": "hand finder", "px": str(FINDER_PX)}
+    _write(OnnxFinder(finder), blank, ("chance", "side"), axes, facts, path)
+
+
+def _write(
+    model: nn.Module,
+    blank: Tensor,
+    outputs: Sequence[str],
+    axes: dict[str, dict[int, str]],
+    facts: dict[str, str],
+    path: PathLike,
+) -> None:
     try:
         import onnx
     except ImportError:
         raise InputError(MISSING) from None
-    if student.config.head != "integral":
-        raise InputError("ONNX: a student with the pooled head has no uv and no confidence")
-    model = OnnxStudent(student).eval().cpu()
-    blank = torch.zeros(2, 3, student.px, student.px)
 
     def write(partial: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                model,
+                model.eval().cpu(),
                 (blank,),
                 str(partial),
                 input_names=["picture"],
-                output_names=list(OUTPUTS),
-                dynamic_axes={name: {0: "batch"} for name in ("picture", *OUTPUTS)},
+                output_names=list(outputs),
+                dynamic_axes=axes,
                 opset_version=OPSET,
                 dynamo=False,
             )
         held = onnx.load(str(partial))
-        for key, value in facts_of(student).items():
+        for key, value in facts.items():
             entry = held.metadata_props.add()
             entry.key, entry.value = key, value
         onnx.save(held, str(partial))
@@ -99,7 +149,7 @@ def write_onnx(student: HandStudent, path: PathLike) -> None:
     write_atomically(path, write)
 
 
-def write_int8(onnx_file: PathLike, path: PathLike, packed: Packed, px: int) -> None:
+def write_int8(onnx_file: PathLike, path: PathLike, packed: Packed, net: NetConfig) -> None:
     """An ONNX file's weights and activations in 8 bits, their ranges seen on a packed set.
 
     Raises:
@@ -113,7 +163,7 @@ def write_int8(onnx_file: PathLike, path: PathLike, packed: Packed, px: int) -> 
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.batches = pictures_of(packed, px, 256)
+            self.batches = pictures_of(packed, net, 256)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             picture = next(self.batches, None)
@@ -138,9 +188,11 @@ def write_int8(onnx_file: PathLike, path: PathLike, packed: Packed, px: int) -> 
     write_atomically(path, write)
 
 
-def pictures_of(packed: Packed, px: int, count: int) -> Iterator[Float[np.ndarray, "b 3 px px"]]:
+def pictures_of(
+    packed: Packed, net: NetConfig, count: int
+) -> Iterator[Float[np.ndarray, "b 3 px px"]]:
     """`picture` of a packed set's first samples, 32 at a time."""
-    loader = Loader(packed, px)
+    loader = Loader(packed, net.px, upright=net.upright)
     count = min(count, len(packed))
     for at in range(0, count, 32):
         seen = loader.fetch(range(at, min(at + 32, count))).picture("rgb")
@@ -179,13 +231,13 @@ class OnnxHand:
         return dict(zip(OUTPUTS, found, strict=True))
 
 
-def error_of(hand: OnnxHand, packed: Packed, px: int, count: int = 1000) -> float:
+def error_of(hand: OnnxHand, packed: Packed, net: NetConfig, count: int = 1000) -> float:
     """Mean distance of `joints` to the truth on a packed set, in the file's unit or each bone."""
-    loader = Loader(packed, px)
+    loader = Loader(packed, net.px, upright=net.upright)
     unit_mm = float(hand.facts["unit_mm"])
     count = min(count, len(packed))
     total, at = 0.0, 0
-    for picture in pictures_of(packed, px, count):
+    for picture in pictures_of(packed, net, count):
         batch = loader.fetch(range(at, at + len(picture)))
         truth = batch.joints.numpy()
         if unit_mm:

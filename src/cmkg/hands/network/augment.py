@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from ..skeleton import WRIST, bone_scale
+from ..skeleton import MIDDLE_MCP, WRIST, bone_scale
 from .pose import HandBatch, Pose
 
 DEPTH_RANGE_MM = 120.0
@@ -104,6 +104,18 @@ def roll_turns(count: int, angle_deg: float, device: torch.device | str = "cpu")
     return Turns(turn.expand(count, 3, 3), one.expand(count))
 
 
+def upright_rolls(joints: Float[Tensor, "b 21 3"], K: Matrices) -> Float[Tensor, "b 3 3"]:
+    """Rotations in the picture's plane after which the middle MCP is right above the wrist."""
+    points = joints[:, [WRIST, MIDDLE_MCP]] @ K.transpose(1, 2)
+    pixels = points[..., :2] / points[..., 2:].clamp_min(1e-6)
+    along = pixels[:, 1] - pixels[:, 0]
+    length = along.norm(dim=1, keepdim=True)
+    up = along.new_tensor([[0.0, -1.0]])
+    x, y = torch.where(length > 1e-6, along / length.clamp_min(1e-6), up).T
+    o, one = torch.zeros_like(x), torch.ones_like(x)
+    return torch.stack([-y, x, o, -x, -y, o, o, o, one], 1).view(-1, 3, 3)
+
+
 def network_camera(
     K: Matrices, margin: float, stored_px: int, px: int, zoom: Float[Tensor, " b"]
 ) -> Matrices:
@@ -142,6 +154,7 @@ def network_inputs(
     augmentation: Augmentation = NONE,
     generator: torch.Generator | None = None,
     turns: Turns | None = None,
+    upright: bool = False,
 ) -> HandBatch:
     """Packed pictures and labels as network inputs of px x px pixels.
 
@@ -151,12 +164,15 @@ def network_inputs(
         augmentation: how they are changed at random.
         generator: of what is drawn.
         turns: of the virtual camera; None draws them.
+        upright: the hands are turned upright before what is drawn turns them.
     """
     K = stored.K
     generator = generator or torch.Generator(K.device).manual_seed(0)
     if turns is None:
         box_px = stored.px / stored.margin
         turns = sample_turns(len(K), augmentation, K[:, 0, 0], box_px, generator)
+        if upright:
+            turns = turns._replace(R=turns.R @ upright_rolls(stored.joints_mm, K))
     R, zoom = turns
     K_to = network_camera(K, stored.margin, stored.px, px, zoom)
     grid = sampling_grid(K, R, K_to, stored.px, px)

@@ -11,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, Shaped
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ...runtime.files import PathLike
+from ...runtime.files import PathLike, load_weights
 from .augment import normalise
+from .finder import Finder
 from .heatmaps import spread_of
 from .pose import Pose
 from .posenet import Head, NetConfig, StemStride, pose_net
@@ -34,7 +33,7 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
         joints_mm = student.joints_mm(crops, bone_mm=33.0)
 
     Args:
-        backbone, width, head, stem_stride, px: see posenet.NetConfig.
+        backbone, width, head, stem_stride, px, upright: see posenet.NetConfig.
         bone_mm: mean |middle MCP - middle PIP| of the hands that it was trained on.
         calibration: a and b of `confidence`, as `cmkg export --data` fits them.
     """
@@ -48,9 +47,10 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
         px: int = 256,
         bone_mm: float = BONE_MM,
         calibration: Any = CALIBRATION,
+        upright: bool = False,
     ) -> None:
         super().__init__()
-        self.config = NetConfig(backbone, width, head, stem_stride, px=px)
+        self.config = NetConfig(backbone, width, head, stem_stride, px=px, upright=upright)
         self.px = px
         self.bone_mm = float(bone_mm)
         self.calibration = tuple(float(number) for number in calibration)
@@ -111,11 +111,19 @@ def load_student(folder: PathLike) -> HandStudent:
             f"{path}/config.json: expected a hand student's settings, as `cmkg export` writes "
             f"them: {error}"
         ) from None
-    try:
-        student.load_state_dict(load_file(path / "model.safetensors"))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path}/model.safetensors: expected this student's weights: {reason}"
-        ) from None
+    load_weights(path / "model.safetensors", student)
     return student.eval()
+
+
+def load_finder(folder: PathLike) -> Finder | None:
+    """The finder of such a folder; None where it has none.
+
+    Raises:
+        InputError: a damaged one.
+    """
+    path = Path(folder) / "finder.safetensors"
+    if not path.is_file():
+        return None
+    finder = Finder()
+    load_weights(path, finder)
+    return finder.eval()

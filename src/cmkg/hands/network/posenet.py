@@ -61,6 +61,9 @@ class NetConfig:
     """L_REG as the mean over the 63 coordinates in place of the paper's sum."""
     px: int = 256
     """Pixels a side of the network's picture."""
+    upright: bool = False
+    """Hands are turned in the picture's plane before the network sees them, the middle MCP right
+    above the wrist; where nobody knows it, `Hand` looks for it."""
 
     def __post_init__(self) -> None:
         expect_positive(self, "width", "px", "heatmap_weight")

@@ -12,6 +12,13 @@ const MOST_IN_A_ROW = 12;
 export const FOUND = 0.5;
 const SAME_HAND = 0.5;
 const MIDDLE_MCP = 9;
+const FIRST = 6; // places in a picture that are looked at closely
+const SURE = 0.3; // the finder's score of what is looked at
+const MOST = 8;
+const STRIDE = 8; // of the finder's maps
+const MULTIPLE = 32;
+const LARGER = 2; // times the finder's picture, where it finds nothing
+const ONE_SIDE = 0.9; // chance of a side at which the other one is not tried
 
 // ---- matrices and cameras ----------------------------------------------------------------------
 const multiply = (a, b) =>
@@ -137,12 +144,67 @@ function sample(region, view, px, into, offset) {
   }
 }
 
+// ---- the finder --------------------------------------------------------------------------------
+// The picture with its longer side px pixels, its edge repeated to multiples of 32, channel by
+// channel, and how many of its pixels one of those is wide.
+function shrink(source, width, height, px) {
+  const scale = Math.max(width, height) / px;
+  const w = Math.max(Math.round(width / scale), 1), h = Math.max(Math.round(height / scale), 1);
+  scratch.width = w;
+  scratch.height = h;
+  const context = scratch.getContext("2d", { willReadFrequently: true });
+  context.imageSmoothingQuality = "high";
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, w, h);
+  context.drawImage(source, 0, 0, w, h);
+  const { data } = context.getImageData(0, 0, w, h);
+  const columns = Math.ceil(w / MULTIPLE) * MULTIPLE, rows = Math.ceil(h / MULTIPLE) * MULTIPLE;
+  const pixels = new Float32Array(3 * rows * columns);
+  for (let y = 0; y < rows; y++) {
+    for (let x = 0; x < columns; x++) {
+      const from = 4 * (Math.min(y, h - 1) * w + Math.min(x, w - 1));
+      for (let c = 0; c < 3; c++) pixels[(c * rows + y) * columns + x] = data[from + c];
+    }
+  }
+  return { pixels, rows, columns, scale };
+}
+
+// Peaks of the chances, the surest first: the largest of their neighbours on both sides' maps.
+function peaksOf(chance, side, rows, columns) {
+  const cells = rows * columns;
+  const both = Array.from({ length: cells }, (_, i) => Math.max(chance[i], chance[cells + i]));
+  const at = (y, x) => (y >= 0 && y < rows && x >= 0 && x < columns ? both[y * columns + x] : 0);
+  const found = [];
+  for (let y = 0; y < rows; y++) {
+    for (let x = 0; x < columns; x++) {
+      const score = both[y * columns + x];
+      let sum = 0, dx = 0, dy = 0, isPeak = score >= SURE;
+      for (let v = -1; isPeak && v <= 1; v++) {
+        for (let u = -1; u <= 1; u++) {
+          const other = at(y + v, x + u);
+          isPeak = isPeak && other <= score;
+          sum += other;
+          dx += u * other;
+          dy += v * other;
+        }
+      }
+      if (!isPeak) continue;
+      const right = chance[y * columns + x], left = chance[cells + y * columns + x];
+      found.push({
+        x: (x + 0.5 + dx / sum) * STRIDE - 0.5, y: (y + 0.5 + dy / sum) * STRIDE - 0.5,
+        side: side[y * columns + x], score, leftShare: left / (left + right),
+      });
+    }
+  }
+  return found.sort((a, b) => b.score - a.score).slice(0, MOST);
+}
+
 // ---- the student -------------------------------------------------------------------------------
 // session: of onnxruntime-web. facts: hand.json. A hand is {side, box, points (px), joints (mm),
 // confidence, certainty}.
 export class Hand {
-  constructor(ort, session, facts) {
-    Object.assign(this, { ort, session, facts });
+  constructor(ort, session, facts, finder = null) {
+    Object.assign(this, { ort, session, facts, finder });
   }
 
   // One pass of the network over [box, side] pairs.
@@ -187,15 +249,37 @@ export class Hand {
     return best;
   }
 
+  // Where hands may be, the surest first, and which sides to try there.
+  async firstBoxes(source, width, height, sides) {
+    if (!this.finder) {
+      const boxes = firstBoxes(width, height).flatMap((box) => sides.map((one) => [box, one]));
+      const looks = (await this.look(source, width, height, boxes)).sort((a, b) => b.certainty - a.certainty);
+      return looks.slice(0, FIRST).map((look) => [boxOf(look.points), sides]);
+    }
+    let found = [], scale = 1;
+    for (const px of [this.facts.finder_px, LARGER * this.facts.finder_px]) {
+      const small = shrink(source, width, height, px);
+      const picture = new this.ort.Tensor("float32", small.pixels, [1, 3, small.rows, small.columns]);
+      const maps = await this.finder.run({ picture });
+      found = peaksOf(maps.chance.data, maps.side.data, small.rows / STRIDE, small.columns / STRIDE);
+      scale = small.scale;
+      if (found.length) break;
+    }
+    return found.slice(0, FIRST).map(({ x, y, side, leftShare }) => {
+      const isOne = sides.length > 1 && Math.max(leftShare, 1 - leftShare) >= ONE_SIDE;
+      const own = isOne ? [leftShare > 0.5 ? "left" : "right"] : sides;
+      const half = 0.5 * scale - 0.5; // a pixel's middle is a whole number
+      return [{ x: x * scale + half, y: y * scale + half, side: side * scale }, own];
+    });
+  }
+
   // The hands of a whole picture, the surest first.
   async find(source, width, height, side = "auto") {
     const sides = side === "auto" ? ["right", "left"] : [side];
-    const boxes = firstBoxes(width, height).flatMap((box) => sides.map((one) => [box, one]));
-    const looks = (await this.look(source, width, height, boxes)).sort((a, b) => b.certainty - a.certainty);
     const found = [];
-    for (const look of looks.slice(0, 6)) {
-      if (found.some((one) => isSameHand(boxOf(one.points), boxOf(look.points)))) continue;
-      const refined = await this.refine(source, width, height, boxOf(look.points), sides);
+    for (const [box, own] of await this.firstBoxes(source, width, height, sides)) {
+      if (found.some((one) => isSameHand(boxOf(one.points), box))) continue;
+      const refined = await this.refine(source, width, height, box, own);
       const isKnown = found.some((one) => isSameHand(boxOf(one.points), boxOf(refined.points)));
       if (refined.certainty >= FOUND && !isKnown) found.push(refined);
     }

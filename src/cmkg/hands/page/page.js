@@ -13,8 +13,8 @@ ort.env.wasm.numThreads = 1; // a plain server does not allow more
 let facts, hand;
 try {
   facts = await (await fetch("hand.json")).json();
-  const session = await ort.InferenceSession.create("student.onnx", { executionProviders: ["wasm"] });
-  hand = new Hand(ort, session, facts);
+  const load = (file) => ort.InferenceSession.create(file, { executionProviders: ["wasm"] });
+  hand = new Hand(ort, await load("student.onnx"), facts, facts.finder_px ? await load("finder.onnx") : null);
   say("Ready. Choose a picture, or use the camera.");
 } catch (error) {
   say(`The network could not be loaded: ${error.message}`);

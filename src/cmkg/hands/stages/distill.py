@@ -43,7 +43,15 @@ from .fitting import (
     second_half,
     steps_of,
 )
-from .networks import CHANNELS, ROLES, THETA_0, Modality, expect_own_unit, load_network
+from .networks import (
+    CHANNELS,
+    ROLES,
+    THETA_0,
+    Modality,
+    expect_own_unit,
+    load_network,
+    read_net_config,
+)
 from .predicting import TEST_BATCH, predict, save_predictions, score
 from .settings import Flat, OptimConfig, SourceData, expect_share
 from .student_card import finish_student
@@ -193,6 +201,10 @@ def run(config: Distill) -> dict[str, Any]:
         expect_own_unit(start, config.start)
     theta_0, _ = load_network(config.student, "rgb", THETA_0)
     modality = modality_of(config.teacher)
+    if read_net_config(config.teacher).upright != net.upright:
+        raise InputError("one of teacher and student sees hands --upright, the other does not")
+    if net.upright and config.cached:
+        raise InputError("--cached: not for networks that see hands --upright")
     teacher, _ = load_network(config.teacher, modality, ROLES[modality])
     packed = open_training_set(config.source.data, config.source.extra)
     loader = Loader(
@@ -203,8 +215,9 @@ def run(config: Distill) -> dict[str, Any]:
         config.augmentation,
         labelled=labelled_numbers(config.source, packed),
         unlabelled=config.unlabelled if config.use_teacher else 0.0,
+        upright=net.upright,
     )
-    test = Loader(Packed(config.source.test), net.px, fabric.device)
+    test = Loader(Packed(config.source.test), net.px, fabric.device, upright=net.upright)
     own = packed if isinstance(packed, Packed) else packed.first
     loss = loss_of(net, own.bone_mm)
 

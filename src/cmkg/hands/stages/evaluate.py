@@ -110,7 +110,7 @@ def _score_weights(config: Evaluate, packed: Packed) -> _Scored:
     convention = Packed(config.convention) if config.convention else packed
     source = config.source or config.convention or config.data
     model, net = load_start(config.weights, config.student, source, convention)
-    loader = Loader(packed, net.px, fabric.device)
+    loader = Loader(packed, net.px, fabric.device, upright=net.upright)
     rotations = config.test_time_rotations_deg
     predictions = predict(model.to(fabric.device), loader, fabric, rotations)
     joints, _, scale_mm = (part.double().numpy() for part in predictions)

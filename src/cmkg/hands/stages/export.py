@@ -5,13 +5,16 @@ huggingface_hub's mixin loads it, cmkg.Hand does; with --onnx any program that r
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...cards import write_card
 from ...errors import InputError
-from ...runtime.files import load_weights, read_json, write_text
+from ...runtime.files import load_weights, read_json, save_weights, write_text
 from ..datasets.packed import Packed
+from ..network.finder import Finder
 from ..network.hand_student import HandStudent
 from .networks import read_net_config
 from .student_card import ABOUT_STUDENT, card_facts
@@ -36,6 +39,10 @@ class Export:
     """Write student.onnx, too: see inference/onnx_files.py."""
     int8: bool = False
     """And student-int8.onnx, in 8 bits, ranges and loss from --data."""
+    finder: str = ""
+    """Folder of a finished finder, for whole pictures; empty = squares all over them are tried."""
+    half: bool = False
+    """Keep the weights in 16 bits: half the size."""
 
     def __post_init__(self) -> None:
         if self.int8 and not self.data:
@@ -53,7 +60,9 @@ def run(config: Export) -> None:
         raise InputError(
             f"{stage}: expected a finished stage with one of {', '.join(WEIGHTS)}, found none"
         )
-    student = HandStudent(net.backbone, net.width, net.head, net.stem_stride, net.px)
+    student = HandStudent(
+        net.backbone, net.width, net.head, net.stem_stride, net.px, upright=net.upright
+    )
     if (config.data or config.onnx or config.int8) and net.head != "integral":
         raise InputError(
             "--data, --onnx, --int8: this student has the pooled head, which has no confidence "
@@ -74,6 +83,13 @@ def run(config: Export) -> None:
         reason = str(error).splitlines()[0]
         raise OSError(28, f"could not be written ({reason})", config.out) from error
     out = Path(config.out)
+    if config.finder:
+        finder = Finder()
+        load_weights(Path(config.finder) / "finder.safetensors", finder)
+        facts |= finder_facts(read_json(Path(config.finder) / "result.json"))
+        save_weights(out / "finder.safetensors", finder.half() if config.half else finder)
+    if config.half:
+        save_weights(out / "model.safetensors", copy.deepcopy(student).half())
     if packed is not None:
         facts |= write_reliability(student, packed, out)
     if config.onnx or config.int8:
@@ -82,6 +98,16 @@ def run(config: Export) -> None:
         facts |= write_in_8_bits(student, packed, out)
     write_card(out / "README.md", "A hand student", facts, ABOUT_STUDENT)
     print(f"{config.out}: load it with cmkg.Hand.from_pretrained({config.out!r})")
+
+
+def finder_facts(result: dict[str, Any]) -> dict[str, str]:
+    """What the finder's test said, for the card."""
+    told = {
+        "hands found in rendered pictures": result["found"],
+        "their side told": result["side_told"],
+        "pictures with a false hand": result["pictures_with_more"],
+    }
+    return {name: f"{100 * share:.1f} %" for name, share in told.items()}
 
 
 def write_reliability(student: HandStudent, packed: Packed, out: Path) -> dict[str, str]:
@@ -107,8 +133,8 @@ def write_in_8_bits(student: HandStudent, packed: Packed, out: Path) -> dict[str
     from ..inference.onnx_files import OnnxHand, error_of, write_int8
 
     path, small = out / "student.onnx", out / "student-int8.onnx"
-    write_int8(path, small, packed, student.px)
-    whole, eighth = (error_of(OnnxHand(one), packed, student.px) for one in (path, small))
+    write_int8(path, small, packed, student.config)
+    whole, eighth = (error_of(OnnxHand(one), packed, student.config) for one in (path, small))
     loss = f"{100 * (eighth / whole - 1):+.1f} % error ({whole:.3f} to {eighth:.3f} bones)"
     print(f"{small}: {loss}")
     return {"in 8 bits": loss}

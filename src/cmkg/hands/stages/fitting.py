@@ -20,7 +20,15 @@ from ...runtime.files import PathLike, read_arrays, write_atomically
 from ...runtime.random import batch_indices, generator
 from ...runtime.runs import Losses, Run
 from ..datasets.packed import JoinedSets, Packed, TrainingSet
-from ..network.augment import NONE, Augmentation, Stored, Turns, network_inputs
+from ..network.augment import (
+    NONE,
+    Augmentation,
+    Stored,
+    Turns,
+    network_inputs,
+    roll_turns,
+    upright_rolls,
+)
 from ..network.pose import HandBatch, Pose
 from ..skeleton import retarget_matrix
 from .settings import OptimConfig, SourceData, expect_share
@@ -92,7 +100,7 @@ class Loader:
     frames: only these of the set. modalities: of "rgb" and "depth". labelled: numbers of those that
     have labels; None is all. unlabelled: share of each batch that is drawn from the others; 0
     leaves them out. An epoch takes as many steps as the whole set does, however many have labels.
-    answers: a teacher's, of every sample of the set, in its order.
+    answers: a teacher's, of every sample of the set, in its order. upright: NetConfig.upright.
     """
 
     packed: TrainingSet
@@ -104,6 +112,7 @@ class Loader:
     labelled: np.ndarray | None = None
     unlabelled: float = 0.0
     answers: Pose | None = None
+    upright: bool = False
 
     def __post_init__(self) -> None:
         expect_modalities(self.packed, self.modalities)
@@ -171,7 +180,20 @@ class Loader:
             depth=pick(packed.depth) if with_depth and packed.depth is not None else None,
             answers=self._answers_of(rows),
         )
-        return network_inputs(stored, self.px, self.augmentation, draws, turns)
+        return network_inputs(stored, self.px, self.augmentation, draws, turns, self.upright)
+
+    def turns_of(self, rows: Sequence[int], angle_deg: float) -> Turns:
+        """The turn of these samples of a packed set that the network sees, turned on by an angle."""
+        turns = roll_turns(len(rows), angle_deg, self.device)
+        if not self.upright:
+            return turns
+        assert isinstance(self.packed, Packed)
+        numbers = np.asarray(rows)
+        joints, K = (
+            torch.from_numpy(one[numbers]).to(self.device)
+            for one in (self.packed.joints_mm, self.packed.K)
+        )
+        return turns._replace(R=turns.R @ upright_rolls(joints, K))
 
     def _answers_of(self, rows: np.ndarray) -> Pose | None:
         if self.answers is None:

@@ -20,6 +20,7 @@ from ...runtime.progress import Bar, note
 from ..inference.drawing import draw_hands
 from ..inference.exchange import csv_of, document_of, record_of
 from ..inference.hand import (
+    OWN,
     Hand,
     Sides,
     expect_box,
@@ -42,7 +43,7 @@ class Predict:
     """Pictures, videos, folders of them; `camera` is the first camera, `camera1` the second, until
     Ctrl-C."""
     weights: str = ""
-    """A folder that `cmkg export` wrote."""
+    """A folder that `cmkg export` wrote; empty = the student that comes with cmkg."""
     out: str = "hands"
     """Folder for hands.json, hands.csv and the pictures with skeletons."""
     side: Sides = "auto"
@@ -74,9 +75,7 @@ def run(config: Predict) -> None:
     Raises:
         InputError: at the end, where files could not be read.
     """
-    if not config.weights:
-        raise InputError("--weights: give the folder of a student, as `cmkg export` writes it")
-    hand = Hand.from_pretrained(config.weights, config.bone_mm or None)
+    hand = Hand.from_pretrained(config.weights or OWN, config.bone_mm or None)
     box = expect_box(numbers_of("--box", config.box)) if config.box else None
     K = camera_of(numbers_of("--camera", config.camera)) if config.camera else None
     sources = list(sources_of(config.paths))

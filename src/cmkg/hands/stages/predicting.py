@@ -15,7 +15,6 @@ from ...runtime.distributed import Processes, gather_lists
 from ...runtime.files import PathLike, write_arrays
 from ..datasets.packed import Packed
 from ..metrics import PoseMetrics, errors_mm
-from ..network.augment import roll_turns
 from ..skeleton import WRIST, bone_scale
 from .fitting import Loader, frame_range
 
@@ -54,7 +53,7 @@ def predict(
         rows = range(at, min(at + batch, last))
         total = torch.zeros(())
         for angle in test_time_rotations_deg:
-            turns = roll_turns(len(rows), angle, fabric.device)
+            turns = loader.turns_of(rows, angle)
             inputs = loader.fetch(rows, turns=turns)
             with fabric.autocast():
                 joints = model(inputs.picture(modality)).joints

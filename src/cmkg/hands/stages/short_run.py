@@ -126,7 +126,9 @@ def run(config: ShortRun) -> dict[str, Any]:
         labels: int = 0,
     ) -> LoaderBatches:
         kinds = ("rgb", "depth") if packed.depth is not None else ("rgb",)
-        loader = Loader(packed, config.net.px, "cpu", kinds, augmentation)
+        loader = Loader(
+            packed, config.net.px, "cpu", kinds, augmentation, upright=config.net.upright
+        )
         return LoaderBatches(loader, most, config.batch, config.seed, matrix, labels)
 
     def student() -> PoseNet:

@@ -83,8 +83,11 @@ def run(config: Source) -> dict[str, Any]:
         modalities,
         config.augmentation,
         labelled=labelled_numbers(config.source, packed),
+        upright=config.net.upright,
     )
-    test = Loader(Packed(config.source.test), px, fabric.device, modalities)
+    test = Loader(
+        Packed(config.source.test), px, fabric.device, modalities, upright=config.net.upright
+    )
     seed = config.optim.seed + (TEACHER_SEED if role == "teacher" else 0)
     start = pose_net(config.net, CHANNELS[config.modality], seed)
     if config.start:

@@ -29,7 +29,7 @@ from ..network.augment import Augmentation
 from ..network.heatmaps import heatmap_loss
 from ..network.pose import HandBatch, Pose
 from ..network.pose_loss import PoseLoss, loss_of
-from ..network.posenet import PoseNet, pose_net
+from ..network.posenet import NetConfig, PoseNet, pose_net
 from ..skeleton import bone_scale
 from .fitting import (
     Frames,
@@ -234,11 +234,16 @@ def run(config: Target) -> dict[str, Any]:
     to_unit_(start, bone_mm if config.scale == "set" else 0.0, bone_mm)
     prior = load_regulariser(config, start, packed)
     loader = Loader(
-        packed, net.px, fabric.device, augmentation=config.augmentation, frames=data.frames
+        packed,
+        net.px,
+        fabric.device,
+        augmentation=config.augmentation,
+        frames=data.frames,
+        upright=net.upright,
     )
-    test = Loader(scored, net.px, fabric.device, frames=data.validation)
+    test = Loader(scored, net.px, fabric.device, frames=data.validation, upright=net.upright)
     frame_range(scored, data.validation)
-    alongside = alongside_loader(config, net.px, fabric) if data.alongside else None
+    alongside = alongside_loader(config, net, fabric) if data.alongside else None
     loss = loss_of(net, packed.bone_mm)
 
     began = fingerprint(start)
@@ -306,7 +311,7 @@ def run(config: Target) -> dict[str, Any]:
         return finish_student(run, result, "A hand student, trained on the target")
 
 
-def alongside_loader(config: Target, px: int, fabric: Processes) -> Loader:
+def alongside_loader(config: Target, net: NetConfig, fabric: Processes) -> Loader:
     """What joins each batch: its labelled samples, or all with a teacher's answers.
 
     Raises:
@@ -315,7 +320,13 @@ def alongside_loader(config: Target, px: int, fabric: Processes) -> Loader:
     data = config.target
     alongside = Packed(data.alongside)
     labelled = SourceData(labels=data.alongside_labels, label_seed=data.label_seed)
-    loader = Loader(alongside, px, fabric.device, augmentation=config.augmentation)
+    loader = Loader(
+        alongside,
+        net.px,
+        fabric.device,
+        augmentation=config.augmentation,
+        upright=net.upright,
+    )
     if not data.alongside_answers:
         return replace(loader, labelled=labelled_numbers(labelled, alongside))
     answers = read_answers(data.alongside_answers)

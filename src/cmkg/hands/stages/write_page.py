@@ -13,8 +13,10 @@ from pathlib import Path
 from ...errors import InputError
 from ...runtime.files import write_atomically, write_json
 from ..inference.exchange import UNITS
-from ..inference.onnx_files import facts_of, write_onnx
-from ..network.hand_student import load_student
+from ..inference.hand import OWN as STUDENT
+from ..inference.onnx_files import facts_of, write_finder_onnx, write_onnx
+from ..network.finder import FINDER_PX
+from ..network.hand_student import load_finder, load_student
 from ..skeleton import BONES, FINGER_COLOURS, JOINTS
 
 OWN = Path(__file__).parents[1] / "page"
@@ -32,7 +34,7 @@ class Page:
     """Settings of a page."""
 
     weights: str = ""
-    """A folder that `cmkg export` wrote."""
+    """A folder that `cmkg export` wrote; empty = the student that comes with cmkg."""
     out: str = "page"
     """Folder to write."""
     onnxruntime_web: str = ""
@@ -45,9 +47,8 @@ def run(config: Page) -> None:
     Raises:
         InputError: no student, no onnxruntime-web, or a folder that holds something else.
     """
-    if not config.weights:
-        raise InputError("--weights: give the folder of a student, as `cmkg export` writes it")
-    student = load_student(config.weights)
+    student = load_student(config.weights or STUDENT)
+    finder = load_finder(config.weights or STUDENT)
     out = Path(config.out)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not is_page(out))):
         raise InputError(f"--out {out}: holds something else; give an empty or a new folder")
@@ -63,9 +64,12 @@ def run(config: Page) -> None:
         for source in (*(OWN / name for name in FILES), *(runtime / name for name in RUNTIME)):
             copy_file(source, out / source.name)
         write_onnx(student, out / "student.onnx")
+        if finder is not None:
+            write_finder_onnx(finder, out / "finder.onnx")
     facts = facts_of(student)
     page_facts = {
         "px": student.px,
+        "finder_px": FINDER_PX if finder is not None else 0,
         "bone_mm": float(facts["bone_mm"]),
         "joints": list(JOINTS),
         "bones": [list(bone) for bone in BONES],
@@ -80,7 +84,7 @@ def run(config: Page) -> None:
 def is_page(folder: Path) -> bool:
     """Whether an earlier call wrote this folder, or began to."""
     return (folder / FILES[0]).exists() and all(
-        one.name.startswith((*FILES, *RUNTIME, "student.onnx", "hand.json"))
+        one.name.startswith((*FILES, *RUNTIME, "student.onnx", "finder.onnx", "hand.json"))
         for one in folder.iterdir()
     )
 

@@ -1,0 +1,78 @@
+"""Where to look first: the finder's hands, or squares all over the picture where there is none."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Shaped
+
+from ..network.augment import normalise
+from ..network.finder import FINDER_PX, Finder, peaks
+from .seeing import Box, Picture
+
+SURE = 0.3  # score of what is looked at; docs/results/photographs.json has what it finds and misses
+MOST = 8  # hands of a picture
+MULTIPLE = 32  # of pixels, that the finder's picture has a side
+LARGER = 2  # times the finder's picture, where it finds nothing: small hands
+# First boxes without a finder: the whole picture, then squares of these shares of its shorter side,
+# half of one apart.
+SHARES = (1.0, 0.6)
+MOST_IN_A_ROW = 12  # of these squares, in a panorama
+
+
+class Candidate(NamedTuple):
+    """Where a hand may be. left_share: the chance that it is a left one."""
+
+    box: Box
+    left_share: float
+
+
+@torch.inference_mode()
+def find_candidates(finder: Finder, picture: Picture) -> list[Candidate]:
+    """The finder's hands in a picture of any size, the surest first."""
+    device = next(finder.parameters()).device
+    for px in (FINDER_PX, LARGER * FINDER_PX):
+        shrunken, scale = shrink(picture, px)
+        x = torch.from_numpy(shrunken).to(device).permute(2, 0, 1)[None].float() / 255
+        maps = finder(normalise(x).contiguous(memory_format=torch.channels_last))
+        found = peaks(maps, SURE, MOST)[0]
+        if found:
+            break
+    half = 0.5 * scale - 0.5  # a pixel's middle is a whole number
+    return [
+        Candidate(Box(one.x * scale + half, one.y * scale + half, one.side * scale), one.left_share)
+        for one in found
+    ]
+
+
+def shrink(picture: Picture, px: int) -> tuple[Shaped[np.ndarray, "h2 w2 3"], float]:
+    """The picture with its longer side px pixels, its edge repeated to multiples of MULTIPLE.
+
+    Returns:
+        It, and how many of the picture's pixels one of its pixels is wide.
+    """
+    scale = max(picture.shape[:2]) / px
+    height, width = (max(round(length / scale), 1) for length in picture.shape[:2])
+    method = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
+    small = cv2.resize(picture, (width, height), interpolation=method)
+    below, right = (-length % MULTIPLE for length in (height, width))
+    return cv2.copyMakeBorder(small, 0, below, 0, right, cv2.BORDER_REPLICATE), scale
+
+
+def first_boxes(picture: Picture) -> list[Box]:
+    """Where a hand may be in a picture that nobody knows."""
+    height, width = picture.shape[:2]
+    boxes = [Box(width / 2, height / 2, float(max(height, width)))]
+    for share in SHARES:
+        side = share * min(height, width)
+        for y in _middles(height, side):
+            boxes += [Box(x, y, side) for x in _middles(width, side)]
+    return boxes
+
+
+def _middles(length: float, side: float) -> list[float]:
+    count = min(max(round((length - side) / (side / 2)) + 1, 1), MOST_IN_A_ROW)
+    return np.linspace(side / 2, length - side / 2, count).tolist() if count > 1 else [length / 2]

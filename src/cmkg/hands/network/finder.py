@@ -1,0 +1,144 @@
+"""Finder: where in a whole picture right and left hands are, and how large.
+
+Centres as peaks of heatmaps (Zhou et al., Objects as Points, 2019), one a side of the body; a hand's
+size at its peak.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from .resnet import ConvLayer, ResNet
+
+FINDER_PX = 128  # pixels a side of its picture
+STRIDE = 8
+CELLS = FINDER_PX // STRIDE
+STEM_CHANNELS = 16
+CHANNELS = (16, 32, 64, 96)
+HEAD_CHANNELS = 48
+RARE = -3.0  # log odds of a centre in a cell, before it is trained
+PEAK = 0.7  # cells: a target's standard deviation
+SIZE_WEIGHT = 0.5  # of the size's loss
+
+
+class Found(NamedTuple):
+    """A hand: its box's middle and side, in pixels of the finder's picture; score: 0 to 1."""
+
+    x: float
+    y: float
+    side: float
+    score: float
+    left_share: float
+    """Chance that it is a left hand, if it is one."""
+
+
+class FinderMaps(NamedTuple):
+    """centres: log odds, right hands then left. size: log of the box's side over FINDER_PX."""
+
+    centres: Float[Tensor, "b 2 h w"]
+    size: Float[Tensor, "b h w"]
+
+
+class Finder(nn.Module):
+    """Whole pictures to FinderMaps; see `peaks`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = ResNet(3, STEM_CHANNELS, CHANNELS, (1, 1, 1, 1))
+        self.lateral = nn.ModuleList(nn.Conv2d(c, HEAD_CHANNELS, 1) for c in CHANNELS[1:])
+        self.smooth = ConvLayer(HEAD_CHANNELS, HEAD_CHANNELS)
+        self.maps = nn.Conv2d(HEAD_CHANNELS, 3, 1)
+        with torch.no_grad():
+            assert self.maps.bias is not None
+            self.maps.bias.copy_(torch.tensor([RARE, RARE, -1.0]))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> FinderMaps:
+        """Normalised pictures, of sides that are multiples of 32, to maps of an eighth of them."""
+        merged: Tensor | None = None
+        for lateral, one in zip(
+            reversed(self.lateral), reversed(self.backbone(x)[1:]), strict=True
+        ):
+            own = lateral(one)
+            merged = own if merged is None else own + F.interpolate(merged, size=own.shape[2:])
+        assert merged is not None
+        out = self.maps(self.smooth(merged)).float()
+        return FinderMaps(out[:, :2], out[:, 2])
+
+
+def finder_targets(
+    boxes: list[Float[Tensor, "n 4"]], cells: int = CELLS
+) -> tuple[Float[Tensor, "b 2 h w"], Float[Tensor, "b h w"], Shaped[Tensor, "b h w"]]:
+    """What the maps should be: peaks, sizes, and where sizes count.
+
+    Args:
+        boxes: of each picture x, y, side in pixels, and 1 for a left hand.
+        cells: of a map's side.
+    """
+    centres = torch.zeros(len(boxes), 2, cells, cells)
+    size = torch.zeros(len(boxes), cells, cells)
+    counts = torch.zeros(len(boxes), cells, cells, dtype=torch.bool)
+    steps = torch.arange(cells)
+    for number, own in enumerate(boxes):
+        for x, y, side, left in own.tolist():
+            column, row = (min(max(int((c + 0.5) / STRIDE), 0), cells - 1) for c in (x, y))
+            off = (steps[:, None] - row) ** 2 + (steps[None] - column) ** 2
+            peak = (-off / (2 * PEAK**2)).exp()
+            centres[number, int(left)] = torch.maximum(centres[number, int(left)], peak)
+            near = off <= 1
+            size[number][near] = torch.tensor(side / FINDER_PX).log()
+            counts[number] |= near
+    return centres, size, counts
+
+
+def finder_loss(maps: FinderMaps, boxes: list[Float[Tensor, "n 4"]]) -> dict[str, Tensor]:
+    """The focal loss of Objects as Points (Eq. 1 there), and L1 of the sizes' logarithms."""
+    centres, size, counts = (t.to(maps.size.device) for t in finder_targets(boxes))
+    is_peak = centres == 1
+    hands = is_peak.sum().clamp_min(1)
+    right = F.logsigmoid(maps.centres) * (1 - maps.centres.sigmoid()) ** 2
+    wrong = F.logsigmoid(-maps.centres) * maps.centres.sigmoid() ** 2 * (1 - centres) ** 4
+    focal = -torch.where(is_peak, right, wrong).sum() / hands
+    off = (maps.size - size).abs()[counts].sum() / counts.sum().clamp_min(1)
+    return {"centres": focal, "size": SIZE_WEIGHT * off}
+
+
+def peaks(maps: FinderMaps, at_least: float, most: int) -> list[list[Found]]:
+    """The hands of each picture, the surest first.
+
+    A peak is the largest of its neighbours on both sides' maps together; its place is the mean of
+    the neighbourhood.
+    """
+    chance = maps.centres.sigmoid()
+    both, _ = chance.max(1)
+    largest = F.max_pool2d(both[:, None], 3, 1, 1)[:, 0]
+    is_peak = (both == largest) & (both >= at_least)
+    padded = F.pad(both, (1, 1, 1, 1))
+    found: list[list[Found]] = []
+    for number in range(len(both)):
+        own = []
+        for row, column in is_peak[number].nonzero().tolist():
+            patch = padded[number, row : row + 3, column : column + 3]
+            dy, dx = ((patch * step).sum() / patch.sum() for step in _steps(patch))
+            right, left = chance[number, :, row, column].tolist()
+            own.append(
+                Found(
+                    (column + 0.5 + float(dx)) * STRIDE - 0.5,
+                    (row + 0.5 + float(dy)) * STRIDE - 0.5,
+                    float(maps.size[number, row, column].exp()) * FINDER_PX,
+                    max(right, left),
+                    left / (left + right),
+                )
+            )
+        found.append(sorted(own, key=lambda one: -one.score)[:most])
+    return found
+
+
+def _steps(patch: Float[Tensor, "3 3"]) -> tuple[Tensor, Tensor]:
+    steps = torch.arange(-1.0, 2.0, device=patch.device)
+    return steps[:, None], steps[None]
