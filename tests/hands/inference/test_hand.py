@@ -150,7 +150,7 @@ def test_what_is_no_picture_is_one_sentence(hand, tmp_path):
     for settings, weights, sentence in (
         ("{", b"", "expected a hand student's settings"),
         ('{"nonsense": 1}', b"", "expected a hand student's settings"),
-        ('{"backbone": "resnet10", "width": 0.125}', b"junk", "expected this student's weights"),
+        ('{"backbone": "resnet10", "width": 0.125}', b"junk", "expected weights of HandStudent"),
     ):
         (tmp_path / "config.json").write_text(settings)
         (tmp_path / "model.safetensors").write_bytes(weights)

@@ -11,7 +11,7 @@ from jaxtyping import Shaped
 
 from ..network.augment import normalise
 from ..network.finder import FINDER_PX, Finder, peaks
-from .seeing import Box, Picture
+from .seeing import Box, Direction, Picture
 
 SURE = 0.3  # score of what is looked at; docs/results/photographs.json has what it finds and misses
 MOST = 8  # hands of a picture
@@ -24,10 +24,11 @@ MOST_IN_A_ROW = 12  # of these squares, in a panorama
 
 
 class Candidate(NamedTuple):
-    """Where a hand may be. left_share: the chance that it is a left one."""
+    """Where a hand may be. left_share: the chance that it is a left one. towards: see Place."""
 
     box: Box
     left_share: float
+    towards: Direction
 
 
 @torch.inference_mode()
@@ -43,7 +44,11 @@ def find_candidates(finder: Finder, picture: Picture) -> list[Candidate]:
             break
     half = 0.5 * scale - 0.5  # a pixel's middle is a whole number
     return [
-        Candidate(Box(one.x * scale + half, one.y * scale + half, one.side * scale), one.left_share)
+        Candidate(
+            Box(one.x * scale + half, one.y * scale + half, one.side * scale),
+            one.left_share,
+            one.towards,
+        )
         for one in found
     ]
 

@@ -21,15 +21,27 @@ from ..network.hand_student import HandStudent, load_finder, load_student
 from .finding import Candidate, find_candidates, first_boxes
 from .pictures import read_with_scale
 from .placing import place_wrist
-from .seeing import Box, Picture, Points, View, assumed_camera, look_at
+from .seeing import (
+    UP,
+    Box,
+    Direction,
+    Picture,
+    Place,
+    Points,
+    Side,
+    View,
+    assumed_camera,
+    direction_of,
+    look_at,
+)
 
-Side = Literal["right", "left"]
 Sides = Literal["right", "left", "auto"]
 
 OWN = Path(__file__).with_name("student")  # what comes with cmkg: README.md there is its card
 SMALLEST = 8  # pixels a side of a picture that is looked at
 PASSES = 4  # looks at a hand at most, each at the box of the joints that the last one found
-STILL = 0.85  # overlap of two boxes after which nothing is to be gained
+# Which way a hand may point where nobody says it.
+WAYS: tuple[Direction, ...] = (UP, (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0))
 FIRST = 6  # places in a picture that are looked at closely
 ONE_SIDE = 0.9  # chance of a side at which the other one is not tried
 FOUND = 0.5  # mean confidence of what is called a hand
@@ -58,7 +70,7 @@ class _Look(NamedTuple):
     """What the network said of a view, on the picture."""
 
     view: View
-    box: Box
+    place: Place
     joints: Float[np.ndarray, "21 3"]
     joints_px: Points
     confidence: Float[np.ndarray, " 21"]
@@ -66,10 +78,6 @@ class _Look(NamedTuple):
     @property
     def certainty(self) -> float:
         return float(self.confidence.mean())
-
-    @property
-    def side(self) -> Side:
-        return "left" if self.view.mirrored else "right"
 
     @property
     def own_box(self) -> Box:
@@ -151,7 +159,8 @@ class Hand:
         sides: tuple[Side, ...] = ("right", "left") if side == "auto" else (side,)
         camera = assumed_camera(picture) if K is None else smaller_camera(expect_camera(K), scale)
         if box is not None:
-            looks = [self.refine(picture, camera, smaller_box(expect_box(box), scale), sides)]
+            own = smaller_box(expect_box(box), scale)
+            looks = [self.refine(picture, camera, self.ways(own, sides))]
         else:
             looks = self.find(picture, camera, sides)
         results = [self._result(look) for look in looks]
@@ -167,8 +176,8 @@ class Hand:
         One look, at the box of the last joints: the quick way.
         """
         camera = assumed_camera(picture) if K is None else K
-        box = Box.of_joints(last.joints_px)
-        look = self.look(picture, camera, [(box, last.side)])[0]
+        place = Place(Box.of_joints(last.joints_px), last.side, self._way_of(last.joints_px))
+        (look,) = self.look(picture, camera, [place])
         if look.certainty < FOUND:
             return None
         result = self._result(look)
@@ -177,14 +186,11 @@ class Hand:
     # ---- looking ---------------------------------------------------------------------------------
     @torch.inference_mode()
     def look(
-        self,
-        picture: Picture,
-        K: Float[np.ndarray, "3 3"],
-        boxes: Sequence[tuple[Box, Side]],
+        self, picture: Picture, K: Float[np.ndarray, "3 3"], places: Sequence[Place]
     ) -> list[_Look]:
-        """One pass of the network over these boxes, together."""
+        """One pass of the network over these places, together."""
         px = self.student.px
-        views = [look_at(picture, box, K, px, side == "left") for box, side in boxes]
+        views = [look_at(picture, place, K, px) for place in places]
         pixels = np.stack([view.picture for view in views])
         device = next(self.student.parameters()).device
         x = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255
@@ -193,58 +199,69 @@ class Hand:
         joints = _to_numpy(pose.joints)
         uv = _to_numpy(pose.uv)
         return [
-            _Look(view, box, joints[i], view.to_picture(uv[i]), confidence[i])
-            for i, (view, (box, _)) in enumerate(zip(views, boxes, strict=True))
+            _Look(view, place, joints[i], view.to_picture(uv[i]), confidence[i])
+            for i, (view, place) in enumerate(zip(views, places, strict=True))
         ]
 
     def refine(
-        self,
-        picture: Picture,
-        K: Float[np.ndarray, "3 3"],
-        box: Box,
-        sides: Sequence[Side],
+        self, picture: Picture, K: Float[np.ndarray, "3 3"], places: Sequence[Place]
     ) -> _Look:
-        """Looks again at the box of the joints that were found, until it stands still.
+        """The surest of some looks, and again at what it found, until that stands still.
 
         The surest look counts: a network that is lost in a box may be more so in its own.
         """
-        best = now = max(
-            self.look(picture, K, [(box, side) for side in sides]), key=attrgetter("certainty")
-        )
-        side = best.side
+        best = now = max(self.look(picture, K, places), key=attrgetter("certainty"))
         for _ in range(PASSES - 1):
-            box = now.box.towards(now.own_box)
-            if box.overlap(now.box) > STILL:
+            box = now.place.box.towards(now.own_box)
+            place = Place(box, now.place.side, self._way_of(now.joints_px))
+            if place.agrees(now.place):
                 break
-            (now,) = self.look(picture, K, [(box, side)])
+            (now,) = self.look(picture, K, [place])
             best = max(best, now, key=attrgetter("certainty"))
         return best
+
+    def _way_of(self, joints_px: Points) -> Direction:
+        """What is up for the student where these joints are."""
+        return direction_of(joints_px) if self.student.config.upright else UP
+
+    def ways(self, box: Box, sides: Sequence[Side]) -> list[Place]:
+        """How a hand of unknown direction may lie in a box."""
+        ways = WAYS if self.student.config.upright else (UP,)
+        return [Place(box, side, way) for side in sides for way in ways]
 
     def find(
         self, picture: Picture, K: Float[np.ndarray, "3 3"], sides: Sequence[Side]
     ) -> list[_Look]:
         """The hands of a whole picture, the surest first; none where nothing is sure enough."""
         found: list[_Look] = []
-        for box, own_sides in self._first_boxes(picture, K, sides):
-            if any(box.is_same_hand(other.own_box) for other in found):
+        for places in self._first_places(picture, K, sides):
+            if any(places[0].box.is_same_hand(other.own_box) for other in found):
                 continue
-            refined = self.refine(picture, K, box, own_sides)
+            refined = self.refine(picture, K, places)
             is_known = any(refined.own_box.is_same_hand(one.own_box) for one in found)
             if refined.certainty >= FOUND and not is_known:
                 found.append(refined)
         return sorted(found, key=attrgetter("certainty"), reverse=True)
 
-    def _first_boxes(
+    def _first_places(
         self, picture: Picture, K: Float[np.ndarray, "3 3"], sides: Sequence[Side]
-    ) -> list[tuple[Box, Sequence[Side]]]:
-        """Where hands may be, the surest first, and which sides to try there."""
+    ) -> list[list[Place]]:
+        """Of each hand that there may be, the likeliest first, the places to look at."""
         if self.finder is None:
-            first = [(box, side) for box in first_boxes(picture) for side in sides]
+            first = [place for box in first_boxes(picture) for place in self.ways(box, sides)]
             looks = self.look(picture, K, first)
             looks.sort(key=attrgetter("certainty"), reverse=True)
-            return [(look.own_box, sides) for look in looks[:FIRST]]
-        candidates = find_candidates(self.finder, picture)[:FIRST]
-        return [(one.box, sides_of(one, sides)) for one in candidates]
+            return [
+                [Place(look.own_box, side, self._way_of(look.joints_px)) for side in sides]
+                for look in looks[:FIRST]
+            ]
+        return [
+            [
+                Place(one.box, side, one.towards if self.student.config.upright else UP)
+                for side in sides_of(one, sides)
+            ]
+            for one in find_candidates(self.finder, picture)[:FIRST]
+        ]
 
     # ---- results ---------------------------------------------------------------------------------
     def _result(self, look: _Look) -> HandResult:
@@ -252,8 +269,8 @@ class Hand:
         return HandResult(
             joints_px=look.joints_px,
             joints_mm=self.bone_mm * joints,
-            side=look.side,
-            box=look.box.corner_and_size(),
+            side=look.place.side,
+            box=look.place.box.corner_and_size(),
             confidence=look.confidence,
         )
 

@@ -5,14 +5,17 @@ As for every sample (geometry.py) the box is seen by a virtual camera that looks
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Float, Shaped
 
 from .. import geometry
+from ..skeleton import MIDDLE_MCP, WRIST
 
+Side = Literal["right", "left"]
+Direction = tuple[float, float]
 Matrix = Float[np.ndarray, "3 3"]
 Points = Float[np.ndarray, "21 2"]
 Picture = Shaped[np.ndarray, "h w 3"]
@@ -20,6 +23,9 @@ Picture = Shaped[np.ndarray, "h w 3"]
 FOCAL = 1.2  # of a picture's longer side, where nobody gives the camera: 45 degrees across
 BIGGER = 1.6  # times, from one look to the next at most
 SAME_HAND = 0.5  # of the smaller box
+UP: Direction = (0.0, -1.0)
+STILL = 0.85  # overlap of two boxes after which nothing is to be gained
+SAME_WAY = 0.97  # cosine of two directions, likewise
 REACH = 0.75  # of a box's side to each side of its middle: what a turned camera can see of it
 
 
@@ -67,6 +73,30 @@ class Box(NamedTuple):
         return max(width, 0.0) * max(height, 0.0)
 
 
+class Place(NamedTuple):
+    """Where and how to look: a box, whose hand, and which way up.
+
+    towards: x and y of the direction on the picture, of length 1, that is up in what the network
+    sees: from the wrist to the middle MCP, for a student that sees hands upright.
+    """
+
+    box: Box
+    side: Side
+    towards: Direction = UP
+
+    def agrees(self, other: Place) -> bool:
+        """Whether looking there, too, would show about the same."""
+        cosine = self.towards[0] * other.towards[0] + self.towards[1] * other.towards[1]
+        return self.box.overlap(other.box) > STILL and cosine > SAME_WAY
+
+
+def direction_of(joints_px: Points) -> Direction:
+    """From the wrist to the middle MCP, of length 1; up where they are in one place."""
+    x, y = joints_px[MIDDLE_MCP] - joints_px[WRIST]
+    length = float(np.hypot(x, y))
+    return (float(x) / length, float(y) / length) if length > 1e-6 else UP
+
+
 class View(NamedTuple):
     """A box as the network sees it.
 
@@ -101,16 +131,16 @@ def assumed_camera(picture: Picture) -> Matrix:
     return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
 
 
-def look_at(picture: Picture, box: Box, K: Matrix, px: int, mirrored: bool) -> View:
-    """The box, px pixels a side; beyond the picture its edge repeats.
+def look_at(picture: Picture, place: Place, K: Matrix, px: int) -> View:
+    """The place, px pixels a side, a left hand as a right one; beyond the picture its edge repeats.
 
     Args:
         picture: uint8 RGB.
-        box: of a hand.
+        place: where to look.
         K: of the picture's camera.
         px: pixels a side.
-        mirrored: True shows a left hand as a right one.
     """
+    box, mirrored = place.box, place.side == "left"
     flip, camera = np.eye(3), K.copy()
     centre = np.array([box.x, box.y])
     if mirrored:
@@ -119,6 +149,8 @@ def look_at(picture: Picture, box: Box, K: Matrix, px: int, mirrored: bool) -> V
         camera[0, 2] = last - K[0, 2]
         centre[0] = last - box.x
     K_view, R = geometry.virtual_camera(camera, centre, box.side, px)
+    x, y = -place.towards[0] if mirrored else place.towards[0], place.towards[1]
+    R = np.array([[-y, x, 0], [-x, -y, 0], [0, 0, 1]]) @ R
     to_view = geometry.homography(camera, R, K_view) @ flip
     region, to_region = _shrunken_region(picture, box, px)
     seen = cv2.warpPerspective(

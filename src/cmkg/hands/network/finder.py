@@ -1,11 +1,12 @@
-"""Finder: where in a whole picture right and left hands are, and how large.
+"""Finder: where in a whole picture right and left hands are, how large, and which way they point.
 
-Centres as peaks of heatmaps (Zhou et al., Objects as Points, 2019), one a side of the body; a hand's
-size at its peak.
+Centres as peaks of heatmaps (Zhou et al., Objects as Points, 2019), one a side of the body; a
+hand's size and direction at its peak.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ CHANNELS = (16, 32, 64, 96)
 HEAD_CHANNELS = 48
 RARE = -3.0  # log odds of a centre in a cell, before it is trained
 PEAK = 0.7  # cells: a target's standard deviation
-SIZE_WEIGHT = 0.5  # of the size's loss
+SIZE_WEIGHT, TOWARDS_WEIGHT = 0.5, 0.5  # of their losses
 
 
 class Found(NamedTuple):
@@ -35,13 +36,27 @@ class Found(NamedTuple):
     score: float
     left_share: float
     """Chance that it is a left hand, if it is one."""
+    towards: tuple[float, float]
+    """x and y of the direction from the wrist to the middle MCP, of length 1."""
 
 
 class FinderMaps(NamedTuple):
-    """centres: log odds, right hands then left. size: log of the box's side over FINDER_PX."""
+    """centres: log odds, right hands then left. size: log of the box's side over FINDER_PX.
+    towards: x and y, see Found.
+    """
 
     centres: Float[Tensor, "b 2 h w"]
     size: Float[Tensor, "b h w"]
+    towards: Float[Tensor, "b 2 h w"]
+
+
+class Targets(NamedTuple):
+    """What FinderMaps should be, centres from 0 to 1; counts: where size and towards count."""
+
+    centres: Float[Tensor, "b 2 h w"]
+    size: Float[Tensor, "b h w"]
+    towards: Float[Tensor, "b 2 h w"]
+    counts: Shaped[Tensor, "b h w"]
 
 
 class Finder(nn.Module):
@@ -52,10 +67,10 @@ class Finder(nn.Module):
         self.backbone = ResNet(3, STEM_CHANNELS, CHANNELS, (1, 1, 1, 1))
         self.lateral = nn.ModuleList(nn.Conv2d(c, HEAD_CHANNELS, 1) for c in CHANNELS[1:])
         self.smooth = ConvLayer(HEAD_CHANNELS, HEAD_CHANNELS)
-        self.maps = nn.Conv2d(HEAD_CHANNELS, 3, 1)
+        self.maps = nn.Conv2d(HEAD_CHANNELS, 5, 1)
         with torch.no_grad():
             assert self.maps.bias is not None
-            self.maps.bias.copy_(torch.tensor([RARE, RARE, -1.0]))
+            self.maps.bias.copy_(torch.tensor([RARE, RARE, -1.0, 0.0, 0.0]))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> FinderMaps:
@@ -68,44 +83,51 @@ class Finder(nn.Module):
             merged = own if merged is None else own + F.interpolate(merged, size=own.shape[2:])
         assert merged is not None
         out = self.maps(self.smooth(merged)).float()
-        return FinderMaps(out[:, :2], out[:, 2])
+        return FinderMaps(out[:, :2], out[:, 2], out[:, 3:])
 
 
-def finder_targets(
-    boxes: list[Float[Tensor, "n 4"]], cells: int = CELLS
-) -> tuple[Float[Tensor, "b 2 h w"], Float[Tensor, "b h w"], Shaped[Tensor, "b h w"]]:
-    """What the maps should be: peaks, sizes, and where sizes count.
+def finder_targets(boxes: list[Float[Tensor, "_ 6"]], cells: int = CELLS) -> Targets:
+    """What the maps should be.
 
     Args:
-        boxes: of each picture x, y, side in pixels, and 1 for a left hand.
+        boxes: of each picture x, y, side in pixels, 1 for a left hand, x and y of its direction.
         cells: of a map's side.
     """
-    centres = torch.zeros(len(boxes), 2, cells, cells)
-    size = torch.zeros(len(boxes), cells, cells)
-    counts = torch.zeros(len(boxes), cells, cells, dtype=torch.bool)
+    count = len(boxes)
+    centres = torch.zeros(count, 2, cells, cells)
+    size = torch.zeros(count, cells, cells)
+    towards = torch.zeros(count, 2, cells, cells)
+    counts = torch.zeros(count, cells, cells, dtype=torch.bool)
     steps = torch.arange(cells)
     for number, own in enumerate(boxes):
-        for x, y, side, left in own.tolist():
+        for x, y, side, left, right, down in own.tolist():
             column, row = (min(max(int((c + 0.5) / STRIDE), 0), cells - 1) for c in (x, y))
             off = (steps[:, None] - row) ** 2 + (steps[None] - column) ** 2
             peak = (-off / (2 * PEAK**2)).exp()
             centres[number, int(left)] = torch.maximum(centres[number, int(left)], peak)
             near = off <= 1
             size[number][near] = torch.tensor(side / FINDER_PX).log()
+            towards[number, :, near] = torch.tensor([[right], [down]])
             counts[number] |= near
-    return centres, size, counts
+    return Targets(centres, size, towards, counts)
 
 
-def finder_loss(maps: FinderMaps, boxes: list[Float[Tensor, "n 4"]]) -> dict[str, Tensor]:
-    """The focal loss of Objects as Points (Eq. 1 there), and L1 of the sizes' logarithms."""
-    centres, size, counts = (t.to(maps.size.device) for t in finder_targets(boxes))
-    is_peak = centres == 1
+def finder_loss(maps: FinderMaps, boxes: list[Float[Tensor, "_ 6"]]) -> dict[str, Tensor]:
+    """The focal loss of Objects as Points (Eq. 1 there), and L1 of sizes' logarithms and ways."""
+    target = Targets(*(t.to(maps.size.device) for t in finder_targets(boxes)))
+    is_peak = target.centres == 1
     hands = is_peak.sum().clamp_min(1)
     right = F.logsigmoid(maps.centres) * (1 - maps.centres.sigmoid()) ** 2
-    wrong = F.logsigmoid(-maps.centres) * maps.centres.sigmoid() ** 2 * (1 - centres) ** 4
-    focal = -torch.where(is_peak, right, wrong).sum() / hands
-    off = (maps.size - size).abs()[counts].sum() / counts.sum().clamp_min(1)
-    return {"centres": focal, "size": SIZE_WEIGHT * off}
+    others = (1 - target.centres) ** 4
+    wrong = F.logsigmoid(-maps.centres) * maps.centres.sigmoid() ** 2 * others
+    cells = target.counts.sum().clamp_min(1)
+    size = (maps.size - target.size).abs()[target.counts].sum() / cells
+    towards = (maps.towards - target.towards).abs().sum(1)[target.counts].sum() / cells
+    return {
+        "centres": -torch.where(is_peak, right, wrong).sum() / hands,
+        "size": SIZE_WEIGHT * size,
+        "towards": TOWARDS_WEIGHT * towards,
+    }
 
 
 def peaks(maps: FinderMaps, at_least: float, most: int) -> list[list[Found]]:
@@ -133,10 +155,16 @@ def peaks(maps: FinderMaps, at_least: float, most: int) -> list[list[Found]]:
                     float(maps.size[number, row, column].exp()) * FINDER_PX,
                     max(right, left),
                     left / (left + right),
+                    _of_length_1(*maps.towards[number, :, row, column].tolist()),
                 )
             )
         found.append(sorted(own, key=lambda one: -one.score)[:most])
     return found
+
+
+def _of_length_1(x: float, y: float) -> tuple[float, float]:
+    length = math.hypot(x, y)
+    return (x / length, y / length) if length > 1e-6 else (0.0, -1.0)
 
 
 def _steps(patch: Float[Tensor, "3 3"]) -> tuple[Tensor, Tensor]:

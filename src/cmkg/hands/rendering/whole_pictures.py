@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from .. import geometry
+from ..skeleton import MIDDLE_MCP, WRIST
 from .backgrounds import background, photographs
 from .scenes import stream
 
@@ -21,15 +22,16 @@ SMALLEST_SHARE = 0.3  # of a stored picture's side that a tile shows
 LAYOUTS = ((1, 1), (1, 2), (2, 1), (2, 2))  # rows and columns of tiles
 LAYOUT_SHARES = (0.6, 0.12, 0.12, 0.16)
 
-Picture = Shaped[np.ndarray, "h w 3"]
-Boxes = Float[np.ndarray, "n 4"]  # x, y, side in pixels; 1 for a left hand
+Picture = Shaped[np.ndarray, "_ _ 3"]
+# x, y, side in pixels; 1 for a left hand; x and y of the way from the wrist to the middle MCP
+Boxes = Float[np.ndarray, "n 6"]
 
 
 class Hands(NamedTuple):
-    """Rendered pictures of right hands, and the protocol's box of each: x, y, side in pixels."""
+    """Rendered pictures of right hands; of each the protocol's box, and its direction."""
 
     pictures: Shaped[np.ndarray, "n px px 3"]
-    boxes: Float[np.ndarray, "n 3"]
+    boxes: Boxes
 
     @classmethod
     def of(
@@ -41,8 +43,10 @@ class Hands(NamedTuple):
         """Those of a packed set's arrays."""
         boxes = []
         for joints, camera in zip(joints_mm, K, strict=True):
-            (x, y), side = geometry.crop_box(geometry.project(joints, camera))
-            boxes.append((x, y, side))
+            pixels = geometry.project(joints, camera)
+            (x, y), side = geometry.crop_box(pixels)
+            way = pixels[MIDDLE_MCP] - pixels[WRIST]
+            boxes.append((x, y, side, 0.0, *(way / max(np.linalg.norm(way), 1e-6))))
         return cls(pictures, np.array(boxes))
 
 
@@ -55,7 +59,7 @@ def empty_pictures(count: int, px: int, seed: int) -> Shaped[np.ndarray, "n px p
 
 
 def whole_picture(
-    rng: np.random.Generator, sets: Sequence[Hands], empty: Shaped[np.ndarray, "n p p 3"], px: int
+    rng: np.random.Generator, sets: Sequence[Hands], empty: Shaped[np.ndarray, "m p p 3"], px: int
 ) -> tuple[Shaped[np.ndarray, "px px 3"], Boxes]:
     """A picture of px x px pixels, and the boxes of the hands whose middles are in it."""
     rows, columns = LAYOUTS[rng.choice(len(LAYOUTS), p=LAYOUT_SHARES)]
@@ -67,14 +71,14 @@ def whole_picture(
             tile, own = _tile(rng, sets, empty, height, width)
             y, x = row * height, column * width
             out[y : y + height, x : x + width] = tile
-            boxes.append(own + [x, y, 0, 0])
+            boxes.append(own + [x, y, 0, 0, 0, 0])
     return out, np.concatenate(boxes)
 
 
 def _tile(
     rng: np.random.Generator,
     sets: Sequence[Hands],
-    empty: Shaped[np.ndarray, "n p p 3"],
+    empty: Shaped[np.ndarray, "m p p 3"],
     height: int,
     width: int,
 ) -> tuple[Picture, Boxes]:
@@ -82,7 +86,7 @@ def _tile(
     if rng.random() < EMPTY:
         picture, box = empty[rng.integers(len(empty))], None
     else:
-        hands = sets[rng.integers(len(sets))]
+        hands = sets[int(rng.integers(len(sets)))]
         number = rng.integers(len(hands.pictures))
         picture, box = hands.pictures[number], hands.boxes[number]
     whole = picture.shape[0]
@@ -101,10 +105,11 @@ def _tile(
     size = (width, height)
     tile = cv2.warpAffine(source, to_tile, size, borderMode=cv2.BORDER_REPLICATE)
     if box is None:
-        return tile, np.zeros((0, 4))
+        return tile, np.zeros((0, 6))
     x, y = scale * (box[0] - x0), scale * (box[1] - y0)
     if left:
         x = width - 1 - x
     if not (0 <= x < width and 0 <= y < height):
-        return tile, np.zeros((0, 4))
-    return tile, np.array([[x, y, scale * box[2], float(left)]])
+        return tile, np.zeros((0, 6))
+    right = -box[4] if left else box[4]
+    return tile, np.array([[x, y, scale * box[2], float(left), right, box[5]]])

@@ -49,10 +49,10 @@ class TrainFinder:
 
 
 class WholeBatch(NamedTuple):
-    """pictures: normalised. boxes: of each x, y, side in pixels; 1 for a left hand."""
+    """pictures: normalised. boxes: as finder_targets takes them."""
 
     pictures: Float[Tensor, "b 3 px px"]
-    boxes: list[Float[Tensor, "n 4"]]
+    boxes: list[Float[Tensor, "_ 6"]]
 
 
 class WholePictures:
@@ -92,7 +92,7 @@ def run(config: TrainFinder) -> dict[str, Any]:
     pictures = max(config.pictures // optim.batch, 1) * optim.batch
     total = optim.epochs * pictures // optim.batch
     with run.claim():
-        state = {"model": model, "optimizer": optimizer}
+        state: dict[str, Any] = {"model": model, "optimizer": optimizer}
         for step, log in run.steps(total, state, optim.batch):
             optim.set_rate(optimizer, step, total)
             batch = drawn.batch(step * optim.batch % pictures, optim.batch, AUGMENTATION)
@@ -117,15 +117,16 @@ def judge(model: torch.nn.Module, test: WholePictures) -> dict[str, Any]:
     """
     model.eval()
     device = next(model.parameters()).device
-    hands = found = told = false = empty = 0
+    hands = found = told = false = 0
     sizes: list[float] = []
+    turns: list[float] = []
     for first in range(0, TEST_PICTURES, 50):
         batch = test.batch(TEST + first, 50)
         for peak_list, boxes in zip(
             peaks(model(batch.pictures.to(device)), SURE, 10), batch.boxes, strict=True
         ):
             near: set[int] = set()
-            for x, y, side, left in boxes.tolist():
+            for x, y, side, left, right, down in boxes.tolist():
                 hands += 1
                 for number, one in enumerate(peak_list):
                     if max(abs(one.x - x), abs(one.y - y)) > side / 4:
@@ -134,13 +135,15 @@ def judge(model: torch.nn.Module, test: WholePictures) -> dict[str, Any]:
                         found += 1
                         told += (one.left_share > 0.5) == bool(left)
                         sizes.append(abs(float(np.log(one.side / side))))
+                        cosine = one.towards[0] * right + one.towards[1] * down
+                        turns.append(float(np.rad2deg(np.arccos(np.clip(cosine, -1, 1)))))
                     near.add(number)
                     break
             false += len(peak_list) > len(near)
-            empty += not len(boxes)
     return {
         "found": round(found / max(hands, 1), 4),
         "side_told": round(told / max(found, 1), 4),
         "pictures_with_more": round(false / TEST_PICTURES, 4),
         "size_off": round(float(np.exp(np.mean(sizes))) - 1, 4) if sizes else None,
+        "median_turn_off_deg": round(float(np.median(turns)), 1) if turns else None,
     }

@@ -183,7 +183,7 @@ class Loader:
         return network_inputs(stored, self.px, self.augmentation, draws, turns, self.upright)
 
     def turns_of(self, rows: Sequence[int], angle_deg: float) -> Turns:
-        """The turn of these samples of a packed set that the network sees, turned on by an angle."""
+        """How the network sees these samples of a packed set, turned on by an angle."""
         turns = roll_turns(len(rows), angle_deg, self.device)
         if not self.upright:
             return turns
