@@ -15,6 +15,8 @@ from cmkg.hands.inference.calibrating import (
     judge,
     reliability,
 )
+from cmkg.hands.inference.running import OnnxFile, OnnxNetworks, TorchNetworks
+from cmkg.hands.network.finder import Finder
 from cmkg.hands.network.hand_student import HandStudent
 from cmkg.hands.skeleton import JOINTS
 from cmkg.hands.stages import export
@@ -27,7 +29,7 @@ def test_the_file_says_what_python_says_for_any_batch(tmp_path):
     student = HandStudent("resnet10", 0.125, "integral", 2, 32, bone_mm=31.5, calibration=(-1, -2))
     student.eval()
     onnx_files.write_onnx(student, tmp_path / "student.onnx")
-    hand = onnx_files.OnnxHand(tmp_path / "student.onnx")
+    hand = OnnxFile(tmp_path / "student.onnx")
     assert json.loads(hand.facts["joints"]) == list(JOINTS)
     assert (hand.facts["px"], hand.facts["bone_mm"]) == ("32", "31.5")
     for count in (1, 3):
@@ -38,6 +40,30 @@ def test_the_file_says_what_python_says_for_any_batch(tmp_path):
             right = onnx_files.OnnxStudent(student)(torch.from_numpy(picture))
         for name, expected in zip(onnx_files.OUTPUTS, right, strict=True):
             np.testing.assert_allclose(found[name], expected.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize(("half", "off"), [(False, 1e-4), (True, 2e-2)])
+def test_onnxruntime_and_torch_say_the_same(tmp_path, half, off):
+    """Of a student, of a finder for pictures of two shapes; 16 bits take half the place."""
+    torch.manual_seed(1)
+    student = HandStudent("resnet10", 0.125, "integral", 4, 32, upright=True).eval()
+    finder = Finder().eval()
+    onnx_files.write_onnx(student, tmp_path / "student.onnx", half)
+    onnx_files.write_finder_onnx(finder, tmp_path / "finder.onnx", half)
+    by_torch, by_onnx = TorchNetworks(student, finder), OnnxNetworks(tmp_path)
+    pictures = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), np.uint8)
+    own, right = by_onnx.see(pictures), by_torch.see(pictures)
+    np.testing.assert_allclose(own.joints, right.joints - right.joints[:, :1], atol=off)
+    np.testing.assert_allclose(own.uv, right.uv, atol=off)
+    np.testing.assert_allclose(own.confidence, right.confidence, atol=off)
+    for shape in ((96, 128, 3), (128, 64, 3)):
+        picture = np.random.default_rng(1).integers(0, 255, shape, np.uint8)
+        for own, right in zip(by_onnx.search(picture), by_torch.search(picture), strict=True):
+            np.testing.assert_allclose(own, right, rtol=off, atol=off)
+    bytes_a_weight = (tmp_path / "finder.onnx").stat().st_size / sum(
+        p.numel() for p in finder.parameters()
+    )
+    assert bytes_a_weight < (2.3 if half else 4.3)
 
 
 def test_export_calibrates_and_writes_every_form(whole, tmp_path):
@@ -63,7 +89,7 @@ def test_export_calibrates_and_writes_every_form(whole, tmp_path):
     with pytest.raises(InputError, match="--int8: give --data"):
         export.Export("stage", "student", "out", int8=True)
     with pytest.raises(InputError, match="expected ONNX"):
-        onnx_files.OnnxHand(tmp_path / "hub/config.json")
+        OnnxFile(tmp_path / "hub/config.json")
 
 
 def test_confidence_is_fitted_to_how_often_joints_are_right():

@@ -23,8 +23,9 @@ def certain(boxes):
 
 
 def test_peaks_are_the_hands_that_the_targets_were_made_of():
-    (first, empty) = peaks(certain(BOXES), 0.3, 5)
-    assert empty == []
+    maps = certain(BOXES)
+    first = peaks(maps.said(0), 0.3, 5)
+    assert peaks(maps.said(1), 0.3, 5) == []
     assert len(first) == 2
     for found in first:
         left = int(found.left_share > 0.5)
@@ -32,7 +33,7 @@ def test_peaks_are_the_hands_that_the_targets_were_made_of():
         assert (found.x, found.y) == pytest.approx((x, y), abs=4.5)  # half a cell
         assert found.side == pytest.approx(side, rel=1e-4)
         assert found.towards == pytest.approx((right, down), abs=1e-5)
-    assert len(peaks(certain(BOXES), 0.3, 1)[0]) == 1
+    assert len(peaks(maps.said(0), 0.3, 1)) == 1
 
 
 def test_the_loss_is_least_at_the_targets_and_a_wrong_side_costs():

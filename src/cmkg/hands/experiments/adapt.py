@@ -9,6 +9,7 @@ the student stays as it was.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def run(config: Adapt) -> dict[str, Any]:
         raise InputError(
             f"--data {config.data}: has {len(packed)} frames; expected {FEWEST} or more"
         )
-    student = load_student(config.weights or OWN)
+    weights = Path(config.weights or OWN)
+    student = load_student(weights)
     out = Path(config.out)
     write_start(student, out / "start")
     scene = replace_settings(SCENE, px=pixels_to_store(student.px), seed=config.seed)
@@ -85,7 +87,15 @@ def run(config: Adapt) -> dict[str, Any]:
         {"held_out_frames": len(packed) - train, "untouched_mm": before, "adapted_mm": after},
     )
     (chosen,) = (out / "adapted").glob(f"epochs-*/seed-{config.seed}")
-    export.run(export.Export(stage=str(chosen), student=str(out / "start"), out=str(out / "hand")))
+    own = export.Export(
+        stage=str(chosen),
+        student=str(out / "start"),
+        out=str(out / "hand"),
+        finder=str(weights) if (weights / "finder.safetensors").exists() else "",
+        onnx=find_spec("onnx") is not None,
+        calibration=student.calibration,
+    )
+    export.run(own)
     share = 100 * (after / before - 1)
     print(
         f"on {len(packed) - train} held-out frames: {before:.1f} mm untouched, {after:.1f} mm "

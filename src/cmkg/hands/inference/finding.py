@@ -6,11 +6,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch
 from jaxtyping import Shaped
 
-from ..network.augment import normalise
-from ..network.finder import FINDER_PX, Finder, peaks
+from ..network.finder import FINDER_PX, Found, peaks
+from .running import Networks
 from .seeing import Box, Direction, Picture
 
 SURE = 0.3  # score of what is looked at; docs/results/photographs.json has what it finds and misses
@@ -31,15 +30,13 @@ class Candidate(NamedTuple):
     towards: Direction
 
 
-@torch.inference_mode()
-def find_candidates(finder: Finder, picture: Picture) -> list[Candidate]:
+def find_candidates(networks: Networks, picture: Picture) -> list[Candidate]:
     """The finder's hands in a picture of any size, the surest first."""
-    device = next(finder.parameters()).device
+    found: list[Found] = []
+    scale = 1.0
     for px in (FINDER_PX, LARGER * FINDER_PX):
         shrunken, scale = shrink(picture, px)
-        x = torch.from_numpy(shrunken).to(device).permute(2, 0, 1)[None].float() / 255
-        maps = finder(normalise(x).contiguous(memory_format=torch.channels_last))
-        found = peaks(maps, SURE, MOST)[0]
+        found = peaks(networks.search(shrunken), SURE, MOST)
         if found:
             break
     half = 0.5 * scale - 0.5  # a pixel's middle is a whole number

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ...errors import InputError
 from ...runtime.files import PathLike
-from ..network.augment import normalise
 from ..network.finder import Finder
 from ..network.hand_student import HandStudent, load_finder, load_student
 from .finding import Candidate, find_candidates, first_boxes
 from .pictures import read_with_scale
 from .placing import place_wrist
+from .running import Networks, TorchNetworks, networks_of
 from .seeing import (
     UP,
     Box,
@@ -110,7 +109,7 @@ class Hand:
                 "are: train one with --head integral"
             )
         self.student = student.eval()
-        self.finder = finder.eval() if finder is not None else None
+        self.networks: Networks = TorchNetworks(student, finder)
         own = float(student.net.unit_mm) or student.bone_mm
         self.bone_mm = own if bone_mm is None else float(bone_mm)
         if not 5 < self.bone_mm < 120:
@@ -122,10 +121,15 @@ class Hand:
     def from_pretrained(cls, folder: PathLike = OWN, bone_mm: float | None = None) -> Hand:
         """The student that comes with cmkg, or of a folder that `cmkg export` wrote.
 
+        Run by onnxruntime where the folder has ONNX files, else by torch, as `Hand(student)` is.
+
         Raises:
             InputError: there is none.
         """
-        return cls(load_student(folder), bone_mm, load_finder(folder))
+        student, finder = load_student(folder), load_finder(folder)
+        hand = cls(student, bone_mm, finder)
+        hand.networks = networks_of(folder, student, finder)
+        return hand
 
     def __call__(
         self,
@@ -184,23 +188,15 @@ class Hand:
         return result if K is None else self._placed(result, camera)
 
     # ---- looking ---------------------------------------------------------------------------------
-    @torch.inference_mode()
     def look(
         self, picture: Picture, K: Float[np.ndarray, "3 3"], places: Sequence[Place]
     ) -> list[_Look]:
         """One pass of the network over these places, together."""
-        px = self.student.px
-        views = [look_at(picture, place, K, px) for place in places]
-        pixels = np.stack([view.picture for view in views])
-        device = next(self.student.parameters()).device
-        x = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255
-        pose = self.student(normalise(x).contiguous(memory_format=torch.channels_last))
-        confidence = self.student.confidence(pose).cpu().double().numpy()
-        joints = _to_numpy(pose.joints)
-        uv = _to_numpy(pose.uv)
+        views = [look_at(picture, place, K, self.student.px) for place in places]
+        seen = self.networks.see(np.stack([view.picture for view in views]))
         return [
-            _Look(view, place, joints[i], view.to_picture(uv[i]), confidence[i])
-            for i, (view, place) in enumerate(zip(views, places, strict=True))
+            _Look(view, place, joints, view.to_picture(uv), confidence)
+            for view, place, joints, uv, confidence in zip(views, places, *seen, strict=True)
         ]
 
     def refine(
@@ -247,7 +243,7 @@ class Hand:
         self, picture: Picture, K: Float[np.ndarray, "3 3"], sides: Sequence[Side]
     ) -> list[list[Place]]:
         """Of each hand that there may be, the likeliest first, the places to look at."""
-        if self.finder is None:
+        if not self.networks.has_finder:
             first = [place for box in first_boxes(picture) for place in self.ways(box, sides)]
             looks = self.look(picture, K, first)
             looks.sort(key=attrgetter("certainty"), reverse=True)
@@ -260,7 +256,7 @@ class Hand:
                 Place(one.box, side, one.towards if self.student.config.upright else UP)
                 for side in sides_of(one, sides)
             ]
-            for one in find_candidates(self.finder, picture)[:FIRST]
+            for one in find_candidates(self.networks, picture)[:FIRST]
         ]
 
     # ---- results ---------------------------------------------------------------------------------
@@ -309,11 +305,6 @@ def sides_of(candidate: Candidate, sides: Sequence[Side]) -> Sequence[Side]:
     if len(sides) == 1 or 1 - ONE_SIDE < candidate.left_share < ONE_SIDE:
         return sides
     return ("left",) if candidate.left_share > 0.5 else ("right",)
-
-
-def _to_numpy(tensor: Tensor | None) -> np.ndarray:
-    assert tensor is not None
-    return tensor.cpu().double().numpy()
 
 
 # ---- what comes from outside ---------------------------------------------------------------------

@@ -28,8 +28,10 @@ from ..network.hand_student import HandStudent
 from ..network.posenet import NetConfig
 from ..skeleton import JOINTS
 from ..stages.fitting import Loader
+from .running import OnnxFile
 
 OPSET = 17
+SMALL = 256  # numbers that are not worth 16 bits
 OUTPUTS = ("joints", "uv", "confidence")
 MISSING = "ONNX needs the extra: pip install 'cmkg[onnx]'"
 
@@ -37,7 +39,8 @@ MISSING = "ONNX needs the extra: pip install 'cmkg[onnx]'"
 class OnnxFinder(nn.Module):
     """The finder: `picture` (1, 3, H, W), sides multiples of 32, to chances and sizes of centres.
 
-    chance (1, 2, H/8, W/8), right hands then left; side (1, H/8, W/8) of the box, in pixels.
+    chance (1, 2, H/8, W/8), right hands then left; side (1, H/8, W/8) of the box, in pixels;
+    towards (1, 2, H/8, W/8): x and y of the way from the wrist to the middle MCP.
     """
 
     def __init__(self, finder: Finder) -> None:
@@ -48,10 +51,10 @@ class OnnxFinder(nn.Module):
 
     def forward(
         self, picture: Float[Tensor, "1 3 h w"]
-    ) -> tuple[Float[Tensor, "1 2 h8 w8"], Float[Tensor, "1 h8 w8"]]:
-        """chance, side."""
+    ) -> tuple[Float[Tensor, "1 2 h8 w8"], Float[Tensor, "1 h8 w8"], Float[Tensor, "1 2 h8 w8"]]:
+        """chance, side, towards."""
         maps = self.finder((picture - self.get_buffer("mean")) / self.get_buffer("std"))
-        return maps.centres.sigmoid(), FINDER_PX * maps.size.exp()
+        return maps.centres.sigmoid(), FINDER_PX * maps.size.exp(), maps.towards
 
 
 class OnnxStudent(nn.Module):
@@ -85,8 +88,8 @@ def facts_of(student: HandStudent) -> dict[str, str]:
     }
 
 
-def write_onnx(student: HandStudent, path: PathLike) -> None:
-    """Writes the student, of any batch size, atomically.
+def write_onnx(student: HandStudent, path: PathLike, half: bool = False) -> None:
+    """Writes the student, of any batch size, atomically; `half` keeps the weights in 16 bits.
 
     Raises:
         InputError: the extra is not installed; a student without heatmaps.
@@ -95,10 +98,10 @@ def write_onnx(student: HandStudent, path: PathLike) -> None:
         raise InputError("ONNX: a student with the pooled head has no uv and no confidence")
     blank = torch.zeros(2, 3, student.px, student.px)
     axes = {name: {0: "batch"} for name in ("picture", *OUTPUTS)}
-    _write(OnnxStudent(student), blank, OUTPUTS, axes, facts_of(student), path)
+    _write(OnnxStudent(student), blank, OUTPUTS, axes, facts_of(student), path, half)
 
 
-def write_finder_onnx(finder: Finder, path: PathLike) -> None:
+def write_finder_onnx(finder: Finder, path: PathLike, half: bool = False) -> None:
     """Writes the finder, for pictures of any sides that are multiples of 32, atomically.
 
     Raises:
@@ -109,9 +112,10 @@ def write_finder_onnx(finder: Finder, path: PathLike) -> None:
         "picture": {2: "height", 3: "width"},
         "chance": {2: "rows", 3: "columns"},
         "side": {1: "rows", 2: "columns"},
+        "towards": {2: "rows", 3: "columns"},
     }
     facts = {"cmkg": "hand finder", "px": str(FINDER_PX)}
-    _write(OnnxFinder(finder), blank, ("chance", "side"), axes, facts, path)
+    _write(OnnxFinder(finder), blank, ("chance", "side", "towards"), axes, facts, path, half)
 
 
 def _write(
@@ -121,6 +125,7 @@ def _write(
     axes: dict[str, dict[int, str]],
     facts: dict[str, str],
     path: PathLike,
+    half: bool,
 ) -> None:
     try:
         import onnx
@@ -141,12 +146,31 @@ def _write(
                 dynamo=False,
             )
         held = onnx.load(str(partial))
+        if half:
+            _keep_in_16_bits(held)
         for key, value in facts.items():
             entry = held.metadata_props.add()
             entry.key, entry.value = key, value
         onnx.save(held, str(partial))
 
     write_atomically(path, write)
+
+
+def _keep_in_16_bits(held: Any) -> None:
+    """Weights as float16, cast to float32 when the file is opened: half the size, as fast."""
+    import onnx
+
+    for weight in [
+        one for one in held.graph.initializer if one.data_type == onnx.TensorProto.FLOAT
+    ]:
+        values = onnx.numpy_helper.to_array(weight)
+        if values.size < SMALL:
+            continue
+        name = weight.name
+        small = onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.half")
+        weight.CopyFrom(small)
+        cast = onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT)
+        held.graph.node.insert(0, cast)
 
 
 def write_int8(onnx_file: PathLike, path: PathLike, packed: Packed, net: NetConfig) -> None:
@@ -200,38 +224,7 @@ def pictures_of(
         yield (255 * (seen * std + mean)).contiguous().numpy().astype(np.float32)
 
 
-class OnnxHand:
-    """A written file, run by onnxruntime: picture to {"joints", "uv", "confidence"}.
-
-    Raises:
-        InputError: the extra is not installed; the file is no such student.
-    """
-
-    def __init__(self, path: PathLike, threads: int = 1) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise InputError(MISSING) from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        try:
-            self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # of its own many kinds
-            raise InputError(f"{path}: expected ONNX, could not read it: {error}") from None
-        self.facts: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
-        if [one.name for one in self.session.get_outputs()] != list(OUTPUTS):
-            raise InputError(f"{path}: expected a hand student with outputs {', '.join(OUTPUTS)}")
-
-    def __call__(self, picture: Float[np.ndarray, "b 3 px px"]) -> dict[str, Any]:
-        """One pass."""
-        found = self.session.run(None, {"picture": picture})
-        return dict(zip(OUTPUTS, found, strict=True))
-
-
-def error_of(hand: OnnxHand, packed: Packed, net: NetConfig, count: int = 1000) -> float:
+def error_of(hand: OnnxFile, packed: Packed, net: NetConfig, count: int = 1000) -> float:
     """Mean distance of `joints` to the truth on a packed set, in the file's unit or each bone."""
     loader = Loader(packed, net.px, upright=net.upright)
     unit_mm = float(hand.facts["unit_mm"])

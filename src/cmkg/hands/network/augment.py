@@ -238,7 +238,7 @@ def relative_depth(
     return torch.where(measured, value.clamp(-1, 1), 1.0)
 
 
-def normalise(image: Images) -> Images:
+def normalise(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     """The backbones' usual normalisation of RGB in [0, 1]."""
     mean, std = (t.to(image).view(1, 3, 1, 1) for t in (IMAGENET_MEAN, IMAGENET_STD))
     return (image - mean) / std

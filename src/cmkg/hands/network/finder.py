@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
@@ -24,6 +25,7 @@ CHANNELS = (16, 32, 64, 96)
 HEAD_CHANNELS = 48
 RARE = -3.0  # log odds of a centre in a cell, before it is trained
 PEAK = 0.7  # cells: a target's standard deviation
+STEPS = np.arange(-1.0, 2.0)
 SIZE_WEIGHT, TOWARDS_WEIGHT = 0.5, 0.5  # of their losses
 
 
@@ -40,14 +42,27 @@ class Found(NamedTuple):
     """x and y of the direction from the wrist to the middle MCP, of length 1."""
 
 
-class FinderMaps(NamedTuple):
-    """centres: log odds, right hands then left. size: log of the box's side over FINDER_PX.
-    towards: x and y, see Found.
+class Said(NamedTuple):
+    """A picture's maps: chances of right hands' and left hands' centres, boxes' sides in pixels,
+    and x and y of the way that hands point.
     """
+
+    chance: Float[np.ndarray, "2 h w"]
+    side: Float[np.ndarray, "h w"]
+    towards: Float[np.ndarray, "2 h w"]
+
+
+class FinderMaps(NamedTuple):
+    """centres: log odds, right hands then left. size: log of the box's side over FINDER_PX."""
 
     centres: Float[Tensor, "b 2 h w"]
     size: Float[Tensor, "b h w"]
     towards: Float[Tensor, "b 2 h w"]
+
+    def said(self, number: int) -> Said:
+        """Of one of the pictures."""
+        parts = self.centres.sigmoid(), FINDER_PX * self.size.exp(), self.towards
+        return Said(*(part[number].detach().cpu().numpy() for part in parts))
 
 
 class Targets(NamedTuple):
@@ -130,43 +145,34 @@ def finder_loss(maps: FinderMaps, boxes: list[Float[Tensor, "_ 6"]]) -> dict[str
     }
 
 
-def peaks(maps: FinderMaps, at_least: float, most: int) -> list[list[Found]]:
-    """The hands of each picture, the surest first.
+def peaks(said: Said, at_least: float, most: int) -> list[Found]:
+    """The hands of a picture, the surest first.
 
     A peak is the largest of its neighbours on both sides' maps together; its place is the mean of
     the neighbourhood.
     """
-    chance = maps.centres.sigmoid()
-    both, _ = chance.max(1)
-    largest = F.max_pool2d(both[:, None], 3, 1, 1)[:, 0]
-    is_peak = (both == largest) & (both >= at_least)
-    padded = F.pad(both, (1, 1, 1, 1))
-    found: list[list[Found]] = []
-    for number in range(len(both)):
-        own = []
-        for row, column in is_peak[number].nonzero().tolist():
-            patch = padded[number, row : row + 3, column : column + 3]
-            dy, dx = ((patch * step).sum() / patch.sum() for step in _steps(patch))
-            right, left = chance[number, :, row, column].tolist()
-            own.append(
-                Found(
-                    (column + 0.5 + float(dx)) * STRIDE - 0.5,
-                    (row + 0.5 + float(dy)) * STRIDE - 0.5,
-                    float(maps.size[number, row, column].exp()) * FINDER_PX,
-                    max(right, left),
-                    left / (left + right),
-                    _of_length_1(*maps.towards[number, :, row, column].tolist()),
-                )
+    both = said.chance.max(0)
+    padded = np.pad(both, 1)
+    around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
+    is_peak = (both == around.max((2, 3))) & (both >= at_least)
+    found = []
+    for row, column in zip(*np.nonzero(is_peak), strict=True):
+        patch = around[row, column] / around[row, column].sum()
+        dx, dy = patch.sum(0) @ STEPS, patch.sum(1) @ STEPS
+        right, left = said.chance[:, row, column]
+        found.append(
+            Found(
+                float((column + 0.5 + dx) * STRIDE - 0.5),
+                float((row + 0.5 + dy) * STRIDE - 0.5),
+                float(said.side[row, column]),
+                float(max(right, left)),
+                float(left / (left + right)),
+                _of_length_1(*said.towards[:, row, column].tolist()),
             )
-        found.append(sorted(own, key=lambda one: -one.score)[:most])
-    return found
+        )
+    return sorted(found, key=lambda one: -one.score)[:most]
 
 
 def _of_length_1(x: float, y: float) -> tuple[float, float]:
     length = math.hypot(x, y)
     return (x / length, y / length) if length > 1e-6 else (0.0, -1.0)
-
-
-def _steps(patch: Float[Tensor, "3 3"]) -> tuple[Tensor, Tensor]:
-    steps = torch.arange(-1.0, 2.0, device=patch.device)
-    return steps[:, None], steps[None]

@@ -1,5 +1,6 @@
 // A hand student in the browser: what cmkg/hands/inference does in Python, with the same numbers.
-// A box is {x, y, side}: its middle and its side, in pixels. Matrices are rows of nine numbers.
+// A box is {x, y, side}: its middle and its side, in pixels. A place is {box, side, towards}: whose
+// hand, and which way of the picture is up for the network. Matrices are rows of nine numbers.
 
 const FOCAL = 1.2; // of a picture's longer side: a usual lens
 const REACH = 0.75; // of a box's side, to each side of its middle: what is fetched of the picture
@@ -11,7 +12,11 @@ const SHARES = [1.0, 0.6];
 const MOST_IN_A_ROW = 12;
 export const FOUND = 0.5;
 const SAME_HAND = 0.5;
+const WRIST = 0;
 const MIDDLE_MCP = 9;
+const UP = [0, -1];
+const WAYS = [UP, [1, 0], [0, 1], [-1, 0]]; // a hand may point, where nobody says it
+const SAME_WAY = 0.97; // cosine of two ways
 const FIRST = 6; // places in a picture that are looked at closely
 const SURE = 0.3; // the finder's score of what is looked at
 const MOST = 8;
@@ -53,14 +58,16 @@ function rotationToAxis([x, y, z]) {
   return [c + u * u * k, u * v * k, v * sine, u * v * k, c + v * v * k, -u * sine, -v * sine, u * sine, c];
 }
 
-// The camera that looks at the box and sees it over px pixels, and the way there.
-function viewOf(width, height, box, px, mirrored) {
+// The camera that looks at a place and sees its box over px pixels, and the way there.
+function viewOf(width, height, { box, side, towards }, px) {
+  const mirrored = side === "left";
   const focal = FOCAL * Math.max(width, height);
   const cx = (width - 1) / 2, cy = (height - 1) / 2;
   const K = [focal, 0, cx, 0, focal, cy, 0, 0, 1];
   const x = mirrored ? width - 1 - box.x : box.x;
   const ray = [(x - cx) / focal, (box.y - cy) / focal, 1];
-  const R = rotationToAxis(ray);
+  const [right, down] = [mirrored ? -towards[0] : towards[0], towards[1]];
+  const R = multiply([-down, right, 0, -right, -down, 0, 0, 0, 1], rotationToAxis(ray));
   const own = (focal * Math.hypot(...ray) * px) / box.side;
   const middle = px / 2 - 0.5;
   const KView = [own, 0, middle, 0, own, middle, 0, 0, 1];
@@ -73,6 +80,18 @@ function viewOf(width, height, box, px, mirrored) {
 export function boxOf(points) {
   const [x, y] = points[MIDDLE_MCP];
   return { x, y, side: 2 * Math.max(...points.map(([u, v]) => Math.max(Math.abs(u - x), Math.abs(v - y)))) };
+}
+
+// From the wrist to the middle MCP, of length 1.
+function directionOf(points) {
+  const x = points[MIDDLE_MCP][0] - points[WRIST][0], y = points[MIDDLE_MCP][1] - points[WRIST][1];
+  const length = Math.hypot(x, y);
+  return length > 1e-6 ? [x / length, y / length] : UP;
+}
+
+function agree(a, b) {
+  const cosine = a.towards[0] * b.towards[0] + a.towards[1] * b.towards[1];
+  return overlap(a.box, b.box) > STILL && cosine > SAME_WAY;
 }
 
 function shared(a, b) {
@@ -170,7 +189,8 @@ function shrink(source, width, height, px) {
 }
 
 // Peaks of the chances, the surest first: the largest of their neighbours on both sides' maps.
-function peaksOf(chance, side, rows, columns) {
+function peaksOf(maps, rows, columns) {
+  const [chance, side, way] = [maps.chance.data, maps.side.data, maps.towards.data];
   const cells = rows * columns;
   const both = Array.from({ length: cells }, (_, i) => Math.max(chance[i], chance[cells + i]));
   const at = (y, x) => (y >= 0 && y < rows && x >= 0 && x < columns ? both[y * columns + x] : 0);
@@ -190,7 +210,10 @@ function peaksOf(chance, side, rows, columns) {
       }
       if (!isPeak) continue;
       const right = chance[y * columns + x], left = chance[cells + y * columns + x];
+      const [across, down] = [way[y * columns + x], way[cells + y * columns + x]];
+      const length = Math.hypot(across, down);
       found.push({
+        way: length > 1e-6 ? [across / length, down / length] : UP,
         x: (x + 0.5 + dx / sum) * STRIDE - 0.5, y: (y + 0.5 + dy / sum) * STRIDE - 0.5,
         side: side[y * columns + x], score, leftShare: left / (left + right),
       });
@@ -207,18 +230,18 @@ export class Hand {
     Object.assign(this, { ort, session, facts, finder });
   }
 
-  // One pass of the network over [box, side] pairs.
-  async look(source, width, height, boxes) {
+  // One pass of the network over places.
+  async look(source, width, height, places) {
     const { px, bone_mm } = this.facts;
-    const pixels = new Float32Array(boxes.length * 3 * px * px);
-    const views = boxes.map(([box, side], i) => {
-      const view = viewOf(width, height, box, px, side === "left");
-      sample(fetchRegion(source, width, height, box, px), view, px, pixels, i * 3 * px * px);
+    const pixels = new Float32Array(places.length * 3 * px * px);
+    const views = places.map((place, i) => {
+      const view = viewOf(width, height, place, px);
+      sample(fetchRegion(source, width, height, place.box, px), view, px, pixels, i * 3 * px * px);
       return view;
     });
-    const picture = new this.ort.Tensor("float32", pixels, [boxes.length, 3, px, px]);
+    const picture = new this.ort.Tensor("float32", pixels, [places.length, 3, px, px]);
     const found = await this.session.run({ picture });
-    return boxes.map(([box, side], i) => {
+    return places.map((place, i) => {
       const { R, fromView, mirrored } = views[i];
       const uv = found.uv.data.subarray(42 * i, 42 * (i + 1));
       const xyz = found.joints.data.subarray(63 * i, 63 * (i + 1));
@@ -232,44 +255,52 @@ export class Hand {
         joints.push([bone_mm * turned[0] * (mirrored ? -1 : 1), bone_mm * turned[1], bone_mm * turned[2]]);
       }
       const certainty = confidence.reduce((sum, one) => sum + one, 0) / 21;
-      return { side, box, points, joints, confidence, certainty };
+      return { place, side: place.side, box: place.box, points, joints, confidence, certainty };
     });
   }
 
-  // Looks again at the box of the joints that were found; the surest look counts.
-  async refine(source, width, height, box, sides) {
-    const first = await this.look(source, width, height, sides.map((side) => [box, side]));
-    let best = surest(first), now = best;
+  // The surest of some looks, and again at what it found; the surest look counts.
+  async refine(source, width, height, places) {
+    let best = surest(await this.look(source, width, height, places)), now = best;
     for (let pass = 1; pass < PASSES; pass++) {
-      const next = towards(now.box, boxOf(now.points));
-      if (overlap(next, now.box) > STILL) break;
-      [now] = await this.look(source, width, height, [[next, best.side]]);
+      const next = { side: best.side, box: towards(now.box, boxOf(now.points)), towards: this.wayOf(now.points) };
+      if (agree(next, now.place)) break;
+      [now] = await this.look(source, width, height, [next]);
       best = surest([best, now]);
     }
     return best;
   }
 
-  // Where hands may be, the surest first, and which sides to try there.
-  async firstBoxes(source, width, height, sides) {
+  // What is up for the network where these joints are.
+  wayOf(points) {
+    return this.facts.upright ? directionOf(points) : UP;
+  }
+
+  // Of each hand that there may be, the likeliest first, the places to look at.
+  async firstPlaces(source, width, height, sides) {
     if (!this.finder) {
-      const boxes = firstBoxes(width, height).flatMap((box) => sides.map((one) => [box, one]));
-      const looks = (await this.look(source, width, height, boxes)).sort((a, b) => b.certainty - a.certainty);
-      return looks.slice(0, FIRST).map((look) => [boxOf(look.points), sides]);
+      const ways = this.facts.upright ? WAYS : [UP];
+      const places = firstBoxes(width, height).flatMap((box) =>
+        sides.flatMap((side) => ways.map((towards) => ({ box, side, towards }))));
+      const looks = (await this.look(source, width, height, places)).sort((a, b) => b.certainty - a.certainty);
+      return looks.slice(0, FIRST).map(({ points }) =>
+        sides.map((side) => ({ box: boxOf(points), side, towards: this.wayOf(points) })));
     }
     let found = [], scale = 1;
     for (const px of [this.facts.finder_px, LARGER * this.facts.finder_px]) {
       const small = shrink(source, width, height, px);
       const picture = new this.ort.Tensor("float32", small.pixels, [1, 3, small.rows, small.columns]);
       const maps = await this.finder.run({ picture });
-      found = peaksOf(maps.chance.data, maps.side.data, small.rows / STRIDE, small.columns / STRIDE);
+      found = peaksOf(maps, small.rows / STRIDE, small.columns / STRIDE);
       scale = small.scale;
       if (found.length) break;
     }
-    return found.slice(0, FIRST).map(({ x, y, side, leftShare }) => {
+    return found.slice(0, FIRST).map(({ x, y, side, leftShare, way }) => {
       const isOne = sides.length > 1 && Math.max(leftShare, 1 - leftShare) >= ONE_SIDE;
       const own = isOne ? [leftShare > 0.5 ? "left" : "right"] : sides;
       const half = 0.5 * scale - 0.5; // a pixel's middle is a whole number
-      return [{ x: x * scale + half, y: y * scale + half, side: side * scale }, own];
+      const box = { x: x * scale + half, y: y * scale + half, side: side * scale };
+      return own.map((one) => ({ box, side: one, towards: this.facts.upright ? way : UP }));
     });
   }
 
@@ -277,9 +308,9 @@ export class Hand {
   async find(source, width, height, side = "auto") {
     const sides = side === "auto" ? ["right", "left"] : [side];
     const found = [];
-    for (const [box, own] of await this.firstBoxes(source, width, height, sides)) {
-      if (found.some((one) => isSameHand(boxOf(one.points), box))) continue;
-      const refined = await this.refine(source, width, height, box, own);
+    for (const places of await this.firstPlaces(source, width, height, sides)) {
+      if (found.some((one) => isSameHand(boxOf(one.points), places[0].box))) continue;
+      const refined = await this.refine(source, width, height, places);
       const isKnown = found.some((one) => isSameHand(boxOf(one.points), boxOf(refined.points)));
       if (refined.certainty >= FOUND && !isKnown) found.push(refined);
     }
@@ -288,7 +319,8 @@ export class Hand {
 
   // A hand of the last frame in the next one; null where it is lost.
   async follow(source, width, height, last) {
-    const [look] = await this.look(source, width, height, [[boxOf(last.points), last.side]]);
+    const place = { box: boxOf(last.points), side: last.side, towards: this.wayOf(last.points) };
+    const [look] = await this.look(source, width, height, [place]);
     return look.certainty < FOUND ? null : look;
   }
 }

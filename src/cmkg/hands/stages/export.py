@@ -15,7 +15,7 @@ from ...errors import InputError
 from ...runtime.files import load_weights, read_json, save_weights, write_text
 from ..datasets.packed import Packed
 from ..network.finder import Finder
-from ..network.hand_student import HandStudent
+from ..network.hand_student import CALIBRATION, HandStudent
 from .networks import read_net_config
 from .student_card import ABOUT_STUDENT, card_facts
 
@@ -40,7 +40,10 @@ class Export:
     int8: bool = False
     """And student-int8.onnx, in 8 bits, ranges and loss from --data."""
     finder: str = ""
-    """Folder of a finished finder, for whole pictures; empty = squares all over them are tried."""
+    """Folder of a finished finder, or of an export with one, for whole pictures; empty = squares all
+    over them are tried."""
+    calibration: tuple[float, float] = CALIBRATION
+    """Of the confidence, see HandStudent; --data fits its own."""
     half: bool = False
     """Keep the weights in 16 bits: half the size."""
 
@@ -52,7 +55,8 @@ class Export:
 def run(config: Export) -> None:
     """Writes the weights, their settings and a model card."""
     from ..inference.calibrating import calibrated
-    from ..inference.onnx_files import write_onnx
+    from ..inference.onnx_files import write_finder_onnx, write_onnx
+    from ..inference.running import FINDER_FILE, STUDENT_FILE
 
     stage, net = Path(config.stage), read_net_config(config.student)
     path = next((stage / name for name in WEIGHTS if (stage / name).exists()), None)
@@ -61,7 +65,13 @@ def run(config: Export) -> None:
             f"{stage}: expected a finished stage with one of {', '.join(WEIGHTS)}, found none"
         )
     student = HandStudent(
-        net.backbone, net.width, net.head, net.stem_stride, net.px, upright=net.upright
+        net.backbone,
+        net.width,
+        net.head,
+        net.stem_stride,
+        net.px,
+        upright=net.upright,
+        calibration=config.calibration,
     )
     if (config.data or config.onnx or config.int8) and net.head != "integral":
         raise InputError(
@@ -83,17 +93,21 @@ def run(config: Export) -> None:
         reason = str(error).splitlines()[0]
         raise OSError(28, f"could not be written ({reason})", config.out) from error
     out = Path(config.out)
-    if config.finder:
-        finder = Finder()
+    finder = Finder() if config.finder else None
+    if finder is not None:
         load_weights(Path(config.finder) / "finder.safetensors", finder)
-        facts |= finder_facts(read_json(Path(config.finder) / "result.json"))
-        save_weights(out / "finder.safetensors", finder.half() if config.half else finder)
+        result = Path(config.finder) / "result.json"
+        facts |= finder_facts(read_json(result)) if result.exists() else {}
+        kept = copy.deepcopy(finder).half() if config.half else finder
+        save_weights(out / "finder.safetensors", kept)
     if config.half:
         save_weights(out / "model.safetensors", copy.deepcopy(student).half())
     if packed is not None:
         facts |= write_reliability(student, packed, out)
     if config.onnx or config.int8:
-        write_onnx(student, out / "student.onnx")
+        write_onnx(student, out / STUDENT_FILE, config.half)
+        if finder is not None:
+            write_finder_onnx(finder, out / FINDER_FILE, config.half)
     if config.int8 and packed is not None:
         facts |= write_in_8_bits(student, packed, out)
     write_card(out / "README.md", "A hand student", facts, ABOUT_STUDENT)
@@ -130,11 +144,12 @@ def write_reliability(student: HandStudent, packed: Packed, out: Path) -> dict[s
 
 def write_in_8_bits(student: HandStudent, packed: Packed, out: Path) -> dict[str, str]:
     """student-int8.onnx; what 8 bits cost, for the card."""
-    from ..inference.onnx_files import OnnxHand, error_of, write_int8
+    from ..inference.onnx_files import error_of, write_int8
+    from ..inference.running import OnnxFile
 
     path, small = out / "student.onnx", out / "student-int8.onnx"
     write_int8(path, small, packed, student.config)
-    whole, eighth = (error_of(OnnxHand(one), packed, student.config) for one in (path, small))
+    whole, eighth = (error_of(OnnxFile(one), packed, student.config) for one in (path, small))
     loss = f"{100 * (eighth / whole - 1):+.1f} % error ({whole:.3f} to {eighth:.3f} bones)"
     print(f"{small}: {loss}")
     return {"in 8 bits": loss}

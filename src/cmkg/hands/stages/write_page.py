@@ -15,6 +15,7 @@ from ...runtime.files import write_atomically, write_json
 from ..inference.exchange import UNITS
 from ..inference.hand import OWN as STUDENT
 from ..inference.onnx_files import facts_of, write_finder_onnx, write_onnx
+from ..inference.running import FINDER_FILE, STUDENT_FILE
 from ..network.finder import FINDER_PX
 from ..network.hand_student import load_finder, load_student
 from ..skeleton import BONES, FINGER_COLOURS, JOINTS
@@ -63,13 +64,14 @@ def run(config: Page) -> None:
         out.mkdir(parents=True, exist_ok=True)
         for source in (*(OWN / name for name in FILES), *(runtime / name for name in RUNTIME)):
             copy_file(source, out / source.name)
-        write_onnx(student, out / "student.onnx")
+        write_onnx(student, out / STUDENT_FILE)
         if finder is not None:
-            write_finder_onnx(finder, out / "finder.onnx")
+            write_finder_onnx(finder, out / FINDER_FILE)
     facts = facts_of(student)
     page_facts = {
         "px": student.px,
         "finder_px": FINDER_PX if finder is not None else 0,
+        "upright": student.config.upright,
         "bone_mm": float(facts["bone_mm"]),
         "joints": list(JOINTS),
         "bones": [list(bone) for bone in BONES],
@@ -84,7 +86,7 @@ def run(config: Page) -> None:
 def is_page(folder: Path) -> bool:
     """Whether an earlier call wrote this folder, or began to."""
     return (folder / FILES[0]).exists() and all(
-        one.name.startswith((*FILES, *RUNTIME, "student.onnx", "finder.onnx", "hand.json"))
+        one.name.startswith((*FILES, *RUNTIME, STUDENT_FILE, FINDER_FILE, "hand.json"))
         for one in folder.iterdir()
     )
 
