@@ -1,7 +1,7 @@
 """MediaPipe Hands on a folder of pictures, for benchmarks/photographs.py: joints and times.
 
 Runs in an environment of its own (mediapipe 0.10.21 needs numpy 1):
-    python benchmarks/mediapipe_hands.py FOLDER out.npz
+    python benchmarks/mediapipe_hands.py FOLDER out.npz [PICTURE WITHOUT A HAND …]
 """
 
 import os
@@ -17,7 +17,7 @@ import numpy as np
 REPEAT = 20
 
 
-def main(folder, out):
+def main(folder, out, *without):
     """Writes image (N,), joints_m (N, 21, 3) with nan where there is no hand, seconds a call."""
     paths = sorted(Path(folder).glob("*.jpg"))
     pictures = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in paths]
@@ -38,6 +38,10 @@ def main(folder, out):
             pixels[number] = [(p.x * width, p.y * height) for p in places]
             sides[-1] = found.multi_handedness[0].classification[0].label
         detecting = seconds_of(detect, pictures)
+        false = sum(
+            bool(detect.process(cv2.imread(path)[..., ::-1].copy()).multi_hand_landmarks)
+            for path in without
+        )
     with hands.Hands(static_image_mode=False, max_num_hands=1) as follow:
         tracking = seconds_of(follow, pictures)
     np.savez(
@@ -48,6 +52,7 @@ def main(folder, out):
         side=sides,
         detecting_s=detecting,
         tracking_s=tracking,
+        false=false,
         version=mediapipe.__version__,
     )
 
@@ -64,4 +69,4 @@ def seconds_of(hands, pictures):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(*sys.argv[1:])

@@ -1,9 +1,11 @@
 """A hand student beside MediaPipe Hands, on photographs that neither has seen, in one run.
 
-    python benchmarks/photographs.py --real-hands FOLDER --weights FOLDER --mediapipe PYTHON
+    python benchmarks/photographs.py --real-hands FOLDER --mediapipe PYTHON --without FOLDER
 
 PYTHON is an interpreter that has mediapipe 0.10.21 (its models are inside its wheel); without it,
-ours alone. Both get the whole photograph. Annotators differ in where a joint is: each method's mean
+ours alone. --without: pictures that show no hand, to count what is found in them. --adapted: five
+folders of `cmkg adapt`, the i-th adapted without the i-th block and judged on that block alone.
+Both get the whole photograph. Annotators differ in where a joint is: each method's mean
 bone lengths are brought to the set's (skeleton.retarget_matrix), measured on frames 0 to 359, for
 both alike. Errors in mm over 21 joints, relative to the wrist:
 
@@ -29,10 +31,12 @@ import torch
 from cmkg import Hand
 from cmkg.hands.datasets.real_hands import BLOCKS, RealHands
 from cmkg.hands.inference.drawing import draw_hands
+from cmkg.hands.inference.hand import OWN
 from cmkg.hands.inference.pictures import write_picture
 from cmkg.hands.metrics import procrustes
 from cmkg.hands.skeleton import BONES, JOINTS, retarget_matrix
 from cmkg.runtime.files import write_json
+from cmkg.runtime.runs import describe_processor
 
 LENGTH = 92  # frames of a block: five of them, one after another
 WORST = 20
@@ -44,17 +48,9 @@ def bone_lengths(joints):
     return np.linalg.norm(joints[:, children] - joints[:, parents], axis=2).mean(0)
 
 
-def ours(weights, photographs, threads=1):
-    """Joints (N, 21, 3), nan where no hand is found; the results; seconds."""
-    torch.set_num_threads(threads)
-    hand = Hand.from_pretrained(weights)
-    joints = np.full((len(photographs), 21, 3), np.nan)
-    results = []
-    for number in range(len(photographs)):
-        found = hand(photographs.color(number))
-        results.append(found[0] if found else None)
-        if found:
-            joints[number] = found[0].joints_mm
+def ours(hand, photographs, without):
+    """Joints (N, 21, 3), nan where no hand is found; the results; seconds; how many false ones."""
+    joints, results = look_at_all(hand, photographs, range(len(photographs)))
     pictures = [photographs.color(number) for number in range(REPEAT)]
     known = [(p, r) for p, r in zip(pictures, results, strict=False) if r is not None]
     return {
@@ -63,7 +59,36 @@ def ours(weights, photographs, threads=1):
         "detecting": seconds_of(hand, [(picture,) for picture in pictures]),
         "tracking": seconds_of(hand.follow, known),
         "results": results,
+        "false": sum(bool(hand(path)) for path in without),
     }
+
+
+def look_at_all(hand, photographs, numbers):
+    """The surest hand of each of these: joints, nan where there is none, and results."""
+    joints = np.full((len(photographs), 21, 3), np.nan)
+    results = [None] * len(photographs)
+    for number in numbers:
+        found = hand(photographs.color(number))
+        if found:
+            results[number] = found[0]
+            joints[number] = found[0].joints_mm
+    return joints, results
+
+
+def adapted(folders, photographs):
+    """Each block by the student that was adapted without it."""
+    joints = np.full((len(photographs), 21, 3), np.nan)
+    for folder, block in zip(folders, blocks_of(len(photographs)), strict=True):
+        own, _ = look_at_all(
+            Hand.from_pretrained(folder), photographs, range(len(photographs))[block]
+        )
+        joints[block] = own[block]
+    return joints
+
+
+def blocks_of(count):
+    """Contiguous ones of LENGTH frames."""
+    return [slice(at, min(at + LENGTH, count)) for at in range(0, count, LENGTH)]
 
 
 def seconds_of(call, arguments):
@@ -76,12 +101,12 @@ def seconds_of(call, arguments):
     return seconds
 
 
-def mediapipes(python, folder):
+def mediapipes(python, folder, without):
     """The same of MediaPipe, by its own interpreter."""
     with tempfile.TemporaryDirectory() as home:
         out = Path(home) / "found.npz"
         script = Path(__file__).with_name("mediapipe_hands.py")
-        command = [python, str(script), str(Path(folder) / "images"), str(out)]
+        command = [python, str(script), str(Path(folder) / "images"), str(out), *map(str, without)]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
         held = np.load(out)
         return {
@@ -90,6 +115,7 @@ def mediapipes(python, folder):
             "side": [{"Left": "right", "Right": "left"}.get(str(one), "") for one in held["side"]],
             "detecting": held["detecting_s"].tolist(),
             "tracking": held["tracking_s"].tolist(),
+            "false": int(held["false"]),
         }
 
 
@@ -108,14 +134,14 @@ def errors_of(joints, truth, train):
     return {name: np.linalg.norm(one - truth, axis=2) for name, one in by_measure.items()}
 
 
-def summary_of(found, truth, train, count):
+def summary_of(found, truth, train):
     errors = errors_of(found["joints"], truth, train)
-    blocks = [slice(at, min(at + LENGTH, count)) for at in range(0, count, LENGTH)]
+    blocks = blocks_of(len(truth))
     test = slice(*BLOCKS["test"])
     per_joint = np.nanmean(errors["Procrustes"], 0).round(2)
-    return {
-        "found": int(np.isfinite(found["joints"]).all((1, 2)).sum()),
-        "left": sum(side == "left" for side in found["side"]),
+    seen = np.isfinite(found["joints"]).all((1, 2))
+    facts = {
+        "found": int(seen.sum()),
         "mm": {
             name: {
                 "all": mean(one),
@@ -125,9 +151,15 @@ def summary_of(found, truth, train, count):
             for name, one in errors.items()
         },
         "joints_mm": dict(zip(JOINTS, per_joint.tolist(), strict=True)),
-        "detecting_ms": 1000 * float(np.median(found["detecting"])),
-        "tracking_ms": 1000 * float(np.median(found["tracking"])),
     }
+    if "side" in found:
+        facts |= {
+            "left": sum(side == "left" for side in found["side"]),
+            "false": found["false"],
+            "detecting_ms": round(1000 * float(np.median(found["detecting"])), 2),
+            "tracking_ms": round(1000 * float(np.median(found["tracking"])), 2),
+        }
+    return facts
 
 
 def mean(errors):
@@ -149,31 +181,40 @@ def draw_worst(photographs, found, truth, train, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--real-hands", required=True)
-    parser.add_argument("--weights", required=True)
+    parser.add_argument("--weights", default=str(OWN), help="an export; that of cmkg")
     parser.add_argument("--mediapipe", default="")
+    parser.add_argument("--without", default="")
+    parser.add_argument("--adapted", nargs=5, default=())
     parser.add_argument("--out", default="runs/photographs")
     given = parser.parse_args()
+    torch.set_num_threads(1)
     photographs = RealHands(given.real_hands)
     count = len(photographs)
     truth = np.stack([photographs.labels(number)[0] for number in range(count)])
     train = np.arange(count) < BLOCKS["train"][1]
+    without = sorted(Path(given.without).iterdir()) if given.without else []
     out = Path(given.out)
     out.mkdir(parents=True, exist_ok=True)
-    found = {"cmkg": ours(given.weights, photographs)}
+    found = {"cmkg": ours(Hand.from_pretrained(given.weights), photographs, without)}
     if given.mediapipe:
-        found["MediaPipe"] = mediapipes(given.mediapipe, given.real_hands)
-    table = {name: summary_of(one, truth, train, count) for name, one in found.items()}
-    write_json(out / "photographs.json", {"photographs": count, "methods": table})
+        found["MediaPipe"] = mediapipes(given.mediapipe, given.real_hands, without)
+    if given.adapted:
+        found["cmkg, adapted"] = {"joints": adapted(given.adapted, photographs)}
+    table = {name: summary_of(one, truth, train) for name, one in found.items()}
+    facts = {"photographs": count, "without": len(without), "processor": describe_processor()}
+    write_json(out / "photographs.json", facts | {"methods": table})
     draw_worst(photographs, found["cmkg"], truth, train, out / "worst.jpg")
     for name, row in table.items():
         parts = [
             f"{key} {value['all']:.1f} ({value['360-459']:.1f})" for key, value in row["mm"].items()
         ]
-        print(
-            f"{name:10} found {row['found']}/{count}, left {row['left']}; mm on all (frames "
-            f"360-459): {', '.join(parts)}; {row['detecting_ms']:.1f} ms detecting, "
-            f"{row['tracking_ms']:.1f} ms following"
-        )
+        print(f"{name:14} found {row['found']}/{count}; mm on all (360-459): {', '.join(parts)}")
+        if "false" in row:
+            print(
+                f"{'':14} left {row['left']}; a hand in {row['false']} of {len(without)} pictures "
+                f"without; {row['detecting_ms']:.1f} ms detecting, {row['tracking_ms']:.1f} ms "
+                "following"
+            )
 
 
 if __name__ == "__main__":

@@ -304,7 +304,63 @@ def blocks_of(name, held):
         return {PAPER: paper_block(held), f"{PAPER}-small": small_paper_block(held)}
     if name == "worth":
         return {name: cells_block(held), f"{name}-small": small_worth_block(held)}
+    if name == "photographs":
+        return {name: photographs_block(held), f"{name}-small": small_photographs_block(held)}
+    if name == "weights":
+        return {name: weights_block(held)}
     return {name: block_of(name, held)}
+
+
+def photographs_block(held):
+    """benchmarks/photographs.py: every measure, its blocks, and the joints."""
+    methods = held["methods"]
+    body = []
+    for name, row in methods.items():
+        for measure, mm in row["mm"].items():
+            blocks = " / ".join(f"{one:.1f}" for one in mm["blocks"])
+            body.append([name, measure, f"{mm['all']:.1f}", blocks, f"{mm['360-459']:.1f}"])
+    heads = ["", "mm, by", "all", "five blocks", "frames 360–459"]
+    lines = [*table_of(heads, body), ""]
+    parts = {}
+    for joint in next(iter(methods.values()))["joints_mm"]:
+        parts.setdefault(joint.split()[0], []).append(joint)
+    body = [
+        [name, *(f"{np.mean([row['joints_mm'][j] for j in own]):.1f}" for own in parts.values())]
+        for name, row in methods.items()
+    ]
+    return "\n".join([*lines, *table_of(["after Procrustes, mm", *parts], body), ""])
+
+
+def small_photographs_block(held):
+    """A row a method."""
+    body = []
+    for name, row in held["methods"].items():
+        errors = [f"{row['mm'][m]['all']:.1f}" for m in ("set's bones", "Procrustes")]
+        rest = ["–"] * 4
+        if "false" in row:
+            rest = [
+                f"{row['found']} of {held['photographs']}",
+                f"{row['false']} of {held['without']}",
+                f"{row['detecting_ms']:.1f}",
+                f"{row['tracking_ms']:.1f}",
+            ]
+        body.append([name, *errors, *rest])
+    heads = ["mm", "mm, Procrustes", "found", "false", "ms, detecting", "ms, following"]
+    return "\n".join([*table_of(["", *heads], body), ""])
+
+
+def weights_block(held):
+    """What the teacher was worth to the student that comes with cmkg."""
+    names = {
+        "teacher": "depth itself (the teacher)",
+        "student": "RGB, first half",
+        "continued": "control: both halves without the teacher",
+        "shuffled": "control: second half with the depth of other hands",
+        "distilled": "**second half with the teacher: the student that ships**",
+    }
+    there = {name: label for name, label in names.items() if name in held["epe_mm"]}
+    body = [[label, f"{held['epe_mm'][name]:.1f}"] for name, label in there.items()]
+    return "\n".join([*table_of(["", "EPE, mm"], body), ""])
 
 
 def small_worth_block(held):

@@ -80,7 +80,7 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {package: installed_version(package) for package in PACKAGES},
         "machine": {
-            "processor": _processor(),
+            "processor": describe_processor(),
             "cores": core_count(),
             "threads": torch.get_num_threads(),
             "gpu": gpu,
@@ -111,7 +111,8 @@ def installed_version(package: str) -> str:
         return "not installed"
 
 
-def _processor() -> str:
+def describe_processor() -> str:
+    """The processor's name."""
     with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         for line in file:
             if line.startswith("model name"):

@@ -92,7 +92,7 @@ def run(config: Adapt) -> dict[str, Any]:
         student=str(out / "start"),
         out=str(out / "hand"),
         finder=str(weights) if (weights / "finder.safetensors").exists() else "",
-        onnx=find_spec("onnx") is not None,
+        onnx=student.config.head == "integral" and find_spec("onnx") is not None,
         calibration=student.calibration,
     )
     export.run(own)

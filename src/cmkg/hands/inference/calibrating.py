@@ -74,7 +74,7 @@ def calibrated(student: HandStudent, packed: Packed) -> HandStudent:
     calibration = fit_calibration(judge(student, packed, halves(packed)[0]))
     bone_mm = round(float(bone_scale(np.array(packed.joints_mm)).mean()), 2)
     net = student.config
-    again = HandStudent(
+    again = HandStudent(  # anew: its arguments are what is saved with it
         net.backbone,
         net.width,
         net.head,
@@ -83,9 +83,10 @@ def calibrated(student: HandStudent, packed: Packed) -> HandStudent:
         bone_mm,
         list(calibration),
         net.upright,
+        student.presence is not None,
     )
-    again.net.load_state_dict(student.net.state_dict())
-    return again
+    again.load_state_dict(student.state_dict())
+    return again.eval()
 
 
 class Bin(NamedTuple):

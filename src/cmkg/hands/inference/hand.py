@@ -43,7 +43,7 @@ PASSES = 4  # looks at a hand at most, each at the box of the joints that the la
 WAYS: tuple[Direction, ...] = (UP, (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0))
 FIRST = 6  # places in a picture that are looked at closely
 ONE_SIDE = 0.9  # chance of a side at which the other one is not tried
-FOUND = 0.5  # mean confidence of what is called a hand
+FOUND = 0.5  # chance of what is called a hand
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,7 @@ class _Look(NamedTuple):
     joints: Float[np.ndarray, "21 3"]
     joints_px: Points
     confidence: Float[np.ndarray, " 21"]
-
-    @property
-    def certainty(self) -> float:
-        return float(self.confidence.mean())
+    certainty: float
 
     @property
     def own_box(self) -> Box:
@@ -195,8 +192,10 @@ class Hand:
         views = [look_at(picture, place, K, self.student.px) for place in places]
         seen = self.networks.see(np.stack([view.picture for view in views]))
         return [
-            _Look(view, place, joints, view.to_picture(uv), confidence)
-            for view, place, joints, uv, confidence in zip(views, places, *seen, strict=True)
+            _Look(view, place, joints, view.to_picture(uv), confidence, float(chance))
+            for view, place, joints, uv, confidence, chance in zip(
+                views, places, *seen, strict=True
+            )
         ]
 
     def refine(

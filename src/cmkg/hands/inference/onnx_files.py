@@ -2,7 +2,8 @@
 
 Input `picture`: (B, 3, px, px) float32, RGB from 0 to 255, a right hand's box. Outputs, as in
 Python: `joints` (B, 21, 3) in units of the middle finger's first bone (x right, y down, z away),
-`uv` (B, 21, 2) on the picture whose sides are -1 and 1, `confidence` (B, 21).
+`uv` (B, 21, 2) on the picture whose sides are -1 and 1, `confidence` (B, 21), `chance` (B,) that
+there is a right hand.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from .running import OnnxFile
 
 OPSET = 17
 SMALL = 256  # numbers that are not worth 16 bits
-OUTPUTS = ("joints", "uv", "confidence")
+OUTPUTS = ("joints", "uv", "confidence", "chance")
 MISSING = "ONNX needs the extra: pip install 'cmkg[onnx]'"
 
 
@@ -68,11 +69,14 @@ class OnnxStudent(nn.Module):
 
     def forward(
         self, picture: Float[Tensor, "b 3 px px"]
-    ) -> tuple[Float[Tensor, "b 21 3"], Float[Tensor, "b 21 2"], Float[Tensor, "b 21"]]:
-        """joints, uv, confidence."""
-        pose = self.student((picture - self.get_buffer("mean")) / self.get_buffer("std"))
+    ) -> tuple[
+        Float[Tensor, "b 21 3"], Float[Tensor, "b 21 2"], Float[Tensor, "b 21"], Float[Tensor, " b"]
+    ]:
+        """joints, uv, confidence, chance."""
+        x = (picture - self.get_buffer("mean")) / self.get_buffer("std")
+        pose, confidence, chance = self.student.see(x)
         assert pose.uv is not None
-        return pose.joints - pose.joints[:, :1], pose.uv, self.student.confidence(pose)
+        return pose.joints - pose.joints[:, :1], pose.uv, confidence, chance
 
 
 def facts_of(student: HandStudent) -> dict[str, str]:

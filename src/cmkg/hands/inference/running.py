@@ -21,11 +21,14 @@ Pictures = Shaped[np.ndarray, "b px px 3"]
 
 
 class Seen(NamedTuple):
-    """What a student says of pictures: joints in bones, places (sides -1 and 1), confidence."""
+    """What a student says of pictures: joints in bones, places (sides -1 and 1), confidence, and
+    the chance that there is a right hand; see hand_student.Sight.
+    """
 
     joints: Float[np.ndarray, "b 21 3"]
     uv: Float[np.ndarray, "b 21 2"]
     confidence: Float[np.ndarray, "b 21"]
+    chance: Float[np.ndarray, " b"]
 
 
 class TorchNetworks:
@@ -40,9 +43,8 @@ class TorchNetworks:
     @torch.inference_mode()
     def see(self, pictures: Pictures) -> Seen:
         """uint8 RGB of places, as the student sees them."""
-        pose = self.student(_input_of(pictures, self.student))
-        confidence = self.student.confidence(pose)
-        return Seen(_to_numpy(pose.joints), _to_numpy(pose.uv), _to_numpy(confidence))
+        pose, confidence, chance = self.student.see(_input_of(pictures, self.student))
+        return Seen(*(_to_numpy(one) for one in (pose.joints, pose.uv, confidence, chance)))
 
     @torch.inference_mode()
     def search(self, picture: Shaped[np.ndarray, "h w 3"]) -> Said:

@@ -148,10 +148,10 @@ def finder_loss(maps: FinderMaps, boxes: list[Float[Tensor, "_ 6"]]) -> dict[str
 def peaks(said: Said, at_least: float, most: int) -> list[Found]:
     """The hands of a picture, the surest first.
 
-    A peak is the largest of its neighbours on both sides' maps together; its place is the mean of
+    A peak is the largest of its neighbours on the sum of both sides' maps; its place is the mean of
     the neighbourhood.
     """
-    both = said.chance.max(0)
+    both = said.chance.sum(0).clip(max=1)  # of either side
     padded = np.pad(both, 1)
     around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
     is_peak = (both == around.max((2, 3))) & (both >= at_least)
@@ -165,7 +165,7 @@ def peaks(said: Said, at_least: float, most: int) -> list[Found]:
                 float((column + 0.5 + dx) * STRIDE - 0.5),
                 float((row + 0.5 + dy) * STRIDE - 0.5),
                 float(said.side[row, column]),
-                float(max(right, left)),
+                float(both[row, column]),
                 float(left / (left + right)),
                 _of_length_1(*said.towards[:, row, column].tolist()),
             )

@@ -171,8 +171,12 @@ class PoseNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c px px"]) -> Pose:
         """The same kind of Pose in training and in evaluation."""
-        pose: Pose = self.head(self.backbone(x))
-        with torch.autocast(x.device.type, enabled=False):
+        return self.pose_of(self.backbone(x))
+
+    def pose_of(self, maps: FeatureMaps) -> Pose:
+        """The backbone's four feature maps to a Pose."""
+        pose: Pose = self.head(maps)
+        with torch.autocast(pose.joints.device.type, enabled=False):
             joints = torch.einsum("ij,bjk->bik", self.convention, pose.joints)
         return pose._replace(joints=joints)
 

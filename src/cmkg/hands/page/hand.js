@@ -188,11 +188,11 @@ function shrink(source, width, height, px) {
   return { pixels, rows, columns, scale };
 }
 
-// Peaks of the chances, the surest first: the largest of their neighbours on both sides' maps.
+// Peaks of the chances, the surest first: the largest of their neighbours on the sum of both sides'.
 function peaksOf(maps, rows, columns) {
   const [chance, side, way] = [maps.chance.data, maps.side.data, maps.towards.data];
   const cells = rows * columns;
-  const both = Array.from({ length: cells }, (_, i) => Math.max(chance[i], chance[cells + i]));
+  const both = Array.from({ length: cells }, (_, i) => Math.min(chance[i] + chance[cells + i], 1));
   const at = (y, x) => (y >= 0 && y < rows && x >= 0 && x < columns ? both[y * columns + x] : 0);
   const found = [];
   for (let y = 0; y < rows; y++) {
@@ -254,7 +254,7 @@ export class Hand {
         const turned = [0, 3, 6].map((row) => toCamera[row] * x + toCamera[row + 1] * y + toCamera[row + 2] * z);
         joints.push([bone_mm * turned[0] * (mirrored ? -1 : 1), bone_mm * turned[1], bone_mm * turned[2]]);
       }
-      const certainty = confidence.reduce((sum, one) => sum + one, 0) / 21;
+      const certainty = found.chance.data[i];
       return { place, side: place.side, box: place.box, points, joints, confidence, certainty };
     });
   }

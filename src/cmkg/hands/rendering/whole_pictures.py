@@ -75,6 +75,16 @@ def whole_picture(
     return out, np.concatenate(boxes)
 
 
+def other_picture(
+    rng: np.random.Generator, hands: Hands, empty: Shaped[np.ndarray, "m p p 3"], px: int
+) -> Shaped[np.ndarray, "px px 3"]:
+    """A picture that shows no whole hand: a background, an arm, what is beside a hand."""
+    tile, boxes = _tile(rng, [hands], empty, px, px)
+    while len(boxes):
+        tile, boxes = _tile(rng, [hands], empty, px, px)
+    return tile
+
+
 def _tile(
     rng: np.random.Generator,
     sets: Sequence[Hands],

@@ -16,10 +16,8 @@ from ...runtime.files import load_weights, read_json, save_weights, write_text
 from ..datasets.packed import Packed
 from ..network.finder import Finder
 from ..network.hand_student import CALIBRATION, HandStudent
-from .networks import read_net_config
+from .networks import read_net_config, student_weights
 from .student_card import ABOUT_STUDENT, card_facts
-
-WEIGHTS = ("target.safetensors", "distilled.safetensors", "student.safetensors")
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,10 @@ class Export:
     int8: bool = False
     """And student-int8.onnx, in 8 bits, ranges and loss from --data."""
     finder: str = ""
-    """Folder of a finished finder, or of an export with one, for whole pictures; empty = squares all
-    over them are tried."""
+    """Folder of a finished finder, or of an export with one, for whole pictures; empty = squares
+    all over them are tried."""
+    presence: str = ""
+    """Folder of a finished presence stage: tells hands from other things, right from left."""
     calibration: tuple[float, float] = CALIBRATION
     """Of the confidence, see HandStudent; --data fits its own."""
     half: bool = False
@@ -59,11 +59,6 @@ def run(config: Export) -> None:
     from ..inference.running import FINDER_FILE, STUDENT_FILE
 
     stage, net = Path(config.stage), read_net_config(config.student)
-    path = next((stage / name for name in WEIGHTS if (stage / name).exists()), None)
-    if path is None:
-        raise InputError(
-            f"{stage}: expected a finished stage with one of {', '.join(WEIGHTS)}, found none"
-        )
     student = HandStudent(
         net.backbone,
         net.width,
@@ -72,6 +67,7 @@ def run(config: Export) -> None:
         net.px,
         upright=net.upright,
         calibration=config.calibration,
+        presence=bool(config.presence),
     )
     if (config.data or config.onnx or config.int8) and net.head != "integral":
         raise InputError(
@@ -81,7 +77,9 @@ def run(config: Export) -> None:
     packed = Packed(config.data) if config.data else None
     if packed is not None and len(packed) < 2:
         raise InputError(f"--data {config.data}: expected two samples or more")
-    load_weights(path, student.net)
+    load_weights(student_weights(stage), student.net)
+    if student.presence is not None:
+        load_weights(Path(config.presence) / "presence.safetensors", student.presence)
     if packed is not None:
         student = calibrated(student, packed)
     facts = card_facts(read_json(stage / "config.json"), read_json(stage / "result.json"))

@@ -44,6 +44,22 @@ def read_net_config(folder: PathLike) -> NetConfig:
         ) from None
 
 
+def student_weights(stage: PathLike) -> Path:
+    """The weights of a finished student, distill or target run.
+
+    Raises:
+        InputError: the folder has none.
+    """
+    for name in ("target", "distilled", "student"):
+        path = Path(stage) / f"{name}.safetensors"
+        if path.exists():
+            return path
+    raise InputError(
+        f"{stage}: expected a finished stage with target.safetensors, distilled.safetensors or "
+        "student.safetensors, found none"
+    )
+
+
 def load_network(folder: PathLike, modality: str, weights: str) -> Trained:
     """The network of a finished run with the weights `weights`.safetensors of its folder."""
     net = read_net_config(folder)
