@@ -22,11 +22,10 @@ def dots():
 
 def test_boxes_lie_where_the_hands_do_in_any_layout_and_mirrored():
     hands, empty = dots(), np.zeros((2, PX, PX, 3), np.uint8)
-    sides, count = set(), 0
+    count = 0
     for number in range(60):
         picture, boxes = whole_picture(np.random.default_rng(number), [hands], empty, 128)
-        for x, y, side, left, right, down in boxes:
-            sides.add(left)
+        for x, y, side, right, down in boxes:
             u, v = round(x), round(y)
             near = picture[max(v - 2, 0) : v + 3, max(u - 2, 0) : u + 3, 0]
             assert near.max() > 180  # the middle MCP is there
@@ -35,5 +34,4 @@ def test_boxes_lie_where_the_hands_do_in_any_layout_and_mirrored():
             if (back > 4).all() and (back < 123).all() and len(boxes) == 1:
                 patch = picture[back[1] - 4 : back[1] + 5, back[0] - 4 : back[0] + 5, 0]
                 count += 60 < np.percentile(patch, 95) < 200
-    assert sides == {0.0, 1.0}
     assert count > 8

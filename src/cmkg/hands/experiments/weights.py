@@ -47,7 +47,7 @@ class Weights:
     """Of the student's first half, and of its second."""
     batch: int = 32
     lr: float = 3e-3
-    finder_pictures: int = 120_000
+    finder_pictures: int = 150_000
     """Whole pictures that the finder is trained on."""
     seed: int = 0
     criterion: Annotated[distill.Criterion, Flat] = field(

@@ -23,10 +23,9 @@ MOST_IN_A_ROW = 12  # of these squares, in a panorama
 
 
 class Candidate(NamedTuple):
-    """Where a hand may be. left_share: the chance that it is a left one. towards: see Place."""
+    """Where a hand may be. towards: see Place."""
 
     box: Box
-    left_share: float
     towards: Direction
 
 
@@ -41,11 +40,7 @@ def find_candidates(networks: Networks, picture: Picture) -> list[Candidate]:
             break
     half = 0.5 * scale - 0.5  # a pixel's middle is a whole number
     return [
-        Candidate(
-            Box(one.x * scale + half, one.y * scale + half, one.side * scale),
-            one.left_share,
-            one.towards,
-        )
+        Candidate(Box(one.x * scale + half, one.y * scale + half, one.side * scale), one.towards)
         for one in found
     ]
 

@@ -16,7 +16,7 @@ from ...errors import InputError
 from ...runtime.files import PathLike
 from ..network.finder import Finder
 from ..network.hand_student import HandStudent, load_finder, load_student
-from .finding import Candidate, find_candidates, first_boxes
+from .finding import find_candidates, first_boxes
 from .pictures import read_with_scale
 from .placing import place_wrist
 from .running import Networks, TorchNetworks, networks_of
@@ -42,7 +42,6 @@ PASSES = 4  # looks at a hand at most, each at the box of the joints that the la
 # Which way a hand may point where nobody says it.
 WAYS: tuple[Direction, ...] = (UP, (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0))
 FIRST = 6  # places in a picture that are looked at closely
-ONE_SIDE = 0.9  # chance of a side at which the other one is not tried
 FOUND = 0.5  # chance of what is called a hand
 
 
@@ -253,7 +252,7 @@ class Hand:
         return [
             [
                 Place(one.box, side, one.towards if self.student.config.upright else UP)
-                for side in sides_of(one, sides)
+                for side in sides
             ]
             for one in find_candidates(self.networks, picture)[:FIRST]
         ]
@@ -297,13 +296,6 @@ def in_file_pixels(result: HandResult, scale: float) -> HandResult:
         joints_px=scale * (result.joints_px + 0.5) - 0.5,
         box=(x + half, y + half, width, height),
     )
-
-
-def sides_of(candidate: Candidate, sides: Sequence[Side]) -> Sequence[Side]:
-    """Of these sides those that a candidate may be of."""
-    if len(sides) == 1 or 1 - ONE_SIDE < candidate.left_share < ONE_SIDE:
-        return sides
-    return ("left",) if candidate.left_share > 0.5 else ("right",)
 
 
 # ---- what comes from outside ---------------------------------------------------------------------

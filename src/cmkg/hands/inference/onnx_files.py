@@ -40,7 +40,7 @@ MISSING = "ONNX needs the extra: pip install 'cmkg[onnx]'"
 class OnnxFinder(nn.Module):
     """The finder: `picture` (1, 3, H, W), sides multiples of 32, to chances and sizes of centres.
 
-    chance (1, 2, H/8, W/8), right hands then left; side (1, H/8, W/8) of the box, in pixels;
+    chance (1, H/8, W/8) of a hand's middle; side (1, H/8, W/8) of its box, in pixels;
     towards (1, 2, H/8, W/8): x and y of the way from the wrist to the middle MCP.
     """
 
@@ -52,7 +52,7 @@ class OnnxFinder(nn.Module):
 
     def forward(
         self, picture: Float[Tensor, "1 3 h w"]
-    ) -> tuple[Float[Tensor, "1 2 h8 w8"], Float[Tensor, "1 h8 w8"], Float[Tensor, "1 2 h8 w8"]]:
+    ) -> tuple[Float[Tensor, "1 h8 w8"], Float[Tensor, "1 h8 w8"], Float[Tensor, "1 2 h8 w8"]]:
         """chance, side, towards."""
         maps = self.finder((picture - self.get_buffer("mean")) / self.get_buffer("std"))
         return maps.centres.sigmoid(), FINDER_PX * maps.size.exp(), maps.towards
@@ -114,7 +114,7 @@ def write_finder_onnx(finder: Finder, path: PathLike, half: bool = False) -> Non
     blank = torch.zeros(1, 3, FINDER_PX, FINDER_PX - 32)
     axes = {
         "picture": {2: "height", 3: "width"},
-        "chance": {2: "rows", 3: "columns"},
+        "chance": {1: "rows", 2: "columns"},
         "side": {1: "rows", 2: "columns"},
         "towards": {2: "rows", 3: "columns"},
     }

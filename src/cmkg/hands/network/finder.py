@@ -1,7 +1,7 @@
-"""Finder: where in a whole picture right and left hands are, how large, and which way they point.
+"""Finder: where in a whole picture hands are, how large, and which way they point.
 
-Centres as peaks of heatmaps (Zhou et al., Objects as Points, 2019), one a side of the body; a
-hand's size and direction at its peak.
+Centres as peaks of a heatmap (Zhou et al., Objects as Points, 2019), a hand's size and direction at
+its peak. Whose hand it is shows only when it is looked at closely: see presence.py.
 """
 
 from __future__ import annotations
@@ -36,26 +36,22 @@ class Found(NamedTuple):
     y: float
     side: float
     score: float
-    left_share: float
-    """Chance that it is a left hand, if it is one."""
     towards: tuple[float, float]
     """x and y of the direction from the wrist to the middle MCP, of length 1."""
 
 
 class Said(NamedTuple):
-    """A picture's maps: chances of right hands' and left hands' centres, boxes' sides in pixels,
-    and x and y of the way that hands point.
-    """
+    """Maps of a picture: chances of hands' middles, boxes' sides in pixels, x and y of ways."""
 
-    chance: Float[np.ndarray, "2 h w"]
+    chance: Float[np.ndarray, "h w"]
     side: Float[np.ndarray, "h w"]
     towards: Float[np.ndarray, "2 h w"]
 
 
 class FinderMaps(NamedTuple):
-    """centres: log odds, right hands then left. size: log of the box's side over FINDER_PX."""
+    """centres: log odds. size: log of the box's side over FINDER_PX. towards: see Found."""
 
-    centres: Float[Tensor, "b 2 h w"]
+    centres: Float[Tensor, "b h w"]
     size: Float[Tensor, "b h w"]
     towards: Float[Tensor, "b 2 h w"]
 
@@ -68,7 +64,7 @@ class FinderMaps(NamedTuple):
 class Targets(NamedTuple):
     """What FinderMaps should be, centres from 0 to 1; counts: where size and towards count."""
 
-    centres: Float[Tensor, "b 2 h w"]
+    centres: Float[Tensor, "b h w"]
     size: Float[Tensor, "b h w"]
     towards: Float[Tensor, "b 2 h w"]
     counts: Shaped[Tensor, "b h w"]
@@ -82,10 +78,10 @@ class Finder(nn.Module):
         self.backbone = ResNet(3, STEM_CHANNELS, CHANNELS, (1, 1, 1, 1))
         self.lateral = nn.ModuleList(nn.Conv2d(c, HEAD_CHANNELS, 1) for c in CHANNELS[1:])
         self.smooth = ConvLayer(HEAD_CHANNELS, HEAD_CHANNELS)
-        self.maps = nn.Conv2d(HEAD_CHANNELS, 5, 1)
+        self.maps = nn.Conv2d(HEAD_CHANNELS, 4, 1)
         with torch.no_grad():
             assert self.maps.bias is not None
-            self.maps.bias.copy_(torch.tensor([RARE, RARE, -1.0, 0.0, 0.0]))
+            self.maps.bias.copy_(torch.tensor([RARE, -1.0, 0.0, 0.0]))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> FinderMaps:
@@ -98,28 +94,28 @@ class Finder(nn.Module):
             merged = own if merged is None else own + F.interpolate(merged, size=own.shape[2:])
         assert merged is not None
         out = self.maps(self.smooth(merged)).float()
-        return FinderMaps(out[:, :2], out[:, 2], out[:, 3:])
+        return FinderMaps(out[:, 0], out[:, 1], out[:, 2:])
 
 
-def finder_targets(boxes: list[Float[Tensor, "_ 6"]], cells: int = CELLS) -> Targets:
+def finder_targets(boxes: list[Float[Tensor, "_ 5"]], cells: int = CELLS) -> Targets:
     """What the maps should be.
 
     Args:
-        boxes: of each picture x, y, side in pixels, 1 for a left hand, x and y of its direction.
+        boxes: of each picture x, y, side in pixels, x and y of the hand's direction.
         cells: of a map's side.
     """
     count = len(boxes)
-    centres = torch.zeros(count, 2, cells, cells)
+    centres = torch.zeros(count, cells, cells)
     size = torch.zeros(count, cells, cells)
     towards = torch.zeros(count, 2, cells, cells)
     counts = torch.zeros(count, cells, cells, dtype=torch.bool)
     steps = torch.arange(cells)
     for number, own in enumerate(boxes):
-        for x, y, side, left, right, down in own.tolist():
+        for x, y, side, right, down in own.tolist():
             column, row = (min(max(int((c + 0.5) / STRIDE), 0), cells - 1) for c in (x, y))
             off = (steps[:, None] - row) ** 2 + (steps[None] - column) ** 2
             peak = (-off / (2 * PEAK**2)).exp()
-            centres[number, int(left)] = torch.maximum(centres[number, int(left)], peak)
+            centres[number] = torch.maximum(centres[number], peak)
             near = off <= 1
             size[number][near] = torch.tensor(side / FINDER_PX).log()
             towards[number, :, near] = torch.tensor([[right], [down]])
@@ -127,7 +123,7 @@ def finder_targets(boxes: list[Float[Tensor, "_ 6"]], cells: int = CELLS) -> Tar
     return Targets(centres, size, towards, counts)
 
 
-def finder_loss(maps: FinderMaps, boxes: list[Float[Tensor, "_ 6"]]) -> dict[str, Tensor]:
+def finder_loss(maps: FinderMaps, boxes: list[Float[Tensor, "_ 5"]]) -> dict[str, Tensor]:
     """The focal loss of Objects as Points (Eq. 1 there), and L1 of sizes' logarithms and ways."""
     target = Targets(*(t.to(maps.size.device) for t in finder_targets(boxes)))
     is_peak = target.centres == 1
@@ -148,25 +144,22 @@ def finder_loss(maps: FinderMaps, boxes: list[Float[Tensor, "_ 6"]]) -> dict[str
 def peaks(said: Said, at_least: float, most: int) -> list[Found]:
     """The hands of a picture, the surest first.
 
-    A peak is the largest of its neighbours on the sum of both sides' maps; its place is the mean of
-    the neighbourhood.
+    A peak is the largest of its neighbours; its place is the mean of the neighbourhood.
     """
-    both = said.chance.sum(0).clip(max=1)  # of either side
-    padded = np.pad(both, 1)
+    chance = said.chance
+    padded = np.pad(chance, 1)
     around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
-    is_peak = (both == around.max((2, 3))) & (both >= at_least)
+    is_peak = (chance == around.max((2, 3))) & (chance >= at_least)
     found = []
     for row, column in zip(*np.nonzero(is_peak), strict=True):
         patch = around[row, column] / around[row, column].sum()
         dx, dy = patch.sum(0) @ STEPS, patch.sum(1) @ STEPS
-        right, left = said.chance[:, row, column]
         found.append(
             Found(
                 float((column + 0.5 + dx) * STRIDE - 0.5),
                 float((row + 0.5 + dy) * STRIDE - 0.5),
                 float(said.side[row, column]),
-                float(both[row, column]),
-                float(left / (left + right)),
+                float(chance[row, column]),
                 _of_length_1(*said.towards[:, row, column].tolist()),
             )
         )

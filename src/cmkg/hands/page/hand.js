@@ -23,7 +23,6 @@ const MOST = 8;
 const STRIDE = 8; // of the finder's maps
 const MULTIPLE = 32;
 const LARGER = 2; // times the finder's picture, where it finds nothing
-const ONE_SIDE = 0.9; // chance of a side at which the other one is not tried
 
 // ---- matrices and cameras ----------------------------------------------------------------------
 const multiply = (a, b) =>
@@ -188,16 +187,15 @@ function shrink(source, width, height, px) {
   return { pixels, rows, columns, scale };
 }
 
-// Peaks of the chances, the surest first: the largest of their neighbours on the sum of both sides'.
+// Peaks of the chances, the surest first: the largest of their neighbours.
 function peaksOf(maps, rows, columns) {
   const [chance, side, way] = [maps.chance.data, maps.side.data, maps.towards.data];
   const cells = rows * columns;
-  const both = Array.from({ length: cells }, (_, i) => Math.min(chance[i] + chance[cells + i], 1));
-  const at = (y, x) => (y >= 0 && y < rows && x >= 0 && x < columns ? both[y * columns + x] : 0);
+  const at = (y, x) => (y >= 0 && y < rows && x >= 0 && x < columns ? chance[y * columns + x] : 0);
   const found = [];
   for (let y = 0; y < rows; y++) {
     for (let x = 0; x < columns; x++) {
-      const score = both[y * columns + x];
+      const score = chance[y * columns + x];
       let sum = 0, dx = 0, dy = 0, isPeak = score >= SURE;
       for (let v = -1; isPeak && v <= 1; v++) {
         for (let u = -1; u <= 1; u++) {
@@ -209,13 +207,12 @@ function peaksOf(maps, rows, columns) {
         }
       }
       if (!isPeak) continue;
-      const right = chance[y * columns + x], left = chance[cells + y * columns + x];
       const [across, down] = [way[y * columns + x], way[cells + y * columns + x]];
       const length = Math.hypot(across, down);
       found.push({
         way: length > 1e-6 ? [across / length, down / length] : UP,
         x: (x + 0.5 + dx / sum) * STRIDE - 0.5, y: (y + 0.5 + dy / sum) * STRIDE - 0.5,
-        side: side[y * columns + x], score, leftShare: left / (left + right),
+        side: side[y * columns + x], score,
       });
     }
   }
@@ -295,12 +292,10 @@ export class Hand {
       scale = small.scale;
       if (found.length) break;
     }
-    return found.slice(0, FIRST).map(({ x, y, side, leftShare, way }) => {
-      const isOne = sides.length > 1 && Math.max(leftShare, 1 - leftShare) >= ONE_SIDE;
-      const own = isOne ? [leftShare > 0.5 ? "left" : "right"] : sides;
+    return found.slice(0, FIRST).map(({ x, y, side, way }) => {
       const half = 0.5 * scale - 0.5; // a pixel's middle is a whole number
       const box = { x: x * scale + half, y: y * scale + half, side: side * scale };
-      return own.map((one) => ({ box, side: one, towards: this.facts.upright ? way : UP }));
+      return sides.map((one) => ({ box, side: one, towards: this.facts.upright ? way : UP }));
     });
   }
 

@@ -23,8 +23,8 @@ LAYOUTS = ((1, 1), (1, 2), (2, 1), (2, 2))  # rows and columns of tiles
 LAYOUT_SHARES = (0.6, 0.12, 0.12, 0.16)
 
 Picture = Shaped[np.ndarray, "_ _ 3"]
-# x, y, side in pixels; 1 for a left hand; x and y of the way from the wrist to the middle MCP
-Boxes = Float[np.ndarray, "n 6"]
+# x, y, side in pixels; x and y of the way from the wrist to the middle MCP
+Boxes = Float[np.ndarray, "n 5"]
 
 
 class Hands(NamedTuple):
@@ -46,7 +46,7 @@ class Hands(NamedTuple):
             pixels = geometry.project(joints, camera)
             (x, y), side = geometry.crop_box(pixels)
             way = pixels[MIDDLE_MCP] - pixels[WRIST]
-            boxes.append((x, y, side, 0.0, *(way / max(np.linalg.norm(way), 1e-6))))
+            boxes.append((x, y, side, *(way / max(np.linalg.norm(way), 1e-6))))
         return cls(pictures, np.array(boxes))
 
 
@@ -71,7 +71,7 @@ def whole_picture(
             tile, own = _tile(rng, sets, empty, height, width)
             y, x = row * height, column * width
             out[y : y + height, x : x + width] = tile
-            boxes.append(own + [x, y, 0, 0, 0, 0])
+            boxes.append(own + [x, y, 0, 0, 0])
     return out, np.concatenate(boxes)
 
 
@@ -115,11 +115,11 @@ def _tile(
     size = (width, height)
     tile = cv2.warpAffine(source, to_tile, size, borderMode=cv2.BORDER_REPLICATE)
     if box is None:
-        return tile, np.zeros((0, 6))
+        return tile, np.zeros((0, 5))
     x, y = scale * (box[0] - x0), scale * (box[1] - y0)
     if left:
         x = width - 1 - x
     if not (0 <= x < width and 0 <= y < height):
-        return tile, np.zeros((0, 6))
-    right = -box[4] if left else box[4]
-    return tile, np.array([[x, y, scale * box[2], float(left), right, box[5]]])
+        return tile, np.zeros((0, 5))
+    right = -box[3] if left else box[3]
+    return tile, np.array([[x, y, scale * box[2], right, box[4]]])

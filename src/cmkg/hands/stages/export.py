@@ -116,7 +116,6 @@ def finder_facts(result: dict[str, Any]) -> dict[str, str]:
     """What the finder's test said, for the card."""
     told = {
         "hands found in rendered pictures": result["found"],
-        "their side told": result["side_told"],
         "pictures with a false hand": result["pictures_with_more"],
     }
     return {name: f"{100 * share:.1f} %" for name, share in told.items()}
