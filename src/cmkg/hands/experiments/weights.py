@@ -21,7 +21,7 @@ from ..datasets.sample import pixels_to_store
 from ..network.augment import Augmentation
 from ..network.posenet import NetConfig
 from ..rendering.scenes import SceneConfig
-from ..stages import distill, export, finder, render, source
+from ..stages import distill, export, finder, presence, render, source
 from ..stages.settings import Flat, OptimConfig, SourceData
 from .main import FIRST_TEST_SCENE, SLIM_NET, work_of_stages
 from .rows import SourceStage, run_stage
@@ -49,6 +49,8 @@ class Weights:
     lr: float = 3e-3
     finder_pictures: int = 150_000
     """Whole pictures that the finder is trained on."""
+    presence_pictures: int = 100_000
+    """Pictures on which the student learns to tell hands from other things."""
     seed: int = 0
     criterion: Annotated[distill.Criterion, Flat] = field(
         default_factory=lambda: distill.Criterion("paper")
@@ -60,7 +62,16 @@ class Weights:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        expect_positive(self, "count", "teacher_epochs", "epochs", "batch", "lr", "finder_pictures")
+        expect_positive(
+            self,
+            "count",
+            "teacher_epochs",
+            "epochs",
+            "batch",
+            "lr",
+            "finder_pictures",
+            "presence_pictures",
+        )
 
 
 WEIGHTS = Weights()
@@ -79,6 +90,7 @@ def run(config: Weights) -> None:
         overall.finish(name)
         say(f"{name}: EPE {errors[name]:.2f} mm on rendered hands")
     finder.run(finder_stage(config, out))
+    presence.run(presence_stage(config, out))
     write_json(out / "weights.json", {"epe_mm": errors, "hands": config.count})
     export.run(
         export.Export(
@@ -89,6 +101,7 @@ def run(config: Weights) -> None:
             onnx=True,
             int8=True,
             finder=str(out / "finder"),
+            presence=str(out / "presence"),
             half=True,
         )
     )
@@ -117,6 +130,21 @@ def finder_stage(config: Weights, out: Path) -> finder.TrainFinder:
         out=str(out / "finder"),
         pictures=config.finder_pictures,
         optim=OptimConfig(1, config.batch, 2e-3, "cosine", config.seed, config.precision),
+    )
+
+
+def presence_stage(config: Weights, out: Path) -> presence.TrainPresence:
+    """Settings of what teaches the student to tell hands from other things."""
+    near, far = str(out / "data/train"), str(out / "data/far")
+    return presence.TrainPresence(
+        stage=str(out / "distilled"),
+        student=str(out / "student"),
+        hands=near,
+        around=far,
+        test=(f"{near}-test", f"{far}-test"),
+        out=str(out / "presence"),
+        pictures=config.presence_pictures,
+        optim=OptimConfig(1, 2 * config.batch, 1e-3, "cosine", config.seed, config.precision),
     )
 
 

@@ -48,6 +48,8 @@ class TrainPresence:
     """Packed set with much around the hands: what is not one is cut out of it, too."""
     test: tuple[str, str]
     """Two such sets that were not trained on."""
+    start: str = ""
+    """Weights of a head to begin from; empty = random ones."""
     out: str = "runs/presence"
     pictures: int = 150_000
     optim: Annotated[OptimConfig, Flat] = field(
@@ -112,7 +114,10 @@ def run(config: TrainPresence) -> dict[str, Any]:
     test = Shows(*config.test, net.px, net.upright, optim.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(optim.seed)
-        model = place_model(Presence(student.feature_maps(net.px)[-1].shape[1]), fabric)
+        head = Presence(student.feature_maps(net.px)[-1].shape[1])
+    if config.start:
+        load_weights(config.start, head)
+    model = place_model(head, fabric)
     backbone.eval()
     optimizer = torch.optim.Adam(model.parameters(), optim.lr)
     total = max(optim.epochs * config.pictures // optim.batch, 1)
