@@ -3,16 +3,14 @@
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from cmkg.batch import Fields
 from cmkg.hands.inference.pictures import write_picture
-from cmkg.hands.rendering.backgrounds import crop_photograph, photographs
 from cmkg.losses import regression_loss
 from tests.conftest import small_net
-from tests.hands.runs import sure_student
+from tests.hands.runs import rendered_picture
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -23,12 +21,10 @@ def code_blocks():
 
 
 def test_the_hand_in_the_readme(tmp_path, capsys):
-    sure_student().save_pretrained(tmp_path / "hub")
-    picture = crop_photograph(np.random.default_rng(0), photographs(), 64)
-    write_picture(tmp_path / "photograph.jpg", picture)
+    write_picture(tmp_path / "photograph.jpg", rendered_picture(3))
     names = {}
     exec(code_blocks()[0], names)
-    names["show"](str(tmp_path / "hub"), str(tmp_path / "photograph.jpg"))
+    names["show"](str(tmp_path / "photograph.jpg"))
     assert re.match("(right|left) ", capsys.readouterr().out)
 
 

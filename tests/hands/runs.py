@@ -5,11 +5,16 @@ import io
 import os
 import subprocess
 import sys
+from functools import lru_cache
 
+import numpy as np
 import pytest
 import torch
 
 from cmkg.cli import end_in_one_sentence, run_command
+from cmkg.hands.datasets.rendered import Rendered
+from cmkg.hands.experiments.main import FIRST_TEST_SCENE
+from cmkg.hands.experiments.weights import SCENE
 from cmkg.hands.network.hand_student import HandStudent
 from cmkg.runtime.runs import replace_settings
 
@@ -121,3 +126,15 @@ def sure_student():
     torch.manual_seed(0)
     student = HandStudent("resnet10", 0.125, "integral", 2, 32, calibration=(30.0, 0.0))
     return student.eval()
+
+
+@lru_cache
+def rendered_hands():
+    """Hands with something around them that nothing was trained on: samples of 256 px."""
+    scene = replace_settings(SCENE, px=256, margin=1.7, in_front=0.0)
+    return Rendered(scene, 12, FIRST_TEST_SCENE + 200_000).samples(range(12))
+
+
+def rendered_picture(number, mirrored=False):
+    """One of them; mirrored it shows a left hand."""
+    return np.ascontiguousarray(rendered_hands()[number].rgb[:, :: -1 if mirrored else 1])

@@ -100,7 +100,7 @@ def test_mistakes_are_one_sentence_and_claim_nothing(weights, tmp_path):
     Image.fromarray(photo()).save(tmp_path / "a.jpg")
     picture, out = str(tmp_path / "a.jpg"), tmp_path / "out"
     given = ["predict", picture, "--out", str(out)]
-    assert "--weights: give the folder" in says(given)
+    assert "none: expected config.json" in says([*given, "--weights", str(tmp_path / "none")])
     given += ["--weights", weights]
     assert "--box 1,2,3: expected four numbers" in says([*given, "--box", "1,2,3"])
     assert "box: expected finite numbers" in says([*given, "--box", "1,2,0,5"])

@@ -16,7 +16,7 @@ from cmkg.errors import InputError
 from cmkg.hands.inference.pictures import write_picture
 from cmkg.hands.rendering.backgrounds import crop_photograph, photographs
 from cmkg.hands.stages import write_page
-from tests.hands.runs import sure_student
+from tests.hands.runs import rendered_picture, sure_student
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 # What the test adds to the page: it gives the page a picture, or presses its button, and sends back
@@ -57,12 +57,15 @@ if (MODE === "picture") {
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    runtime = tmp_path_factory.mktemp("npm")
+def dist(tmp_path_factory):
     try:
-        dist = write_page.fetch_runtime(runtime)
+        return write_page.fetch_runtime(tmp_path_factory.mktemp("npm"))
     except InputError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, dist):
     home = tmp_path_factory.mktemp("page")
     sure_student().save_pretrained(home / "hub")
     write_page.run(write_page.Page(str(home / "hub"), str(home / "site"), str(dist)))
@@ -145,6 +148,21 @@ def test_the_page_finds_what_python_finds(page, tmp_path, side):
         assert off < 0.02 * right.box[2]  # two decoders, two ways to average pixels
         joints = np.array(own["joints"])
         np.testing.assert_allclose(joints - joints[0], right.joints_mm, atol=1.5)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser here")
+@pytest.mark.parametrize("number", [3, 4])
+def test_the_page_finds_hands_as_the_student_that_ships_does(dist, tmp_path, number):
+    """With the finder, hands seen upright, and both sides tried."""
+    shown = rendered_picture(number, mirrored=number % 2 == 0)
+    write_page.run(write_page.Page(out=str(tmp_path / "site"), onnxruntime_web=str(dist)))
+    write_picture(tmp_path / "site/picture.png", shown)
+    told = visit(tmp_path / "site", tmp_path / "profile", "picture", "auto")
+    assert "error" not in told, told
+    (right,) = Hand.from_pretrained()(shown)
+    (own,) = told["hands"]
+    assert own["side"] == right.side
+    assert np.abs(np.array(own["points"]) - right.joints_px).max() < 0.04 * right.box[2]
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no browser here")

@@ -20,7 +20,7 @@ from .finder import Finder
 from .heatmaps import spread_of
 from .pose import Pose
 from .posenet import Head, NetConfig, StemStride, pose_net
-from .presence import Presence
+from .presence import MAP, Presence
 
 NEAR = 0.1  # of the box's side: what a joint's confidence is the chance of
 BONE_MM = 32.0  # |middle MCP - middle PIP| where nothing is known of the people
@@ -73,7 +73,7 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
         self.net = pose_net(self.config)
         self.presence: Presence | None = None
         if presence:
-            self.presence = Presence(self.net.feature_maps(px)[-1].shape[1])
+            self.presence = Presence(self.net.feature_maps(px)[MAP].shape[1])
 
     def forward(self, x: Float[Tensor, "b 3 px px"]) -> Pose:
         """Normalised pictures to a Pose, in units of |middle MCP - middle PIP|."""

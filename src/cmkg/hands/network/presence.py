@@ -1,6 +1,7 @@
 """Presence: whether what a student looks at is a hand at all, and a right one.
 
-A small head on a trained student's last feature map; the student's own weights stay as they are.
+A small network on a trained student's third feature map, where what it needs to tell sides apart is
+still there; the student's own weights stay as they are.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from .resnet import Residual
+
+MAP = 2  # of the four
+CHANNELS = 96
 HIDDEN = 64
-CELLS = 3  # a side of what is left of the feature map
+CELLS = 3  # a side of what is left of the map
 DROPPED = 0.2
 
 
@@ -21,20 +26,20 @@ class Presence(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.block = Residual(channels, CHANNELS, stride=2)
+        self.pool = nn.AdaptiveAvgPool2d(CELLS)
         self.layers = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(channels * CELLS**2, HIDDEN),
+            nn.Linear(CHANNELS * CELLS**2, HIDDEN),
             nn.ReLU(),
             nn.Dropout(DROPPED),
             nn.Linear(HIDDEN, 2),
         )
 
     def forward(self, maps: Sequence[Tensor]) -> Float[Tensor, "b 2"]:
-        """Of the four feature maps the last one."""
-        coarse = maps[-1].float()
-        if coarse.shape[2:] != (CELLS, CELLS):
-            coarse = F.adaptive_avg_pool2d(coarse, CELLS)
-        return self.layers(coarse)
+        """Of the four feature maps the third."""
+        small = self.block(maps[MAP].float())
+        return self.layers(small if small.shape[2:] == (CELLS, CELLS) else self.pool(small))
 
     def chance(self, maps: Sequence[Tensor]) -> Float[Tensor, " b"]:
         """That there is a right hand."""

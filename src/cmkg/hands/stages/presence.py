@@ -19,7 +19,7 @@ from ...steps import take_step
 from ..datasets.packed import Packed
 from ..network.augment import Augmentation, change_colours
 from ..network.posenet import pose_net
-from ..network.presence import Presence, presence_loss
+from ..network.presence import MAP, Presence, presence_loss
 from ..rendering.scenes import stream
 from ..rendering.whole_pictures import Hands, empty_pictures, other_picture
 from .fitting import Loader
@@ -114,7 +114,7 @@ def run(config: TrainPresence) -> dict[str, Any]:
     test = Shows(*config.test, net.px, net.upright, optim.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(optim.seed)
-        head = Presence(student.feature_maps(net.px)[-1].shape[1])
+        head = Presence(student.feature_maps(net.px)[MAP].shape[1])
     if config.start:
         load_weights(config.start, head)
     model = place_model(head, fabric)
