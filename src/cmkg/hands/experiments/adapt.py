@@ -8,6 +8,7 @@ the student stays as it was.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,16 +23,16 @@ from ...runtime.runs import replace_settings
 from ..datasets.packed import Packed
 from ..datasets.sample import pixels_to_store
 from ..inference.hand import OWN
+from ..inference.running import FINDER_FILE, PRESENCE_FILE
 from ..network.hand_student import HandStudent, load_student
 from ..network.posenet import NetConfig
-from ..stages import export, presence, render, target
+from ..stages import export, render, target
 from ..stages.settings import OptimConfig
 from .main import SLIM_NET, TARGET_AUGMENTATION
 from .rows import Blocks, Row, train_row
 from .weights import SCENE
 
 FEWEST = 20  # frames
-PRESENCE_PICTURES = 20_000
 
 
 @dataclass(frozen=True)
@@ -88,41 +89,23 @@ def run(config: Adapt) -> dict[str, Any]:
         {"held_out_frames": len(packed) - train, "untouched_mm": before, "adapted_mm": after},
     )
     (chosen,) = (out / "adapted").glob(f"epochs-*/seed-{config.seed}")
-    if student.presence is not None:  # its features have moved
-        save_weights(out / "start/presence.safetensors", student.presence)
-        presence.run(presence_stage(config, out, str(chosen)))
     own = export.Export(
         stage=str(chosen),
         student=str(out / "start"),
         out=str(out / "hand"),
-        finder=str(weights) if (weights / "finder.safetensors").exists() else "",
         onnx=student.config.head == "integral" and find_spec("onnx") is not None,
-        presence=str(out / "presence") if student.presence is not None else "",
         calibration=student.calibration,
     )
     export.run(own)
+    for name in (FINDER_FILE, PRESENCE_FILE):
+        if (weights / name).exists():
+            shutil.copyfile(weights / name, out / "hand" / name)
     share = 100 * (after / before - 1)
     print(
         f"on {len(packed) - train} held-out frames: {before:.1f} mm untouched, {after:.1f} mm "
         f"adapted ({share:+.0f} %)"
     )
     return {"untouched_mm": before, "adapted_mm": after}
-
-
-def presence_stage(config: Adapt, out: Path, chosen: str) -> presence.TrainPresence:
-    """Settings of what teaches the adapted student again to tell hands from other things."""
-    rendered = str(out / "rendered")
-    return presence.TrainPresence(
-        stage=chosen,
-        student=str(out / "start"),
-        hands=rendered,
-        around=rendered,
-        test=(rendered, rendered),
-        start=str(out / "start/presence.safetensors"),
-        out=str(out / "presence"),
-        pictures=PRESENCE_PICTURES,
-        optim=OptimConfig(1, 64, 5e-4, "cosine", config.seed, config.precision),
-    )
 
 
 def write_start(student: HandStudent, folder: Path) -> None:

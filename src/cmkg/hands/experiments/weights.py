@@ -49,8 +49,8 @@ class Weights:
     lr: float = 3e-3
     finder_pictures: int = 150_000
     """Whole pictures that the finder is trained on."""
-    presence_pictures: int = 100_000
-    """Pictures on which the student learns to tell hands from other things."""
+    presence_pictures: int = 150_000
+    """Pictures on which hands are learned to be told from other things."""
     seed: int = 0
     criterion: Annotated[distill.Criterion, Flat] = field(
         default_factory=lambda: distill.Criterion("paper")
@@ -134,15 +134,14 @@ def finder_stage(config: Weights, out: Path) -> finder.TrainFinder:
 
 
 def presence_stage(config: Weights, out: Path) -> presence.TrainPresence:
-    """Settings of what teaches the student to tell hands from other things."""
+    """Settings of the training of what tells hands from other things."""
     near, far = str(out / "data/train"), str(out / "data/far")
     return presence.TrainPresence(
-        stage=str(out / "distilled"),
-        student=str(out / "student"),
         hands=near,
         around=far,
         test=(f"{near}-test", f"{far}-test"),
         out=str(out / "presence"),
+        upright=config.net.upright,
         pictures=config.presence_pictures,
         optim=OptimConfig(1, 2 * config.batch, 1e-3, "cosine", config.seed, config.precision),
     )

@@ -83,7 +83,6 @@ def calibrated(student: HandStudent, packed: Packed) -> HandStudent:
         bone_mm,
         list(calibration),
         net.upright,
-        student.presence is not None,
     )
     again.load_state_dict(student.state_dict())
     return again.eval()

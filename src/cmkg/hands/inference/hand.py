@@ -14,12 +14,11 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...runtime.files import PathLike
-from ..network.finder import Finder
-from ..network.hand_student import HandStudent, load_finder, load_student
+from ..network.hand_student import HandStudent, load_student
 from .finding import find_candidates, first_boxes
 from .pictures import read_with_scale
 from .placing import place_wrist
-from .running import Networks, TorchNetworks, networks_of
+from .running import Networks
 from .seeing import (
     UP,
     Box,
@@ -90,14 +89,14 @@ class Hand:
         student: the network, with its bone length and its calibration.
         bone_mm: the length of the middle finger's first bone, of the hands to come; None takes the
             student's (of the people it was trained on).
-        finder: where hands are in a whole picture; None looks at squares all over it.
+        networks: how the student is run, and its companions; None runs it by torch, alone.
 
     Raises:
         InputError: a student that does not say where on the picture joints are.
     """
 
     def __init__(
-        self, student: HandStudent, bone_mm: float | None = None, finder: Finder | None = None
+        self, student: HandStudent, bone_mm: float | None = None, networks: Networks | None = None
     ) -> None:
         if student.config.head != "integral":
             raise InputError(
@@ -105,7 +104,7 @@ class Hand:
                 "are: train one with --head integral"
             )
         self.student = student.eval()
-        self.networks: Networks = TorchNetworks(student, finder)
+        self.networks = networks or Networks(self.student)
         own = float(student.net.unit_mm) or student.bone_mm
         self.bone_mm = own if bone_mm is None else float(bone_mm)
         if not 5 < self.bone_mm < 120:
@@ -117,15 +116,13 @@ class Hand:
     def from_pretrained(cls, folder: PathLike = OWN, bone_mm: float | None = None) -> Hand:
         """The student that comes with cmkg, or of a folder that `cmkg export` wrote.
 
-        Run by onnxruntime where the folder has ONNX files, else by torch, as `Hand(student)` is.
+        Run by onnxruntime where the folder has student.onnx, else by torch, as `Hand(student)` is.
 
         Raises:
             InputError: there is none.
         """
-        student, finder = load_student(folder), load_finder(folder)
-        hand = cls(student, bone_mm, finder)
-        hand.networks = networks_of(folder, student, finder)
-        return hand
+        student = load_student(folder)
+        return cls(student, bone_mm, Networks.of_folder(folder, student))
 
     def __call__(
         self,
@@ -241,7 +238,7 @@ class Hand:
         self, picture: Picture, K: Float[np.ndarray, "3 3"], sides: Sequence[Side]
     ) -> list[list[Place]]:
         """Of each hand that there may be, the likeliest first, the places to look at."""
-        if not self.networks.has_finder:
+        if self.networks.finder is None:
             first = [place for box in first_boxes(picture) for place in self.ways(box, sides)]
             looks = self.look(picture, K, first)
             looks.sort(key=attrgetter("certainty"), reverse=True)

@@ -2,8 +2,7 @@
 
 Input `picture`: (B, 3, px, px) float32, RGB from 0 to 255, a right hand's box. Outputs, as in
 Python: `joints` (B, 21, 3) in units of the middle finger's first bone (x right, y down, z away),
-`uv` (B, 21, 2) on the picture whose sides are -1 and 1, `confidence` (B, 21), `chance` (B,) that
-there is a right hand.
+`uv` (B, 21, 2) on the picture whose sides are -1 and 1, `confidence` (B, 21).
 """
 
 from __future__ import annotations
@@ -27,13 +26,14 @@ from ..network.augment import IMAGENET_MEAN, IMAGENET_STD
 from ..network.finder import FINDER_PX, Finder
 from ..network.hand_student import HandStudent
 from ..network.posenet import NetConfig
+from ..network.presence import PRESENCE_PX, Presence
 from ..skeleton import JOINTS
 from ..stages.fitting import Loader
 from .running import OnnxFile
 
 OPSET = 17
 SMALL = 256  # numbers that are not worth 16 bits
-OUTPUTS = ("joints", "uv", "confidence", "chance")
+OUTPUTS = ("joints", "uv", "confidence")
 MISSING = "ONNX needs the extra: pip install 'cmkg[onnx]'"
 
 
@@ -58,6 +58,20 @@ class OnnxFinder(nn.Module):
         return maps.centres.sigmoid(), FINDER_PX * maps.size.exp(), maps.towards
 
 
+class OnnxPresence(nn.Module):
+    """`picture` (B, 3, px, px) as the student sees it to `chance` (B,) that it is a right hand."""
+
+    def __init__(self, presence: Presence) -> None:
+        super().__init__()
+        self.presence = presence
+        self.register_buffer("mean", 255 * IMAGENET_MEAN.view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * IMAGENET_STD.view(1, 3, 1, 1))
+
+    def forward(self, picture: Float[Tensor, "b 3 px px"]) -> Float[Tensor, " b"]:
+        """chance."""
+        return self.presence.chance((picture - self.get_buffer("mean")) / self.get_buffer("std"))
+
+
 class OnnxStudent(nn.Module):
     """What is exported: pictures from 0 to 255 to the three outputs, in the student's own unit."""
 
@@ -69,14 +83,11 @@ class OnnxStudent(nn.Module):
 
     def forward(
         self, picture: Float[Tensor, "b 3 px px"]
-    ) -> tuple[
-        Float[Tensor, "b 21 3"], Float[Tensor, "b 21 2"], Float[Tensor, "b 21"], Float[Tensor, " b"]
-    ]:
-        """joints, uv, confidence, chance."""
-        x = (picture - self.get_buffer("mean")) / self.get_buffer("std")
-        pose, confidence, chance = self.student.see(x)
+    ) -> tuple[Float[Tensor, "b 21 3"], Float[Tensor, "b 21 2"], Float[Tensor, "b 21"]]:
+        """joints, uv, confidence."""
+        pose = self.student((picture - self.get_buffer("mean")) / self.get_buffer("std"))
         assert pose.uv is not None
-        return pose.joints - pose.joints[:, :1], pose.uv, confidence, chance
+        return pose.joints - pose.joints[:, :1], pose.uv, self.student.confidence(pose)
 
 
 def facts_of(student: HandStudent) -> dict[str, str]:
@@ -120,6 +131,18 @@ def write_finder_onnx(finder: Finder, path: PathLike, half: bool = False) -> Non
     }
     facts = {"cmkg": "hand finder", "px": str(FINDER_PX)}
     _write(OnnxFinder(finder), blank, ("chance", "side", "towards"), axes, facts, path, half)
+
+
+def write_presence_onnx(presence: Presence, path: PathLike, half: bool = False) -> None:
+    """Writes what tells hands from other things, of any batch size, atomically.
+
+    Raises:
+        InputError: the extra is not installed.
+    """
+    blank = torch.zeros(2, 3, PRESENCE_PX, PRESENCE_PX)
+    axes = {name: {0: "batch"} for name in ("picture", "chance")}
+    facts = {"cmkg": "hand presence", "px": str(PRESENCE_PX)}
+    _write(OnnxPresence(presence), blank, ("chance",), axes, facts, path, half)
 
 
 def _write(

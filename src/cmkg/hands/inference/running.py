@@ -1,56 +1,34 @@
-"""A student and its finder, run by onnxruntime where their ONNX files are there, else by torch."""
+"""What runs the networks: a student by onnxruntime or by torch, its companions by onnxruntime."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor, nn
 
 from ...errors import InputError
 from ...runtime.files import PathLike
 from ..network.augment import normalise
-from ..network.finder import Finder, Said
+from ..network.finder import Said
 from ..network.hand_student import HandStudent
 
-STUDENT_FILE, FINDER_FILE = "student.onnx", "finder.onnx"
+STUDENT_FILE, FINDER_FILE, PRESENCE_FILE = "student.onnx", "finder.onnx", "presence.onnx"
 Pictures = Shaped[np.ndarray, "b px px 3"]
 
 
 class Seen(NamedTuple):
     """What a student says of pictures: joints in bones, places (sides -1 and 1), confidence, and
-    the chance that there is a right hand; see hand_student.Sight.
+    the chance that there is a right hand: the mean confidence where nothing tells it.
     """
 
     joints: Float[np.ndarray, "b 21 3"]
     uv: Float[np.ndarray, "b 21 2"]
     confidence: Float[np.ndarray, "b 21"]
     chance: Float[np.ndarray, " b"]
-
-
-class TorchNetworks:
-    """Run where the student's weights are."""
-
-    def __init__(self, student: HandStudent, finder: Finder | None) -> None:
-        self.student, self.finder = student.eval(), finder
-        self.has_finder = finder is not None
-        if finder is not None:
-            finder.eval()
-
-    @torch.inference_mode()
-    def see(self, pictures: Pictures) -> Seen:
-        """uint8 RGB of places, as the student sees them."""
-        pose, confidence, chance = self.student.see(_input_of(pictures, self.student))
-        return Seen(*(_to_numpy(one) for one in (pose.joints, pose.uv, confidence, chance)))
-
-    @torch.inference_mode()
-    def search(self, picture: Shaped[np.ndarray, "h w 3"]) -> Said:
-        """uint8 RGB, its sides multiples of 32."""
-        assert self.finder is not None
-        return self.finder(_input_of(picture[None], self.finder)).said(0)
 
 
 class OnnxFile:
@@ -82,23 +60,52 @@ class OnnxFile:
         return dict(zip(self.outputs, self.session.run(None, {"picture": picture}), strict=True))
 
 
-class OnnxNetworks:
-    """Run by onnxruntime, on one core: faster than torch there, see benchmarks/hand_speed.py.
+class Networks:
+    """A student, and what finds hands for it and tells them from other things, where there is any.
 
-    Raises:
-        InputError: the files are not a student's and a finder's.
+    Args:
+        student: a network; or its file, for onnxruntime: some three times as fast on a core.
+        finder: see network/finder.py.
+        presence: see network/presence.py.
     """
 
-    def __init__(self, folder: PathLike) -> None:
-        self.student = OnnxFile(Path(folder) / STUDENT_FILE)
-        finder = Path(folder) / FINDER_FILE
-        self.finder = OnnxFile(finder) if finder.exists() else None
-        self.has_finder = self.finder is not None
+    def __init__(
+        self,
+        student: HandStudent | OnnxFile,
+        finder: OnnxFile | None = None,
+        presence: OnnxFile | None = None,
+    ) -> None:
+        self.student, self.finder, self.presence = student, finder, presence
+
+    @classmethod
+    def of_folder(cls, folder: PathLike, student: HandStudent) -> Networks:
+        """Those of a folder that `cmkg export` wrote.
+
+        Raises:
+            InputError: a file is no ONNX.
+        """
+        paths = [Path(folder) / name for name in (STUDENT_FILE, FINDER_FILE, PRESENCE_FILE)]
+        files = [OnnxFile(path) if path.exists() else None for path in paths]
+        return cls(files[0] or student, *files[1:])
 
     def see(self, pictures: Pictures) -> Seen:
         """uint8 RGB of places, as the student sees them."""
-        found = self.student(_channels_first(pictures))
-        return Seen(*(found[name].astype(np.float64) for name in Seen._fields))
+        if isinstance(self.student, OnnxFile):
+            found = self.student(_channels_first(pictures))
+            parts = [found[name].astype(np.float64) for name in ("joints", "uv", "confidence")]
+        else:
+            parts = _see_by_torch(self.student, pictures)
+        chance = parts[2].mean(1) if self.presence is None else self._chance(pictures)
+        return Seen(*parts, chance)
+
+    def _chance(self, pictures: Pictures) -> Float[np.ndarray, " b"]:
+        assert self.presence is not None
+        px = int(self.presence.facts["px"])
+        if pictures.shape[1] != px:
+            pictures = np.stack(
+                [cv2.resize(one, (px, px), interpolation=cv2.INTER_AREA) for one in pictures]
+            )
+        return self.presence(_channels_first(pictures))["chance"].astype(np.float64)
 
     def search(self, picture: Shaped[np.ndarray, "h w 3"]) -> Said:
         """uint8 RGB, its sides multiples of 32."""
@@ -107,25 +114,14 @@ class OnnxNetworks:
         return Said(*(found[name][0] for name in Said._fields))
 
 
-Networks = OnnxNetworks | TorchNetworks
-
-
-def networks_of(folder: PathLike, student: HandStudent, finder: Finder | None) -> Networks:
-    """Those of a folder that `cmkg export` wrote."""
-    if (Path(folder) / STUDENT_FILE).exists():
-        return OnnxNetworks(folder)
-    return TorchNetworks(student, finder)
-
-
-def _input_of(pictures: Shaped[np.ndarray, "b h w 3"], model: nn.Module) -> Tensor:
-    device = next(model.parameters()).device
+@torch.inference_mode()
+def _see_by_torch(student: HandStudent, pictures: Pictures) -> list[np.ndarray]:
+    device = next(student.parameters()).device
     x = torch.from_numpy(np.ascontiguousarray(pictures)).to(device).permute(0, 3, 1, 2)
-    return normalise(x.float() / 255).contiguous(memory_format=torch.channels_last)
+    pose = student(normalise(x.float() / 255).contiguous(memory_format=torch.channels_last))
+    parts: list[Any] = [pose.joints, pose.uv, student.confidence(pose)]
+    return [part.cpu().double().numpy() for part in parts]
 
 
 def _channels_first(pictures: Shaped[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b 3 h w"]:
     return np.ascontiguousarray(pictures.transpose(0, 3, 1, 2), np.float32)
-
-
-def _to_numpy(tensor: Any) -> np.ndarray:
-    return tensor.cpu().double().numpy()

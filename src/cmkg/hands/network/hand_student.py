@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,27 +16,13 @@ from torch import Tensor, nn
 from ...errors import InputError
 from ...runtime.files import PathLike, load_weights
 from .augment import normalise
-from .finder import Finder
 from .heatmaps import spread_of
 from .pose import Pose
 from .posenet import Head, NetConfig, StemStride, pose_net
-from .presence import MAP, Presence
 
 NEAR = 0.1  # of the box's side: what a joint's confidence is the chance of
 BONE_MM = 32.0  # |middle MCP - middle PIP| where nothing is known of the people
 CALIBRATION = (-4.0, -1.5)
-
-
-class Sight(NamedTuple):
-    """What a student says of pictures.
-
-    confidence: see HandStudent.confidence. chance: that there is a right hand; the mean confidence
-    of a student that was not taught to tell.
-    """
-
-    pose: Pose
-    confidence: Float[Tensor, "b 21"]
-    chance: Float[Tensor, " b"]
 
 
 class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["cmkg", "hand-pose"]):
@@ -49,7 +35,6 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
         backbone, width, head, stem_stride, px, upright: see posenet.NetConfig.
         bone_mm: mean |middle MCP - middle PIP| of the hands that it was trained on.
         calibration: a and b of `confidence`, as `cmkg export --data` fits them.
-        presence: it tells hands from other things, and right ones from left ones.
     """
 
     def __init__(
@@ -62,7 +47,6 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
         bone_mm: float = BONE_MM,
         calibration: Any = CALIBRATION,
         upright: bool = False,
-        presence: bool = False,
     ) -> None:
         super().__init__()
         self.config = NetConfig(backbone, width, head, stem_stride, px=px, upright=upright)
@@ -71,9 +55,6 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
         a, b = calibration
         self.calibration = float(a), float(b)
         self.net = pose_net(self.config)
-        self.presence: Presence | None = None
-        if presence:
-            self.presence = Presence(self.net.feature_maps(px)[MAP].shape[1])
 
     def forward(self, x: Float[Tensor, "b 3 px px"]) -> Pose:
         """Normalised pictures to a Pose, in units of |middle MCP - middle PIP|."""
@@ -87,15 +68,6 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
         assert pose.heatmaps is not None
         a, b = self.calibration
         return (a + b * spread_of(pose.heatmaps).log()).sigmoid()
-
-    def see(self, x: Float[Tensor, "b 3 px px"]) -> Sight:
-        """Normalised pictures to all that the student says of them."""
-        maps = self.net.backbone(x)
-        pose = self.net.pose_of(maps)
-        confidence = self.confidence(pose)
-        if self.presence is None:
-            return Sight(pose, confidence, confidence.mean(1))
-        return Sight(pose, confidence, self.presence.chance(maps))
 
     @torch.no_grad()
     def joints_mm(
@@ -141,17 +113,3 @@ def load_student(folder: PathLike) -> HandStudent:
         ) from None
     load_weights(path / "model.safetensors", student)
     return student.eval()
-
-
-def load_finder(folder: PathLike) -> Finder | None:
-    """The finder of such a folder; None where it has none.
-
-    Raises:
-        InputError: a damaged one.
-    """
-    path = Path(folder) / "finder.safetensors"
-    if not path.is_file():
-        return None
-    finder = Finder()
-    load_weights(path, finder)
-    return finder.eval()

@@ -1,49 +1,43 @@
-"""Presence: whether what a student looks at is a hand at all, and a right one.
-
-A small network on a trained student's third feature map, where what it needs to tell sides apart is
-still there; the student's own weights stay as they are.
-"""
+"""Presence: whether what a student would look at is a hand at all, and a right one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from .resnet import Residual
+from .resnet import ResNet
 
-MAP = 2  # of the four
-CHANNELS = 96
+PRESENCE_PX = 96  # pixels a side of its picture
+STEM_CHANNELS = 16
+CHANNELS = (16, 32, 64, 128)
 HIDDEN = 64
-CELLS = 3  # a side of what is left of the map
 DROPPED = 0.2
 
 
 class Presence(nn.Module):
-    """Feature maps to log odds: that there is a hand; that it is a right one, if there is."""
+    """Normalised pictures to log odds: that there is a hand; that it is right, if there is."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.block = Residual(channels, CHANNELS, stride=2)
-        self.pool = nn.AdaptiveAvgPool2d(CELLS)
-        self.layers = nn.Sequential(
+        self.backbone = ResNet(3, STEM_CHANNELS, CHANNELS, (1, 1, 1, 1))
+        self.head = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(CHANNELS * CELLS**2, HIDDEN),
+            nn.Linear(CHANNELS[-1] * (PRESENCE_PX // 32) ** 2, HIDDEN),
             nn.ReLU(),
             nn.Dropout(DROPPED),
             nn.Linear(HIDDEN, 2),
         )
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, maps: Sequence[Tensor]) -> Float[Tensor, "b 2"]:
-        """Of the four feature maps the third."""
-        small = self.block(maps[MAP].float())
-        return self.layers(small if small.shape[2:] == (CELLS, CELLS) else self.pool(small))
+    def forward(self, x: Float[Tensor, "b 3 px px"]) -> Float[Tensor, "b 2"]:
+        """Pictures of PRESENCE_PX pixels a side."""
+        return self.head(self.backbone(x)[-1]).float()
 
-    def chance(self, maps: Sequence[Tensor]) -> Float[Tensor, " b"]:
+    def chance(self, x: Float[Tensor, "b 3 px px"]) -> Float[Tensor, " b"]:
         """That there is a right hand."""
-        return self(maps).sigmoid().prod(1)
+        return self(x).sigmoid().prod(1)
 
 
 def presence_loss(

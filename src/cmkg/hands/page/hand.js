@@ -223,8 +223,8 @@ function peaksOf(maps, rows, columns) {
 // session: of onnxruntime-web. facts: hand.json. A hand is {side, box, points (px), joints (mm),
 // confidence, certainty}.
 export class Hand {
-  constructor(ort, session, facts, finder = null) {
-    Object.assign(this, { ort, session, facts, finder });
+  constructor(ort, session, facts, finder = null, presence = null) {
+    Object.assign(this, { ort, session, facts, finder, presence });
   }
 
   // One pass of the network over places.
@@ -238,6 +238,7 @@ export class Hand {
     });
     const picture = new this.ort.Tensor("float32", pixels, [places.length, 3, px, px]);
     const found = await this.session.run({ picture });
+    const chances = this.presence && (await this.presence.run({ picture })).chance.data;
     return places.map((place, i) => {
       const { R, fromView, mirrored } = views[i];
       const uv = found.uv.data.subarray(42 * i, 42 * (i + 1));
@@ -251,7 +252,7 @@ export class Hand {
         const turned = [0, 3, 6].map((row) => toCamera[row] * x + toCamera[row + 1] * y + toCamera[row + 2] * z);
         joints.push([bone_mm * turned[0] * (mirrored ? -1 : 1), bone_mm * turned[1], bone_mm * turned[2]]);
       }
-      const certainty = found.chance.data[i];
+      const certainty = chances ? chances[i] : confidence.reduce((sum, one) => sum + one, 0) / 21;
       return { place, side: place.side, box: place.box, points, joints, confidence, certainty };
     });
   }

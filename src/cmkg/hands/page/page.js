@@ -14,7 +14,8 @@ let facts, hand;
 try {
   facts = await (await fetch("hand.json")).json();
   const load = (file) => ort.InferenceSession.create(file, { executionProviders: ["wasm"] });
-  hand = new Hand(ort, await load("student.onnx"), facts, facts.finder_px ? await load("finder.onnx") : null);
+  hand = new Hand(ort, await load("student.onnx"), facts, facts.finder_px ? await load("finder.onnx") : null,
+    facts.presence_px ? await load("presence.onnx") : null);
   say("Ready. Choose a picture, or use the camera.");
 } catch (error) {
   say(`The network could not be loaded: ${error.message}`);

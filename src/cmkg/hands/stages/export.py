@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ...cards import write_card
 from ...errors import InputError
@@ -16,6 +15,7 @@ from ...runtime.files import load_weights, read_json, save_weights, write_text
 from ..datasets.packed import Packed
 from ..network.finder import Finder
 from ..network.hand_student import CALIBRATION, HandStudent
+from ..network.presence import Presence
 from .networks import read_net_config, student_weights
 from .student_card import ABOUT_STUDENT, card_facts
 
@@ -38,8 +38,7 @@ class Export:
     int8: bool = False
     """And student-int8.onnx, in 8 bits, ranges and loss from --data."""
     finder: str = ""
-    """Folder of a finished finder, or of an export with one, for whole pictures; empty = squares
-    all over them are tried."""
+    """Folder of a finished finder, for whole pictures; empty = squares all over them are tried."""
     presence: str = ""
     """Folder of a finished presence stage: tells hands from other things, right from left."""
     calibration: tuple[float, float] = CALIBRATION
@@ -55,8 +54,8 @@ class Export:
 def run(config: Export) -> None:
     """Writes the weights, their settings and a model card."""
     from ..inference.calibrating import calibrated
-    from ..inference.onnx_files import write_finder_onnx, write_onnx
-    from ..inference.running import FINDER_FILE, STUDENT_FILE
+    from ..inference.onnx_files import write_onnx
+    from ..inference.running import STUDENT_FILE
 
     stage, net = Path(config.stage), read_net_config(config.student)
     student = HandStudent(
@@ -67,7 +66,6 @@ def run(config: Export) -> None:
         net.px,
         upright=net.upright,
         calibration=config.calibration,
-        presence=bool(config.presence),
     )
     if (config.data or config.onnx or config.int8) and net.head != "integral":
         raise InputError(
@@ -78,8 +76,6 @@ def run(config: Export) -> None:
     if packed is not None and len(packed) < 2:
         raise InputError(f"--data {config.data}: expected two samples or more")
     load_weights(student_weights(stage), student.net)
-    if student.presence is not None:
-        load_weights(Path(config.presence) / "presence.safetensors", student.presence)
     if packed is not None:
         student = calibrated(student, packed)
     facts = card_facts(read_json(stage / "config.json"), read_json(stage / "result.json"))
@@ -91,33 +87,39 @@ def run(config: Export) -> None:
         reason = str(error).splitlines()[0]
         raise OSError(28, f"could not be written ({reason})", config.out) from error
     out = Path(config.out)
-    finder = Finder() if config.finder else None
-    if finder is not None:
-        load_weights(Path(config.finder) / "finder.safetensors", finder)
-        result = Path(config.finder) / "result.json"
-        facts |= finder_facts(read_json(result)) if result.exists() else {}
-        kept = copy.deepcopy(finder).half() if config.half else finder
-        save_weights(out / "finder.safetensors", kept)
+    facts |= write_companions(config, out)
     if config.half:
         save_weights(out / "model.safetensors", copy.deepcopy(student).half())
     if packed is not None:
         facts |= write_reliability(student, packed, out)
     if config.onnx or config.int8:
         write_onnx(student, out / STUDENT_FILE, config.half)
-        if finder is not None:
-            write_finder_onnx(finder, out / FINDER_FILE, config.half)
     if config.int8 and packed is not None:
         facts |= write_in_8_bits(student, packed, out)
     write_card(out / "README.md", "A hand student", facts, ABOUT_STUDENT)
     print(f"{config.out}: load it with cmkg.Hand.from_pretrained({config.out!r})")
 
 
-def finder_facts(result: dict[str, Any]) -> dict[str, str]:
-    """What the finder's test said, for the card."""
-    told = {
-        "hands found in rendered pictures": result["found"],
-        "pictures with a false hand": result["pictures_with_more"],
-    }
+def write_companions(config: Export, out: Path) -> dict[str, str]:
+    """finder.onnx and presence.onnx; what their tests said, for the card."""
+    from ..inference.onnx_files import write_finder_onnx, write_presence_onnx
+    from ..inference.running import FINDER_FILE, PRESENCE_FILE
+
+    told: dict[str, float] = {}
+    if config.finder:
+        finder = Finder()
+        load_weights(Path(config.finder) / "finder.safetensors", finder)
+        write_finder_onnx(finder, out / FINDER_FILE, config.half)
+        result = read_json(Path(config.finder) / "result.json")
+        told["hands found in rendered pictures"] = result["found"]
+        told["pictures with a false hand"] = result["pictures_with_more"]
+    if config.presence:
+        presence = Presence()
+        load_weights(Path(config.presence) / "presence.safetensors", presence)
+        write_presence_onnx(presence, out / PRESENCE_FILE, config.half)
+        result = read_json(Path(config.presence) / "result.json")
+        told["hands told from other things"] = result["hand_told"]
+        told["right hands told from left ones"] = result["side_told"]
     return {name: f"{100 * share:.1f} %" for name, share in told.items()}
 
 

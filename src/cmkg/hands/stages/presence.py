@@ -1,4 +1,4 @@
-"""Teaches a trained student to tell hands from other things, and right ones from left ones."""
+"""Trains what tells hands from other things, and right ones from left ones, looked at closely."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from torch import Tensor
 
 from ...runtime.checks import expect_positive
 from ...runtime.distributed import launch, place_model
-from ...runtime.files import load_weights, save_weights
+from ...runtime.files import save_weights
 from ...runtime.random import generator
 from ...runtime.runs import Losses, Run
 from ...steps import take_step
 from ..datasets.packed import Packed
 from ..network.augment import Augmentation, change_colours
-from ..network.posenet import pose_net
-from ..network.presence import MAP, Presence, presence_loss
+from ..network.presence import PRESENCE_PX, Presence, presence_loss
 from ..rendering.scenes import stream
 from ..rendering.whole_pictures import Hands, empty_pictures, other_picture
 from .fitting import Loader
-from .networks import read_net_config, student_weights
 from .settings import Flat, OptimConfig
 
 # First boxes are the finder's: they are rougher than what the student is trained on.
@@ -36,21 +34,17 @@ TEST = 1_000_000_000  # added to the numbers of test batches
 
 @dataclass(frozen=True)
 class TrainPresence:
-    """Settings of the head's training."""
+    """Settings of the training."""
 
-    stage: str
-    """Folder of a finished distill or student run: the student that stays as it is."""
-    student: str
-    """Folder of the source student: its architecture."""
     hands: str
     """Packed set of rendered hands."""
     around: str
     """Packed set with much around the hands: what is not one is cut out of it, too."""
     test: tuple[str, str]
     """Two such sets that were not trained on."""
-    start: str = ""
-    """Weights of a head to begin from; empty = random ones."""
     out: str = "runs/presence"
+    upright: bool = True
+    """Hands are seen as a student of NetConfig.upright sees them."""
     pictures: int = 150_000
     optim: Annotated[OptimConfig, Flat] = field(
         default_factory=lambda: OptimConfig(epochs=1, batch=64, lr=1e-3, schedule="cosine")
@@ -71,12 +65,12 @@ class Shown(NamedTuple):
 class Shows:
     """Draws hands of both sides, and other things; each batch follows from seed and number."""
 
-    def __init__(self, hands: str, around: str, px: int, upright: bool, seed: int) -> None:
-        self.loader = Loader(Packed(hands), px, augmentation=AUGMENTATION, upright=upright)
+    def __init__(self, hands: str, around: str, upright: bool, seed: int) -> None:
+        self.loader = Loader(Packed(hands), PRESENCE_PX, augmentation=AUGMENTATION, upright=upright)
         far = Packed(around)
         self.around = Hands.of(far.rgb, far.joints_mm, far.K)
-        self.empty = empty_pictures(EMPTY_PICTURES, px, seed)
-        self.px, self.seed = px, seed
+        self.empty = empty_pictures(EMPTY_PICTURES, PRESENCE_PX, seed)
+        self.seed = seed
 
     def batch(self, number: int, count: int) -> Shown:
         """Hands first, every second one mirrored; then other things."""
@@ -87,7 +81,7 @@ class Shows:
         seen = self.loader.fetch(rows, draws).picture("rgb")
         seen[::2] = seen[::2].flip(3)
         drawn = np.stack(
-            [other_picture(rng, self.around, self.empty, self.px) for _ in range(others)]
+            [other_picture(rng, self.around, self.empty, PRESENCE_PX) for _ in range(others)]
         )
         other = torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255
         pictures = torch.cat([seen, change_colours(other, AUGMENTATION, draws)])
@@ -106,31 +100,20 @@ def run(config: TrainPresence) -> dict[str, Any]:
         return run.result
     optim = config.optim
     fabric = launch(optim.precision)
-    net = read_net_config(config.student)
-    student = pose_net(net)
-    load_weights(student_weights(config.stage), student)
-    backbone = student.backbone.to(fabric.device).eval().requires_grad_(False)
-    shows = Shows(config.hands, config.around, net.px, net.upright, optim.seed)
-    test = Shows(*config.test, net.px, net.upright, optim.seed)
+    shows = Shows(config.hands, config.around, config.upright, optim.seed)
+    test = Shows(*config.test, config.upright, optim.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(optim.seed)
-        head = Presence(student.feature_maps(net.px)[MAP].shape[1])
-    if config.start:
-        load_weights(config.start, head)
-    model = place_model(head, fabric)
-    backbone.eval()
+        model = place_model(Presence(), fabric)
     optimizer = torch.optim.Adam(model.parameters(), optim.lr)
     total = max(optim.epochs * config.pictures // optim.batch, 1)
     state: dict[str, Any] = {"model": model, "optimizer": optimizer}
 
-    def said(shown: Shown) -> Tensor:
-        with torch.no_grad():
-            maps = backbone(shown.pictures.to(fabric.device))
-        return model(maps)
-
     def learn(shown: Shown) -> Losses:
         def losses_of() -> dict[str, Tensor]:
-            return presence_loss(said(shown), shown.is_hand, shown.is_right)
+            return presence_loss(
+                model(shown.pictures.to(fabric.device)), shown.is_hand, shown.is_right
+            )
 
         return take_step(model, optimizer, losses_of, fabric.autocast)
 
@@ -147,7 +130,7 @@ def run(config: TrainPresence) -> dict[str, Any]:
         for number in range(TEST_BATCHES):
             shown = test.batch(TEST + number, optim.batch)
             with torch.inference_mode():
-                found = said(shown).cpu() > 0
+                found = model(shown.pictures.to(fabric.device)).cpu() > 0
             right["hand"] += int((found[:, 0] == shown.is_hand).sum())
             right["side"] += int(((found[:, 1] == shown.is_right) & shown.is_hand).sum())
             hands += int(shown.is_hand.sum())

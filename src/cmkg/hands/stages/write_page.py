@@ -14,10 +14,11 @@ from ...errors import InputError
 from ...runtime.files import write_atomically, write_json
 from ..inference.exchange import UNITS
 from ..inference.hand import OWN as STUDENT
-from ..inference.onnx_files import facts_of, write_finder_onnx, write_onnx
-from ..inference.running import FINDER_FILE, STUDENT_FILE
+from ..inference.onnx_files import facts_of, write_onnx
+from ..inference.running import FINDER_FILE, PRESENCE_FILE, STUDENT_FILE
 from ..network.finder import FINDER_PX
-from ..network.hand_student import load_finder, load_student
+from ..network.hand_student import load_student
+from ..network.presence import PRESENCE_PX
 from ..skeleton import BONES, FINGER_COLOURS, JOINTS
 
 OWN = Path(__file__).parents[1] / "page"
@@ -49,7 +50,6 @@ def run(config: Page) -> None:
         InputError: no student, no onnxruntime-web, or a folder that holds something else.
     """
     student = load_student(config.weights or STUDENT)
-    finder = load_finder(config.weights or STUDENT)
     out = Path(config.out)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not is_page(out))):
         raise InputError(f"--out {out}: holds something else; give an empty or a new folder")
@@ -65,12 +65,18 @@ def run(config: Page) -> None:
         for source in (*(OWN / name for name in FILES), *(runtime / name for name in RUNTIME)):
             copy_file(source, out / source.name)
         write_onnx(student, out / STUDENT_FILE)
-        if finder is not None:
-            write_finder_onnx(finder, out / FINDER_FILE)
+        companions = [
+            Path(config.weights or STUDENT) / name for name in (FINDER_FILE, PRESENCE_FILE)
+        ]
+        for source in companions:
+            (out / source.name).unlink(missing_ok=True)
+            if source.exists():
+                copy_file(source, out / source.name)
     facts = facts_of(student)
     page_facts = {
         "px": student.px,
-        "finder_px": FINDER_PX if finder is not None else 0,
+        "finder_px": FINDER_PX if companions[0].exists() else 0,
+        "presence_px": PRESENCE_PX if companions[1].exists() else 0,
         "upright": student.config.upright,
         "bone_mm": float(facts["bone_mm"]),
         "joints": list(JOINTS),
@@ -86,7 +92,9 @@ def run(config: Page) -> None:
 def is_page(folder: Path) -> bool:
     """Whether an earlier call wrote this folder, or began to."""
     return (folder / FILES[0]).exists() and all(
-        one.name.startswith((*FILES, *RUNTIME, STUDENT_FILE, FINDER_FILE, "hand.json"))
+        one.name.startswith(
+            (*FILES, *RUNTIME, STUDENT_FILE, FINDER_FILE, PRESENCE_FILE, "hand.json")
+        )
         for one in folder.iterdir()
     )
 
