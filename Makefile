@@ -31,6 +31,7 @@ bench: .venv/installed ## ratios, each against a named alternative in the same r
 	$(BIN)/python benchmarks/data_wait.py
 	$(BIN)/python benchmarks/prior_overhead.py
 	$(BIN)/python benchmarks/processes.py
+	$(BIN)/python benchmarks/hand_speed.py
 
 docs: .venv/installed ## figures, and the API reference from the docstrings: docs/_build/cmkg.html
 	$(BIN)/pip install -q --disable-pip-version-check pdoc

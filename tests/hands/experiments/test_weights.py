@@ -26,8 +26,8 @@ def test_the_student_that_comes_with_cmkg_in_its_smallest_form(tmp_path):
     assert set(held["epe_mm"]) == {"teacher", "student", "distilled"}
     hand = Hand.from_pretrained(tmp_path / "w/hand")
     assert 25 < hand.bone_mm < 45
-    assert hand.student.presence is not None
-    assert hand.networks.has_finder
+    assert hand.networks.finder is not None
+    assert hand.networks.presence is not None
     assert (tmp_path / "w/hand/student-int8.onnx").exists()
     stages = weights.stages_of(replace_settings(config, controls=True), tmp_path / "w")
     assert list(stages)[3:] == ["continued", "shuffled"]

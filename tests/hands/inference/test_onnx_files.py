@@ -15,9 +15,11 @@ from cmkg.hands.inference.calibrating import (
     judge,
     reliability,
 )
-from cmkg.hands.inference.running import OnnxFile, OnnxNetworks, TorchNetworks
+from cmkg.hands.inference.running import Networks, OnnxFile
+from cmkg.hands.network.augment import normalise
 from cmkg.hands.network.finder import Finder
 from cmkg.hands.network.hand_student import HandStudent
+from cmkg.hands.network.presence import Presence
 from cmkg.hands.skeleton import JOINTS
 from cmkg.hands.stages import export
 
@@ -42,24 +44,34 @@ def test_the_file_says_what_python_says_for_any_batch(tmp_path):
             np.testing.assert_allclose(found[name], expected.numpy(), atol=1e-4)
 
 
+def normalised(pictures):
+    return normalise(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255)
+
+
 @pytest.mark.parametrize(("half", "off"), [(False, 1e-4), (True, 2e-2)])
-def test_onnxruntime_and_torch_say_the_same(tmp_path, half, off):
-    """Of a student, of a finder for pictures of two shapes; 16 bits take half the place."""
+def test_companions_and_a_student_in_16_bits_say_what_torch_says(tmp_path, half, off):
     torch.manual_seed(1)
     student = HandStudent("resnet10", 0.125, "integral", 4, 32, upright=True).eval()
-    finder = Finder().eval()
+    finder, presence = Finder().eval(), Presence().eval()
     onnx_files.write_onnx(student, tmp_path / "student.onnx", half)
     onnx_files.write_finder_onnx(finder, tmp_path / "finder.onnx", half)
-    by_torch, by_onnx = TorchNetworks(student, finder), OnnxNetworks(tmp_path)
+    onnx_files.write_presence_onnx(presence, tmp_path / "presence.onnx", half)
+    by_onnx = Networks.of_folder(tmp_path, student)
     pictures = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), np.uint8)
-    own, right = by_onnx.see(pictures), by_torch.see(pictures)
+    own, right = by_onnx.see(pictures), Networks(student).see(pictures)
     np.testing.assert_allclose(own.joints, right.joints - right.joints[:, :1], atol=off)
     np.testing.assert_allclose(own.uv, right.uv, atol=off)
     np.testing.assert_allclose(own.confidence, right.confidence, atol=off)
-    for shape in ((96, 128, 3), (128, 64, 3)):
-        picture = np.random.default_rng(1).integers(0, 255, shape, np.uint8)
-        for own, right in zip(by_onnx.search(picture), by_torch.search(picture), strict=True):
-            np.testing.assert_allclose(own, right, rtol=off, atol=off)
+    large = np.random.default_rng(0).integers(0, 255, (2, 96, 96, 3), np.uint8)
+    with torch.no_grad():
+        for shape in ((96, 128, 3), (128, 64, 3)):
+            picture = np.random.default_rng(1).integers(0, 255, shape, np.uint8)
+            for said, expected in zip(
+                by_onnx.search(picture), finder(normalised(picture[None])).said(0), strict=True
+            ):
+                np.testing.assert_allclose(said, expected, rtol=off, atol=off)
+        chance = presence.chance(normalised(large)).numpy()
+    np.testing.assert_allclose(by_onnx.chance(large), chance, atol=off)
     bytes_a_weight = (tmp_path / "finder.onnx").stat().st_size / sum(
         p.numel() for p in finder.parameters()
     )

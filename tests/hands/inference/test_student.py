@@ -1,13 +1,12 @@
 """The student that comes with cmkg, as anybody gets it."""
 
 import numpy as np
-import torch
 
 from cmkg import Hand
 from cmkg.hands import geometry
 from cmkg.hands.inference.hand import OWN
-from cmkg.hands.inference.running import OnnxNetworks, TorchNetworks
-from cmkg.hands.network.hand_student import load_finder, load_student
+from cmkg.hands.inference.running import Networks
+from cmkg.hands.network.hand_student import load_student
 from cmkg.hands.rendering.backgrounds import background, photographs
 from cmkg.hands.rendering.scenes import stream
 from tests.hands.runs import rendered_hands, rendered_picture
@@ -43,10 +42,8 @@ def test_no_hand_is_an_empty_list():
 
 def test_what_ships_is_small_and_the_same_by_onnxruntime_and_by_torch():
     assert sum(path.stat().st_size for path in OWN.iterdir()) < LARGEST_MB * 1e6
-    by_torch, by_onnx = TorchNetworks(load_student(OWN), load_finder(OWN)), OnnxNetworks(OWN)
+    student = load_student(OWN)
     pictures = np.stack([rendered_picture(n)[64:160, 64:160] for n in range(3)])
-    with torch.inference_mode():
-        own, right = by_onnx.see(pictures), by_torch.see(pictures)
+    own, right = Networks.of_folder(OWN, student).see(pictures), Networks(student).see(pictures)
     np.testing.assert_allclose(own.joints, right.joints - right.joints[:, :1], atol=0.05)
     np.testing.assert_allclose(own.uv, right.uv, atol=0.02)
-    np.testing.assert_allclose(own.chance, right.chance, atol=0.02)

@@ -27,7 +27,6 @@ from .seeing import (
     Place,
     Points,
     Side,
-    View,
     assumed_camera,
     direction_of,
     look_at,
@@ -41,6 +40,7 @@ PASSES = 4  # looks at a hand at most, each at the box of the joints that the la
 # Which way a hand may point where nobody says it.
 WAYS: tuple[Direction, ...] = (UP, (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0))
 FIRST = 6  # places in a picture that are looked at closely
+AVERAGED_DEG, AVERAGED_ZOOM = (-35.0, 35.0), 0.9  # of the looks beside the last one
 FOUND = 0.5  # chance of what is called a hand
 
 
@@ -64,9 +64,8 @@ class HandResult:
 
 
 class _Look(NamedTuple):
-    """What the network said of a view, on the picture."""
+    """What was said of a place. joints: from the wrist on, in bones, in the picture's camera."""
 
-    view: View
     place: Place
     joints: Float[np.ndarray, "21 3"]
     joints_px: Points
@@ -170,27 +169,39 @@ class Hand:
     ) -> HandResult | None:
         """The hand of a video's last frame in its next one; None where it is lost.
 
-        One look, at the box of the last joints: the quick way.
+        Looked for at the box of the last joints alone: the quick way.
         """
         camera = assumed_camera(picture) if K is None else K
         place = Place(Box.of_joints(last.joints_px), last.side, self._way_of(last.joints_px))
         (look,) = self.look(picture, camera, [place])
         if look.certainty < FOUND:
             return None
-        result = self._result(look)
+        result = self._result(self._average(picture, camera, look))
         return result if K is None else self._placed(result, camera)
 
     # ---- looking ---------------------------------------------------------------------------------
     def look(
-        self, picture: Picture, K: Float[np.ndarray, "3 3"], places: Sequence[Place]
+        self,
+        picture: Picture,
+        K: Float[np.ndarray, "3 3"],
+        places: Sequence[Place],
+        judged: bool = True,
     ) -> list[_Look]:
-        """One pass of the network over these places, together."""
+        """One pass of the networks over these places, together.
+
+        The certainty is the chance that there is a hand of that side; the mean confidence where no
+        network tells it, or it is not `judged`.
+        """
         views = [look_at(picture, place, K, self.student.px) for place in places]
-        seen = self.networks.see(np.stack([view.picture for view in views]))
+        pictures = np.stack([view.picture for view in views])
+        seen = self.networks.see(pictures)
+        certainty = seen.confidence.mean(1)
+        if judged and self.networks.presence is not None:
+            certainty = self.networks.chance(pictures)
         return [
-            _Look(view, place, joints, view.to_picture(uv), confidence, float(chance))
-            for view, place, joints, uv, confidence, chance in zip(
-                views, places, *seen, strict=True
+            _Look(place, view.to_camera(joints - joints[:1]), view.to_picture(uv), sure, float(one))
+            for view, place, joints, uv, sure, one in zip(
+                views, places, *seen, certainty, strict=True
             )
         ]
 
@@ -199,17 +210,42 @@ class Hand:
     ) -> _Look:
         """The surest of some looks, and again at what it found, until that stands still.
 
+        Whose hand it is, is asked again there.
+        """
+        first = max(self.look(picture, K, places), key=attrgetter("certainty"))
+        best = self._settle(picture, K, first)
+        for side in {place.side for place in places} - {best.place.side}:
+            (other,) = self.look(picture, K, [best.place._replace(side=side)])
+            if other.certainty > best.certainty:
+                best = self._settle(picture, K, other)
+        return self._average(picture, K, best)
+
+    def _settle(self, picture: Picture, K: Float[np.ndarray, "3 3"], look: _Look) -> _Look:
+        """Looks again at what was found, until that stands still.
+
         The surest look counts: a network that is lost in a box may be more so in its own.
         """
-        best = now = max(self.look(picture, K, places), key=attrgetter("certainty"))
+        best = look
         for _ in range(PASSES - 1):
-            box = now.place.box.towards(now.own_box)
-            place = Place(box, now.place.side, self._way_of(now.joints_px))
-            if place.agrees(now.place):
+            box = look.place.box.towards(look.own_box)
+            place = Place(box, look.place.side, self._way_of(look.joints_px))
+            if place.agrees(look.place):
                 break
-            (now,) = self.look(picture, K, [place])
-            best = max(best, now, key=attrgetter("certainty"))
+            (look,) = self.look(picture, K, [place])
+            best = max(best, look, key=attrgetter("certainty"))
         return best
+
+    def _average(self, picture: Picture, K: Float[np.ndarray, "3 3"], look: _Look) -> _Look:
+        """The mean of what is said of a place as it is, and turned to both sides."""
+        if not self.student.config.upright:
+            return look
+        turned = [look.place.turned(angle, AVERAGED_ZOOM) for angle in AVERAGED_DEG]
+        looks = [look, *self.look(picture, K, turned, judged=False)]
+        return look._replace(
+            joints=np.mean([one.joints for one in looks], axis=0),
+            joints_px=np.mean([one.joints_px for one in looks], axis=0),
+            confidence=np.mean([one.confidence for one in looks], axis=0),
+        )
 
     def _way_of(self, joints_px: Points) -> Direction:
         """What is up for the student where these joints are."""
@@ -256,10 +292,9 @@ class Hand:
 
     # ---- results ---------------------------------------------------------------------------------
     def _result(self, look: _Look) -> HandResult:
-        joints = look.view.to_camera(look.joints - look.joints[:1])
         return HandResult(
             joints_px=look.joints_px,
-            joints_mm=self.bone_mm * joints,
+            joints_mm=self.bone_mm * look.joints,
             side=look.place.side,
             box=look.place.box.corner_and_size(),
             confidence=look.confidence,

@@ -21,14 +21,11 @@ Pictures = Shaped[np.ndarray, "b px px 3"]
 
 
 class Seen(NamedTuple):
-    """What a student says of pictures: joints in bones, places (sides -1 and 1), confidence, and
-    the chance that there is a right hand: the mean confidence where nothing tells it.
-    """
+    """What a student says of pictures: joints in bones, places (sides -1 and 1), confidence."""
 
     joints: Float[np.ndarray, "b 21 3"]
     uv: Float[np.ndarray, "b 21 2"]
     confidence: Float[np.ndarray, "b 21"]
-    chance: Float[np.ndarray, " b"]
 
 
 class OnnxFile:
@@ -95,10 +92,10 @@ class Networks:
             parts = [found[name].astype(np.float64) for name in ("joints", "uv", "confidence")]
         else:
             parts = _see_by_torch(self.student, pictures)
-        chance = parts[2].mean(1) if self.presence is None else self._chance(pictures)
-        return Seen(*parts, chance)
+        return Seen(*parts)
 
-    def _chance(self, pictures: Pictures) -> Float[np.ndarray, " b"]:
+    def chance(self, pictures: Pictures) -> Float[np.ndarray, " b"]:
+        """That there is a right hand."""
         assert self.presence is not None
         px = int(self.presence.facts["px"])
         if pictures.shape[1] != px:

@@ -84,6 +84,13 @@ class Place(NamedTuple):
     side: Side
     towards: Direction = UP
 
+    def turned(self, angle_deg: float, zoom: float) -> Place:
+        """The same place, turned by an angle and zoomed."""
+        c, s = np.cos(np.deg2rad(angle_deg)), np.sin(np.deg2rad(angle_deg))
+        x, y = self.towards
+        way = float(c * x - s * y), float(s * x + c * y)
+        return Place(self.box._replace(side=self.box.side / zoom), self.side, way)
+
     def agrees(self, other: Place) -> bool:
         """Whether looking there, too, would show about the same."""
         cosine = self.towards[0] * other.towards[0] + self.towards[1] * other.towards[1]

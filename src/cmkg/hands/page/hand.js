@@ -17,6 +17,7 @@ const MIDDLE_MCP = 9;
 const UP = [0, -1];
 const WAYS = [UP, [1, 0], [0, 1], [-1, 0]]; // a hand may point, where nobody says it
 const SAME_WAY = 0.97; // cosine of two ways
+const AVERAGED_DEG = [-35, 35], AVERAGED_ZOOM = 0.9; // of the looks beside the last one
 const FIRST = 6; // places in a picture that are looked at closely
 const SURE = 0.3; // the finder's score of what is looked at
 const MOST = 8;
@@ -228,7 +229,7 @@ export class Hand {
   }
 
   // One pass of the network over places.
-  async look(source, width, height, places) {
+  async look(source, width, height, places, judged = true) {
     const { px, bone_mm } = this.facts;
     const pixels = new Float32Array(places.length * 3 * px * px);
     const views = places.map((place, i) => {
@@ -238,7 +239,7 @@ export class Hand {
     });
     const picture = new this.ort.Tensor("float32", pixels, [places.length, 3, px, px]);
     const found = await this.session.run({ picture });
-    const chances = this.presence && (await this.presence.run({ picture })).chance.data;
+    const chances = judged && this.presence && (await this.presence.run({ picture })).chance.data;
     return places.map((place, i) => {
       const { R, fromView, mirrored } = views[i];
       const uv = found.uv.data.subarray(42 * i, 42 * (i + 1));
@@ -257,16 +258,43 @@ export class Hand {
     });
   }
 
-  // The surest of some looks, and again at what it found; the surest look counts.
+  // The surest of some looks, and again at what it found; whose hand it is, is asked again there.
   async refine(source, width, height, places) {
-    let best = surest(await this.look(source, width, height, places)), now = best;
+    const first = surest(await this.look(source, width, height, places));
+    let best = await this.settle(source, width, height, first);
+    for (const side of new Set(places.map((place) => place.side))) {
+      if (side === best.side) continue;
+      const [other] = await this.look(source, width, height, [{ ...best.place, side }]);
+      if (other.certainty > best.certainty) best = await this.settle(source, width, height, other);
+    }
+    return this.average(source, width, height, best);
+  }
+
+  // Looks again at what was found, until that stands still; the surest look counts.
+  async settle(source, width, height, look) {
+    let best = look;
     for (let pass = 1; pass < PASSES; pass++) {
-      const next = { side: best.side, box: towards(now.box, boxOf(now.points)), towards: this.wayOf(now.points) };
-      if (agree(next, now.place)) break;
-      [now] = await this.look(source, width, height, [next]);
-      best = surest([best, now]);
+      const next = { side: look.side, box: towards(look.box, boxOf(look.points)), towards: this.wayOf(look.points) };
+      if (agree(next, look.place)) break;
+      [look] = await this.look(source, width, height, [next]);
+      best = surest([best, look]);
     }
     return best;
+  }
+
+  // The mean of what is said of a place as it is, and turned to both sides.
+  async average(source, width, height, look) {
+    if (!this.facts.upright) return look;
+    const turned = AVERAGED_DEG.map((degrees) => {
+      const [c, s] = [Math.cos((degrees * Math.PI) / 180), Math.sin((degrees * Math.PI) / 180)];
+      const [x, y] = look.place.towards;
+      const box = { ...look.box, side: look.box.side / AVERAGED_ZOOM };
+      return { box, side: look.side, towards: [c * x - s * y, s * x + c * y] };
+    });
+    const looks = [look, ...(await this.look(source, width, height, turned, false))];
+    const mean = (pick) => pick(look).map((_, i) => looks.reduce((sum, one) => sum + pick(one)[i], 0) / looks.length);
+    const meanRows = (name) => look[name].map((row, j) => row.map((_, k) => mean((one) => [one[name][j][k]])[0]));
+    return { ...look, points: meanRows("points"), joints: meanRows("joints"), confidence: mean((one) => one.confidence) };
   }
 
   // What is up for the network where these joints are.
@@ -317,7 +345,7 @@ export class Hand {
   async follow(source, width, height, last) {
     const place = { box: boxOf(last.points), side: last.side, towards: this.wayOf(last.points) };
     const [look] = await this.look(source, width, height, [place]);
-    return look.certainty < FOUND ? null : look;
+    return look.certainty < FOUND ? null : this.average(source, width, height, look);
   }
 }
 

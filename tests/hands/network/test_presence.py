@@ -1,0 +1,23 @@
+import torch
+
+from cmkg.hands.network.presence import PRESENCE_PX, Presence, presence_loss
+
+
+def test_a_side_counts_where_there_is_a_hand_alone():
+    said = torch.tensor([[4.0, 4.0], [4.0, -4.0], [-4.0, 9.0]])
+    is_hand = torch.tensor([True, True, False])
+    is_right = torch.tensor([True, False, False])
+    losses = presence_loss(said, is_hand, is_right)
+    assert losses["hand"] < 0.05
+    assert losses["side"] < 0.05
+    swapped = presence_loss(said, is_hand, torch.tensor([False, True, False]))
+    assert swapped["side"] > 3
+    nothing = presence_loss(said, torch.zeros(3, dtype=torch.bool), is_right)
+    assert float(nothing["side"]) == 0.0
+
+
+def test_the_chance_is_of_a_hand_and_of_a_right_one():
+    model = Presence().eval()
+    chance = model.chance(torch.zeros(2, 3, PRESENCE_PX, PRESENCE_PX))
+    odds = model(torch.zeros(2, 3, PRESENCE_PX, PRESENCE_PX)).sigmoid()
+    torch.testing.assert_close(chance, odds[:, 0] * odds[:, 1])
