@@ -40,7 +40,7 @@ PASSES = 4  # looks at a hand at most, each at the box of the joints that the la
 # Which way a hand may point where nobody says it.
 WAYS: tuple[Direction, ...] = (UP, (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0))
 FIRST = 6  # places in a picture that are looked at closely
-AVERAGED_DEG, AVERAGED_ZOOM = (-35.0, 35.0), 0.9  # of the looks beside the last one
+AVERAGED_DEG, AVERAGED_ZOOM = (-20.0, 20.0), 0.9  # of the looks beside the last one
 FOUND = 0.5  # chance of what is called a hand
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -127,6 +128,7 @@ class Follower:
         K: of the camera; None assumes a usual lens.
         steady: the one-euro filter over time.
         box: of the one hand in the first frame; None looks for all.
+        is_live: frames come when they come: the time between them is measured.
     """
 
     def __init__(
@@ -137,15 +139,20 @@ class Follower:
         K: Float[np.ndarray, "3 3"] | None = None,
         steady: bool = True,
         box: Box | None = None,
+        is_live: bool = False,
     ) -> None:
         self.hand, self.side, self.K, self.steady = hand, side, K, steady
         self.seconds = 1 / hz
+        self.is_live, self.last = is_live, 0.0
         self.box = box  # of the first frame alone: afterwards the hand is looked for everywhere
         self.frame = 0
         self.hands: list[tuple[HandResult, SteadyHand]] = []
 
     def __call__(self, picture: Picture) -> list[HandResult]:
         """The hands of the next frame."""
+        if self.is_live:
+            now = time.monotonic()
+            self.seconds, self.last = (now - self.last if self.frame else self.seconds), now
         followed: list[tuple[HandResult, SteadyHand]] = []
         for last, filters in self.hands:
             found = self.hand.follow(picture, last, self.K)

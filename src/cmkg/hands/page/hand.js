@@ -17,7 +17,7 @@ const MIDDLE_MCP = 9;
 const UP = [0, -1];
 const WAYS = [UP, [1, 0], [0, 1], [-1, 0]]; // a hand may point, where nobody says it
 const SAME_WAY = 0.97; // cosine of two ways
-const AVERAGED_DEG = [-35, 35], AVERAGED_ZOOM = 0.9; // of the looks beside the last one
+const AVERAGED_DEG = [-20, 20], AVERAGED_ZOOM = 0.9; // of the looks beside the last one
 const FIRST = 6; // places in a picture that are looked at closely
 const SURE = 0.3; // the finder's score of what is looked at
 const MOST = 8;

@@ -153,7 +153,7 @@ def of_video(
 ) -> Iterator[dict[str, Any]]:
     """The hands of each frame; a skeleton over each in an mp4."""
     video = Video(source)
-    follow = Follower(hand, video.hz, config.side, K, config.steady, box)
+    follow = Follower(hand, video.hz, config.side, K, config.steady, box, video.is_camera)
     count = min(video.count or config.most_frames, config.most_frames or video.count or 0)
     with (
         VideoFile(drawn.with_name(f"{drawn.name}.mp4"), video.hz) as file,
