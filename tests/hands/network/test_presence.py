@@ -1,5 +1,6 @@
 import torch
 
+from cmkg.hands.network.posenet import NetConfig, pose_net
 from cmkg.hands.network.presence import PRESENCE_PX, Presence, presence_loss
 
 
@@ -21,3 +22,14 @@ def test_the_chance_is_of_a_hand_and_of_a_right_one():
     chance = model.chance(torch.zeros(2, 3, PRESENCE_PX, PRESENCE_PX))
     odds = model(torch.zeros(2, 3, PRESENCE_PX, PRESENCE_PX)).sigmoid()
     torch.testing.assert_close(chance, odds[:, 0] * odds[:, 1])
+
+
+def test_it_begins_from_the_stages_of_a_student_that_fit():
+    torch.manual_seed(3)
+    net = pose_net(NetConfig(width=0.25, head="integral", px=PRESENCE_PX), seed=5)
+    model = Presence()
+    assert model.begin_from(net.backbone) > 200_000
+    own, theirs = model.backbone.encoder.stages, net.backbone.encoder.stages
+    for number in range(3):
+        for a, b in zip(own[number].parameters(), theirs[number].parameters(), strict=True):
+            assert torch.equal(a, b)

@@ -49,7 +49,7 @@ class Weights:
     lr: float = 3e-3
     finder_pictures: int = 150_000
     """Whole pictures that the finder is trained on."""
-    presence_pictures: int = 150_000
+    presence_pictures: int = 100_000
     """Pictures on which hands are learned to be told from other things."""
     seed: int = 0
     criterion: Annotated[distill.Criterion, Flat] = field(
@@ -137,6 +137,7 @@ def presence_stage(config: Weights, out: Path) -> presence.TrainPresence:
     """Settings of the training of what tells hands from other things."""
     near, far = str(out / "data/train"), str(out / "data/far")
     return presence.TrainPresence(
+        student=str(out / "student"),
         hands=near,
         around=far,
         test=(f"{near}-test", f"{far}-test"),

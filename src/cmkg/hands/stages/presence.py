@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from ...errors import InputError
 from ...runtime.checks import expect_positive
 from ...runtime.distributed import launch, place_model
 from ...runtime.files import save_weights
@@ -22,6 +23,7 @@ from ..network.presence import PRESENCE_PX, Presence, presence_loss
 from ..rendering.scenes import stream
 from ..rendering.whole_pictures import Hands, empty_pictures, other_picture
 from .fitting import Loader
+from .networks import load_network
 from .settings import Flat, OptimConfig
 
 # First boxes are the finder's: they are rougher than what the student is trained on.
@@ -36,6 +38,8 @@ TEST = 1_000_000_000  # added to the numbers of test batches
 class TrainPresence:
     """Settings of the training."""
 
+    student: str
+    """Folder of a finished student run; its backbone's first stages are where it begins."""
     hands: str
     """Packed set of rendered hands."""
     around: str
@@ -104,7 +108,11 @@ def run(config: TrainPresence) -> dict[str, Any]:
     test = Shows(*config.test, config.upright, optim.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(optim.seed)
-        model = place_model(Presence(), fabric)
+        presence = Presence()
+    student, _ = load_network(config.student, "rgb", "student")
+    if not presence.begin_from(student.backbone):
+        raise InputError(f"--student {config.student}: no weight of its backbone fits")
+    model = place_model(presence, fabric)
     optimizer = torch.optim.Adam(model.parameters(), optim.lr)
     total = max(optim.epochs * config.pictures // optim.batch, 1)
     state: dict[str, Any] = {"model": model, "optimizer": optimizer}
