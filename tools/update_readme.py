@@ -1,5 +1,5 @@
-"""Puts what docs/results/*.json holds into README.md, docs/study.md and docs/paper.md: tables
-between their markers, numbers inside sentences, and draws the study's charts.
+"""Puts what docs/results/*.json holds into README.md and the pages of docs/ that have its markers:
+tables between them, numbers inside sentences; and draws the study's charts.
 
 cp runs/demo/results.json docs/results/demo.json && python tools/update_readme.py
 
@@ -395,7 +395,7 @@ def block_of(name, held):
 
 def filled_documents():
     """{path: text} of the pages as the results have them."""
-    pages = ("README.md", "docs/study.md", "docs/paper.md")
+    pages = ("README.md", "docs/study.md", "docs/paper.md", "docs/hands.md")
     documents = {ROOT / page: (ROOT / page).read_text() for page in pages}
     results = load_results("docs/results")
     for name, held in results.items():

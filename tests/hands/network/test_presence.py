@@ -17,13 +17,6 @@ def test_a_side_counts_where_there_is_a_hand_alone():
     assert float(nothing["side"]) == 0.0
 
 
-def test_the_chance_is_of_a_hand_and_of_a_right_one():
-    model = Presence().eval()
-    chance = model.chance(torch.zeros(2, 3, PRESENCE_PX, PRESENCE_PX))
-    odds = model(torch.zeros(2, 3, PRESENCE_PX, PRESENCE_PX)).sigmoid()
-    torch.testing.assert_close(chance, odds[:, 0] * odds[:, 1])
-
-
 def test_it_begins_from_the_stages_of_a_student_that_fit():
     torch.manual_seed(3)
     net = pose_net(NetConfig(width=0.25, head="integral", px=PRESENCE_PX), seed=5)

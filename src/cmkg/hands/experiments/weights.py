@@ -58,7 +58,6 @@ class Weights:
     controls: bool = False
     """Also the second half without the teacher, and with the depth of other hands."""
     net: Annotated[NetConfig, Flat] = field(default_factory=lambda: NET)
-    scene: Annotated[SceneConfig, Flat] = field(default_factory=lambda: SCENE)
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
@@ -110,7 +109,7 @@ def run(config: Weights) -> None:
 def make_data(config: Weights, data: Path) -> None:
     """Writes the packed sets."""
     px = pixels_to_store(config.net.px)
-    scene = replace_settings(config.scene, px=px, seed=config.seed)
+    scene = replace_settings(SCENE, px=px, seed=config.seed)
     train = render.Render(str(data / "train"), config.count, scene=scene)
     render.run(train)
     far_scene = replace_settings(FAR, seed=config.seed)

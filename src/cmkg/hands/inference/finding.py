@@ -12,7 +12,8 @@ from ..network.finder import FINDER_PX, Found, peaks
 from .running import Networks
 from .seeing import Box, Direction, Picture
 
-SURE = 0.3  # score of what is looked at; docs/results/photographs.json has what it finds and misses
+SURE = 0.15  # score of what is looked at closely
+BESIDE = 0.5  # of the surest hand's score, that others have
 MOST = 8  # hands of a picture
 MULTIPLE = 32  # of pixels, that the finder's picture has a side
 LARGER = 2  # times the finder's picture, where it finds nothing: small hands
@@ -38,6 +39,7 @@ def find_candidates(networks: Networks, picture: Picture) -> list[Candidate]:
         found = peaks(networks.search(shrunken), SURE, MOST)
         if found:
             break
+    found = [one for one in found if one.score >= BESIDE * found[0].score]
     half = 0.5 * scale - 0.5  # a pixel's middle is a whole number
     return [
         Candidate(Box(one.x * scale + half, one.y * scale + half, one.side * scale), one.towards)

@@ -36,12 +36,14 @@ Sides = Literal["right", "left", "auto"]
 
 OWN = Path(__file__).with_name("student")  # what comes with cmkg: README.md there is its card
 SMALLEST = 8  # pixels a side of a picture that is looked at
-PASSES = 4  # looks at a hand at most, each at the box of the joints that the last one found
+PASSES = 3  # looks at a hand at most, each at the box of the joints that the last one found
 # Which way a hand may point where nobody says it.
 WAYS: tuple[Direction, ...] = (UP, (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0))
 FIRST = 6  # places in a picture that are looked at closely
 AVERAGED_DEG, AVERAGED_ZOOM = (-20.0, 20.0), 0.9  # of the looks beside the last one
-FOUND = 0.5  # chance of what is called a hand
+# Certainty of what is called a hand, with a network that tells hands from other things and without;
+# of a hand that is followed no more. docs/hands.md has how many are found where there is none.
+FOUND, ALONE, LOST = 0.6, 0.5, 0.35
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,21 @@ class HandResult:
 
 
 class _Look(NamedTuple):
-    """What was said of a place. joints: from the wrist on, in bones, in the picture's camera."""
+    """What was said of a place. joints: from the wrist on, in bones, in the picture's camera.
+
+    is_hand: the chance that there is a hand, 1 where no network tells it.
+    """
 
     place: Place
     joints: Float[np.ndarray, "21 3"]
     joints_px: Points
     confidence: Float[np.ndarray, " 21"]
-    certainty: float
+    is_hand: float = 1.0
+
+    @property
+    def certainty(self) -> float:
+        """That there is a hand, and that its joints are where they were seen."""
+        return self.is_hand * float(self.confidence.mean())
 
     @property
     def own_box(self) -> Box:
@@ -172,62 +182,67 @@ class Hand:
         Looked for at the box of the last joints alone: the quick way.
         """
         camera = assumed_camera(picture) if K is None else K
-        place = Place(Box.of_joints(last.joints_px), last.side, self._way_of(last.joints_px))
+        box = Box.of_joints(last.joints_px).loosened()
+        place = Place(box, last.side, self._way_of(last.joints_px))
+        _, is_hand = self.likeliest(picture, camera, [place])
         (look,) = self.look(picture, camera, [place])
-        if look.certainty < FOUND:
+        if look._replace(is_hand=is_hand).certainty < LOST:
             return None
         result = self._result(self._average(picture, camera, look))
         return result if K is None else self._placed(result, camera)
 
     # ---- looking ---------------------------------------------------------------------------------
     def look(
-        self,
-        picture: Picture,
-        K: Float[np.ndarray, "3 3"],
-        places: Sequence[Place],
-        judged: bool = True,
+        self, picture: Picture, K: Float[np.ndarray, "3 3"], places: Sequence[Place]
     ) -> list[_Look]:
-        """One pass of the networks over these places, together.
-
-        The certainty is the chance that there is a hand of that side; the mean confidence where no
-        network tells it, or it is not `judged`.
-        """
+        """One pass of the student over these places, together."""
         views = [look_at(picture, place, K, self.student.px) for place in places]
-        pictures = np.stack([view.picture for view in views])
-        seen = self.networks.see(pictures)
-        certainty = seen.confidence.mean(1)
-        if judged and self.networks.presence is not None:
-            certainty = self.networks.chance(pictures)
+        seen = self.networks.see(np.stack([view.picture for view in views]))
         return [
-            _Look(place, view.to_camera(joints - joints[:1]), view.to_picture(uv), sure, float(one))
-            for view, place, joints, uv, sure, one in zip(
-                views, places, *seen, certainty, strict=True
-            )
+            _Look(place, view.to_camera(joints - joints[:1]), view.to_picture(uv), confidence)
+            for view, place, joints, uv, confidence in zip(views, places, *seen, strict=True)
         ]
+
+    def likeliest(
+        self, picture: Picture, K: Float[np.ndarray, "3 3"], places: Sequence[Place]
+    ) -> tuple[Place, float]:
+        """Where a hand of that side is the likeliest, and the chance that there is one of any.
+
+        The mean confidence tells it where no network does; the chance is 1 then.
+        """
+        if self.networks.presence is None:
+            looks = self.look(picture, K, places)
+            return max(looks, key=attrgetter("certainty")).place, 1.0
+        views = [look_at(picture, place, K, self.student.px) for place in places]
+        hand, right = self.networks.judge(np.stack([view.picture for view in views]))
+        best = int((hand * right).argmax())
+        return places[best], float(hand[best])
 
     def refine(
         self, picture: Picture, K: Float[np.ndarray, "3 3"], places: Sequence[Place]
     ) -> _Look:
-        """The surest of some looks, and again at what it found, until that stands still.
+        """The likeliest of some places, and again what is found there, until that stands still.
 
         Whose hand it is, is asked again there.
         """
-        first = max(self.look(picture, K, places), key=attrgetter("certainty"))
-        best = self._settle(picture, K, first)
-        for side in {place.side for place in places} - {best.place.side}:
-            (other,) = self.look(picture, K, [best.place._replace(side=side)])
-            if other.certainty > best.certainty:
-                best = self._settle(picture, K, other)
-        return self._average(picture, K, best)
+        sides = list(dict.fromkeys(place.side for place in places))
+        place, is_hand = self.likeliest(picture, K, places)
+        best = self._settle(picture, K, place)
+        if len(sides) > 1 or self.networks.presence is not None:
+            both = [best.place._replace(side=side) for side in sides]
+            place, is_hand = self.likeliest(picture, K, both)
+            if place.side != best.place.side:
+                best = self._settle(picture, K, place)
+        return self._average(picture, K, best)._replace(is_hand=is_hand)
 
-    def _settle(self, picture: Picture, K: Float[np.ndarray, "3 3"], look: _Look) -> _Look:
-        """Looks again at what was found, until that stands still.
+    def _settle(self, picture: Picture, K: Float[np.ndarray, "3 3"], place: Place) -> _Look:
+        """Looks, and again at what was found, until that stands still.
 
         The surest look counts: a network that is lost in a box may be more so in its own.
         """
-        best = look
+        (best,) = (look,) = self.look(picture, K, [place])
         for _ in range(PASSES - 1):
-            box = look.place.box.towards(look.own_box)
+            box = look.place.box.towards(look.own_box.loosened())
             place = Place(box, look.place.side, self._way_of(look.joints_px))
             if place.agrees(look.place):
                 break
@@ -240,7 +255,7 @@ class Hand:
         if not self.student.config.upright:
             return look
         turned = [look.place.turned(angle, AVERAGED_ZOOM) for angle in AVERAGED_DEG]
-        looks = [look, *self.look(picture, K, turned, judged=False)]
+        looks = [look, *self.look(picture, K, turned)]
         return look._replace(
             joints=np.mean([one.joints for one in looks], axis=0),
             joints_px=np.mean([one.joints_px for one in looks], axis=0),
@@ -261,12 +276,13 @@ class Hand:
     ) -> list[_Look]:
         """The hands of a whole picture, the surest first; none where nothing is sure enough."""
         found: list[_Look] = []
+        least = ALONE if self.networks.presence is None else FOUND
         for places in self._first_places(picture, K, sides):
             if any(places[0].box.is_same_hand(other.own_box) for other in found):
                 continue
             refined = self.refine(picture, K, places)
             is_known = any(refined.own_box.is_same_hand(one.own_box) for one in found)
-            if refined.certainty >= FOUND and not is_known:
+            if refined.certainty >= least and not is_known:
                 found.append(refined)
         return sorted(found, key=attrgetter("certainty"), reverse=True)
 
@@ -279,12 +295,15 @@ class Hand:
             looks = self.look(picture, K, first)
             looks.sort(key=attrgetter("certainty"), reverse=True)
             return [
-                [Place(look.own_box, side, self._way_of(look.joints_px)) for side in sides]
+                [
+                    Place(look.own_box.loosened(), side, self._way_of(look.joints_px))
+                    for side in sides
+                ]
                 for look in looks[:FIRST]
             ]
         return [
             [
-                Place(one.box, side, one.towards if self.student.config.upright else UP)
+                Place(one.box.loosened(), side, one.towards if self.student.config.upright else UP)
                 for side in sides
             ]
             for one in find_candidates(self.networks, picture)[:FIRST]

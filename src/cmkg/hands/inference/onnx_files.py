@@ -59,7 +59,10 @@ class OnnxFinder(nn.Module):
 
 
 class OnnxPresence(nn.Module):
-    """`picture` (B, 3, px, px) as the student sees it to `chance` (B,) that it is a right hand."""
+    """`picture` (B, 3, px, px) as the student sees it to chances (B,).
+
+    `hand`: that it shows one; `right`: that it shows a right one, if it does.
+    """
 
     def __init__(self, presence: Presence) -> None:
         super().__init__()
@@ -67,9 +70,12 @@ class OnnxPresence(nn.Module):
         self.register_buffer("mean", 255 * IMAGENET_MEAN.view(1, 3, 1, 1))
         self.register_buffer("std", 255 * IMAGENET_STD.view(1, 3, 1, 1))
 
-    def forward(self, picture: Float[Tensor, "b 3 px px"]) -> Float[Tensor, " b"]:
-        """chance."""
-        return self.presence.chance((picture - self.get_buffer("mean")) / self.get_buffer("std"))
+    def forward(
+        self, picture: Float[Tensor, "b 3 px px"]
+    ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+        """hand, right."""
+        odds = self.presence((picture - self.get_buffer("mean")) / self.get_buffer("std"))
+        return odds[:, 0].sigmoid(), odds[:, 1].sigmoid()
 
 
 class OnnxStudent(nn.Module):
@@ -140,9 +146,9 @@ def write_presence_onnx(presence: Presence, path: PathLike, half: bool = False) 
         InputError: the extra is not installed.
     """
     blank = torch.zeros(2, 3, PRESENCE_PX, PRESENCE_PX)
-    axes = {name: {0: "batch"} for name in ("picture", "chance")}
+    axes = {name: {0: "batch"} for name in ("picture", "hand", "right")}
     facts = {"cmkg": "hand presence", "px": str(PRESENCE_PX)}
-    _write(OnnxPresence(presence), blank, ("chance",), axes, facts, path, half)
+    _write(OnnxPresence(presence), blank, ("hand", "right"), axes, facts, path, half)
 
 
 def _write(

@@ -28,6 +28,13 @@ class Seen(NamedTuple):
     confidence: Float[np.ndarray, "b 21"]
 
 
+class Judgement(NamedTuple):
+    """Chances that pictures show a hand; and a right one, if they do."""
+
+    hand: Float[np.ndarray, " b"]
+    right: Float[np.ndarray, " b"]
+
+
 class OnnxFile:
     """A written file, run by onnxruntime: picture to {name: output}, in the file's names.
 
@@ -94,15 +101,15 @@ class Networks:
             parts = _see_by_torch(self.student, pictures)
         return Seen(*parts)
 
-    def chance(self, pictures: Pictures) -> Float[np.ndarray, " b"]:
-        """That there is a right hand."""
+    def judge(self, pictures: Pictures) -> Judgement:
+        """What such pictures show, whatever joints the student sees in them."""
         assert self.presence is not None
         px = int(self.presence.facts["px"])
         if pictures.shape[1] != px:
-            pictures = np.stack(
-                [cv2.resize(one, (px, px), interpolation=cv2.INTER_AREA) for one in pictures]
-            )
-        return self.presence(_channels_first(pictures))["chance"].astype(np.float64)
+            resized = [cv2.resize(one, (px, px), interpolation=cv2.INTER_AREA) for one in pictures]
+            pictures = np.stack(resized)
+        found = self.presence(_channels_first(pictures))
+        return Judgement(*(found[name].astype(np.float64) for name in Judgement._fields))
 
     def search(self, picture: Shaped[np.ndarray, "h w 3"]) -> Said:
         """uint8 RGB, its sides multiples of 32."""

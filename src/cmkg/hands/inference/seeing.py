@@ -21,11 +21,13 @@ Points = Float[np.ndarray, "21 2"]
 Picture = Shaped[np.ndarray, "h w 3"]
 
 FOCAL = 1.2  # of a picture's longer side, where nobody gives the camera: 45 degrees across
-BIGGER = 1.6  # times, from one look to the next at most
+BIGGER, SMALLER = 1.6, 0.9  # times, from one look to the next at most
+LOOSE = 1.2  # times the protocol's box: a student is less lost in too large a box than in too small
 SAME_HAND = 0.5  # of the smaller box
 UP: Direction = (0.0, -1.0)
 STILL = 0.85  # overlap of two boxes after which nothing is to be gained
 SAME_WAY = 0.97  # cosine of two directions, likewise
+FINE = 1.5  # pixels of the picture for each of the network's, before they are averaged
 REACH = 0.75  # of a box's side to each side of its middle: what a turned camera can see of it
 
 
@@ -48,13 +50,17 @@ class Box(NamedTuple):
         (x, y), side = geometry.crop_box(joints_px)
         return cls(float(x), float(y), side)
 
+    def loosened(self) -> Box:
+        """LOOSE times as large."""
+        return self._replace(side=LOOSE * self.side)
+
     def corner_and_size(self) -> tuple[float, float, float, float]:
         """x, y of the upper left corner, width, height."""
         return self.x - self.side / 2, self.y - self.side / 2, self.side, self.side
 
     def towards(self, other: Box) -> Box:
-        """The other box, no more than BIGGER times larger or smaller than this one."""
-        side = min(max(other.side, self.side / BIGGER), self.side * BIGGER)
+        """The other box, at most BIGGER times as large as this one, at least SMALLER times."""
+        side = min(max(other.side, self.side * SMALLER), self.side * BIGGER)
         return Box(other.x, other.y, side)
 
     def overlap(self, other: Box) -> float:
@@ -186,12 +192,12 @@ def _shrunken_region(
         return first, int(np.clip(middle + reach, first + 1, size))
 
     (x0, x1), (y0, y1) = span(box.x, width), span(box.y, height)
-    region = picture[y0:y1, x0:x1]
-    shrink = box.side / (1.5 * px)
-    if shrink <= 1:
-        return np.ascontiguousarray(region), np.array([[1.0, 0, -x0], [0, 1, -y0], [0, 0, 1]])
-    new = tuple(max(round(length / shrink), 1) for length in region.shape[1::-1])
-    small = cv2.resize(region, new, interpolation=cv2.INTER_AREA)
-    sx, sy = new[0] / region.shape[1], new[1] / region.shape[0]
-    offset = np.array([[sx, 0, (0.5 - x0) * sx - 0.5], [0, sy, (0.5 - y0) * sy - 0.5], [0, 0, 1.0]])
-    return small, offset
+    shrink = max(int(box.side / (FINE * px)), 1)  # whole pixels are averaged the fastest
+    columns, rows = (max(length // shrink, 1) for length in (x1 - x0, y1 - y0))
+    region = picture[y0 : y0 + rows * shrink, x0 : x0 + columns * shrink]
+    if shrink > 1:
+        region = cv2.resize(region, (columns, rows), interpolation=cv2.INTER_AREA)
+    half = 0.5 / shrink - 0.5
+    scale = 1 / shrink
+    offset = [[scale, 0, half - x0 * scale], [0, scale, half - y0 * scale], [0, 0, 1.0]]
+    return np.ascontiguousarray(region), np.array(offset)

@@ -50,10 +50,6 @@ class Presence(nn.Module):
         """Pictures of PRESENCE_PX pixels a side."""
         return self.head(self.backbone(x)[-1]).float()
 
-    def chance(self, x: Float[Tensor, "b 3 px px"]) -> Float[Tensor, " b"]:
-        """That there is a right hand."""
-        return self(x).sigmoid().prod(1)
-
 
 def presence_loss(
     said: Float[Tensor, "b 2"], is_hand: Shaped[Tensor, " b"], is_right: Shaped[Tensor, " b"]

@@ -5,12 +5,13 @@
 const FOCAL = 1.2; // of a picture's longer side: a usual lens
 const REACH = 0.75; // of a box's side, to each side of its middle: what is fetched of the picture
 const FINE = 1.5; // pixels fetched for each of the network's
-const PASSES = 4;
+const PASSES = 3;
 const STILL = 0.85;
-const BIGGER = 1.6;
+const BIGGER = 1.6, SMALLER = 0.9;
+const LOOSE = 1.2; // times the protocol's box
 const SHARES = [1.0, 0.6];
 const MOST_IN_A_ROW = 12;
-export const FOUND = 0.5;
+const FOUND = 0.6, ALONE = 0.5, LOST = 0.35; // certainty, see hand.py
 const SAME_HAND = 0.5;
 const WRIST = 0;
 const MIDDLE_MCP = 9;
@@ -19,7 +20,8 @@ const WAYS = [UP, [1, 0], [0, 1], [-1, 0]]; // a hand may point, where nobody sa
 const SAME_WAY = 0.97; // cosine of two ways
 const AVERAGED_DEG = [-20, 20], AVERAGED_ZOOM = 0.9; // of the looks beside the last one
 const FIRST = 6; // places in a picture that are looked at closely
-const SURE = 0.3; // the finder's score of what is looked at
+const SURE = 0.15; // the finder's score of what is looked at closely
+const BESIDE = 0.5; // of the surest hand's score, that others have
 const MOST = 8;
 const STRIDE = 8; // of the finder's maps
 const MULTIPLE = 32;
@@ -102,7 +104,8 @@ function shared(a, b) {
 
 const overlap = (a, b) => shared(a, b) / (a.side ** 2 + b.side ** 2 - shared(a, b));
 export const isSameHand = (a, b) => shared(a, b) > SAME_HAND * Math.min(a.side, b.side) ** 2;
-const towards = (a, b) => ({ ...b, side: Math.min(Math.max(b.side, a.side / BIGGER), a.side * BIGGER) });
+const towards = (a, b) => ({ ...b, side: Math.min(Math.max(b.side, a.side * SMALLER), a.side * BIGGER) });
+const loosened = (box) => ({ ...box, side: LOOSE * box.side });
 
 // Where a hand may be in a picture that nobody knows.
 function firstBoxes(width, height) {
@@ -130,28 +133,28 @@ function fetchRegion(source, width, height, box, px) {
     return [first, Math.trunc(Math.min(Math.max(middle + reach, first + 1), size))];
   };
   const [x0, x1] = span(box.x, width), [y0, y1] = span(box.y, height);
-  const shrink = Math.max(box.side / (FINE * px), 1);
-  const w = Math.max(Math.round((x1 - x0) / shrink), 1), h = Math.max(Math.round((y1 - y0) / shrink), 1);
+  const shrink = Math.max(Math.floor(box.side / (FINE * px)), 1);
+  const w = Math.max(Math.floor((x1 - x0) / shrink), 1), h = Math.max(Math.floor((y1 - y0) / shrink), 1);
   scratch.width = w;
   scratch.height = h;
   const context = scratch.getContext("2d", { willReadFrequently: true });
   context.imageSmoothingQuality = "high";
   context.fillStyle = "#fff"; // behind what is transparent, as in Python
   context.fillRect(0, 0, w, h);
-  context.drawImage(source, x0, y0, x1 - x0, y1 - y0, 0, 0, w, h);
-  return { data: context.getImageData(0, 0, w, h).data, w, h, x0, y0, sx: w / (x1 - x0), sy: h / (y1 - y0) };
+  context.drawImage(source, x0, y0, w * shrink, h * shrink, 0, 0, w, h);
+  return { data: context.getImageData(0, 0, w, h).data, w, h, x0, y0, scale: 1 / shrink };
 }
 
 // Writes the network's picture of a box into `into`, channel by channel, from 0 to 255.
 function sample(region, view, px, into, offset) {
-  const { data, w, h, x0, y0, sx, sy } = region;
+  const { data, w, h, x0, y0, scale } = region;
   const m = view.fromView;
   for (let v = 0; v < px; v++) {
     for (let u = 0; u < px; u++) {
       const depth = m[6] * u + m[7] * v + m[8];
       const x = (m[0] * u + m[1] * v + m[2]) / depth, y = (m[3] * u + m[4] * v + m[5]) / depth;
-      const rx = Math.min(Math.max((x + 0.5 - x0) * sx - 0.5, 0), w - 1);
-      const ry = Math.min(Math.max((y + 0.5 - y0) * sy - 0.5, 0), h - 1);
+      const rx = Math.min(Math.max((x + 0.5 - x0) * scale - 0.5, 0), w - 1);
+      const ry = Math.min(Math.max((y + 0.5 - y0) * scale - 0.5, 0), h - 1);
       const left = Math.floor(rx), top = Math.floor(ry), a = rx - left, b = ry - top;
       const right = Math.min(left + 1, w - 1), low = Math.min(top + 1, h - 1);
       for (let c = 0; c < 3; c++) {
@@ -228,18 +231,23 @@ export class Hand {
     Object.assign(this, { ort, session, facts, finder, presence });
   }
 
-  // One pass of the network over places.
-  async look(source, width, height, places, judged = true) {
-    const { px, bone_mm } = this.facts;
+  // Places as the networks see them.
+  seen(source, width, height, places) {
+    const { px } = this.facts;
     const pixels = new Float32Array(places.length * 3 * px * px);
     const views = places.map((place, i) => {
       const view = viewOf(width, height, place, px);
       sample(fetchRegion(source, width, height, place.box, px), view, px, pixels, i * 3 * px * px);
       return view;
     });
-    const picture = new this.ort.Tensor("float32", pixels, [places.length, 3, px, px]);
+    return { views, picture: new this.ort.Tensor("float32", pixels, [places.length, 3, px, px]) };
+  }
+
+  // One pass of the student over places.
+  async look(source, width, height, places) {
+    const { px, bone_mm } = this.facts;
+    const { views, picture } = this.seen(source, width, height, places);
     const found = await this.session.run({ picture });
-    const chances = judged && this.presence && (await this.presence.run({ picture })).chance.data;
     return places.map((place, i) => {
       const { R, fromView, mirrored } = views[i];
       const uv = found.uv.data.subarray(42 * i, 42 * (i + 1));
@@ -253,28 +261,42 @@ export class Hand {
         const turned = [0, 3, 6].map((row) => toCamera[row] * x + toCamera[row + 1] * y + toCamera[row + 2] * z);
         joints.push([bone_mm * turned[0] * (mirrored ? -1 : 1), bone_mm * turned[1], bone_mm * turned[2]]);
       }
-      const certainty = chances ? chances[i] : confidence.reduce((sum, one) => sum + one, 0) / 21;
+      const certainty = meanOf(confidence);
       return { place, side: place.side, box: place.box, points, joints, confidence, certainty };
     });
   }
 
-  // The surest of some looks, and again at what it found; whose hand it is, is asked again there.
-  async refine(source, width, height, places) {
-    const first = surest(await this.look(source, width, height, places));
-    let best = await this.settle(source, width, height, first);
-    for (const side of new Set(places.map((place) => place.side))) {
-      if (side === best.side) continue;
-      const [other] = await this.look(source, width, height, [{ ...best.place, side }]);
-      if (other.certainty > best.certainty) best = await this.settle(source, width, height, other);
+  // Where a hand of that side is the likeliest, and the chance that there is one of any.
+  async likeliest(source, width, height, places) {
+    if (!this.presence) {
+      return { place: surest(await this.look(source, width, height, places)).place, isHand: 1 };
     }
-    return this.average(source, width, height, best);
+    const { picture } = this.seen(source, width, height, places);
+    const { hand, right } = await this.presence.run({ picture });
+    const chance = (i) => hand.data[i] * right.data[i];
+    const best = places.reduce((a, _, i) => (chance(i) > chance(a) ? i : a), 0);
+    return { place: places[best], isHand: hand.data[best] };
   }
 
-  // Looks again at what was found, until that stands still; the surest look counts.
-  async settle(source, width, height, look) {
-    let best = look;
+  // The likeliest of some places, and again what is found there; whose hand it is, is asked again.
+  async refine(source, width, height, places) {
+    const sides = [...new Set(places.map((place) => place.side))];
+    let { place, isHand } = await this.likeliest(source, width, height, places);
+    let best = await this.settle(source, width, height, place);
+    if (sides.length > 1 || this.presence) {
+      const both = sides.map((side) => ({ ...best.place, side }));
+      ({ place, isHand } = await this.likeliest(source, width, height, both));
+      if (place.side !== best.side) best = await this.settle(source, width, height, place);
+    }
+    const mean = await this.average(source, width, height, best);
+    return { ...mean, certainty: isHand * mean.certainty };
+  }
+
+  // Looks, and again at what was found, until that stands still; the surest look counts.
+  async settle(source, width, height, place) {
+    let [look] = await this.look(source, width, height, [place]), best = look;
     for (let pass = 1; pass < PASSES; pass++) {
-      const next = { side: look.side, box: towards(look.box, boxOf(look.points)), towards: this.wayOf(look.points) };
+      const next = { side: look.side, box: towards(look.box, loosened(boxOf(look.points))), towards: this.wayOf(look.points) };
       if (agree(next, look.place)) break;
       [look] = await this.look(source, width, height, [next]);
       best = surest([best, look]);
@@ -291,10 +313,11 @@ export class Hand {
       const box = { ...look.box, side: look.box.side / AVERAGED_ZOOM };
       return { box, side: look.side, towards: [c * x - s * y, s * x + c * y] };
     });
-    const looks = [look, ...(await this.look(source, width, height, turned, false))];
+    const looks = [look, ...(await this.look(source, width, height, turned))];
     const mean = (pick) => pick(look).map((_, i) => looks.reduce((sum, one) => sum + pick(one)[i], 0) / looks.length);
     const meanRows = (name) => look[name].map((row, j) => row.map((_, k) => mean((one) => [one[name][j][k]])[0]));
-    return { ...look, points: meanRows("points"), joints: meanRows("joints"), confidence: mean((one) => one.confidence) };
+    const confidence = mean((one) => one.confidence);
+    return { ...look, points: meanRows("points"), joints: meanRows("joints"), confidence, certainty: meanOf(confidence) };
   }
 
   // What is up for the network where these joints are.
@@ -310,7 +333,7 @@ export class Hand {
         sides.flatMap((side) => ways.map((towards) => ({ box, side, towards }))));
       const looks = (await this.look(source, width, height, places)).sort((a, b) => b.certainty - a.certainty);
       return looks.slice(0, FIRST).map(({ points }) =>
-        sides.map((side) => ({ box: boxOf(points), side, towards: this.wayOf(points) })));
+        sides.map((side) => ({ box: loosened(boxOf(points)), side, towards: this.wayOf(points) })));
     }
     let found = [], scale = 1;
     for (const px of [this.facts.finder_px, LARGER * this.facts.finder_px]) {
@@ -321,9 +344,10 @@ export class Hand {
       scale = small.scale;
       if (found.length) break;
     }
+    found = found.filter((one) => one.score >= BESIDE * found[0].score);
     return found.slice(0, FIRST).map(({ x, y, side, way }) => {
       const half = 0.5 * scale - 0.5; // a pixel's middle is a whole number
-      const box = { x: x * scale + half, y: y * scale + half, side: side * scale };
+      const box = loosened({ x: x * scale + half, y: y * scale + half, side: side * scale });
       return sides.map((one) => ({ box, side: one, towards: this.facts.upright ? way : UP }));
     });
   }
@@ -336,19 +360,21 @@ export class Hand {
       if (found.some((one) => isSameHand(boxOf(one.points), places[0].box))) continue;
       const refined = await this.refine(source, width, height, places);
       const isKnown = found.some((one) => isSameHand(boxOf(one.points), boxOf(refined.points)));
-      if (refined.certainty >= FOUND && !isKnown) found.push(refined);
+      if (refined.certainty >= (this.presence ? FOUND : ALONE) && !isKnown) found.push(refined);
     }
     return found.sort((a, b) => b.certainty - a.certainty);
   }
 
   // A hand of the last frame in the next one; null where it is lost.
   async follow(source, width, height, last) {
-    const place = { box: boxOf(last.points), side: last.side, towards: this.wayOf(last.points) };
+    const place = { box: loosened(boxOf(last.points)), side: last.side, towards: this.wayOf(last.points) };
+    const { isHand } = await this.likeliest(source, width, height, [place]);
     const [look] = await this.look(source, width, height, [place]);
-    return look.certainty < FOUND ? null : this.average(source, width, height, look);
+    return isHand * look.certainty < LOST ? null : this.average(source, width, height, look);
   }
 }
 
+const meanOf = (numbers) => numbers.reduce((sum, one) => sum + one, 0) / numbers.length;
 const surest = (looks) => looks.reduce((a, b) => (b.certainty > a.certainty ? b : a));
 
 // ---- steady joints: the one-euro filter ----------------------------------------------------------

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from ...errors import InputError
 from ...runtime.checks import expect_positive
 from ...runtime.distributed import launch, place_model
 from ...runtime.files import save_weights
+from ...runtime.progress import note
 from ...runtime.random import generator
 from ...runtime.runs import Losses, Run
 from ...steps import take_step
@@ -111,7 +111,7 @@ def run(config: TrainPresence) -> dict[str, Any]:
         presence = Presence()
     student, _ = load_network(config.student, "rgb", "student")
     if not presence.begin_from(student.backbone):
-        raise InputError(f"--student {config.student}: no weight of its backbone fits")
+        note(f"{config.student}: no stage of it fits; presence begins from random weights")
     model = place_model(presence, fabric)
     optimizer = torch.optim.Adam(model.parameters(), optim.lr)
     total = max(optim.epochs * config.pictures // optim.batch, 1)
