@@ -41,9 +41,9 @@ PASSES = 3  # looks at a hand at most, each at the box of the joints that the la
 WAYS: tuple[Direction, ...] = (UP, (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0))
 FIRST = 6  # places in a picture that are looked at closely
 AVERAGED_DEG, AVERAGED_ZOOM = (-20.0, 20.0), 0.9  # of the looks beside the last one
-# Certainty of what is called a hand, with a network that tells hands from other things and without;
-# of a hand that is followed no more. docs/hands.md has how many are found where there is none.
-FOUND, ALONE, LOST = 0.6, 0.5, 0.35
+# What is called a hand: the chance that it is one, the mean confidence of its joints; their product
+# below which one is followed no more. docs/hands.md: how many are found where none is.
+IS_HAND, FOUND, LOST = 0.99, 0.5, 0.35
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,10 @@ class _Look(NamedTuple):
     def certainty(self) -> float:
         """That there is a hand, and that its joints are where they were seen."""
         return self.is_hand * float(self.confidence.mean())
+
+    @property
+    def is_found(self) -> bool:
+        return self.is_hand >= IS_HAND and float(self.confidence.mean()) >= FOUND
 
     @property
     def own_box(self) -> Box:
@@ -276,13 +280,12 @@ class Hand:
     ) -> list[_Look]:
         """The hands of a whole picture, the surest first; none where nothing is sure enough."""
         found: list[_Look] = []
-        least = ALONE if self.networks.presence is None else FOUND
         for places in self._first_places(picture, K, sides):
             if any(places[0].box.is_same_hand(other.own_box) for other in found):
                 continue
             refined = self.refine(picture, K, places)
             is_known = any(refined.own_box.is_same_hand(one.own_box) for one in found)
-            if refined.certainty >= least and not is_known:
+            if refined.is_found and not is_known:
                 found.append(refined)
         return sorted(found, key=attrgetter("certainty"), reverse=True)
 

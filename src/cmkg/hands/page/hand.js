@@ -11,7 +11,7 @@ const BIGGER = 1.6, SMALLER = 0.9;
 const LOOSE = 1.2; // times the protocol's box
 const SHARES = [1.0, 0.6];
 const MOST_IN_A_ROW = 12;
-const FOUND = 0.6, ALONE = 0.5, LOST = 0.35; // certainty, see hand.py
+const IS_HAND = 0.99, FOUND = 0.5, LOST = 0.35; // see hand.py
 const SAME_HAND = 0.5;
 const WRIST = 0;
 const MIDDLE_MCP = 9;
@@ -289,7 +289,7 @@ export class Hand {
       if (place.side !== best.side) best = await this.settle(source, width, height, place);
     }
     const mean = await this.average(source, width, height, best);
-    return { ...mean, certainty: isHand * mean.certainty };
+    return { ...mean, isHand, certainty: isHand * mean.certainty };
   }
 
   // Looks, and again at what was found, until that stands still; the surest look counts.
@@ -360,7 +360,8 @@ export class Hand {
       if (found.some((one) => isSameHand(boxOf(one.points), places[0].box))) continue;
       const refined = await this.refine(source, width, height, places);
       const isKnown = found.some((one) => isSameHand(boxOf(one.points), boxOf(refined.points)));
-      if (refined.certainty >= (this.presence ? FOUND : ALONE) && !isKnown) found.push(refined);
+      const isFound = refined.isHand >= IS_HAND && meanOf(refined.confidence) >= FOUND;
+      if (isFound && !isKnown) found.push(refined);
     }
     return found.sort((a, b) => b.certainty - a.certainty);
   }
