@@ -81,3 +81,25 @@ def test_without_augmentation_the_labels_are_untouched():
     out = augment.network_inputs(augment.Stored(joints, Ks, 80, 1.25, rgb), 64)
     torch.testing.assert_close(out.joints * out.scale_mm.view(1, 1, 1), joints - joints[:, :1])
     assert out.depth is None
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_hands_are_turned_upright_whatever_their_roll_and_keep_their_shape():
+    joints = torch.randn(6, 21, 3, generator=seeded(0)) * 40 + torch.tensor([0.0, 0, 500])
+    K = torch.tensor([[300.0, 0, 39.5], [0, 300, 39.5], [0, 0, 1]]).expand(6, 3, 3)
+    stored = augment.Stored(joints, K, 80, 1.25)
+    out = augment.network_inputs(stored, 64, augment.NONE, seeded(0), upright=True)
+    along = out.uv[:, 9] - out.uv[:, 0]
+    assert along[:, 0].abs().max() < 1e-4
+    assert (along[:, 1] < 0).all()
+    as_it_is = augment.network_inputs(stored, 64, augment.NONE, seeded(0))
+    torch.testing.assert_close(
+        torch.cdist(out.joints, out.joints), torch.cdist(as_it_is.joints, as_it_is.joints)
+    )
+    rolled = augment.roll_turns(6, 70.0).R @ joints.transpose(1, 2)
+    again = augment.Stored(rolled.transpose(1, 2), K, 80, 1.25)
+    other = augment.network_inputs(again, 64, augment.NONE, seeded(0), upright=True)
+    torch.testing.assert_close(other.joints, out.joints, atol=1e-4, rtol=1e-4)

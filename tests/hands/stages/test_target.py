@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cmkg.errors import InputError
+from cmkg.hands.network.posenet import NetConfig
 from cmkg.hands.stages import evaluate, source, target
 from cmkg.runtime.distributed import launch
 from tests.hands.runs import NET, SMALL, common, settings
@@ -161,7 +162,7 @@ def test_answers_of_another_set_and_a_strength_of_no_prior_are_refused(whole, un
         alongside_answers=f"{whole}/depth/answers.npz",
     )
     with pytest.raises(InputError, match="has answers on 48 samples, "):
-        target.alongside_loader(config, 32, launch("32-true"))
+        target.alongside_loader(config, NetConfig(px=32), launch("32-true"))
     config = settings(target.Target, per_layer=True)
     with pytest.raises(InputError, match="--per-layer: it is of a prior's strength"):
         target.load_regulariser(config, None, None)
