@@ -215,6 +215,8 @@ class Hand:
         The mean confidence tells it where no network does; the chance is 1 then.
         """
         if self.networks.presence is None:
+            if len(places) == 1:  # nothing to choose
+                return places[0], 1.0
             looks = self.look(picture, K, places)
             return max(looks, key=attrgetter("certainty")).place, 1.0
         views = [look_at(picture, place, K, self.student.px) for place in places]

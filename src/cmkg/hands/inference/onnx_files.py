@@ -37,6 +37,19 @@ OUTPUTS = ("joints", "uv", "confidence")
 MISSING = "ONNX needs the extra: pip install 'cmkg[onnx]'"
 
 
+class OfBytes(nn.Module):
+    """RGB from 0 to 255 to what the networks take: augment.normalise, its numbers in the file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", 255 * IMAGENET_MEAN.view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * IMAGENET_STD.view(1, 3, 1, 1))
+
+    def forward(self, picture: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Normalised."""
+        return (picture - self.get_buffer("mean")) / self.get_buffer("std")
+
+
 class OnnxFinder(nn.Module):
     """The finder: `picture` (1, 3, H, W), sides multiples of 32, to chances and sizes of centres.
 
@@ -47,14 +60,13 @@ class OnnxFinder(nn.Module):
     def __init__(self, finder: Finder) -> None:
         super().__init__()
         self.finder = finder
-        self.register_buffer("mean", 255 * IMAGENET_MEAN.view(1, 3, 1, 1))
-        self.register_buffer("std", 255 * IMAGENET_STD.view(1, 3, 1, 1))
+        self.normalised = OfBytes()
 
     def forward(
         self, picture: Float[Tensor, "1 3 h w"]
     ) -> tuple[Float[Tensor, "1 h8 w8"], Float[Tensor, "1 h8 w8"], Float[Tensor, "1 2 h8 w8"]]:
         """chance, side, towards."""
-        maps = self.finder((picture - self.get_buffer("mean")) / self.get_buffer("std"))
+        maps = self.finder(self.normalised(picture))
         return maps.centres.sigmoid(), FINDER_PX * maps.size.exp(), maps.towards
 
 
@@ -67,14 +79,13 @@ class OnnxPresence(nn.Module):
     def __init__(self, presence: Presence) -> None:
         super().__init__()
         self.presence = presence
-        self.register_buffer("mean", 255 * IMAGENET_MEAN.view(1, 3, 1, 1))
-        self.register_buffer("std", 255 * IMAGENET_STD.view(1, 3, 1, 1))
+        self.normalised = OfBytes()
 
     def forward(
         self, picture: Float[Tensor, "b 3 px px"]
     ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """hand, right."""
-        odds = self.presence((picture - self.get_buffer("mean")) / self.get_buffer("std"))
+        odds = self.presence(self.normalised(picture))
         return odds[:, 0].sigmoid(), odds[:, 1].sigmoid()
 
 
@@ -84,14 +95,13 @@ class OnnxStudent(nn.Module):
     def __init__(self, student: HandStudent) -> None:
         super().__init__()
         self.student = student
-        self.register_buffer("mean", 255 * IMAGENET_MEAN.view(1, 3, 1, 1))
-        self.register_buffer("std", 255 * IMAGENET_STD.view(1, 3, 1, 1))
+        self.normalised = OfBytes()
 
     def forward(
         self, picture: Float[Tensor, "b 3 px px"]
     ) -> tuple[Float[Tensor, "b 21 3"], Float[Tensor, "b 21 2"], Float[Tensor, "b 21"]]:
         """joints, uv, confidence."""
-        pose = self.student((picture - self.get_buffer("mean")) / self.get_buffer("std"))
+        pose = self.student(self.normalised(picture))
         assert pose.uv is not None
         return pose.joints - pose.joints[:, :1], pose.uv, self.student.confidence(pose)
 

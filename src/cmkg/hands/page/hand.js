@@ -269,6 +269,7 @@ export class Hand {
   // Where a hand of that side is the likeliest, and the chance that there is one of any.
   async likeliest(source, width, height, places) {
     if (!this.presence) {
+      if (places.length === 1) return { place: places[0], isHand: 1 }; // nothing to choose
       return { place: surest(await this.look(source, width, height, places)).place, isHand: 1 };
     }
     const { picture } = this.seen(source, width, height, places);

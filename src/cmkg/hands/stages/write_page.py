@@ -49,7 +49,8 @@ def run(config: Page) -> None:
     Raises:
         InputError: no student, no onnxruntime-web, or a folder that holds something else.
     """
-    student = load_student(config.weights or STUDENT)
+    folder = Path(config.weights or STUDENT)
+    student = load_student(folder)
     out = Path(config.out)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not is_page(out))):
         raise InputError(f"--out {out}: holds something else; give an empty or a new folder")
@@ -64,19 +65,18 @@ def run(config: Page) -> None:
         out.mkdir(parents=True, exist_ok=True)
         for source in (*(OWN / name for name in FILES), *(runtime / name for name in RUNTIME)):
             copy_file(source, out / source.name)
-        write_onnx(student, out / STUDENT_FILE)
-        companions = [
-            Path(config.weights or STUDENT) / name for name in (FINDER_FILE, PRESENCE_FILE)
-        ]
-        for source in companions:
+        networks = [folder / name for name in (STUDENT_FILE, FINDER_FILE, PRESENCE_FILE)]
+        for source in networks:
             (out / source.name).unlink(missing_ok=True)
             if source.exists():
                 copy_file(source, out / source.name)
+        if not networks[0].exists():
+            write_onnx(student, out / STUDENT_FILE)
     facts = facts_of(student)
     page_facts = {
         "px": student.px,
-        "finder_px": FINDER_PX if companions[0].exists() else 0,
-        "presence_px": PRESENCE_PX if companions[1].exists() else 0,
+        "finder_px": FINDER_PX if networks[1].exists() else 0,
+        "presence_px": PRESENCE_PX if networks[2].exists() else 0,
         "upright": student.config.upright,
         "bone_mm": float(facts["bone_mm"]),
         "joints": list(JOINTS),
