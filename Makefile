@@ -5,8 +5,8 @@ BIN := .venv/bin
 demo: .venv/installed ## what depth is worth, on rendered hands: about 8 minutes on two cores
 	$(BIN)/cmkg run demo
 
-real: .venv/installed ## the same on real photographs, with the prior: make real REAL_HANDS=folder, hours
-	$(BIN)/cmkg run real --real-hands $(REAL_HANDS)
+real: .venv/installed ## the same on your recordings, with the prior: make real ROOT=folder, hours
+	$(BIN)/cmkg run real --root $(ROOT)
 
 weights: .venv/installed ## the hand student from rendered hands: about two hours on two cores, resumable
 	$(BIN)/cmkg run weights

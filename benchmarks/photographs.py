@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from cmkg import Hand
-from cmkg.hands.datasets.real_hands import BLOCKS, RealHands
+from cmkg.hands.datasets.folder import ALL, Folder
 from cmkg.hands.inference.drawing import draw_hands
 from cmkg.hands.inference.hand import OWN
 from cmkg.hands.inference.pictures import write_picture
@@ -39,6 +39,7 @@ from cmkg.runtime.files import write_json
 from cmkg.runtime.runs import describe_processor
 
 LENGTH = 92  # frames of a block: five of them, one after another
+TRAIN = 360  # frames; the others are the test
 WORST = 20
 REPEAT = 20
 
@@ -137,7 +138,7 @@ def errors_of(joints, truth, train):
 def summary_of(found, truth, train):
     errors = errors_of(found["joints"], truth, train)
     blocks = blocks_of(len(truth))
-    test = slice(*BLOCKS["test"])
+    test = slice(TRAIN, None)
     per_joint = np.nanmean(errors["Procrustes"], 0).round(2)
     seen = np.isfinite(found["joints"]).all((1, 2))
     facts = {
@@ -188,10 +189,10 @@ def main():
     parser.add_argument("--out", default="runs/photographs")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    photographs = RealHands(given.real_hands)
+    photographs = Folder(given.real_hands, ALL)
     count = len(photographs)
-    truth = np.stack([photographs.labels(number)[0] for number in range(count)])
-    train = np.arange(count) < BLOCKS["train"][1]
+    truth = np.stack([photographs.label(number).joints_mm for number in range(count)])
+    train = np.arange(count) < TRAIN
     without = sorted(Path(given.without).iterdir()) if given.without else []
     out = Path(given.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from cmkg.hands.experiments.main import (
     TARGET_SEED,
     Experiment,
     draw_sequences,
-    pack_real_hands,
+    pack_folder,
     rate_of,
     target_stage,
     with_folders,
@@ -61,7 +61,7 @@ def open_target(target: str, real_hands: str, out: Path, base: Experiment) -> Ta
     """The target's sets: the run's own where it has them, else made in `out`.
 
     Args:
-        target: "rendered" or "real hands".
+        target: "rendered" or "folder".
         real_hands: the folder with the photographs.
         out: the study's folder.
         base: the run's settings.
@@ -73,7 +73,7 @@ def open_target(target: str, real_hands: str, out: Path, base: Experiment) -> Ta
         stage = Render(scene=scenes_like(base, base.seeds[0] + TARGET_SEED))
         return TargetSets(out / "data", draw_sequences(stage, out / "data", frames, frames))
     px = Packed(run / "data/source").stored_px
-    return TargetSets(out / "data", pack_real_hands(real_hands, out / "data", px))
+    return TargetSets(out / "data", pack_folder(real_hands, out / "data", px))
 
 
 # ---- tables --------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ class Ingredients:
     base: str = "runs/demo"
     """Folder of a finished `cmkg run demo` or `real`."""
     out: str = "runs/ingredients"
-    target: Literal["rendered", "real hands"] = "rendered"
+    target: Literal["rendered", "folder"] = "rendered"
     real_hands: str = ""
     """Folder with the real photographs."""
     epochs: int = 10

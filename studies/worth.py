@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from cmkg.errors import Diverged, InputError
 from cmkg.families import fisher
 from cmkg.hands.datasets.packed import Packed
-from cmkg.hands.datasets.real_hands import BLOCKS
 from cmkg.hands.datasets.sample import pixels_to_store
 from cmkg.hands.experiments.main import (
     MILD_AUGMENTATION,
@@ -27,7 +26,7 @@ from cmkg.hands.experiments.main import (
     Experiment,
     Expert,
     draw_sequences,
-    pack_real_hands,
+    pack_folder,
     with_folders,
 )
 from cmkg.hands.experiments.main import source_stages as stages_of_run
@@ -147,9 +146,10 @@ def make_data(config: Worth, data: Path) -> dict[str, Blocks]:
     drawn = draw_sequences(replace_settings(stage, seed=1), data / "rendered", frames, frames)
     blocks = {"rendered": drawn}
     if config.real_hands:
-        pack_real_hands(config.real_hands, data / "photographs", px)
+        pack_folder(config.real_hands, data / "photographs", px)
     if (data / "photographs/target-test").exists():
-        blocks["photographs"] = Blocks(BLOCKS["fit"], BLOCKS["validation"])
+        count = len(Packed(data / "photographs/target"))
+        blocks["photographs"] = Blocks((0, count * 5 // 6), (count * 5 // 6, count))
     return blocks
 
 

@@ -57,13 +57,14 @@ def batch():
 
 @pytest.fixture(scope="session")
 def made_sets(tmp_path_factory):
-    """{name: folder} of made data in the exact layouts of RHD, STB and FreiHAND."""
+    """{name: folder} of made data in the layouts of RHD, STB, FreiHAND and a folder."""
     from cmkg.hands.datasets.synthetic import make_dataset
 
     home = tmp_path_factory.mktemp("made")
-    for name in ("rhd", "stb", "freihand"):
+    names = ("rhd", "stb", "freihand", "folder")
+    for name in names:
         make_dataset(name, home / name, 8)
-    return {name: home / name for name in ("rhd", "stb", "freihand")}
+    return {name: home / name for name in names}
 
 
 @pytest.fixture(scope="session")

@@ -31,11 +31,11 @@ def test_mistakes_are_one_sentence_and_exit_code_2(whole, tmp_path):
         ]
     )
     assert "got none" in says(["run", "real", "--out", str(tmp_path / "e")])
-    assert "pose_gt.mat: no such file" in says(
+    assert "has neither joints.json" in says(
         [
             "run",
             "real",
-            "--real-hands",
+            "--root",
             str(tmp_path),
             "--out",
             str(tmp_path / "c"),
@@ -77,7 +77,7 @@ def test_a_typo_is_answered_by_what_was_meant():
         ["evaluate", "--student", "nowhere"],
         ["lookalikes", "--data", "nowhere"],
         ["run", "demo", "--backgrounds", "nowhere"],
-        ["run", "real", "--real-hands", "nowhere"],
+        ["run", "real", "--root", "nowhere"],
         ["run", "table1", "--rhd", "nowhere"],
         ["run", "demo", "--epocs", "3"],
     ],

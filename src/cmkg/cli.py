@@ -69,7 +69,7 @@ COMMANDS = {
 GROUPS = {
     "run": {
         "demo": Command(f"{EXPERIMENTS}.main", "DEMO", "Everything, on a rendered target."),
-        "real": Command(f"{EXPERIMENTS}.main", "REAL", "Everything, on real photographs."),
+        "real": Command(f"{EXPERIMENTS}.main", "REAL", "Everything, on a folder of recordings."),
         "weights": Command(
             f"{EXPERIMENTS}.weights", "WEIGHTS", "The student that comes with cmkg, anew."
         ),

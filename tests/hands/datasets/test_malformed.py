@@ -238,7 +238,7 @@ def own(made_sets, tmp_path):
 def test_rhd(own, tmp_path):
     root = own("rhd")
     targets = [
-        ("training/color/*.png", PICTURES + PNGS),
+        ("training/color/*.png", PICTURES + [flip, picture_of((321, 320, 3))]),
         ("training/depth/*.png", PICTURES + PNGS),
         ("training/mask/*.png", PICTURES + PNGS),
         ("training/anno_training.pickle", FILES),
@@ -261,7 +261,7 @@ def test_rhd(own, tmp_path):
 def test_stb(own, tmp_path):
     root = own("stb")
     targets = [
-        ("images/B1*/BB_left_*.png", PICTURES + PNGS),
+        ("images/B1*/BB_left_*.png", PICTURES + [flip]),
         ("labels/B1*_BB.mat", FILES),
         *[("labels/B1*_BB.mat", [stb_label])] * 2,
     ]

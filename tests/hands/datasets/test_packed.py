@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cmkg.errors import InputError
+from cmkg.hands.datasets.folder import Folder
 from cmkg.hands.datasets.packed import (
     JoinedSets,
     Packed,
@@ -19,7 +20,6 @@ from cmkg.hands.datasets.packed import (
     pack,
     verify_checksums,
 )
-from cmkg.hands.datasets.real_hands import RealHands
 from cmkg.hands.datasets.rendered import Rendered
 from cmkg.hands.rendering.scenes import SceneConfig
 from cmkg.hands.stages.fitting import Loader, convention_matrix
@@ -138,7 +138,7 @@ def test_another_set_in_the_same_folder_is_refused(packed_folder):
 
 def test_an_unreadable_image_leaves_no_half_pack(photographs, tmp_path):
     with pytest.raises(InputError, match="00003.jpg"):
-        pack(RealHands(str(photographs[0]), "train", 32), tmp_path / "out" / "set", workers=1)
+        pack(Folder(str(photographs[0]), "train", 32), tmp_path / "out" / "set", workers=1)
     assert not (tmp_path / "out" / "set").exists()
 
 

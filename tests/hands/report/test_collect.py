@@ -21,10 +21,10 @@ def test_a_strength_at_the_edge_has_a_star():
 
 
 def test_a_page_names_no_folder_of_the_user():
-    settings = {"out": "/home/me/it's runs/demo", "real_hands": "hands"}
+    settings = {"out": "/home/me/it's runs/demo", "root": "hands"}
     sessions = [{"command": "cmkg run demo --out '/home/me/it'\"'\"'s runs/demo'"}]
     collect.hide_folders(settings, sessions)
-    assert settings == {"out": "demo", "real_hands": "hands"}
+    assert settings == {"out": "demo", "root": "hands"}
     several = {"backgrounds": ["/data/coco", "walls"]}
     collect.hide_folders(several, [])
     assert several == {"backgrounds": ["coco", "walls"]}

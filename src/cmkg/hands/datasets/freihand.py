@@ -22,7 +22,15 @@ from jaxtyping import Shaped
 
 from ...errors import InputError
 from .. import geometry
-from .reading import expect_folder, expected_counts, is_made, read_json_numbers, read_picture
+from .checks import disagreements
+from .reading import (
+    expect_folder,
+    expected_counts,
+    is_made,
+    read_json_numbers,
+    read_photograph,
+    read_picture,
+)
 from .sample import Frame, Joints, Matrix, Sample, crop_frame, implausible, refuse_implausible
 
 LAYOUT = (
@@ -36,11 +44,12 @@ SPLITS = ("train", "test", "evaluation")
 COUNTS = {"training": 32_560, "paper_train": 30_000, "evaluation": 3_960}
 SIZE = (224, 224)
 SHAPES: dict[str, tuple[int, ...]] = {"K": (3, 3), "xyz": (21, 3), "scale": (), "mano": (1, 61)}
+HAND_IN_MASK = 127  # masks are JPEGs: 255 on the hand, about 0 elsewhere
 RELEASED_FIRST = ("K", "scale")
 
 
 @lru_cache(maxsize=8)
-def read_label_file(root: str, part: str, name: str) -> np.ndarray:
+def read_label_file(root: str, part: str, name: str, complete: bool = True) -> np.ndarray:
     """Numbers with an entry a unique picture.
 
     K (N, 3, 3), xyz (N, 21, 3) metres, scale (N,) or mano (N, 1, 61).
@@ -49,6 +58,7 @@ def read_label_file(root: str, part: str, name: str) -> np.ndarray:
         root: the dataset's folder.
         part: "training" or "evaluation".
         name: a key of SHAPES.
+        complete: refuses a file without an entry for every picture.
     """
     expect_folder(root, LAYOUT)
     path = Path(root) / f"{part}_{name}.json"
@@ -59,8 +69,11 @@ def read_label_file(root: str, part: str, name: str) -> np.ndarray:
             later = "; it was released later than the pictures: get it from there"
         raise InputError(f"{path}: no such file; {LAYOUT}{later}")
     found = read_json_numbers(path, SHAPES[name])
-    if len(found) != expected:
-        raise InputError(f"{path}: holds {len(found)} entries, expected {expected}; copy it again")
+    if len(found) != expected and complete:
+        raise InputError(
+            f"{path}: holds {len(found)} entries, expected {expected}; copy it again, or take "
+            "what is there: --only-present"
+        )
     return found
 
 
@@ -75,6 +88,8 @@ class FreiHand:
     """gs, hom, sample or auto."""
     px: int = 280
     margin: float = 1.25
+    complete: bool = True
+    """Refuses label files that are not those of every picture."""
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -93,6 +108,9 @@ class FreiHand:
         """The unique pictures of the split."""
         expect_folder(self.root, LAYOUT)
         counts = expected_counts(self.root, **COUNTS)
+        if not self.complete:
+            held = min(len(self._read("K")), len(self._read("xyz")))
+            counts = {name: min(count, held) for name, count in counts.items()}
         if self.split == "train":
             return range(counts["paper_train"])
         if self.split == "test":
@@ -113,9 +131,13 @@ class FreiHand:
         """The file of a picture: rgb or mask."""
         return Path(self.root) / self.part / kind / f"{self.number(i):08d}.jpg"
 
+    def files(self, i: int) -> list[Path]:
+        """The files of a sample; a mask is none of it: no loader reads one."""
+        return [self.path("rgb", i)]
+
     def color(self, i: int) -> Shaped[np.ndarray, "h w 3"]:
         """RGB."""
-        return read_picture(self.path("rgb", i), SIZE)
+        return read_photograph(self.path("rgb", i), SIZE)
 
     def mask(self, i: int) -> Shaped[np.ndarray, "h w"]:
         """Hand and background of green-screen pictures, grey or three equal channels.
@@ -124,10 +146,13 @@ class FreiHand:
         """
         return read_picture(self.path("mask", i), SIZE, channels=None)
 
+    def _read(self, name: str) -> np.ndarray:
+        return read_label_file(self.root, self.part, name, self.complete)
+
     def labels(self, i: int) -> tuple[Joints, Matrix]:
         """joints_mm, K."""
         index = self.indices()[i]
-        K, xyz = (read_label_file(self.root, self.part, name)[index] for name in ("K", "xyz"))
+        K, xyz = (self._read(name)[index] for name in ("K", "xyz"))
         return 1000.0 * xyz, K
 
     def frame(self, i: int) -> Frame:
@@ -171,9 +196,20 @@ class FreiHand:
     def item_checks(self, i: int) -> list[Callable[[], Any]]:
         """What must hold of a sample: each returns sentences, or raises InputError."""
         checks: list[Callable[[], Any]] = [lambda: self.color(i)]
-        if self.part == "training" and self.domain == "gs":
+        if self._has_mask:
             checks.append(lambda: self.mask(i))
-        return [*checks, lambda: implausible(*self.labels(i), SIZE, self.name(i))]
+        return [*checks, lambda: self._look(i)]
+
+    @property
+    def _has_mask(self) -> bool:
+        return self.part == "training" and self.domain == "gs"
+
+    def _look(self, i: int) -> list[str]:
+        joints, K = self.labels(i)
+        if found := implausible(joints, K, SIZE, self.name(i)):
+            return found
+        mask = self.mask(i) > HAND_IN_MASK if self._has_mask else None
+        return disagreements(Frame(self.color(i), joints, K), self.name(i), mask=mask)
 
     def checked_count(self) -> int:
         """How many samples there are to check."""

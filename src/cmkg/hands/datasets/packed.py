@@ -3,6 +3,7 @@
     rgb.npy (N, px, px, 3) uint8        depth.npy (N, px, px) uint16 mm, when there is depth
     joints_mm.npy (N, 21, 3) float32    K.npy, rotation.npy (N, 3, 3) float32
     mirrored.npy (N,) bool              visible.npy (N, 21) bool
+    labelled.npy (N,) bool, when some are not: their joints are assumed
     meta.json: format, what it holds, px, margin, mean bone lengths, checksums
 
 Written under a temporary name by several processes, chunk by chunk, and renamed when whole: a
@@ -58,6 +59,7 @@ class Packed:
     rotation: np.ndarray
     mirrored: np.ndarray
     visible: np.ndarray
+    labelled: np.ndarray | None = None
 
     def __init__(self, folder: PathLike) -> None:
         self.folder = Path(folder)
@@ -82,6 +84,23 @@ class Packed:
 
     def __len__(self) -> int:
         return len(self.rgb)
+
+    def labels(self) -> np.ndarray:
+        """Which samples have a label, bool (N,): the joints of the others are assumed."""
+        return np.ones(len(self), bool) if self.labelled is None else np.asarray(self.labelled)
+
+    def expect_labels(self, first: int = 0, last: int | None = None) -> None:
+        """Refuses samples [first, last) some of which have no label.
+
+        Raises:
+            InputError: how many.
+        """
+        without = int((~self.labels()[first:last]).sum())
+        if without:
+            raise InputError(
+                f"{self.folder}: {without} samples have no label; they can be distilled from, not "
+                "scored: pack a split whose records all have joints"
+            )
 
     @property
     def stored_px(self) -> int:
@@ -164,6 +183,10 @@ class JoinedSets:
     def __len__(self) -> int:
         return len(self.first) + len(self.second)
 
+    def labels(self) -> np.ndarray:
+        """Which samples have a label."""
+        return np.concatenate([self.first.labels(), self.second.labels()])
+
 
 TrainingSet = Packed | JoinedSets
 
@@ -233,6 +256,8 @@ def _prepare(dataset: Dataset, partial: Path, description: dict[str, Any]) -> Ar
     }
     if first.depth is not None:
         arrays["depth"] = ((count, *first.depth.shape), "uint16")
+    if description.get("without_label"):
+        arrays["labelled"] = ((count,), "bool")
     held = partial / "holds.json"
     if held.exists() and read_json(held) == description:
         return arrays
@@ -292,6 +317,10 @@ def _write_chunk(dataset: Dataset, partial: Path, names: Sequence[str], chunk: i
 
 def _describe_set(partial: Path, arrays: ArraySpecs, description: dict[str, Any]) -> dict[str, Any]:
     joints = np.load(partial / "joints_mm.npy").astype(np.float64)
+    if "labelled" in arrays:
+        joints = joints[np.load(partial / "labelled.npy")]
+        if not len(joints):
+            raise InputError(f"{partial}: no sample of this set has a label; expected some")
     parents, children = np.array(BONES).T
     scale = bone_scale(joints)
     lengths = np.linalg.norm(joints[:, parents] - joints[:, children], axis=2)

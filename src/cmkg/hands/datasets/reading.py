@@ -19,13 +19,15 @@ from jaxtyping import Shaped
 from ...errors import InputError
 
 PNG = b"\x89PNG\r\n\x1a\n"
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+JPEG_START, JPEG_END, JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
+COPY = "copy it again"
+TWO_BYTES = ("red-high", "red-low")  # which byte of a depth is in the red channel
 
 PathLike = str | Path
 Shape = Sequence[int | None]  # None = any length
 
 
-def read_bytes(path: PathLike, what: str, hint: str = "copy it again") -> bytes:
+def read_bytes(path: PathLike, what: str, hint: str = COPY) -> bytes:
     """The bytes of a file; `what` it should be goes into the message."""
     try:
         return Path(path).read_bytes()
@@ -58,15 +60,7 @@ def read_picture(
         channels: 3 gives RGB (H, W, 3); 1 gives grey (H, W); None gives (H, W), of a coloured
             picture its first channel.
     """
-    data = read_bytes(path, "a picture")
-    if broken := _broken(data):
-        raise InputError(f"{path}: expected a whole picture, {broken}; copy it again")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise InputError(f"{path}: expected a picture, could not decode it; copy it again")
+    image = _decode(path, COPY)
     if channels is None and image.ndim == 3:
         image = np.ascontiguousarray(image[..., 0])
     found_channels = 1 if image.ndim == 2 else image.shape[2]
@@ -77,12 +71,114 @@ def read_picture(
             f"{path}: expected 8 bits and {channels or 1} channel(s), found {image.dtype} with "
             f"{found_channels} channel(s); copy it again"
         )
+    _expect_size(path, image, size, COPY)
+    return image if channels != 3 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_photograph(
+    path: PathLike, size: tuple[int, int] | None = None, hint: str = COPY
+) -> Shaped[np.ndarray, "h w 3"]:
+    """A PNG or JPEG file as RGB uint8, however many channels and bits it has.
+
+    Transparency is dropped, 16 bits become 8, grey becomes three channels.
+
+    Args:
+        path: the file.
+        size: (height, width) it must have.
+        hint: what to do where it is wrong.
+    """
+    image = _decode(path, hint)
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise InputError(f"{path}: expected 8 or 16 bits, found {image.dtype}; {hint}")
+    _expect_size(path, image, size, hint)
+    if image.ndim == 2:
+        return np.repeat(image[..., None], 3, 2)
+    return np.ascontiguousarray(image[..., 2::-1])
+
+
+def read_depth(
+    path: PathLike, unit_mm: float = 1.0, two_bytes: str = "", hint: str = COPY
+) -> Shaped[np.ndarray, "h w"]:
+    """A depth map as uint16 millimetres; 0 = not measured.
+
+    Args:
+        path: a 16-bit PNG, a PNG with a depth's two bytes in red and green, or an .npy.
+        unit_mm: millimetres of a step.
+        two_bytes: one of TWO_BYTES: which of the two is in red; empty = one channel.
+        hint: what to do where it is wrong.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if Path(path).suffix == ".npy":
+        raw = _read_npy(path, hint)
+    else:
+        raw = _decode(path, hint)
+        if two_bytes:
+            if raw.dtype != np.uint8 or raw.ndim != 3:
+                raise InputError(
+                    f"{path}: expected a depth's two bytes in red and green of 8 bits, found "
+                    f"{_kind(raw)}; {hint}"
+                )
+            red, green = raw[..., 2].astype(np.int64), raw[..., 1].astype(np.int64)
+            high, low = (red, green) if two_bytes == "red-high" else (green, red)
+            raw = 256 * high + low
+        elif raw.dtype != np.uint16 or raw.ndim != 2:
+            raise InputError(
+                f"{path}: expected depth in one channel of 16 bits, found {_kind(raw)}; where a "
+                "depth's two bytes are in red and green, say which is high"
+            )
+    measured = np.isfinite(raw) & (raw > 0)
+    mm = np.where(measured, raw, 0) * float(unit_mm)
+    return np.clip(np.rint(mm), 0, 65535).astype(np.uint16)
+
+
+def _kind(image: np.ndarray) -> str:
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    return f"{image.dtype} with {channels} channel(s)"
+
+
+def _read_npy(path: PathLike, hint: str) -> np.ndarray:
+    data = read_bytes(path, "a depth map", hint)
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # whatever a damaged file makes of the parser
+        raise InputError(
+            f"{path}: expected a NumPy array, could not read it ({_first_line(error)}); {hint}"
+        ) from None
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu":
+        shape = getattr(array, "shape", None)
+        raise InputError(f"{path}: expected numbers of shape (H, W), found shape {shape}; {hint}")
+    return array.astype(np.float64)
+
+
+def _decode(path: PathLike, hint: str) -> np.ndarray:
+    """What a picture file holds, channels as OpenCV orders them: blue, green, red, alpha."""
+    data = read_bytes(path, "a picture", hint)
+    if broken := _broken(data):
+        raise InputError(f"{path}: expected a whole picture, {broken}; {hint}")
+    try:
+        flags = cv2.IMREAD_UNCHANGED
+        if data.startswith(JPEG_START):  # turned as its EXIF says, labels would not be
+            flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise InputError(f"{path}: expected a picture, could not decode it; {hint}")
+    return np.asarray(image)
+
+
+def _expect_size(
+    path: PathLike, image: np.ndarray, size: tuple[int, int] | None, hint: str
+) -> None:
     if size and image.shape[:2] != tuple(size):
         raise InputError(
             f"{path}: expected {size[1]} x {size[0]} pixels, found {image.shape[1]} x "
-            f"{image.shape[0]}; copy it again"
+            f"{image.shape[0]}; {hint}"
         )
-    return image if channels != 3 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _broken(data: bytes) -> str:
@@ -90,8 +186,22 @@ def _broken(data: bytes) -> str:
     if data.startswith(PNG):
         return _broken_png(data)
     if data.startswith(JPEG_START):
-        return "" if data.rstrip(b"\0").endswith(JPEG_END) else "its end is missing"
+        return "" if _has_jpeg_end(data) else "its end is missing"
     return "it is empty" if not data else "it is neither PNG nor JPEG"
+
+
+def _has_jpeg_end(data: bytes) -> bool:
+    """Whether the end's marker follows the picture; cameras write more behind it.
+
+    Parts before the picture are stepped over: a small preview among them has an end, too.
+    """
+    at = len(JPEG_START)
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        kind, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        at += 2 + length
+        if kind == JPEG_SCAN:
+            return data.find(JPEG_END, at) >= 0
+    return False
 
 
 def _broken_png(data: bytes) -> str:
@@ -161,7 +271,9 @@ def read_json_numbers(path: PathLike, shape: Shape) -> np.ndarray:
     )
 
 
-def as_numbers(value: Any, shape: Shape, name: str) -> np.ndarray:
+def as_numbers(
+    value: Any, shape: Shape, name: str, hint: str = "copy the file again"
+) -> np.ndarray:
     """`value` as finite float64 of `shape`; else InputError that begins with `name`."""
     try:
         array = np.asarray(value)
@@ -171,25 +283,22 @@ def as_numbers(value: Any, shape: Shape, name: str) -> np.ndarray:
     except (ValueError, TypeError, OverflowError):
         raise InputError(
             f"{name} holds something that is no number; expected numbers of shape "
-            f"{_written(shape)}; copy the file again"
+            f"{_written(shape)}; {hint}"
         ) from None
     fits = array.ndim == len(shape) and all(
         expected in (None, length) for expected, length in zip(shape, array.shape, strict=True)
     )
     if not fits:
-        raise InputError(
-            f"{name} has shape {array.shape}, expected {_written(shape)}; copy the file again"
-        )
-    return expect_finite(array, name)
+        raise InputError(f"{name} has shape {array.shape}, expected {_written(shape)}; {hint}")
+    return expect_finite(array, name, hint)
 
 
-def expect_finite(array: np.ndarray, name: str) -> np.ndarray:
+def expect_finite(array: np.ndarray, name: str, hint: str = "copy the file again") -> np.ndarray:
     """The array; InputError that begins with `name` where a number is not finite."""
     if not np.isfinite(array).all():
         at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise InputError(
-            f"{name} holds a number that is not finite at {at}; expected finite numbers; copy the "
-            "file again"
+            f"{name} holds a number that is not finite at {at}; expected finite numbers; {hint}"
         )
     return array
 

@@ -19,7 +19,15 @@ from jaxtyping import Float, Shaped
 
 from ...errors import InputError
 from .. import geometry
-from .reading import as_numbers, expect_folder, expected_counts, is_made, read_picture
+from .checks import disagreements
+from .reading import (
+    as_numbers,
+    expect_folder,
+    expected_counts,
+    is_made,
+    read_photograph,
+    read_picture,
+)
 from .sample import (
     Frame,
     Joints,
@@ -92,14 +100,32 @@ def read_annotations(root: str, split: str) -> dict[int, Any]:
     if not path.exists():
         raise InputError(f"{path}: no such file; {LAYOUT}")
     held = read_pickle(path, "RHD's annotations")
-    expected = expected_counts(root, **COUNTS)[split]
-    if not isinstance(held, dict) or set(held) != set(range(expected)):
-        found = f"a dict of {len(held)}" if isinstance(held, dict) else type(held).__name__
+    if not isinstance(held, dict) or not all(isinstance(number, int) for number in held):
         raise InputError(
-            f"{path}: expected a dict with the ids 0 to {expected - 1}, found {found}; copy the "
-            "file again"
+            f"{path}: expected a dict with a number an entry, found {type(held).__name__}; "
+            "copy the file again"
         )
-    return held
+    return dict(sorted(held.items()))
+
+
+@lru_cache(maxsize=4)
+def _ids(root: str, split: str) -> tuple[int, ...]:
+    return tuple(read_annotations(root, split))
+
+
+def expect_all_annotations(root: str, split: str) -> None:
+    """Refuses annotations that are not those of every picture.
+
+    Raises:
+        InputError: some are missing, or there are more.
+    """
+    held, expected = read_annotations(root, split), expected_counts(root, **COUNTS)[split]
+    if set(held) != set(range(expected)):
+        raise InputError(
+            f"{Path(root) / split / f'anno_{split}.pickle'}: expected a dict with the ids 0 to "
+            f"{expected - 1}, found a dict of {len(held)}; copy the file again, or take what is "
+            "there: --only-present"
+        )
 
 
 @dataclass(frozen=True)
@@ -111,21 +137,33 @@ class Rhd:
     """training or evaluation."""
     px: int = 320
     margin: float = 1.25
+    complete: bool = True
+    """Refuses annotations that are not those of every picture."""
 
     def __post_init__(self) -> None:
         if self.split not in COUNTS:
             raise InputError(f"RHD: --split is training or evaluation, got {self.split!r}")
 
     def __len__(self) -> int:
+        if self.complete:
+            expect_all_annotations(self.root, self.split)
         return len(read_annotations(self.root, self.split))
+
+    def id(self, i: int) -> int:
+        """The number that a sample's files are named by."""
+        return _ids(self.root, self.split)[i]
 
     def path(self, kind: str, i: int) -> Path:
         """The file of a picture: color, depth or mask."""
-        return Path(self.root) / self.split / kind / f"{i:05d}.png"
+        return Path(self.root) / self.split / kind / f"{self.id(i):05d}.png"
+
+    def files(self, i: int) -> list[Path]:
+        """The files of a sample."""
+        return [self.path(kind, i) for kind in ("color", "depth", "mask")]
 
     def color(self, i: int) -> Shaped[np.ndarray, "h w 3"]:
         """RGB."""
-        return read_picture(self.path("color", i), SIZE)
+        return read_photograph(self.path("color", i), SIZE)
 
     def depth(self, i: int) -> Shaped[np.ndarray, "h w"]:
         """Depth in mm."""
@@ -137,7 +175,7 @@ class Rhd:
 
     def labels(self, i: int) -> Labels:
         """Both hands' labels of a picture."""
-        entry = read_annotations(self.root, self.split)[i]
+        entry = read_annotations(self.root, self.split)[self.id(i)]
         if not isinstance(entry, dict) or set(FIELDS) - set(entry):
             found = ", ".join(map(str, entry)) if isinstance(entry, dict) else type(entry).__name__
             raise InputError(
@@ -170,11 +208,11 @@ class Rhd:
     # ---- for `cmkg data` -------------------------------------------------------------------------
     def name(self, i: int) -> str:
         """Where the labels of a sample stand."""
-        return f"{self.root}/{self.split}/anno_{self.split}.pickle: id {i}"
+        return f"{self.root}/{self.split}/anno_{self.split}.pickle: id {self.id(i)}"
 
     def file_checks(self) -> list[Callable[[], Any]]:
         """What must hold of whole files: each raises InputError where it does not."""
-        return [lambda: read_annotations(self.root, self.split)]
+        return [lambda: expect_all_annotations(self.root, self.split)]
 
     def item_checks(self, i: int) -> list[Callable[[], Any]]:
         """What must hold of a sample: each returns sentences, or raises InputError."""
@@ -182,13 +220,20 @@ class Rhd:
             lambda: self.color(i),
             lambda: self.depth(i),
             lambda: self.mask(i),
-            lambda: self.implausible(i),
+            lambda: self._look(i),
         ]
 
-    def implausible(self, i: int) -> list[str]:
-        """What cannot be true of the hand that the picture is of: the other may be anywhere."""
-        joints, K, _ = self.hand(i, larger_hand_is_left(self.mask(i)))
-        return implausible(joints, K, SIZE, self.name(i))
+    def _look(self, i: int) -> list[str]:
+        """Of the hand that the picture is of: the other may be anywhere."""
+        mask = self.mask(i)
+        left = larger_hand_is_left(mask)
+        joints, K, visible = self.hand(i, left)
+        if found := implausible(joints, K, SIZE, self.name(i)):
+            return found
+        low, high = LEFT_PARTS if left else RIGHT_PARTS
+        uv = self.labels(i).uv_vis[TO_OUR_ORDER + (0 if left else RIGHT), :2]
+        frame = Frame(self.color(i), joints, K, left, visible, self.depth(i))
+        return disagreements(frame, self.name(i), uv, (mask >= low) & (mask <= high))
 
     def checked_count(self) -> int:
         """How many pictures the folder has, should the annotations be unreadable."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import cv2
@@ -51,6 +52,7 @@ class Sample:
     depth: Shaped[np.ndarray, "px px"] | None = None
     mirrored: bool = False  # it was a left hand
     visible: Visible = field(default_factory=EVERY_JOINT.copy)
+    labelled: bool = True  # the joints are a label; else assumed, to place box and depth
 
 
 @dataclass
@@ -63,6 +65,7 @@ class Frame:
     left: bool = False
     visible: Visible = field(default_factory=EVERY_JOINT.copy)
     depth_mm: Shaped[np.ndarray, "h w"] | None = None
+    labelled: bool = True  # else the joints are assumed
 
 
 @runtime_checkable
@@ -81,6 +84,12 @@ class Dataset(Protocol):
 
 class Recording(Dataset, Protocol):
     """A dataset in its published files: what `cmkg data inspect` and `verify` need beside."""
+
+    def name(self, i: int) -> str:
+        """Where a sample's labels stand: file and place."""
+
+    def files(self, i: int) -> list[Path]:
+        """The files of a sample; its picture is the first."""
 
     def frame(self, i: int) -> Frame:
         """The frame of a sample, as its dataset gives it."""
@@ -120,7 +129,8 @@ def crop_frame(
     K_virtual, R = geometry.virtual_camera(K, centre, side, px, margin)
     picture = geometry.warp(rgb, geometry.homography(K, R, K_virtual), px, border)
     depth = None if depth is None else geometry.warp_depth(depth, K, R, K_virtual, px)
-    return Sample(picture, joints @ R.T, K_virtual, R, depth, frame.left, frame.visible)
+    placed = joints @ R.T
+    return Sample(picture, placed, K_virtual, R, depth, frame.left, frame.visible, frame.labelled)
 
 
 def implausible(joints_mm: Joints, K: Matrix, size: Size, name: str) -> list[str]:

@@ -22,7 +22,15 @@ from jaxtyping import Float, Shaped
 
 from ...errors import InputError
 from .. import geometry
-from .reading import expect_folder, expected_counts, is_made, read_mat_field, read_picture
+from .checks import disagreements
+from .reading import (
+    expect_folder,
+    expected_counts,
+    is_made,
+    read_mat_field,
+    read_photograph,
+    read_picture,
+)
 from .sample import Frame, Joints, Sample, crop_frame, implausible, refuse_implausible
 
 LAYOUT = (
@@ -120,6 +128,8 @@ class Stb:
     """How the wrist follows from the palm's centre: ring, middle or mean."""
     px: int = 320
     margin: float = 1.25
+    complete: bool = True
+    """Refuses sequences without a label file."""
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -134,18 +144,27 @@ class Stb:
         return self.camera[:2]
 
     @property
+    def sequences(self) -> tuple[str, ...]:
+        """Of the split; where it may be incomplete, those that have labels."""
+        names = SPLITS[self.split]
+        if self.complete:
+            return names
+        labels = Path(self.root) / "labels"
+        return tuple(name for name in names if (labels / f"{name}_{self.pair}.mat").exists())
+
+    @property
     def frames(self) -> int:
         """Frames in a sequence."""
         return expected_counts(self.root, frames=FRAMES)["frames"]
 
     def __len__(self) -> int:
         expect_folder(self.root, LAYOUT)
-        return len(SPLITS[self.split]) * self.frames
+        return len(self.sequences) * self.frames
 
     def place(self, i: int) -> tuple[str, int]:
         """(sequence, frame) of a number."""
         sequence, frame = divmod(i, self.frames)
-        return SPLITS[self.split][sequence], frame
+        return self.sequences[sequence], frame
 
     def path(self, kind: str, i: int) -> Path:
         """The file of a picture."""
@@ -153,9 +172,13 @@ class Stb:
         home = Path(self.root) / "images"
         return (home if home.is_dir() else Path(self.root)) / sequence / f"{kind}_{frame}.png"
 
+    def files(self, i: int) -> list[Path]:
+        """The files of a sample."""
+        return [self.path(self.camera, i)]
+
     def color(self, i: int, camera: str | None = None) -> Shaped[np.ndarray, "h w 3"]:
         """RGB of this camera, or of another."""
-        return read_picture(self.path(camera or self.camera, i), SIZE)
+        return read_photograph(self.path(camera or self.camera, i), SIZE)
 
     def depth(self, i: int) -> Shaped[np.ndarray, "h w"]:
         """SK_depth in mm, in the depth camera's frame: for inspection alone."""
@@ -188,8 +211,7 @@ class Stb:
     def file_checks(self) -> list[Callable[[], Any]]:
         """What must hold of whole files: each raises InputError where it does not."""
         return [
-            partial(read_label_file, self.root, sequence, self.pair)
-            for sequence in SPLITS[self.split]
+            partial(read_label_file, self.root, sequence, self.pair) for sequence in self.sequences
         ]
 
     def item_checks(self, i: int) -> list[Callable[[], Any]]:
@@ -197,8 +219,13 @@ class Stb:
         checks: list[Callable[[], Any]] = [lambda: self.color(i)]
         if self.camera == "SK_color":
             checks.append(lambda: self.depth(i))
-        K = CAMERAS[self.camera]
-        return [*checks, lambda: implausible(self.joints(i), K, SIZE, self.name(i))]
+        return [*checks, lambda: self._look(i)]
+
+    def _look(self, i: int) -> list[str]:
+        joints, K = self.joints(i), CAMERAS[self.camera]
+        if found := implausible(joints, K, SIZE, self.name(i)):
+            return found
+        return disagreements(Frame(self.color(i), joints, K, left=True), self.name(i))
 
     def checked_count(self) -> int:
         """How many samples there are to check."""

@@ -47,7 +47,7 @@ def make_dataset(dataset: str, root: PathLike, count: int = 40, seed: int = 0) -
     """Writes `count` made training pictures, and a quarter as many for evaluation, to `root`.
 
     Args:
-        dataset: "rhd", "stb" or "freihand".
+        dataset: "folder", "rhd", "stb" or "freihand".
         root: the folder to write.
         count: training pictures.
         seed: of the scenes.
@@ -63,6 +63,8 @@ def make_dataset(dataset: str, root: PathLike, count: int = 40, seed: int = 0) -
         write, counts = _write_rhd, {"training": count, "evaluation": quarter}
     elif dataset == "stb":
         write, counts = _write_stb, {"frames": max(count // 10, 1)}
+    elif dataset == "folder":
+        write, counts = _write_folder, {"records": max(count, FOLDER_SEQUENCES)}
     else:
         write = _write_freihand
         counts = {"training": count + quarter, "paper_train": count, "evaluation": quarter}
@@ -248,3 +250,48 @@ def _behind(seed: int, number: int, domain: int, green: bool) -> Float[np.ndarra
         return np.full((224, 224, 3), GREEN, np.float32)
     rng = stream("behind", seed, number, domain)
     return background(rng, photographs(), 224).astype(np.float32)
+
+
+# ---- a folder of recordings ----------------------------------------------------------------------
+FOLDER_SEQUENCES = 5
+FOLDER_SIZE = (240, 320)
+
+
+def _write_folder(root: Path, counts: Counts, seed: int) -> None:
+    """RGB-D pairs of both hands in five sequences, the last for the test; some without a label."""
+    config = SceneConfig(seed=seed, px=FOLDER_SIZE[1], margin=1.6)
+    count, records = counts["records"], []
+    with Bar("made recordings", count) as advance:
+        for i in range(count):
+            drawn = _photograph(scene_of(config, i), FOLDER_SIZE[1], noisy_depth=True)
+            records.append(_write_record(root, i, drawn, stream("folder", seed, i)))
+            sequence = i * FOLDER_SEQUENCES // count
+            is_test = sequence == FOLDER_SEQUENCES - 1
+            records[-1] |= {"sequence": f"s{sequence}", "split": "test" if is_test else "train"}
+            if not is_test and i % 4:  # three of four training pairs have no label
+                del records[-1]["joints_mm"]
+            advance()
+    shared = {"depth_unit_mm": 1.0, "samples": records}
+    (root / "joints.json").write_text(json.dumps(shared, indent=1))
+
+
+def _write_record(root: Path, i: int, drawn: Drawn, rng: np.random.Generator) -> dict[str, Any]:
+    rgb, joints, K, depth = drawn.rgb, drawn.joints_mm, drawn.K, drawn.depth
+    left = rng.random() < 0.5
+    if left:
+        rgb, joints, K = geometry.mirror(rgb, joints, K)
+        depth = depth[:, ::-1]
+    top = (FOLDER_SIZE[1] - FOLDER_SIZE[0]) // 2
+    rows = slice(top, top + FOLDER_SIZE[0])
+    K = K - np.array([[0, 0, 0], [0, 0, top], [0, 0, 0]])
+    _save_picture(root / f"rgb/{i:05d}.jpg", rgb[rows])
+    _save_picture(root / f"depth/{i:05d}.png", np.ascontiguousarray(depth[rows]))
+    (x, y), side = geometry.crop_box(geometry.project(joints, K))
+    return {
+        "image": f"rgb/{i:05d}.jpg",
+        "depth": f"depth/{i:05d}.png",
+        "K": [K[0, 0], K[1, 1], K[0, 2], K[1, 2]],
+        "side": "left" if left else "right",
+        "box": [round(v, 1) for v in (x - side / 2, y - side / 2, side, side)],
+        "joints_mm": joints.round(2).tolist(),
+    }

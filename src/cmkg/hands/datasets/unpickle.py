@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,6 +63,7 @@ NUMPY: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): Array,
     ("numpy", "dtype"): Dtype,
     ("_codecs", "encode"): _encode_latin1,
+    ("collections", "OrderedDict"): OrderedDict,  # a plain dict, in old files
 }
 for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
     NUMPY[f"{_core}.multiarray", "_reconstruct"] = Array

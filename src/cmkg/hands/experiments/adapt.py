@@ -69,6 +69,7 @@ def run(config: Adapt) -> dict[str, Any]:
         raise InputError(
             f"--data {config.data}: has {len(packed)} frames; expected {FEWEST} or more"
         )
+    packed.expect_labels()
     weights = Path(config.weights or OWN)
     student = load_student(weights)
     out = Path(config.out)

@@ -2,7 +2,8 @@
 
 A source of RGB-D pairs of which few have labels: a teacher on their depth, students on the labels
 alone, taught by the teacher on all pairs, taught by the controls, and on all labels. Then a target
-without depth: the students untouched, and trained on; `real` learns the prior, too. One report.
+without depth: the students untouched, and trained on; `real` does so on
+anyone's recordings and learns the prior, too. One report.
 Finished stages are reused, killed ones go on where they were.
 """
 
@@ -24,9 +25,10 @@ from ...runtime.distributed import Precision, on_first_rank
 from ...runtime.files import read_json, write_json
 from ...runtime.progress import Overall, format_duration, say
 from ...runtime.runs import Run, replace_settings
+from ..datasets.folder import FIT, TEST, TRAIN, Folder
 from ..datasets.packed import Packed, pack
-from ..datasets.real_hands import BLOCKS, RealHands
 from ..datasets.sample import pixels_to_store
+from ..datasets.subset import Subset, expect_files
 from ..network.augment import Augmentation
 from ..network.posenet import NetConfig
 from ..rendering.backgrounds import photographs
@@ -116,9 +118,9 @@ class Experiment:
     """Settings of one run of everything. `demo` and `real` differ in the defaults only."""
 
     out: str = "runs/demo"
-    target: Literal["rendered", "real hands"] = "rendered"
-    real_hands: str = ""
-    """Folder with the real photographs: images/, params.mat, pose_gt.mat."""
+    target: Literal["rendered", "folder"] = "rendered"
+    root: str = ""
+    """Folder of the target's recordings (docs/recordings.md), splits train and test."""
     source_count: int = 2400
     """Rendered RGB-D hands to train on; a tenth as many, at most 1,000, test."""
     labels: int = 250
@@ -152,7 +154,7 @@ class Experiment:
 DEMO = Experiment()
 REAL = Experiment(
     out="runs/real",
-    target="real hands",
+    target="folder",
     source_count=10_000,
     with_prior=True,
     net=SLIM_NET,
@@ -162,13 +164,13 @@ REAL = Experiment(
 
 def run(config: Experiment) -> dict[str, Any] | None:
     """Runs everything that is not finished, and writes the report; returns its results."""
-    if config.target == "real hands":
-        if not config.real_hands:
+    if config.target == "folder":
+        if not config.root:
             raise InputError(
-                "--real-hands: expected the folder with images/, params.mat and pose_gt.mat, got "
-                "none"
+                "--root: expected a folder of recordings (docs/recordings.md), got none"
             )
-        len(RealHands(config.real_hands))
+        for split in (TRAIN, TEST):
+            expect_files(Folder(config.root, split), config.root)
     photographs(config.backgrounds)  # mistakes show before a folder is made
     began = time.time()
     out = Path(config.out)
@@ -253,17 +255,24 @@ def make_data(config: Experiment, data: Path) -> Blocks:
         seed = config.seeds[0] + WIDE_SEED
         wide = replace_settings(source_set, out=str(data / "wide"), count=config.wide_count)
         render.run(replace_settings(wide, wide=True, seed=seed))
-    if config.target == "real hands":
-        return pack_real_hands(config.real_hands, data, pixels_to_store(config.net.px))
+    if config.target == "folder":
+        return pack_folder(config.root, data, pixels_to_store(config.net.px))
     target_set = replace_settings(source_set, seed=config.seeds[0] + TARGET_SEED)
     return draw_sequences(target_set, data, config.target_frames, config.target_frames)
 
 
-def pack_real_hands(folder: str, data: Path, px: int) -> Blocks:
-    """Packs the photographs' training and test frames."""
-    for name, block in (("target", "train"), ("target-test", "test")):
-        pack(RealHands(folder, block, px), data / name, workers=1)
-    return Blocks(BLOCKS["fit"], BLOCKS["validation"])
+def pack_folder(root: str, data: Path, px: int) -> Blocks:
+    """Packs the labelled records of a folder's train and test."""
+    for name, split in (("target", TRAIN), ("target-test", TEST)):
+        pack(labelled_part(Folder(root, split, px)), data / name)
+    fit, train = (len(labelled_part(Folder(root, split, px))) for split in (FIT, TRAIN))
+    return Blocks((0, fit), (fit, train))
+
+
+def labelled_part(folder: Folder) -> Folder | Subset:
+    """A folder, or its records that have a label."""
+    numbers = tuple(i for i in range(len(folder)) if folder.has_label(i))
+    return folder if len(numbers) == len(folder) else Subset(folder, numbers, "those with a label")
 
 
 def draw_sequences(

@@ -32,6 +32,7 @@ class Judged(NamedTuple):
 def judge(student: HandStudent, packed: Packed, numbers: range, seed: int = 0) -> Judged:
     """What a student says of these hands of a set in rough boxes, beside the truth."""
     student.eval()
+    packed.expect_labels()
     loader = Loader(packed, student.px, augmentation=ROUGH, upright=student.config.upright)
     draws = torch.Generator().manual_seed(seed)
     spreads, near = [], []

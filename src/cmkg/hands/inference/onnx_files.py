@@ -259,6 +259,7 @@ def pictures_of(
     packed: Packed, net: NetConfig, count: int
 ) -> Iterator[Float[np.ndarray, "b 3 px px"]]:
     """`picture` of a packed set's first samples, 32 at a time."""
+    packed.expect_labels()
     loader = Loader(packed, net.px, upright=net.upright)
     count = min(count, len(packed))
     for at in range(0, count, 32):
@@ -269,6 +270,7 @@ def pictures_of(
 
 def error_of(hand: OnnxFile, packed: Packed, net: NetConfig, count: int = 1000) -> float:
     """Mean distance of `joints` to the truth on a packed set, in the file's unit or each bone."""
+    packed.expect_labels()
     loader = Loader(packed, net.px, upright=net.upright)
     unit_mm = float(hand.facts["unit_mm"])
     count = min(count, len(packed))

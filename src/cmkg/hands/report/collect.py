@@ -28,7 +28,7 @@ SOURCE_LABELS = {
     "teacher": "depth itself (the teacher)",
 }
 TARGETS = {
-    "real hands": "real photographs",
+    "folder": "recordings",
     "rendered": "rendered, STB-like: one person, one camera, RGB only",
 }
 SETS = ("source", "source-test", "target", "target-test")
@@ -175,7 +175,7 @@ def worth_of(rows: Sequence[Facts], sources: Mapping[str, Facts]) -> list[Facts]
 
 def hide_folders(settings: Facts, sessions: Sequence[Facts]) -> None:
     """A report may be shared: of the user's own folders it names the last part only."""
-    for key in ("out", "real_hands", "backgrounds"):
+    for key in ("out", "root", "backgrounds"):
         if key not in settings:
             continue
         held = settings[key]

@@ -266,16 +266,28 @@ def jpeg_uri(rgb: Picture, quality: int = 85) -> str:
 
 
 def contact_sheet(
-    columns: Sequence[Sequence[Picture]], labels: Sequence[str], size: int = 150
+    columns: Sequence[Sequence[Picture]],
+    labels: Sequence[str],
+    titles: Sequence[str] = (),
+    size: int = 150,
+    tile: int = 240,
 ) -> bytes:
     """Rows of pictures under each other, a label at the left of each row, as PNG.
 
-    columns: lists of RGB pictures, one a label.
+    Args:
+        columns: lists of RGB pictures, one a label.
+        labels: of the rows.
+        titles: of the columns.
+        size: dots per inch.
+        tile: pixels a side of a picture.
     """
     with plt.rc_context(STYLE | {"axes.grid": False}):
         rows, count = len(labels), len(columns)
-        figsize = (1.35 * count + 1.1, 1.4 * rows)
-        figure, axes = plt.subplots(rows, count, figsize=figsize, dpi=size, squeeze=False)
+        inch = tile / size
+        figsize = (1.05 * inch * count + 1.1, 1.1 * inch * rows + 0.3)
+        figure, axes = plt.subplots(
+            rows, count, figsize=figsize, dpi=size, squeeze=False, layout="constrained"
+        )
         for i, column in enumerate(columns):
             for j, picture in enumerate(column):
                 axes[j, i].imshow(picture)
@@ -283,6 +295,8 @@ def contact_sheet(
                 axes[j, i].spines[:].set_visible(False)
         for j, label in enumerate(labels):
             axes[j, 0].set_ylabel(label, fontsize=9)
+        for i, title in enumerate(titles):
+            axes[0, i].set_title(title, fontsize=9)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         plt.close(figure)

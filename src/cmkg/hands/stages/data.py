@@ -7,6 +7,7 @@ layout.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,15 @@ from ...runtime.files import write_atomically
 from ...runtime.progress import Bar
 from ...runtime.workers import core_count, process_map
 from ..datasets import packed
+from ..datasets.checks import grouped
+from ..datasets.folder import Folder
 from ..datasets.freihand import FreiHand
-from ..datasets.real_hands import RealHands
 from ..datasets.rhd import Rhd
 from ..datasets.sample import Recording
 from ..datasets.stb import Stb
+from ..datasets.subset import Subset, chosen, expect_files, present
 from ..datasets.synthetic import make_dataset
+from ..datasets.unpacked import Unpacked
 from .settings import Flat, expect_margin
 
 CHUNK = 64
@@ -36,12 +40,19 @@ SMALLEST_PX, LARGEST_PX = 8, 1024
 class Which:
     """A dataset on disk."""
 
-    dataset: Literal["rhd", "stb", "freihand", "real-hands"]
+    dataset: Literal["folder", "rhd", "stb", "freihand", "packed"]
+    """folder: anyone's recordings (docs/recordings.md). packed: what `cmkg data pack` or `cmkg
+    render` wrote."""
     root: str
     """Its folder."""
     split: str = ""
-    """RHD: training, evaluation. STB: train, test. FreiHAND: train, test, evaluation. Real hands:
-    train, test, all. Empty = the first."""
+    """Folder: what its records name, else train or test; fit, validation (parts of train); all.
+    RHD: training, evaluation. STB: train, test. FreiHAND: train, test, evaluation. Empty = the
+    first."""
+    only_present: bool = False
+    """Of a partial copy, the samples whose files are there: a subset, and called so."""
+    indices: str = ""
+    """Only these samples of the split, such as 0-99,205: a subset, and called so."""
     domain: str = "gs"
     """FreiHAND: gs, hom, sample or auto."""
     camera: str = "BB_left"
@@ -59,30 +70,46 @@ class Which:
 
 
 def open_dataset(which: Which) -> Recording:
-    """The dataset that the settings name."""
-    px, margin = which.px, which.margin
+    """The dataset that the settings name, or the part of it.
+
+    Raises:
+        InputError: it is not there, or has no such part.
+    """
+    whole = open_whole(which)
+    if which.only_present:
+        whole = present(whole, which.root)
+    return chosen(whole, which.indices) if which.indices else whole
+
+
+def open_whole(which: Which) -> Recording:
+    """The dataset, complete unless --only-present takes what there is."""
+    px, margin, complete = which.px, which.margin, not which.only_present
+    if which.dataset == "packed":
+        return Unpacked(which.root)
     if which.dataset == "rhd":
-        return Rhd(which.root, which.split or "training", px, margin)
+        return Rhd(which.root, which.split or "training", px, margin, complete)
     if which.dataset == "stb":
         split = which.split or "train"
-        return Stb(which.root, split, which.camera, which.wrist, px, margin)
+        return Stb(which.root, split, which.camera, which.wrist, px, margin, complete)
     if which.dataset == "freihand":
-        return FreiHand(which.root, which.split or "train", which.domain, px, margin)
-    return RealHands(which.root, which.split or "train", px, margin)
+        return FreiHand(which.root, which.split or "train", which.domain, px, margin, complete)
+    return Folder(which.root, which.split, px, margin)
 
 
 @dataclass(frozen=True)
 class Inspect:
-    """Draw a contact sheet: pictures with projected skeletons, crops, depth; and the counts."""
+    """Draw a contact sheet: pictures and depth with the joints in both; and the counts."""
 
     which: Annotated[Which, Flat]
     out: str = "runs/inspect.png"
     """The contact sheet."""
     count: int = 8
-    """Samples, evenly over the split."""
+    """Samples, evenly over the split; --indices names them instead."""
+    tile: int = 320
+    """Pixels a side of each picture on the sheet."""
 
     def __post_init__(self) -> None:
-        expect_positive(self, "count")
+        expect_positive(self, "count", "tile")
 
 
 @dataclass(frozen=True)
@@ -134,11 +161,11 @@ class Info:
 class Make:
     """Write made data (rendered hands) in a dataset's exact layout."""
 
-    dataset: Literal["rhd", "stb", "freihand"]
+    dataset: Literal["folder", "rhd", "stb", "freihand"]
     root: str
     """Folder to write."""
     count: int = 40
-    """Training pictures (STB: rounded to twelve sequences)."""
+    """Training pictures (STB: rounded to twelve sequences; folder: all of its records)."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -173,33 +200,52 @@ def inspect(config: Inspect) -> None:
     expect_new_file(config.out, ".png", config.which.root)
     dataset = open_dataset(config.which)
     for name, value in dataset.describe().items():
-        print(f"{name:8} {value}")
+        print(f"{name:13} {value}")
     last = len(dataset) - 1
-    numbers = np.linspace(0, last, min(config.count, len(dataset))).round().astype(int)
-    columns = [pictures_of(dataset, int(number)) for number in numbers]
-    sheet = contact_sheet([list(column.values()) for column in columns], list(columns[0]))
+    count = last + 1 if config.which.indices else min(config.count, last + 1)
+    numbers = np.linspace(0, last, count).round().astype(int)
+    columns = [pictures_of(dataset, int(number), config.tile) for number in numbers]
+    labels = list(dict.fromkeys(label for column in columns for label in column))
+    blank = np.full((config.tile, config.tile, 3), 255, np.uint8)
+    sheet = contact_sheet(
+        [[column.get(label, blank) for label in labels] for column in columns],
+        labels,
+        [title_of(dataset, int(number)) for number in numbers],
+        tile=config.tile,
+    )
     write_atomically(config.out, lambda partial: partial.write_bytes(sheet))
-    print(f"sheet    {config.out}: samples {', '.join(map(str, numbers))}")
+    print(f"{'sheet':13} {config.out}: {len(columns)} samples")
 
 
-def pictures_of(dataset: Recording, i: int) -> dict[str, np.ndarray]:
+def title_of(dataset: Recording, i: int) -> str:
+    """A sample's number, in the whole set, and its hand."""
+    frame = dataset.frame(i)
+    number = dataset.numbers[i] if isinstance(dataset, Subset) else i
+    side = "left" if frame.left else "right"
+    return f"{number}, {side}" + ("" if frame.labelled else ",\nno label")
+
+
+def pictures_of(dataset: Recording, i: int, tile: int = 320) -> dict[str, np.ndarray]:
     """{label: picture} of one sample: as it is on disk, as it is packed, and what is beside it."""
     from ..report.plots import depth_picture, skeleton_picture
 
     frame, sample = dataset.frame(i), dataset.samples([i])[0]
     shown = {
-        "on disk": skeleton_picture(frame.rgb, frame.K, frame.joints_mm),
-        "packed": skeleton_picture(sample.rgb, sample.K, sample.joints_mm),
+        "on disk": skeleton_picture(frame.rgb, frame.K, frame.joints_mm, tile),
+        "packed": skeleton_picture(sample.rgb, sample.K, sample.joints_mm, tile),
     }
     if sample.depth is not None:
-        shown["depth"] = depth_picture(sample.depth, float(sample.joints_mm[0, 2]))
-    if isinstance(dataset, Stb):
-        if dataset.camera == "SK_color":
-            depth = depth_picture(dataset.depth(i), float(frame.joints_mm[0, 2]))
+        grey = depth_picture(sample.depth, float(sample.joints_mm[0, 2]), size=len(sample.depth))
+        shown["packed depth"] = skeleton_picture(grey, sample.K, sample.joints_mm, tile)
+    whole = dataset.whole if isinstance(dataset, Subset) else dataset
+    number = dataset.numbers[i] if isinstance(dataset, Subset) else i
+    if isinstance(whole, Stb):
+        if whole.camera == "SK_color":
+            depth = depth_picture(whole.depth(number), float(frame.joints_mm[0, 2]), size=tile)
             shown["SK_depth\n(inspection)"] = depth
         else:
-            other = "BB_right" if dataset.camera == "BB_left" else "BB_left"
-            shown["other eye\n(inspection)"] = dataset.color(i, other)
+            other = "BB_right" if whole.camera == "BB_left" else "BB_left"
+            shown["other eye\n(inspection)"] = whole.color(number, other)
     return shown
 
 
@@ -230,8 +276,9 @@ def verify(config: Verify) -> None:
     """
     dataset = open_dataset(config.which)
     found: list[str] = []
+    said: dict[str, Any] = {}
     try:
-        count = len(dataset)
+        count, said = len(dataset), dataset.describe()
     except InputError as error:
         if not Path(config.which.root).is_dir():
             raise
@@ -245,20 +292,43 @@ def verify(config: Verify) -> None:
         for more in results if alone else process_map(check_items, jobs, workers):
             found += more
             advance()
+    found += same_pictures(dataset, count)
     found = list(dict.fromkeys(found))  # a broken label file is met by every sample
-    for sentence in found:
+    kinds = grouped(found)
+    for sentence in kinds:
         print(sentence)
-    if found:
+    part = "" if "subset" not in said else f" (a subset: {said['subset']})"
+    if kinds:
         raise InputError(
-            f"{config.which.root}: {len(found)} finding(s) in {count} samples, listed above"
+            f"{config.which.root}: {len(found):,} finding(s) in {count:,} samples{part}, of "
+            f"{len(kinds)} kind(s), listed above"
         )
-    print(f"{config.which.root}: {count} samples, every file and field is as expected")
+    print(f"{config.which.root}: {count:,} samples{part}, every file and field is as expected")
+
+
+def same_pictures(dataset: Recording, count: int) -> list[str]:
+    """Pictures whose files hold the same bytes, under different names."""
+    first: dict[str, Path] = {}
+    found = []
+    for i in range(count):
+        try:
+            path = dataset.files(i)[0]
+            digest = hashlib.blake2b(path.read_bytes()).hexdigest()
+        except (InputError, OSError):  # named by the sample's own checks
+            continue
+        if first.setdefault(digest, path) != path:
+            found.append(
+                f"{path}: the same picture as {first[digest].name}, under labels of its own; "
+                "expected each picture once"
+            )
+    return found
 
 
 # ---- pack, merge, info, make ---------------------------------------------------------------------
 def pack(config: Pack) -> None:
     """Writes a packed set."""
     dataset = open_dataset(config.which)
+    expect_files(dataset, config.which.root)
     part = packed.Shard(dataset, config.shard) if config.shard else dataset
     written = packed.pack(part, config.out, config.workers or None)
     print(f"{config.out}: {len(written)} samples, middle bone {written.bone_mm:.1f} mm on average")

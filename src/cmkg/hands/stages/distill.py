@@ -27,6 +27,7 @@ from ...prior import Prior
 from ...runtime.checks import expect_from_zero, expect_positive
 from ...runtime.distributed import Processes, launch, on_first_rank, place_model, wait_for_all
 from ...runtime.files import load_weights, read_json, save_weights, write_arrays, write_json
+from ...runtime.progress import note
 from ...runtime.runs import Losses, Run
 from ...steps import take_step
 from ..datasets.packed import Packed, open_training_set
@@ -146,8 +147,6 @@ class Distill:
         expect_positive(self.optim, "epochs")
         expect_from_zero(self, "snapshots")
         expect_share(self.unlabelled)
-        if self.unlabelled and not self.source.labels:
-            raise InputError("--unlabelled: every sample has a label; give --labels, how many have")
         if self.unlabelled and self.phi.split:
             raise InputError(
                 "--split beside --unlabelled: the second half of a batch would have no label"
@@ -188,6 +187,22 @@ def learner_of(
     return PriorLearner(distiller, how, theta_0=theta_0, facts=facts)
 
 
+def expect_unlabelled(config: Distill, packed: Packed) -> None:
+    """Refuses --unlabelled where every sample has a label; says where the others are left out.
+
+    Raises:
+        InputError: there is nothing without a label.
+    """
+    without = int((~packed.labels()).sum())
+    if config.unlabelled and not config.source.labels and not without:
+        raise InputError("--unlabelled: every sample has a label; give --labels, how many have")
+    if without and not config.unlabelled:
+        note(
+            f"{packed.folder}: {without} samples without a label are left out; --unlabelled 0.75 "
+            "distils from them, too"
+        )
+
+
 def run(config: Distill) -> dict[str, Any]:
     """Distils, tests, and writes distilled.safetensors, the priors and the result."""
     run = Run(config.out, config, "distilled student")
@@ -219,6 +234,7 @@ def run(config: Distill) -> dict[str, Any]:
     )
     test = Loader(Packed(config.source.test), net.px, fabric.device, upright=net.upright)
     own = packed if isinstance(packed, Packed) else packed.first
+    expect_unlabelled(config, own)
     loss = loss_of(net, own.bone_mm)
 
     teacher.to(fabric.device).requires_grad_(False)

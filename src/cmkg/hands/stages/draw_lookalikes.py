@@ -46,6 +46,7 @@ def run(config: DrawLookAlikes) -> Packed:
     """Fits, renders and packs."""
     packed = Packed(config.data)
     first, last = frame_range(packed, config.frames)
+    packed.expect_labels(first, last)
     path = Path(f"{config.out}-fit.npz")
     if not path.exists():
         joints_mm = np.asarray(packed.joints_mm[first:last], np.float64)

@@ -75,6 +75,7 @@ class _Scored(NamedTuple):
 def run(config: Evaluate) -> dict[str, Any]:
     """Scores, and writes the result."""
     packed = Packed(config.data)
+    packed.expect_labels()
     file = Path(config.predictions or config.weights)
     run = Run(config.out, config, "evaluate")
     if config.predictions:

@@ -73,34 +73,43 @@ def expect_modalities(packed: TrainingSet, modalities: Sequence[str]) -> None:
 
 
 def labelled_numbers(source: SourceData, packed: TrainingSet) -> np.ndarray | None:
-    """Numbers of the samples of a source that have labels; None is all.
+    """Numbers of the samples of a source whose labels are used; None is all.
 
-    They follow from --label-seed alone, and fewer of them are among the more. What is mixed in
-    (--extra) keeps its labels.
+    Where --labels asks for fewer than there are, they follow from --label-seed alone, and fewer of
+    them are among the more. What is mixed in (--extra) keeps its labels.
 
     Raises:
-        InputError: there are not so many samples.
+        InputError: there are not so many.
     """
     own = packed.first if isinstance(packed, JoinedSets) else packed
-    if source.labels > len(own):
+    have = own.labels()
+    if source.labels > have.sum():
         raise InputError(
-            f"--labels: expected at most the {len(own)} samples of {own.folder}, got "
+            f"--labels: expected at most the {have.sum()} labelled samples of {own.folder}, got "
             f"{source.labels}"
         )
     if not source.labels:
-        return None
+        return numbers_with_label(packed)
     order = torch.randperm(len(own), generator=generator("labels", source.label_seed)).numpy()
-    return np.concatenate([np.sort(order[: source.labels]), np.arange(len(own), len(packed))])
+    mixed_in = np.flatnonzero(packed.labels()[len(own) :]) + len(own)
+    return np.concatenate([np.sort(order[have[order]][: source.labels]), mixed_in])
+
+
+def numbers_with_label(packed: TrainingSet) -> np.ndarray | None:
+    """Numbers of the samples that have a label; None where all have."""
+    have = packed.labels()
+    return None if have.all() else np.flatnonzero(have)
 
 
 @dataclass(frozen=True)
 class Loader:
     """What a stage draws its batches from.
 
-    frames: only these of the set. modalities: of "rgb" and "depth". labelled: numbers of those that
-    have labels; None is all. unlabelled: share of each batch that is drawn from the others; 0
-    leaves them out. An epoch takes as many steps as the whole set does, however many have labels.
-    answers: a teacher's, of every sample of the set, in its order. upright: NetConfig.upright.
+    frames: only these of the set. modalities: of "rgb" and "depth". labelled: numbers of those
+    whose labels are used; None is all that have one. unlabelled: share of each batch that is drawn
+    from the others; 0 leaves them out. An epoch takes as many steps as the whole set does, however
+    many have labels. answers: a teacher's, of every sample of the set, in its order. upright:
+    NetConfig.upright.
     """
 
     packed: TrainingSet
@@ -128,8 +137,16 @@ class Loader:
         return np.arange(*self._range())
 
     @cached_property
+    def _with_label(self) -> np.ndarray | None:
+        """None is every one of the frames."""
+        used = numbers_with_label(self.packed) if self.labelled is None else self.labelled
+        if used is None or self.labelled is not None:
+            return used
+        return np.intersect1d(used, self._every)
+
+    @cached_property
     def _without_label(self) -> np.ndarray:
-        return np.setdiff1d(self._every, [] if self.labelled is None else self.labelled)
+        return np.setdiff1d(self._every, [] if self._with_label is None else self._with_label)
 
     def __len__(self) -> int:
         first, last = self._range()
@@ -215,11 +232,11 @@ class Loader:
             rows = batch_indices(key, step, len(numbers), size, place, count)
             return self.fetch(numbers[rows.numpy()], draws)
 
-        if self.labelled is None:
+        if self._with_label is None:
             return drawn(self._every, order_key, batch)
         others = self._without_label
         size = min(round(batch * self.unlabelled), batch - 1) if len(others) else 0
-        own = drawn(self.labelled, order_key, batch - size)
+        own = drawn(self._with_label, order_key, batch - size)
         if not size:
             return own
         other = drawn(others, ("unlabelled", order_key), size)

@@ -47,6 +47,7 @@ def predict(
     unit_mm = float(getattr(unwrap(model), "unit_mm", 0.0))
     assert isinstance(loader.packed, Packed)
     first, last = frame_range(loader.packed, loader.frames)
+    loader.packed.expect_labels(first, last)
     (modality,) = loader.modalities
     found = []
     for at in range(first, last, batch)[fabric.global_rank :: fabric.world_size]:
@@ -90,11 +91,12 @@ def score_mean_pose(train: Packed, test: Packed, folder: Path) -> dict[str, Any]
     """The score of the mean training pose as every prediction: what any network must beat."""
 
     def targets(packed: Packed) -> tuple[Tensor, Tensor]:
-        joints = torch.from_numpy(np.array(packed.joints_mm))
+        joints = torch.from_numpy(np.array(packed.joints_mm)[packed.labels()])
         scale = bone_scale(joints)
         return (joints - joints[:, WRIST : WRIST + 1]) / scale[:, None, None], scale
 
     known, _ = targets(train)
+    test.expect_labels()
     target, scale = targets(test)
     predictions = Predictions(known.mean(0).expand_as(target).contiguous(), target, scale)
     save_predictions(folder / "predictions.npz", predictions)

@@ -29,7 +29,7 @@ from .settings import Flat, OptimConfig
 # First boxes are the finder's: they are rougher than what the student is trained on.
 AUGMENTATION = Augmentation(turn_deg=40, shift=0.1, zoom=0.25, colour=0.3, noise=0.03, erase=0.1)
 OTHER_SHARE = 0.25  # of a batch: not a hand
-EMPTY_PICTURES = 1000
+EMPTY_PICTURES = 5000
 TEST_BATCHES = 40
 TEST = 1_000_000_000  # added to the numbers of test batches
 
@@ -49,7 +49,7 @@ class TrainPresence:
     out: str = "runs/presence"
     upright: bool = True
     """Hands are seen as a student of NetConfig.upright sees them."""
-    pictures: int = 150_000
+    pictures: int = 600_000
     optim: Annotated[OptimConfig, Flat] = field(
         default_factory=lambda: OptimConfig(epochs=1, batch=64, lr=1e-3, schedule="cosine")
     )

@@ -85,6 +85,7 @@ class LoaderBatches:
         count = len(loader)
         self.rows = torch.linspace(0, count - 1, min(most, count)).round().long()
         order = torch.randperm(len(self.rows), generator=generator("labels", seed))
+        order = order[torch.from_numpy(loader.packed.labels())[self.rows[order]]]
         self.labelled = self.rows[order[: labels or len(self.rows)]]
 
     def __len__(self) -> int:
@@ -110,6 +111,8 @@ def run(config: ShortRun) -> dict[str, Any]:
         return run.result
     source, source_test = Packed(config.source), Packed(config.source_test)
     target, target_test = Packed(config.target), Packed(config.target_test)
+    for scored in (source_test, target, target_test):
+        scored.expect_labels()
     used = min(config.samples, len(source))
     if config.epochs * (used // config.batch) < 2:
         raise InputError(

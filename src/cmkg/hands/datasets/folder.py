@@ -1,0 +1,508 @@
+"""Anyone's recordings: a folder with joints.json (or joints.npz) beside its pictures.
+
+joints.json is a list with one record a hand, or {"samples": that list, ...}, where what stands
+beside the list holds for every record that does not say otherwise:
+
+    image       the picture's file, from the folder on; several records may name one picture
+    K           the camera: [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], or [fx, fy, cx, cy], in pixels
+    side        "right" or "left"
+    joints_mm   21 x 3 in the camera's frame (x right, y down, z forward); or joints_cm, joints_m.
+                Left out: a hand without a label, which distillation uses all the same
+    depth       the depth map's file, registered to the picture: a 16-bit PNG, a PNG with a depth's
+                two bytes in red and green, or .npy; 0 = not measured
+    depth_unit_mm     millimetres of a step of the depth
+    depth_two_bytes   "red-high" or "red-low": which byte of a depth is in red
+    visible     21 of true and false: which joints are seen; left out: all
+    joints_px   21 x 2: where the joints are on the picture, for `cmkg data verify`
+    box         x, y, width, height in pixels, of a hand without a label
+    split       "train", "test", ...; left out: the last fifth is the test
+    person, sequence   whose hand it is, and what it was recorded in: no split cuts through one
+    order       the names of the 21 joints in the file's order, if it is not skeleton.JOINTS
+
+joints.npz holds the same names as arrays with an entry a hand; a label of nan is none. The folder
+of the 460 real hands (images/, params.mat, pose_gt.mat) is read as such a folder.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from ...errors import InputError
+from ..skeleton import JOINTS
+from . import real_hands
+from .checks import disagreements
+from .reading import (
+    TWO_BYTES,
+    as_numbers,
+    expect_folder,
+    is_made,
+    read_bytes,
+    read_depth,
+    read_json_value,
+    read_photograph,
+)
+from .sample import (
+    EVERY_JOINT,
+    Frame,
+    Joints,
+    Matrix,
+    Sample,
+    Visible,
+    crop_frame,
+    implausible,
+    refuse_implausible,
+)
+from .without_label import assumed_joints
+
+FILES = ("joints.json", "joints.npz")
+LAYOUT = "expected a folder with joints.json or joints.npz beside its pictures (docs/recordings.md)"
+HINT = "see docs/recordings.md"
+UNITS_MM = {"joints_mm": 1.0, "joints_cm": 10.0, "joints_m": 1000.0}
+FIELDS = (
+    *("image", "K", "side", *UNITS_MM, "depth", "depth_unit_mm", "depth_two_bytes", "visible"),
+    *("joints_px", "box", "split", "person", "sequence", "order"),
+)
+TEST_SHARE, VALIDATION_SHARE = 1 / 5, 1 / 6  # of all; of the training frames
+ALL, TRAIN, TEST, FIT, VALIDATION = "all", "train", "test", "fit", "validation"
+
+Record = dict[str, Any]
+
+
+class Records(NamedTuple):
+    """What a folder's file holds. name: of the file."""
+
+    name: str
+    records: list[Record]
+
+
+class Label(NamedTuple):
+    """Of one hand, in our order. joints_mm: None where there is no label."""
+
+    joints_mm: Joints | None
+    K: Matrix
+    left: bool
+    visible: Visible
+
+
+@lru_cache(maxsize=4)
+def _read_records(root: str, _changed: tuple[float, ...]) -> Records:
+    home = Path(root)
+    for name in FILES:
+        if (home / name).exists():
+            path = home / name
+            records = _from_json(path) if path.suffix == ".json" else _from_npz(path)
+            return Records(str(path), records)
+    if all((home / name).exists() for name in real_hands.FILES):
+        return Records(str(home / real_hands.LABELS), real_hands.records_of(root))
+    raise InputError(f"{root}: has neither {' nor '.join(FILES)}; {LAYOUT}")
+
+
+def _changed(root: str) -> tuple[float, ...]:
+    paths = [Path(root) / name for name in (*FILES, *real_hands.FILES)]
+    return tuple(path.stat().st_mtime for path in paths if path.exists())
+
+
+def read_records(root: str) -> Records:
+    """The records of a folder, read again when its file has changed.
+
+    Raises:
+        InputError: there is no such file, or it is not as described above.
+    """
+    expect_folder(root, LAYOUT)
+    return _read_records(root, _changed(root))
+
+
+def _from_json(path: Path) -> list[Record]:
+    held = read_json_value(path, "a list of records")
+    shared: Record = {}
+    if isinstance(held, dict):
+        shared = {key: value for key, value in held.items() if key != "samples"}
+        held = held.get("samples")
+    if not isinstance(held, list) or not held:
+        found = f"an empty {type(held).__name__}" if held in ([], {}) else type(held).__name__
+        raise InputError(
+            f'{path}: expected a list of records, or {{"samples": that list}}, found {found}; '
+            f"{HINT}"
+        )
+    for number, record in enumerate(held):
+        if not isinstance(record, dict):
+            raise InputError(
+                f"{path}: record {number} is {type(record).__name__}, expected fields; {HINT}"
+            )
+        _expect_known(record, f"{path}: record {number}")
+    _expect_known(shared, str(path))
+    return [shared | record for record in held]
+
+
+def _expect_known(record: Record, name: str) -> None:
+    for field in record:
+        if field not in FIELDS:
+            raise InputError(
+                f"{name} has a field {field!r}, which nothing here reads; known are "
+                f"{', '.join(FIELDS)}"
+            )
+
+
+def _from_npz(path: Path) -> list[Record]:
+    data = read_bytes(path, "labels", HINT)
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            held = {name: file[name] for name in file.files}
+    except Exception as error:  # whatever a damaged file makes of the parser
+        raise InputError(
+            f"{path}: expected a NumPy .npz of plain arrays, could not read it "
+            f"({type(error).__name__}: {error}); {HINT}"
+        ) from None
+    _expect_known(held, str(path))
+    images = held.get("image")
+    if images is None or images.ndim != 1 or not len(images) or images.dtype.kind != "U":
+        raise InputError(f"{path}: expected the field 'image', names of (N,); {HINT}")
+    count = len(images)
+    records: list[Record] = [{} for _ in range(count)]
+    for field, values in held.items():
+        shared = values.ndim == 0 or field == "order" or (field == "K" and values.shape == (3, 3))
+        if not shared and len(values) != count:
+            raise InputError(
+                f"{path}: field {field!r} has {len(values)} entries, 'image' {count}; expected one "
+                "a hand"
+            )
+        for number, record in enumerate(records):
+            value = values if shared else values[number]
+            is_label = field in UNITS_MM
+            if is_label and value.dtype.kind == "f" and np.isnan(value).all():
+                continue
+            if value.dtype.kind == "U" and not value.ndim and not str(value):
+                continue  # an empty name is none
+            record[field] = value.tolist()
+    return records
+
+
+# ---- splits --------------------------------------------------------------------------------------
+class Splits(NamedTuple):
+    """{split: numbers of its records}, and how they came about."""
+
+    numbers: dict[str, list[int]]
+    rule: str
+
+
+def splits_of(held: Records) -> Splits:
+    """The splits that the records name; else the last fifth is the test, people or sequences whole.
+
+    Raises:
+        InputError: a split cuts through a person or a sequence, or only some records name one.
+    """
+    records = held.records
+    named = [record.get("split") for record in records]
+    if any(split is not None for split in named):
+        for number, split in enumerate(named):
+            if not isinstance(split, str) or split in ("", ALL, FIT, VALIDATION):
+                raise InputError(
+                    f"{held.name}: record {number}, field 'split' is {split!r}; expected a name "
+                    f"other than {ALL}, {FIT} and {VALIDATION}, in every record or in none"
+                )
+        found: dict[str, list[int]] = {}
+        for number, split in enumerate(named):
+            found.setdefault(str(split), []).append(number)
+        _refuse_cut(held, named)
+        return Splits(found, "as the records name it")
+    first, last, rule = _cut(held, range(len(records)), TEST_SHARE)
+    return Splits({TRAIN: first, TEST: last}, rule)
+
+
+@lru_cache(maxsize=16)
+def _numbers_of(root: str, split: str, _changed: tuple[float, ...]) -> tuple[int, ...]:
+    held = read_records(root)
+    known = splits_of(held).numbers
+    if split in (FIT, VALIDATION, TRAIN, "") and TRAIN in known:
+        fit, validation, _ = _cut(held, known[TRAIN], VALIDATION_SHARE)
+        return tuple({FIT: fit, VALIDATION: validation}.get(split, [*fit, *validation]))
+    if split == ALL or (not split and TRAIN not in known):
+        return tuple(range(len(held.records)))
+    if (split or TRAIN) not in known:
+        raise InputError(
+            f"{held.name}: --split: expected one of {', '.join([*known, ALL])}, got {split!r}"
+        )
+    return tuple(known[split or TRAIN])
+
+
+def _cut(held: Records, numbers: Sequence[int], share: float) -> tuple[list[int], list[int], str]:
+    """The numbers in two: `share` of them, at least, at the end; no group is cut."""
+    for field in ("person", "sequence"):
+        names = [held.records[number].get(field) for number in numbers]
+        if None in names or len(set(map(str, names))) < 2:
+            continue
+        last: set[str] = set()
+        for name in reversed(list(dict.fromkeys(map(str, names)))):
+            if last and sum(str(one) in last for one in names) >= share * len(numbers):
+                break
+            last.add(name)
+        kept = [n for n, name in zip(numbers, names, strict=True) if str(name) not in last]
+        held_out = [n for n, name in zip(numbers, names, strict=True) if str(name) in last]
+        if kept:
+            return kept, held_out, f"whole {field}s, the last of them are held out"
+    at = len(numbers) - max(round(len(numbers) * share), 1)
+    return list(numbers[:at]), list(numbers[at:]), "the last frames are held out"
+
+
+def _refuse_cut(held: Records, named: Sequence[Any]) -> None:
+    for field in ("person", "sequence"):
+        home: dict[str, str] = {}
+        for number, (record, split) in enumerate(zip(held.records, named, strict=True)):
+            name = record.get(field)
+            if name is None:
+                continue
+            other = home.setdefault(str(name), split)
+            if other != split:
+                raise InputError(
+                    f"{held.name}: record {number}: {field} {name!r} is in the splits "
+                    f"{other!r} and {split!r}; give each {field} to one, or leave the field out"
+                )
+
+
+# ---- the dataset ---------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Folder:
+    """A split of a folder of recordings."""
+
+    root: str
+    split: str = ""
+    """A split that the records name; else train or test. fit and validation are parts of train,
+    all is everything. Empty = train, or all where there is no such split."""
+    px: int = 320
+    margin: float = 1.25
+
+    @property
+    def _records(self) -> Records:
+        return read_records(self.root)
+
+    def numbers(self) -> tuple[int, ...]:
+        """The records of the split."""
+        expect_folder(self.root, LAYOUT)
+        return _numbers_of(self.root, self.split, _changed(self.root))
+
+    def __len__(self) -> int:
+        return len(self.numbers())
+
+    def record(self, i: int) -> Record:
+        """The record of a sample, as it stands in the file."""
+        return self._records.records[self.numbers()[i]]
+
+    def name(self, i: int) -> str:
+        """Where a sample stands."""
+        return f"{self._records.name}: record {self.numbers()[i]}"
+
+    def _text(self, i: int, field: str, among: Sequence[str] = ()) -> str:
+        value = self.record(i).get(field)
+        if not isinstance(value, str) or not value or (among and value not in among):
+            expected = " or ".join(map(repr, among)) if among else "text"
+            raise InputError(
+                f"{self.name(i)}, field {field!r} is {value!r:.60}; expected {expected}"
+            )
+        return value
+
+    def _number(self, i: int, field: str, shape: tuple[int, ...]) -> np.ndarray:
+        name = f"{self.name(i)}, field {field!r}"
+        return as_numbers(self.record(i)[field], shape, name, HINT)
+
+    def image(self, i: int) -> Path:
+        """The file of a sample's picture."""
+        return Path(self.root) / self._text(i, "image")
+
+    def files(self, i: int) -> list[Path]:
+        """The files of a sample."""
+        paths = [self.image(i)]
+        if "depth" in self.record(i):
+            paths.append(Path(self.root) / self._text(i, "depth"))
+        return paths
+
+    def color(self, i: int) -> Shaped[np.ndarray, "h w 3"]:
+        """RGB."""
+        return read_photograph(self.image(i), hint=HINT)
+
+    def depth(self, i: int, size: tuple[int, int]) -> Shaped[np.ndarray, "h w"] | None:
+        """Millimetres, of the picture's size; None where there is none."""
+        record = self.record(i)
+        if "depth" not in record:
+            return None
+        path = Path(self.root) / self._text(i, "depth")
+        if "depth_unit_mm" not in record:
+            raise InputError(
+                f"{self.name(i)} has a depth map and no field 'depth_unit_mm'; expected the "
+                "millimetres of a step: 1 for a RealSense or Kinect in mm"
+            )
+        unit = float(self._number(i, "depth_unit_mm", ()))
+        if unit <= 0:
+            raise InputError(f"{self.name(i)}, field 'depth_unit_mm' is {unit:g}; expected more")
+        two_bytes = ""
+        if "depth_two_bytes" in record:
+            two_bytes = self._text(i, "depth_two_bytes", TWO_BYTES)
+        depth = read_depth(path, unit, two_bytes, HINT)
+        if depth.shape != size:
+            raise InputError(
+                f"{path}: expected {size[1]} x {size[0]} pixels as the picture {self.image(i)}, "
+                f"found {depth.shape[1]} x {depth.shape[0]}; register the depth to the picture"
+            )
+        return depth
+
+    def label(self, i: int) -> Label:
+        """The hand of a sample."""
+        record = self.record(i)
+        left = self._text(i, "side", ("right", "left")) == "left"
+        if "K" not in record:
+            raise InputError(f"{self.name(i)} has no field 'K'; expected the camera; {HINT}")
+        short = np.shape(record["K"]) == (4,) if _is_even(record["K"]) else False
+        if short:
+            fx, fy, cx, cy = self._number(i, "K", (4,))
+            K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+        else:
+            K = self._number(i, "K", (3, 3))
+        order = self._order(i)
+        visible = EVERY_JOINT.copy()
+        if "visible" in record:
+            visible = self._number(i, "visible", (21,))[order] > 0
+        units = [unit for unit in UNITS_MM if unit in record and record[unit] is not None]
+        if len(units) > 1:
+            raise InputError(f"{self.name(i)} has {' and '.join(units)}; expected one of them")
+        joints = None
+        if units:
+            joints = UNITS_MM[units[0]] * self._number(i, units[0], (21, 3))[order]
+        return Label(joints, K, left, visible)
+
+    def _order(self, i: int) -> list[int]:
+        order = self.record(i).get("order")
+        if order is None:
+            return list(range(21))
+        if not isinstance(order, list) or sorted(map(str, order)) != sorted(JOINTS):
+            raise InputError(
+                f"{self.name(i)}, field 'order': expected the names {', '.join(JOINTS)}, each once"
+            )
+        return [order.index(joint) for joint in JOINTS]
+
+    def joints_px(self, i: int) -> Float[np.ndarray, "21 2"] | None:
+        """Where the record says that the joints are on the picture."""
+        if "joints_px" not in self.record(i):
+            return None
+        return self._number(i, "joints_px", (21, 2))[self._order(i)]
+
+    def box(self, i: int) -> tuple[float, ...] | None:
+        """x, y, width, height of a hand without a label."""
+        if self.record(i).get("box") is None:
+            return None
+        box = tuple(self._number(i, "box", (4,)).tolist())
+        if min(box[2:]) <= 0:
+            raise InputError(
+                f"{self.name(i)}, field 'box' is {list(box)}; expected x, y, width, height in "
+                "pixels"
+            )
+        return box
+
+    def frame(self, i: int) -> Frame:
+        """The picture with its labels; without any, with joints that were assumed."""
+        joints, K, left, visible = self.label(i)
+        rgb = self.color(i)
+        size = (rgb.shape[0], rgb.shape[1])
+        depth = self.depth(i, size)
+        labelled = joints is not None
+        if joints is None:
+            refuse_camera(K, self.name(i))
+            joints = assumed_joints(rgb, K, left, self.box(i), depth, self.name(i))
+        refuse_implausible(joints, K, size, self.name(i))
+        return Frame(rgb, joints, K, left, visible, depth, labelled)
+
+    def samples(self, indices: Iterable[int]) -> list[Sample]:
+        """The samples of these numbers; where a box leaves the picture its edge is repeated."""
+        frames = [self.frame(int(index)) for index in indices]
+        return [crop_frame(f, self.px, self.margin, border=cv2.BORDER_REPLICATE) for f in frames]
+
+    # ---- for `cmkg data` -------------------------------------------------------------------------
+    def file_checks(self) -> list[Callable[[], Any]]:
+        """What must hold of the whole: each returns sentences, or raises InputError."""
+        return [self.numbers, self._same_hand_twice, self._has_label]
+
+    def _has_label(self) -> None:
+        if not any(self.has_label(i) for i in range(len(self))):
+            raise InputError(
+                f"{self._records.name}: no record of the split has joints_mm, joints_cm or "
+                "joints_m; expected labels for some"
+            )
+
+    def has_label(self, i: int) -> bool:
+        """Whether a sample's record has joints."""
+        return any(self.record(i).get(unit) is not None for unit in UNITS_MM)
+
+    def _same_hand_twice(self) -> list[str]:
+        seen: dict[tuple[str, str], int] = {}
+        found = []
+        for i in range(len(self)):
+            record = self.record(i)
+            what = [record.get(field) for field in (*UNITS_MM, "side", "box")]
+            key = (str(record.get("image")), str(what))
+            if key in seen:
+                found.append(f"{self.name(i)} is record {seen[key]} again: the same hand twice")
+            seen.setdefault(key, self.numbers()[i])
+        return found
+
+    def item_checks(self, i: int) -> list[Callable[[], Any]]:
+        """What must hold of a sample: each returns sentences, or raises InputError."""
+        return [lambda: self._look(i)]
+
+    def _look(self, i: int) -> list[str]:
+        joints, K, left, visible = self.label(i)
+        rgb = self.color(i)
+        size = (rgb.shape[0], rgb.shape[1])
+        depth = self.depth(i, size)
+        if joints is None:
+            self.frame(i)  # what is assumed of it is looked at
+            return []
+        if found := implausible(joints, K, size, self.name(i)):
+            return found
+        frame = Frame(rgb, joints, K, left, visible, depth)
+        return disagreements(frame, self.name(i), uv=self.joints_px(i))
+
+    def checked_count(self) -> int:
+        """How many samples there are to check."""
+        return len(self._records.records)
+
+    def describe(self) -> dict[str, Any]:
+        """What the set is, as plain JSON."""
+        without = sum(not self.has_label(i) for i in range(len(self)))
+        depth = [("depth" in self.record(i)) for i in range(len(self))]
+        if any(depth) and not all(depth):
+            raise InputError(
+                f"{self.name(depth.index(False))} has no depth map, others of its split have one; "
+                "expected depth in all records of a split or in none"
+            )
+        return {
+            "dataset": "folder",
+            "recordings": Path(self.root).resolve().name,
+            "split": self.split or TRAIN,
+            "rule": splits_of(self._records).rule,
+            "count": len(self),
+            "without_label": without,
+            "px": self.px,
+            "margin": self.margin,
+            "made": is_made(self.root),
+        }
+
+
+def refuse_camera(K: Matrix, name: str) -> None:
+    """Refuses a camera that cannot be one."""
+    if min(K[0, 0], K[1, 1]) <= 0 or not np.allclose(K[2], [0, 0, 1]):
+        raise InputError(
+            f"{name}, field 'K': focal lengths {K[0, 0]:g} and {K[1, 1]:g}, last row "
+            f"{K[2].tolist()}; expected positive pixels and [0, 0, 1]"
+        )
+
+
+def _is_even(value: Any) -> bool:
+    """Whether a value is a list of numbers alone."""
+    return isinstance(value, list) and all(isinstance(one, (int, float)) for one in value)
