@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import orthogonal_procrustes
 from scipy.spatial.transform import Rotation
 
 import cmkg
+from cmkg.errors import InputError
 from cmkg.hands.metrics import (
     FROM_20_MM,
     THRESHOLDS_MM,
@@ -201,7 +203,8 @@ def test_a_networks_numbers_stay_about_the_true_wrist_where_the_wrist_is_the_roo
 def test_a_protocol_says_what_it_does():
     assert Protocol().describe() == "wrist root, all joints, not aligned, scale as predicted"
     other = Protocol("palm", "visible", "procrustes", "given")
-    assert other.describe() == "palm root, visible joints, Procrustes-aligned, bone length given"
+    aligned = "Procrustes-aligned without reflection"
+    assert other.describe() == f"palm root, visible joints, {aligned}, bone length given"
 
 
 def test_a_tiny_prediction_is_scaled_and_aligned_all_the_same():
@@ -212,3 +215,53 @@ def test_a_tiny_prediction_is_scaled_and_aligned_all_the_same():
         1e-5 * target, target, np.ones((2, 21), bool), Protocol(scale="given")
     )
     assert given["epe_mm"] == pytest.approx(0, abs=1e-6)
+
+
+# ---- what the benchmarks' own scripts count ----------------------------------------------------
+# --------------------------------------------------------
+def align_as_published(target, prediction):
+    """Centred, of unit norm, turned by SciPy's solution of the orthogonal Procrustes problem."""
+    t, p = target - target.mean(0), prediction - prediction.mean(0)
+    size = np.linalg.norm(t)
+    R, s = orthogonal_procrustes(t / size, p / np.linalg.norm(p))
+    return (p / np.linalg.norm(p)) @ R.T * s * size + target.mean(0)
+
+
+def counted(target, prediction):
+    """Mean error, and AUC over 100 thresholds to 50 mm, one joint after another."""
+    errors = np.linalg.norm(prediction - target, axis=2)
+    limits = np.linspace(0, 50, 100)
+    areas = []
+    for joint in range(21):
+        curve = np.array([np.mean(errors[:, joint] <= limit) for limit in limits])
+        areas.append(np.trapezoid(curve, limits) / 50)
+    return np.mean(errors.mean(0)), np.mean(areas)
+
+
+@pytest.mark.parametrize("benchmark", ["freihand", "ho3d"])
+def test_official_scores_are_the_scripts(benchmark):
+    rng = np.random.default_rng(4)
+    target = rng.normal(0, 40, (30, 21, 3)) + [0, 0, 600]
+    prediction = 1.1 * target + rng.normal(0, 9, target.shape)
+    prediction[3] *= [-1, 1, 1]  # mirrored: the aligned score forgives it
+    found = score_by_protocol(
+        prediction, target, np.ones((30, 21), bool), Protocol(protocol=benchmark)
+    )
+    aligned = np.stack([align_as_published(t, p) for t, p in zip(target, prediction, strict=True)])
+    forms = {"": prediction, "aligned_": aligned}
+    if benchmark == "ho3d":
+        scaled = []
+        for t, p in zip(target, prediction, strict=True):
+            p = p / np.linalg.norm(p[9] - p[0]) * np.linalg.norm(t[9] - t[0])
+            scaled.append(p - p[:1] + t[:1])
+        forms["scaled_"] = np.stack(scaled)
+    for name, joints in forms.items():
+        error, area = counted(target, joints)
+        assert found[f"{name}epe_mm"] == pytest.approx(error, abs=1e-6)
+        assert found[f"{name}auc"] == pytest.approx(area, abs=1e-9)
+    assert "100 thresholds from 0 to 50 mm" in Protocol(protocol=benchmark).describe()
+
+
+def test_an_official_protocol_has_no_other_settings():
+    with pytest.raises(InputError, match="leave --root"):
+        Protocol(align="procrustes", protocol="freihand")

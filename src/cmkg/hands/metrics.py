@@ -104,17 +104,46 @@ class Protocol:
     """given: the bone |middle MCP - middle PIP| of a prediction is set to the true one."""
     thresholds: Literal["20-50", "0-50"] = "20-50"
     """Of the AUC, in mm."""
+    protocol: Literal["paper", "freihand", "ho3d"] = "paper"
+    """paper: as the other settings say. freihand, ho3d: what those benchmarks' own scripts count,
+    in the camera's frame; the other settings are theirs then."""
+
+    def __post_init__(self) -> None:
+        others = (self.root, self.joints, self.align, self.scale, self.thresholds)
+        if self.protocol != "paper" and others != ("wrist", "all", "none", "own", "20-50"):
+            raise InputError(
+                f"--protocol {self.protocol}: has a root, joints, alignments, scale and "
+                "thresholds of its own; leave --root, --joints, --align, --scale and "
+                "--thresholds out"
+            )
 
     def describe(self) -> str:
         """The protocol in words."""
+        if self.protocol != "paper":
+            return f"as {OFFICIAL[self.protocol]}"
         return ", ".join(
             (
                 f"{self.root} root",
                 f"{self.joints} joints",
-                "Procrustes-aligned" if self.align == "procrustes" else "not aligned",
+                ALIGNED[self.align],
                 "bone length given" if self.scale == "given" else "scale as predicted",
             )
         )
+
+
+ALIGNED = {"none": "not aligned", "procrustes": "Procrustes-aligned without reflection"}
+OFFICIAL = {
+    "freihand": (
+        "FreiHAND counts: all joints, absolute in the camera's frame; aligned by a similarity "
+        "that may reflect; AUC over 100 thresholds from 0 to 50 mm"
+    ),
+    "ho3d": (
+        "HO-3D counts: all joints, absolute in the camera's frame; wrist and |middle MCP - "
+        "wrist| set to the true ones; aligned by a similarity that may reflect; AUC over 100 "
+        "thresholds from 0 to 50 mm"
+    ),
+}
+OFFICIAL_THRESHOLDS_MM = np.linspace(0, 50, 100)
 
 
 def relative_to_root(joints: Joints, root: str = "wrist") -> Joints:
@@ -125,16 +154,21 @@ def relative_to_root(joints: Joints, root: str = "wrist") -> Joints:
     return joints - origin[:, None]
 
 
-def procrustes(prediction: Joints, target: Joints) -> Joints:
+def procrustes(prediction: Joints, target: Joints, reflected: bool = False) -> Joints:
     """Predictions brought nearest to the targets by a rotation, one scale and a shift each.
 
-    No reflection. Umeyama, 1991, Eqs. 40-42.
+    Umeyama, 1991, Eqs. 40-42.
+
+    Args:
+        prediction, target: joints.
+        reflected: a mirrored hand may be mirrored back, as FreiHAND's and HO-3D's scripts allow.
     """
     p_mean, t_mean = prediction.mean(1, keepdims=True), target.mean(1, keepdims=True)
     p, t = prediction - p_mean, target - t_mean
     U, D, Vt = np.linalg.svd(np.einsum("nki,nkj->nij", t, p))
     signs = np.ones((len(p), 3))
-    signs[:, 2] = np.sign(np.linalg.det(U @ Vt))
+    if not reflected:
+        signs[:, 2] = np.sign(np.linalg.det(U @ Vt))
     R = (U * signs[:, None]) @ Vt
     scale = (D * signs).sum(1) / np.maximum((p**2).sum((1, 2)), 1e-12)
     return scale[:, None, None] * np.einsum("nij,nkj->nki", R, p) + t_mean
@@ -162,6 +196,8 @@ def score_by_protocol(
         InputError: no joint counts.
     """
     protocol = protocol or Protocol()
+    if protocol.protocol != "paper":
+        return score_officially(prediction_mm, target_mm, protocol.protocol)
     target = relative_to_root(target_mm, protocol.root)
     prediction = relative_to_root(prediction_mm, protocol.root)
     if placed and protocol.root == "wrist":
@@ -183,3 +219,33 @@ def score_by_protocol(
         "pck": pck(errors[counted], THRESHOLDS_MM).round(5).tolist(),
         "samples": len(target),
     }
+
+
+def score_officially(prediction_mm: Joints, target_mm: Joints, benchmark: str) -> dict[str, Any]:
+    """What a benchmark's own script counts of joints in mm in the camera's frame.
+
+    Args:
+        prediction_mm, target_mm: joints, absolute.
+        benchmark: "freihand" or "ho3d" (their eval.py).
+
+    Returns:
+        {"epe_mm", "auc", "aligned_epe_mm", "aligned_auc", "pck", "samples"}, and for ho3d
+        {"scaled_epe_mm", "scaled_auc"}: wrist and scale given.
+    """
+    forms = {"": prediction_mm, "aligned_": procrustes(prediction_mm, target_mm, reflected=True)}
+    if benchmark == "ho3d":
+        palms = [
+            np.linalg.norm(joints[:, MIDDLE_MCP] - joints[:, WRIST], axis=1)
+            for joints in (prediction_mm, target_mm)
+        ]
+        ratio = palms[1] / np.maximum(palms[0], 1e-9)
+        relative = relative_to_root(prediction_mm) * ratio[:, None, None]
+        forms["scaled_"] = relative + target_mm[:, WRIST : WRIST + 1]
+    found: dict[str, Any] = {"samples": len(target_mm)}
+    for name, joints in forms.items():
+        errors = np.linalg.norm(joints - target_mm, axis=2)
+        curves = np.array([pck(errors[:, joint], OFFICIAL_THRESHOLDS_MM) for joint in range(21)])
+        found[f"{name}epe_mm"] = float(errors.mean())
+        found[f"{name}auc"] = mean_area(curves, OFFICIAL_THRESHOLDS_MM)
+    absolute = np.linalg.norm(prediction_mm - target_mm, axis=2)
+    return found | {"pck": pck(absolute, THRESHOLDS_MM).round(5).tolist()}

@@ -60,3 +60,19 @@ def test_bad_files_are_one_sentence(packed, tmp_path, name, content, sentence):
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=sentence):
         prediction_files.read_predictions(tmp_path / name, len(packed))
+
+
+@pytest.mark.parametrize(("name", "factor"), [("p.json", 1000.0), ("p.npz", 1e-3)])
+def test_another_unit_is_refused_not_scored(packed, tmp_path, name, factor):
+    theirs = prediction_files.to_dataset_frame(np.asarray(packed.joints_mm, float), packed)
+    prediction_files.write_predictions(tmp_path / name, factor * theirs)
+    with pytest.raises(InputError, match="holds "):
+        prediction_files.read_predictions(tmp_path / name, len(packed))
+
+
+def test_what_is_the_truths_is_said_in_the_file(packed, tmp_path):
+    theirs = prediction_files.to_dataset_frame(np.asarray(packed.joints_mm, float), packed)
+    for name in ("p.json", "p.npz"):
+        prediction_files.write_predictions(tmp_path / name, theirs, "the wrist")
+    assert (tmp_path / "p.json.txt").read_text() == "p.json: the wrist\n"
+    assert str(np.load(tmp_path / "p.npz")["from_truth"]) == "the wrist"

@@ -18,12 +18,16 @@ from jaxtyping import Float
 
 from ...errors import InputError
 from ...runtime.files import write_arrays, write_text
+from ..skeleton import BONES, bone_scale
 from .packed import Packed
 from .reading import PathLike, as_numbers, read_bytes, read_json_value
+from .sample import BONE_MM
 
 FLIP = np.array([-1.0, 1.0, 1.0])
 VERTICES = np.zeros((778, 3), int).tolist()  # a submission needs them; zeros: none were predicted
 METRES_AT_MOST = 1e3
+# A hand's bones, of half of the predictions at least; a single one may be anything.
+LONGEST_BONE_MM = 300.0
 
 Joints = Float[np.ndarray, "n 21 3"]
 
@@ -50,7 +54,9 @@ def read_predictions(path: PathLike, count: int) -> Joints:
     """
     path = Path(path)
     if path.suffix == ".npz":
-        return as_numbers(_npz_field(path), (count, 21, 3), f"{path}: field 'joints_mm'")
+        joints_mm = as_numbers(_npz_field(path), (count, 21, 3), f"{path}: field 'joints_mm'")
+        refuse_other_units(joints_mm, f"{path}: field 'joints_mm'", "millimetres")
+        return joints_mm
     if path.suffix != ".json":
         raise InputError(
             f"{path}: expected a file that ends in .json (FreiHAND's submission format) or .npz"
@@ -76,7 +82,28 @@ def read_predictions(path: PathLike, count: int) -> Joints:
             f"{path}: field 'xyz' holds {np.abs(joints).max():g}; expected metres in the camera's "
             "frame"
         )
+    refuse_other_units(1000.0 * joints, f"{path}: field 'xyz'", "metres")
     return 1000.0 * joints
+
+
+def refuse_other_units(joints_mm: Joints, name: str, unit: str) -> None:
+    """Refuses joints that are no hand's in the unit that their file has.
+
+    Raises:
+        InputError: the middle bone of half of them, or a bone of any of them, is no hand's.
+    """
+    parents, children = np.array(BONES).T
+    bones = np.linalg.norm(joints_mm[:, children] - joints_mm[:, parents], axis=2)
+    middle = float(np.median(bone_scale(joints_mm)))
+    low, high = BONE_MM
+    if low < middle < high and bones.max() < LONGEST_BONE_MM:
+        return
+    entry = int(bones.max(1).argmax())
+    raise InputError(
+        f"{name} holds no hands in {unit}: |middle MCP - middle PIP| is {middle:.4g} mm in half of "
+        f"them, the longest bone {bones[entry].max():.4g} mm (entry {entry}); expected {low:g} to "
+        f"{high:g} mm, and bones under {LONGEST_BONE_MM:g} mm (is the unit right?)"
+    )
 
 
 def _npz_field(path: Path) -> np.ndarray:
@@ -103,8 +130,14 @@ def expect_prediction_file(path: PathLike) -> None:
         )
 
 
-def write_predictions(path: PathLike, joints_mm: Joints) -> None:
+def write_predictions(path: PathLike, joints_mm: Joints, from_truth: str = "") -> None:
     """Writes joints in mm, in the dataset's camera frame, in the format that the ending names.
+
+    Args:
+        path: where.
+        joints_mm: joints.
+        from_truth: what of the labels is in them, in words; empty is not written. An .npz holds it
+            as `from_truth`; FreiHAND's format has no place for it: it stands beside the file.
 
     Raises:
         InputError: another ending.
@@ -115,5 +148,8 @@ def write_predictions(path: PathLike, joints_mm: Joints) -> None:
     if path.suffix == ".json":
         vertices = [VERTICES] * len(joints_mm)
         write_text(path, json.dumps([(joints_mm / 1000).tolist(), vertices]))
+        if from_truth:
+            write_text(path.with_name(f"{path.name}.txt"), f"{path.name}: {from_truth}\n")
     else:
-        write_arrays(path, joints_mm=joints_mm)
+        said = {"from_truth": np.array(from_truth)} if from_truth else {}
+        write_arrays(path, joints_mm=joints_mm, **said)

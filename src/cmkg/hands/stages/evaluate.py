@@ -16,6 +16,7 @@ from jaxtyping import Float
 from ...errors import InputError
 from ...runtime.checks import expect_at_least_one
 from ...runtime.distributed import Precision, launch
+from ...runtime.progress import note, say
 from ...runtime.runs import Run
 from ..datasets.packed import Packed
 from ..datasets.prediction_files import (
@@ -25,13 +26,21 @@ from ..datasets.prediction_files import (
     to_dataset_frame,
     write_predictions,
 )
-from ..metrics import Protocol, score_by_protocol
+from ..metrics import Protocol, procrustes, score_by_protocol
 from .fitting import Loader
 from .networks import load_start
-from .predicting import Predictions, predict, save_predictions, score
+from .predicting import Predictions, place_by_heatmaps, predict, save_predictions, score
 from .settings import Flat
 
 Joints = Float[np.ndarray, "n 21 3"]
+AT_TRUTH = (
+    "these predictions stand at the true wrist and have the true bone length of each hand, as the "
+    "paper's protocol gives them; box and side are the labels', too (--no-truth leaves wrist "
+    "and bone out)"
+)
+NO_TRUTH = "wrist and bone length are predicted; the box and the side are the labels'"
+OFFICIAL_SCORES = {"": "absolute", "scaled_": "wrist and scale given", "aligned_": "aligned"}
+MIRRORED = 0.7  # of the error without reflection: below it, it is worth a note
 
 
 @dataclass(frozen=True)
@@ -56,13 +65,20 @@ class Evaluate:
     """Score this file in place of weights: *.json (FreiHAND's submission format) or *.npz, see
     docs/datasets.md."""
     export: str = ""
-    """Write the weights' predictions to this file, *.json or *.npz."""
+    """Write the weights' predictions to this file, *.json or *.npz. They stand at the true wrist,
+    in the true bone length, as the paper's protocol gives them; --no-truth leaves these out."""
+    no_truth: bool = False
+    """Predictions stand where their heatmaps say (least squares), in the mean bone length of the
+    training split (--convention) or the weights' own. The box and the side are given all the
+    same."""
     protocol: Annotated[Protocol, Flat] = field(default_factory=Protocol)
 
     def __post_init__(self) -> None:
         expect_at_least_one(self, "test_time_rotations_deg")
         if self.export:
             expect_prediction_file(self.export)
+        if self.no_truth and self.predictions:
+            raise InputError("--no-truth: of weights; a prediction file is scored as it is")
 
 
 class _Scored(NamedTuple):
@@ -94,13 +110,18 @@ def run(config: Evaluate) -> dict[str, Any]:
         if scored.predictions is not None:
             save_predictions(run.path("predictions.npz"), scored.predictions)
         if config.export:
-            write_predictions(config.export, to_dataset_frame(scored.prediction_mm, packed))
+            from_truth = NO_TRUTH if config.no_truth else AT_TRUTH
+            own = to_dataset_frame(scored.prediction_mm, packed)
+            write_predictions(config.export, own, from_truth)
+            say(f"{config.export}: {from_truth}")
+        if config.predictions:
+            note_reflection(scored.prediction_mm, scored.target_mm, file)
         found = score_by_protocol(
             scored.prediction_mm,
             scored.target_mm,
             np.asarray(packed.visible),
             config.protocol,
-            placed=not config.predictions,
+            placed=not config.predictions and not config.no_truth,
         )
         facts = {"protocol": asdict(config.protocol), "crc32": checksum}
         return run.finish(scored.by_the_paper | found | facts)
@@ -117,12 +138,51 @@ def _score_weights(config: Evaluate, packed: Packed) -> _Scored:
     joints, _, scale_mm = (part.double().numpy() for part in predictions)
     target_mm = np.asarray(packed.joints_mm, np.float64)
     prediction_mm = joints * scale_mm[:, None, None] + target_mm[:, :1]
+    if config.no_truth:
+        bone_mm = float(model.unit_mm) or bone_without_truth(config)
+        prediction_mm = place_by_heatmaps(model, loader, fabric, bone_mm)
     return _Scored(prediction_mm, target_mm, score(predictions), predictions)
+
+
+def bone_without_truth(config: Evaluate) -> float:
+    """The mean bone length of the training split.
+
+    Raises:
+        InputError: it is not given, or is the set that is predicted.
+    """
+    if not config.convention or Path(config.convention) == Path(config.data):
+        raise InputError(
+            "--no-truth: expected --convention, the packed training split, for the bone's length; "
+            "these weights have none of their own"
+        )
+    return Packed(config.convention).bone_mm
+
+
+def note_reflection(prediction_mm: Joints, target_mm: Joints, file: Path) -> None:
+    """Says where predictions fit far better mirrored: official aligned scores would not show it."""
+    proper, reflected = (
+        float(
+            np.linalg.norm(procrustes(prediction_mm, target_mm, either) - target_mm, axis=2).mean()
+        )
+        for either in (False, True)
+    )
+    if reflected < MIRRORED * proper:
+        note(
+            f"{file}: aligned, these predictions are {proper:.1f} mm off, and {reflected:.1f} "
+            "where they may be mirrored: are right and left mixed up?"
+        )
 
 
 def format_result(result: dict[str, Any]) -> str:
     """What was measured, by which protocol."""
     protocol = Protocol(**result["protocol"])
+    if protocol.protocol != "paper":
+        scores = ", ".join(
+            f"{words} {result[f'{name}epe_mm']:.2f} mm AUC {result[f'{name}auc']:.3f}"
+            for name, words in OFFICIAL_SCORES.items()
+            if f"{name}epe_mm" in result
+        )
+        return f"{scores}   {result['samples']} samples   ({protocol.describe()})"
     return (
         f"EPE {result['epe_mm']:.2f} mm   AUC {protocol.thresholds} {result['auc']:.3f}   "
         f"{result['samples']} samples   ({protocol.describe()})"

@@ -10,11 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ...errors import InputError
 from ...modules import unwrap
 from ...runtime.distributed import Processes, gather_lists
 from ...runtime.files import PathLike, write_arrays
 from ..datasets.packed import Packed
+from ..inference.placing import place_wrist
 from ..metrics import PoseMetrics, errors_mm
+from ..network.augment import network_camera
 from ..skeleton import WRIST, bone_scale
 from .fitting import Loader, frame_range
 
@@ -67,6 +70,53 @@ def predict(
     model.train()
     in_order = [part for _, part in sorted(gather_lists(found), key=lambda item: item[0])]
     return Predictions(*(torch.cat(parts) for parts in zip(*in_order, strict=True)))
+
+
+@torch.no_grad()
+def place_by_heatmaps(
+    model: nn.Module, loader: Loader, fabric: Processes, bone_mm: float
+) -> Float[np.ndarray, "n 21 3"]:
+    """Joints in mm in the frames of a packed set's cameras, without its labels' wrist and bone.
+
+    Each hand stands where its joints project best to where its heatmaps are (placing.place_wrist).
+
+    Args:
+        model: with an integral head.
+        loader: of the packed set.
+        fabric: the processes; each places all.
+        bone_mm: the length of the bone that the predictions are in units of.
+
+    Raises:
+        InputError: the head does not say where on the picture joints are.
+    """
+    model.eval()
+    packed = loader.packed
+    assert isinstance(packed, Packed)
+    placed = []
+    for at in range(0, len(packed), TEST_BATCH):
+        rows = range(at, min(at + TEST_BATCH, len(packed)))
+        turns = loader.turns_of(rows, 0.0)
+        inputs = loader.fetch(rows, turns=turns)
+        with fabric.autocast():
+            pose = model(inputs.picture("rgb"))
+        if pose.uv is None:
+            raise InputError("--no-truth: expected a network with --head integral")
+        relative = (pose.joints - pose.joints[:, :1]).double().cpu().numpy()
+        pixels = ((pose.uv.double().cpu().numpy() + 1) * loader.px - 1) / 2
+        K = network_camera(
+            torch.from_numpy(np.array(packed.K[at : rows.stop])),
+            packed.margin,
+            packed.stored_px,
+            loader.px,
+            turns.zoom.cpu(),
+        ).double()
+        weights = np.ones(21)
+        for joints, uv, camera, R in zip(
+            bone_mm * relative, pixels, K.numpy(), turns.R.cpu().double().numpy(), strict=True
+        ):
+            placed.append((joints + place_wrist(joints, uv, camera, weights)) @ R)
+    model.train()
+    return np.stack(placed)
 
 
 def score(predictions: Predictions) -> dict[str, Any]:
