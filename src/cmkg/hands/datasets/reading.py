@@ -249,6 +249,20 @@ def read_json_value(path: PathLike, what: str) -> Any:
         ) from None
 
 
+def read_yaml(path: PathLike, what: str) -> Any:
+    """What a YAML file holds, plain values alone."""
+    import yaml
+
+    data = read_bytes(path, what)
+    try:
+        return yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: expected YAML ({what}), could not read it ({_first_line(error)}); copy "
+            "it again"
+        ) from None
+
+
 def read_json_numbers(path: PathLike, shape: Shape) -> np.ndarray:
     """A JSON file that is a list of `shape`-shaped lists of numbers, as float64 (N, *shape)."""
     entries = "numbers" if not shape else f"lists of shape {_written(shape)}"

@@ -11,7 +11,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ from ..rendering.scenes import (
     sequence_scene,
     stream,
 )
-from . import freihand, rhd, stb
+from . import dexycb, freihand, ho3d, interhand, rhd, stb
+from .sample import Frame
 
 Counts = dict[str, int]
 FLIP = np.array([-1.0, 1.0, 1.0])
@@ -47,7 +48,7 @@ def make_dataset(dataset: str, root: PathLike, count: int = 40, seed: int = 0) -
     """Writes `count` made training pictures, and a quarter as many for evaluation, to `root`.
 
     Args:
-        dataset: "folder", "rhd", "stb" or "freihand".
+        dataset: "folder", "rhd", "stb", "freihand", "dexycb", "ho3d" or "interhand".
         root: the folder to write.
         count: training pictures.
         seed: of the scenes.
@@ -59,15 +60,27 @@ def make_dataset(dataset: str, root: PathLike, count: int = 40, seed: int = 0) -
         InputError: the folder is there and holds something else.
     """
     root, quarter = Path(root), max(count // 4, 1)
-    if dataset == "rhd":
-        write, counts = _write_rhd, {"training": count, "evaluation": quarter}
-    elif dataset == "stb":
-        write, counts = _write_stb, {"frames": max(count // 10, 1)}
-    elif dataset == "folder":
-        write, counts = _write_folder, {"records": max(count, FOLDER_SEQUENCES)}
-    else:
-        write = _write_freihand
-        counts = {"training": count + quarter, "paper_train": count, "evaluation": quarter}
+    sequences = MADE_PEOPLE * MADE_SEQUENCES * len(dexycb.CAMERAS)
+    known: dict[str, tuple[Callable[[Path, Counts, int], None], Counts]] = {
+        "folder": (_write_folder, {"records": max(count, FOLDER_SEQUENCES)}),
+        "rhd": (_write_rhd, {"training": count, "evaluation": quarter}),
+        "stb": (_write_stb, {"frames": max(count // 10, 1)}),
+        "freihand": (
+            _write_freihand,
+            {"training": count + quarter, "paper_train": count, "evaluation": quarter},
+        ),
+        "dexycb": (
+            _write_dexycb,
+            {
+                "people": MADE_PEOPLE,
+                "sequences": MADE_SEQUENCES,
+                "frames": max(count // sequences, 1),
+            },
+        ),
+        "ho3d": (_write_ho3d, {"frames": count}),
+        "interhand": (_write_interhand, {"train": count, "val": quarter, "test": quarter}),
+    }
+    write, counts = known[dataset]
     facts = {"dataset": dataset, "seed": seed} | counts
     if root.exists():
         held = root / "made.json"
@@ -295,3 +308,145 @@ def _write_record(root: Path, i: int, drawn: Drawn, rng: np.random.Generator) ->
         "box": [round(v, 1) for v in (x - side / 2, y - side / 2, side, side)],
         "joints_mm": joints.round(2).tolist(),
     }
+
+
+# ---- the real RGB-D sets of today ----------------------------------------------------------------
+LARGER = 4  # these sets' pictures are 640 x 480: drawn at a quarter of that
+MADE_PEOPLE, MADE_SEQUENCES = 2, 5
+
+
+def _large_frame(config: SceneConfig, number: int, left: bool) -> Frame:
+    """A hand in a 640 x 480 picture, with depth."""
+    drawn = _photograph(scene_of(config, number), config.px, noisy_depth=False)
+    rgb, joints, K, depth = drawn.rgb, drawn.joints_mm, drawn.K, drawn.depth
+    if left:
+        rgb, joints, K = geometry.mirror(rgb, joints, K)
+        depth = np.ascontiguousarray(depth[:, ::-1])
+    K = np.diag([LARGER, LARGER, 1.0]) @ K
+    half = (LARGER - 1) / 2  # pixels' middles
+    top = 80
+    K[:2, 2] += [half, half - top]
+    size = (LARGER * config.px, LARGER * config.px)
+    rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_LINEAR)[top:-top]
+    depth = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)[top:-top]
+    return Frame(rgb, joints, K, left, depth_mm=depth)
+
+
+def _write_dexycb(root: Path, counts: Counts, seed: int) -> None:
+    """Two people, five sequences each, every camera; the first frame of each shows no hand."""
+    config = SceneConfig(seed=seed, px=160, margin=1.8)
+    frames, number = 1 + counts["frames"], 0
+    intrinsics = root / "calibration/intrinsics"
+    intrinsics.mkdir(parents=True)
+    total = counts["people"] * counts["sequences"] * len(dexycb.CAMERAS)
+    with Bar("made DexYCB", total) as advance:
+        for person in range(counts["people"]):
+            for sequence in range(counts["sequences"]):
+                folder = (
+                    root / f"20200{person}01-subject-{person:02d}/20200{person}01_{sequence:06d}"
+                )
+                side = "left" if sequence % 2 else "right"
+                folder.mkdir(parents=True)
+                facts = f"num_frames: {frames}\nmano_sides:\n- {side}\nserials: []\n"
+                (folder / "meta.yml").write_text(facts)
+                for camera in dexycb.CAMERAS:
+                    for frame in range(frames):
+                        number += 1
+                        seen = _large_frame(config, number, side == "left")
+                        _write_dexycb_frame(folder / camera, frame, seen)
+                    advance()
+    f, cx, cy = 600.0, 319.5, 239.5
+    text = f"color: {{fx: {f}, fy: {f}, ppx: {cx}, ppy: {cy}}}\n"
+    for camera in dexycb.CAMERAS:
+        (intrinsics / f"{camera}_640x480.yml").write_text(text)
+
+
+def _write_dexycb_frame(folder: Path, frame: int, seen: Frame) -> None:
+    """A camera has one K there: the picture is seen anew by it."""
+    K = np.array([[600.0, 0, 319.5], [0, 600.0, 239.5], [0, 0, 1]])
+    joints = seen.joints_mm.copy()
+    H = K @ np.linalg.inv(seen.K)
+    rgb = cv2.warpPerspective(seen.rgb, H, (640, 480), borderMode=cv2.BORDER_REPLICATE)
+    assert seen.depth_mm is not None
+    depth = cv2.warpPerspective(seen.depth_mm, H, (640, 480), flags=cv2.INTER_NEAREST)
+    uv = geometry.project(joints, K)
+    if not frame:
+        joints, uv = np.full((21, 3), -1000.0), np.full((21, 2), -1.0)
+    _save_picture(folder / f"color_{frame:06d}.jpg", rgb)
+    _save_picture(folder / f"aligned_depth_to_color_{frame:06d}.png", depth)
+    metres, pixels = (joints[None] / 1000).astype(np.float32), uv[None].astype(np.float32)
+    np.savez(folder / f"labels_{frame:06d}.npz", joint_3d=metres, joint_2d=pixels)
+
+
+def _write_ho3d(root: Path, counts: Counts, seed: int) -> None:
+    """Two sequences of right hands, one as version 2 has them, one as version 3; every fifth frame
+    is not annotated.
+    """
+    config, names = SceneConfig(seed=seed, px=160, margin=1.8), []
+    with Bar("made HO-3D", counts["frames"]) as advance:
+        for number in range(counts["frames"]):
+            sequence, suffix = (("MC1", "png"), ("SM1", "jpg"))[number % 2]
+            seen = _large_frame(config, number, left=False)
+            home, frame = root / "train" / sequence, f"{number // 2:04d}"
+            _save_picture(home / f"rgb/{frame}.{suffix}", seen.rgb)
+            assert seen.depth_mm is not None
+            raw = np.rint(seen.depth_mm / ho3d.DEPTH_UNIT_MM).astype(int)
+            two_bytes = np.stack([raw % 256, raw // 256, 0 * raw], -1).astype(np.uint8)
+            _save_picture(home / f"depth/{frame}.png", two_bytes)
+            theirs = np.empty((21, 3), np.float32)
+            theirs[ho3d.TO_OUR_ORDER] = seen.joints_mm * ho3d.FROM_OPENGL / 1000
+            meta = {
+                "camMat": seen.K.astype(np.float32),
+                "handJoints3D": None if number % 5 == 4 else theirs,
+                "objName": "021_bleach_cleanser",
+            }
+            (home / "meta").mkdir(exist_ok=True)
+            (home / f"meta/{frame}.pkl").write_bytes(pickle.dumps(meta, protocol=2))
+            names.append(f"{sequence}/{frame}")
+            advance()
+    (root / "train.txt").write_text("\n".join(names) + "\n")
+
+
+def _write_interhand(root: Path, counts: Counts, seed: int) -> None:
+    """Each picture of one hand, right or left; the other one's joints are not valid."""
+    config = SceneConfig(seed=seed, px=160, margin=1.8)
+    first = 0
+    for split in interhand.SPLITS:
+        images, annotations = [], []
+        joints: dict[str, Any] = {}
+        camera: dict[str, Any] = {"campos": {}, "camrot": {}, "focal": {}, "princpt": {}}
+        with Bar(f"made {split}", counts[split]) as advance:
+            for i in range(counts[split]):
+                left = i % 2 == 1
+                seen = _large_frame(config, first + i, left)
+                file = f"Capture0/cam{i}/image{i:05d}.jpg"
+                _save_picture(root / "images" / split / file, seen.rgb)
+                R = cv2.Rodrigues(np.array([0.1, -0.2, 0.05 * i]))[0]
+                position = np.array([100.0, -50.0, 20.0])
+                world, valid = np.zeros((42, 3)), np.zeros((42, 1), int)
+                rows = interhand.FIRST["left" if left else "right"] + interhand.TO_OUR_ORDER
+                world[rows], valid[rows] = seen.joints_mm @ R + position, 1
+                place = {"capture": 0, "camera": f"cam{i}", "frame_idx": i}
+                images.append({"id": i, "file_name": file, "width": 640, "height": 480} | place)
+                kind = "left" if left else "right"
+                facts = {"id": i, "image_id": i, "hand_type": kind, "joint_valid": valid.tolist()}
+                annotations.append(facts)
+                joints[str(i)] = {"world_coord": world.tolist(), "joint_valid": valid.tolist()}
+                K = seen.K
+                camera["campos"][f"cam{i}"], camera["camrot"][f"cam{i}"] = (
+                    position.tolist(),
+                    R.tolist(),
+                )
+                camera["focal"][f"cam{i}"] = [K[0, 0], K[1, 1]]
+                camera["princpt"][f"cam{i}"] = [K[0, 2], K[1, 2]]
+                advance()
+        home = root / "annotations" / split
+        home.mkdir(parents=True)
+        whole = {
+            "data": {"images": images, "annotations": annotations},
+            "camera": {"0": camera},
+            "joint_3d": {"0": joints},
+        }
+        for kind, held in whole.items():
+            (home / f"InterHand2.6M_{split}_{kind}.json").write_text(json.dumps(held))
+        first += counts[split]

@@ -22,8 +22,11 @@ from ...runtime.progress import Bar
 from ...runtime.workers import core_count, process_map
 from ..datasets import packed
 from ..datasets.checks import grouped
+from ..datasets.dexycb import DexYcb
 from ..datasets.folder import Folder
 from ..datasets.freihand import FreiHand
+from ..datasets.ho3d import Ho3d
+from ..datasets.interhand import InterHand
 from ..datasets.rhd import Rhd
 from ..datasets.sample import Recording
 from ..datasets.stb import Stb
@@ -40,15 +43,16 @@ SMALLEST_PX, LARGEST_PX = 8, 1024
 class Which:
     """A dataset on disk."""
 
-    dataset: Literal["folder", "rhd", "stb", "freihand", "packed"]
+    dataset: Literal["folder", "rhd", "stb", "freihand", "dexycb", "ho3d", "interhand", "packed"]
     """folder: anyone's recordings (docs/recordings.md). packed: what `cmkg data pack` or `cmkg
     render` wrote."""
     root: str
     """Its folder."""
     split: str = ""
     """Folder: what its records name, else train or test; fit, validation (parts of train); all.
-    RHD: training, evaluation. STB: train, test. FreiHAND: train, test, evaluation. Empty = the
-    first."""
+    RHD: training, evaluation. STB: train, test. FreiHAND: train, test, evaluation. DexYCB:
+    s0-train, s0-val, s0-test, s1-train, ... HO-3D: train. InterHand2.6M: train, val, test. Empty =
+    the first."""
     only_present: bool = False
     """Of a partial copy, the samples whose files are there: a subset, and called so."""
     indices: str = ""
@@ -91,6 +95,12 @@ def open_whole(which: Which) -> Recording:
     if which.dataset == "stb":
         split = which.split or "train"
         return Stb(which.root, split, which.camera, which.wrist, px, margin, complete)
+    if which.dataset == "dexycb":
+        return DexYcb.of(which.root, which.split or "s0-train", px, margin, complete)
+    if which.dataset == "ho3d":
+        return Ho3d.of(which.root, which.split or "train", px, margin)
+    if which.dataset == "interhand":
+        return InterHand(which.root, which.split or "train", px, margin)
     if which.dataset == "freihand":
         return FreiHand(which.root, which.split or "train", which.domain, px, margin, complete)
     return Folder(which.root, which.split, px, margin)
@@ -161,7 +171,7 @@ class Info:
 class Make:
     """Write made data (rendered hands) in a dataset's exact layout."""
 
-    dataset: Literal["folder", "rhd", "stb", "freihand"]
+    dataset: Literal["folder", "rhd", "stb", "freihand", "dexycb", "ho3d", "interhand"]
     root: str
     """Folder to write."""
     count: int = 40

@@ -1,0 +1,194 @@
+"""HO-3D, versions 2 and 3 (Hampali et al., CVPR 2020, CVPR 2022): real RGB-D of right hands.
+
+    train/<sequence>/rgb/%04d.png (version 3: .jpg), depth/%04d.png, meta/%04d.pkl:
+    camMat (3, 3), handJoints3D (21, 3) metres in OpenGL's axes, None where nobody annotated
+    train.txt, evaluation.txt: <sequence>/<frame> a line
+
+Depth: R + 256 G, of 0.125 mm. The evaluation's joints are not published: scores of them come from
+the benchmark's own server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Shaped
+
+from ...errors import InputError
+from ...runtime.progress import Bar
+from .checks import disagreements
+from .reading import (
+    as_numbers,
+    expect_folder,
+    is_made,
+    read_bytes,
+    read_depth,
+    read_photograph,
+)
+from .sample import Frame, Joints, Matrix, Sample, crop_frame, implausible, refuse_implausible
+from .unpickle import read_pickle
+
+LAYOUT = (
+    "expected HO-3D: train/<sequence>/{rgb,depth,meta} and train.txt; its owners publish it at "
+    "tugraz.at/index.php?id=40231"
+)
+SIZE = (480, 640)
+DEPTH_UNIT_MM = 0.12498664727900177
+# Theirs: wrist, index, middle, little, ring, thumb (three joints each), then the five tips.
+TO_OUR_ORDER = [0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9, 20]
+FROM_OPENGL = np.array([1.0, -1.0, -1.0])  # y up and z backward there
+
+
+def read_annotation(path: Path) -> dict[str, Any]:
+    """The dict in meta/%04d.pkl."""
+    held = read_pickle(path, "HO-3D's annotation of a frame")
+    if not isinstance(held, dict) or {"camMat", "handJoints3D"} - set(held):
+        raise InputError(f"{path}: expected the fields camMat and handJoints3D; copy it again")
+    return held
+
+
+def listed(root: str) -> list[str]:
+    """<sequence>/<frame> of train.txt."""
+    expect_folder(root, LAYOUT)
+    path = Path(root) / "train.txt"
+    try:
+        lines = read_bytes(path, "the names of frames").decode().split()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: expected text, found other bytes; copy it again") from None
+    for line in lines:
+        sequence, _, frame = line.partition("/")
+        if not sequence or not frame.isdecimal() or ".." in sequence:
+            raise InputError(f"{path}: expected <sequence>/<frame> a line, found {line!r:.60}")
+    if not lines:
+        raise InputError(f"{path}: is empty; expected <sequence>/<frame> a line; copy it again")
+    return lines
+
+
+@lru_cache(maxsize=4)
+def annotated(root: str) -> tuple[str, ...]:
+    """The training frames whose joints are annotated, and those whose annotation is not there."""
+    names, kept = listed(root), []
+    with Bar("annotated frames", max(len(names) // 1000, 1), per_step=1000) as advance:
+        for number, name in enumerate(names):
+            path = file_of(root, name, "meta", ".pkl")
+            if not path.exists() or read_annotation(path)["handJoints3D"] is not None:
+                kept.append(name)
+            if number % 1000 == 999:
+                advance()
+    return tuple(kept)
+
+
+def file_of(root: str, name: str, kind: str, suffix: str) -> Path:
+    """A file of a frame <sequence>/<frame>."""
+    sequence, frame = name.split("/")
+    return Path(root) / "train" / sequence / kind / f"{frame}{suffix}"
+
+
+@dataclass(frozen=True)
+class Ho3d:
+    """The training frames of HO-3D that are annotated; `of` opens them.
+
+    names: <sequence>/<frame> of each, so that other processes need not look for them again.
+    """
+
+    root: str
+    names: tuple[str, ...]
+    px: int = 320
+    margin: float = 1.25
+
+    @classmethod
+    def of(cls, root: str, split: str, px: int = 320, margin: float = 1.25) -> Ho3d:
+        """Looks through the annotations.
+
+        Raises:
+            InputError: another split, or its files are not there.
+        """
+        if split != "train":
+            raise InputError(
+                f"HO-3D: --split is train, got {split!r}: the evaluation's joints are not "
+                "published; hold out sequences of the training frames by --indices"
+            )
+        return cls(root, annotated(root), px, margin)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def files(self, i: int) -> list[Path]:
+        """The files of a sample."""
+        name = self.names[i]
+        picture = file_of(self.root, name, "rgb", ".png")
+        if not picture.exists():
+            picture = file_of(self.root, name, "rgb", ".jpg")
+        depth = file_of(self.root, name, "depth", ".png")
+        return [picture, depth, file_of(self.root, name, "meta", ".pkl")]
+
+    def color(self, i: int) -> Shaped[np.ndarray, "h w 3"]:
+        """RGB."""
+        return read_photograph(self.files(i)[0], SIZE)
+
+    def depth(self, i: int) -> Shaped[np.ndarray, "h w"]:
+        """Millimetres, registered to the colour picture."""
+        path = self.files(i)[1]
+        depth = read_depth(path, DEPTH_UNIT_MM, "red-low")
+        if depth.shape != SIZE:
+            raise InputError(f"{path}: expected {SIZE[1]} x {SIZE[0]} pixels, found {depth.shape}")
+        return depth
+
+    def labels(self, i: int) -> tuple[Joints, Matrix]:
+        """joints_mm in the camera's frame (y down, z forward), K."""
+        path = self.files(i)[2]
+        held = read_annotation(path)
+        joints = as_numbers(held["handJoints3D"], (21, 3), f"{path}: field 'handJoints3D'")
+        K = as_numbers(held["camMat"], (3, 3), f"{path}: field 'camMat'")
+        return 1000.0 * joints[TO_OUR_ORDER] * FROM_OPENGL, K
+
+    def frame(self, i: int) -> Frame:
+        """The picture with its labels."""
+        joints, K = self.labels(i)
+        refuse_implausible(joints, K, SIZE, self.name(i))
+        return Frame(self.color(i), joints, K, depth_mm=self.depth(i))
+
+    def samples(self, indices: Iterable[int]) -> list[Sample]:
+        """The samples of these numbers; where a box leaves the picture its edge is repeated."""
+        frames = [self.frame(int(index)) for index in indices]
+        return [crop_frame(f, self.px, self.margin, border=cv2.BORDER_REPLICATE) for f in frames]
+
+    # ---- for `cmkg data` -------------------------------------------------------------------------
+    def name(self, i: int) -> str:
+        """Where the labels of a sample stand."""
+        return f"{self.files(i)[2]}: field 'handJoints3D'"
+
+    def file_checks(self) -> list[Callable[[], Any]]:
+        """What must hold of whole files."""
+        return [lambda: listed(self.root) and None]
+
+    def item_checks(self, i: int) -> list[Callable[[], Any]]:
+        """What must hold of a sample: each returns sentences, or raises InputError."""
+        return [lambda: self.color(i), lambda: self.depth(i), lambda: self._look(i)]
+
+    def _look(self, i: int) -> list[str]:
+        joints, K = self.labels(i)
+        if found := implausible(joints, K, SIZE, self.name(i)):
+            return found
+        return disagreements(Frame(self.color(i), joints, K, depth_mm=self.depth(i)), self.name(i))
+
+    def checked_count(self) -> int:
+        """How many samples there are to check."""
+        return len(self)
+
+    def describe(self) -> dict[str, Any]:
+        """What the set is, as plain JSON."""
+        return {
+            "dataset": "HO-3D",
+            "split": "train",
+            "count": len(self),
+            "px": self.px,
+            "margin": self.margin,
+            "made": is_made(self.root),
+        }
