@@ -2,12 +2,18 @@
 
 import pickle
 
-from cmkg.hands.datasets import freihand, rhd, stb
+from cmkg.hands.datasets import dexycb, folder, freihand, ho3d, interhand, rhd, stb
+
+CACHES = (
+    *(rhd.read_annotations, rhd._ids, stb.read_label_file, freihand.read_label_file),
+    *(folder._read_records, folder._numbers_of, dexycb.shown, dexycb.read_meta),
+    *(dexycb.read_camera, ho3d.annotated, interhand.read_labels, interhand.hands_of),
+)
 
 
 def clear():
     """Forgets every label file that was read."""
-    for cache in (rhd.read_annotations, stb.read_label_file, freihand.read_label_file):
+    for cache in CACHES:
         cache.cache_clear()
 
 

@@ -7,10 +7,16 @@ import pytest
 from scipy.io import savemat
 
 from cmkg.errors import InputError
+from cmkg.hands.datasets.dexycb import DexYcb
+from cmkg.hands.datasets.folder import Folder
 from cmkg.hands.datasets.freihand import FreiHand
+from cmkg.hands.datasets.ho3d import Ho3d
+from cmkg.hands.datasets.interhand import KINDS, InterHand
 from cmkg.hands.datasets.packed import pack
 from cmkg.hands.datasets.rhd import Rhd
 from cmkg.hands.datasets.stb import Stb
+from cmkg.hands.datasets.subset import Subset
+from cmkg.hands.datasets.synthetic import make_dataset
 from tests.hands.copies import clear
 
 CASES = 240
@@ -186,10 +192,10 @@ def json_label(path, rng):
     path.write_text(json.dumps(value))
 
 
-def fail_to_pack(dataset, out):
-    """The sentence; asserts that nothing of the pack is there."""
+def fail_to_pack(make, out):
+    """The sentence of opening a dataset and packing it; nothing of the pack is there."""
     with pytest.raises(InputError) as caught:
-        pack(dataset, out, workers=1)
+        pack(make(), out, workers=1)
     assert not out.exists()
     return str(caught.value)
 
@@ -206,7 +212,7 @@ def malformations(root, make, targets, out):
         clear()
         damage(path, rng)
         try:
-            said = fail_to_pack(make(), out)
+            said = fail_to_pack(make, out)
             assert path.name in said or path.parent.name in said or path.stem in said, (
                 case,
                 damage.__name__,
@@ -253,7 +259,7 @@ def test_rhd(own, tmp_path):
         (root / "training/anno_training.pickle").write_bytes(pickle.dumps(held, protocol))
         clear()
         assert "refused: this pickle holds an array of 'O8'" in fail_to_pack(
-            Rhd(str(root), px=24), tmp_path / "other"
+            lambda: Rhd(str(root), px=24), tmp_path / "other"
         )
     assert not (root / "training/ran").exists()  # no pickle ever ran anything
 
@@ -277,3 +283,258 @@ def test_freihand(own, tmp_path):
         *[("training_[Kx]*.json", [json_label])] * 3,
     ]
     malformations(root, lambda: FreiHand(str(root), px=24), targets, tmp_path / "out")
+
+
+# ---- a folder of recordings, and the real sets of today ------------------------------------------
+def edited_json(change):
+    """A damage to a JSON file: `change` gets what it holds and a random generator."""
+
+    def write(path, rng):
+        held = json.loads(path.read_text())
+        held = change(held, rng) or held
+        path.write_text(json.dumps(held, default=str))
+
+    write.__name__ = change.__name__
+    return write
+
+
+JSON_VALUES = ["text", None, [], {}, [[1]], -1, 0, 1e400, True, [1, 2], "", [[None] * 3] * 21]
+
+
+def any_value(rng):
+    return JSON_VALUES[int(rng.integers(len(JSON_VALUES)))]
+
+
+def record_field(held, rng):
+    """A field of a record is missing, misnamed or something else."""
+    record = held["samples"][int(rng.integers(len(held["samples"])))]
+    field = str(rng.choice(["image", "K", "side", "joints_mm", "depth"]))
+    how = int(rng.integers(4))
+    if how == 0 and field in ("image", "K", "side"):
+        del record[field]
+    elif how == 1:
+        record[field + "s"] = record.pop(field)
+    else:
+        wrong = any_value(rng)
+        while field == "joints_mm" and wrong is None:  # no label is no mistake
+            wrong = any_value(rng)
+        record[field] = wrong
+
+
+def record_numbers(held, rng):
+    """Numbers of a record are not a hand's or a camera's."""
+    record = held["samples"][int(rng.integers(len(held["samples"])))]
+    joints = np.array(record["joints_mm"])
+    how = int(rng.integers(8))
+    if how == 0:
+        joints[int(rng.integers(21))] = rng.choice([np.nan, np.inf])
+    elif how == 1:
+        joints[:, 2] -= 5000
+    elif how == 2:
+        joints /= 1000
+    elif how == 3:
+        joints *= 50
+    elif how == 4:
+        joints = joints[: int(rng.integers(0, 21))]
+    elif how == 5:
+        record["K"] = [[float(rng.choice([0, -1])) * 300, 0, 100], [0, 300, 100], [0, 0, 1]]
+    elif how == 6:
+        record["joints_m"] = joints.tolist()
+    else:
+        record["visible"] = [1] * int(rng.integers(0, 20))
+    record["joints_mm"] = joints.tolist()
+
+
+def shared_field(held, rng):
+    """What stands beside the records is wrong."""
+    how = int(rng.integers(7))
+    if how == 0:
+        del held["depth_unit_mm"]
+    elif how == 1:
+        held["depth_unit_mm"] = [-1, 0, "mm", None, [1]][int(rng.integers(5))]
+    elif how == 2:
+        held["depth_two_bytes"] = ["red", 1, None, "red-high"][int(rng.integers(4))]
+    elif how == 3:
+        held["samples"] = [[], {}, None, "x", [1]][int(rng.integers(5))]
+    elif how == 4:
+        held["order"] = ["wrist"] * 21
+    elif how == 5:
+        held["person"] = 1
+        held["samples"][0]["person"] = 2
+        held["samples"][1]["split"] = "other"
+        held["samples"][0]["split"] = "train"
+    else:
+        return [any_value(rng)]
+    return held
+
+
+def test_folder(own, tmp_path):
+    root = own("folder")
+    held = json.loads((root / "joints.json").read_text())
+    held["samples"] = [record for record in held["samples"] if "joints_mm" in record]
+    (root / "joints.json").write_text(json.dumps(held))
+    assert len(held["samples"]) > 2
+    names = {
+        record[kind].split("/")[1] for record in held["samples"] for kind in ("image", "depth")
+    }
+    for path in (*root.glob("rgb/*"), *root.glob("depth/*")):
+        if path.name not in names:
+            path.unlink()
+    depths = [picture_of((240, 320), np.uint8), picture_of((100, 320), np.uint16)]
+    targets = [
+        ("rgb/*.jpg", FILES),
+        ("depth/*.png", [*FILES, *depths, picture_of((240, 320, 3))]),
+        ("joints.json", FILES),
+        *[("joints.json", [edited_json(record_field)])] * 3,
+        *[("joints.json", [edited_json(record_numbers)])] * 2,
+        ("joints.json", [edited_json(shared_field)]),
+    ]
+    malformations(root, lambda: Folder(str(root), "all", 24), targets, tmp_path / "out")
+
+
+def npz_label(path, rng):
+    """A field of DexYCB's labels is wrong."""
+    with np.load(path) as file:
+        held = dict(file)
+    how = int(rng.integers(6))
+    if how == 0:
+        del held["joint_3d"]
+    elif how == 1:
+        held["joint_3d"] = held["joint_3d"][0]
+    elif how == 2:
+        held["joint_3d"][0, int(rng.integers(21))] = np.nan
+    elif how == 3:
+        held["joint_3d"] = held["joint_3d"] * rng.choice([1000, 0.001, -1])
+    elif how == 4:
+        held["joint_3d"] = np.array([["a"] * 21])
+    else:
+        held["joint_3d"] = np.array([None, {}], object)
+    np.savez(path, **held)
+
+
+def other_text(*texts):
+    def write(path, rng):
+        path.write_text(texts[int(rng.integers(len(texts)))])
+
+    return write
+
+
+META = other_text(
+    "", "a: [", "num_frames: x", "num_frames: -1", "num_frames: 2", "- 1", "mano_sides: [up]",
+    "num_frames: 2\nmano_sides: [both]", "!!python/object/apply:os.system ['true']",
+)  # fmt: skip
+CAMERA = other_text(
+    "", "color: 3", "color: {fx: 1}", "color: {fx: a, fy: 1, ppx: 1, ppy: 1}", "- - -",
+    "color: {fx: -600, fy: 600, ppx: 320, ppy: 240}", "color: {fx: .nan, fy: 1, ppx: 1, ppy: 1}",
+)  # fmt: skip
+
+
+def test_dexycb(tmp_path):
+    root = tmp_path / "dexycb"
+    make_dataset("dexycb", root, 8)
+    one = "*-subject-00/*_000000"
+    targets = [
+        (f"{one}/836212060125/color_000001.jpg", FILES),
+        (f"{one}/836212060125/aligned*_000001.png", [*FILES, picture_of((480, 640))]),
+        (f"{one}/836212060125/labels_000001.npz", [cut, junk, folder_instead, npz_label]),
+        *[(f"{one}/836212060125/labels_000001.npz", [npz_label])] * 3,
+        (f"{one}/meta.yml", [*FILES, META]),
+        ("calibration/intrinsics/836212060125*", [*FILES, CAMERA]),
+    ]
+
+    def first():
+        return Subset(DexYcb.of(str(root), "s0-train", 24), (0,), "the first")
+
+    malformations(root, first, targets, tmp_path / "out")
+
+
+def pickled(path, rng):
+    """HO-3D's annotation of a frame is wrong."""
+    held = pickle.loads(path.read_bytes())
+    how = int(rng.integers(7))
+    if how == 0:
+        del held["camMat"]
+    elif how == 1:
+        held["handJoints3D"] = held["handJoints3D"][:20]
+    elif how == 2:
+        held["handJoints3D"] = bad(rng)
+        if held["handJoints3D"] is None:
+            held["handJoints3D"] = "none"
+    elif how == 3:
+        held["handJoints3D"] = held["handJoints3D"] * rng.choice([-1, 1000, 0.01])
+    elif how == 4:
+        held["camMat"] = np.eye(2)
+    elif how == 5:
+        held = [[held], "text", None][int(rng.integers(3))]
+    else:
+        held["camMat"] = held["camMat"] * -1
+    path.write_bytes(pickle.dumps(held, protocol=2))
+
+
+def evil(path, rng):
+    import os
+
+    path.write_bytes(pickle.dumps(Evil(os.system, f"touch {path.with_name('ran')}"), protocol=2))
+
+
+def test_ho3d(tmp_path):
+    root = tmp_path / "ho3d"
+    make_dataset("ho3d", root, 4)
+    targets = [
+        ("train/*/rgb/*.*", FILES),
+        ("train/*/depth/*.png", [*FILES, picture_of((480, 640), np.uint16), picture_of((9, 9, 3))]),
+        ("train/*/meta/*.pkl", [cut, junk, folder_instead, evil]),
+        *[("train/*/meta/*.pkl", [pickled])] * 3,
+        (
+            "train.txt",
+            [junk, remove, folder_instead, other_text("", "MC1", "MC1/x", "../a/0000", "MC9/0000")],
+        ),
+    ]
+    malformations(root, lambda: Ho3d.of(str(root), "train", 24), targets, tmp_path / "out")
+    assert not list(root.rglob("ran"))  # no pickle ever ran anything
+
+
+def interhand_entry(held, rng):
+    """Something in one of InterHand2.6M's label files is wrong."""
+    if "annotations" in held:
+        kind = str(rng.choice(["images", "annotations"]))
+        entry = held[kind][int(rng.integers(len(held[kind])))]
+        keys = {
+            "images": ["id", "file_name", "capture", "camera", "frame_idx"],
+            "annotations": ["image_id", "joint_valid"],
+        }[kind]
+        if rng.random() < 0.2:
+            held[kind] = [None, "x", {}, [1]][int(rng.integers(4))]
+        else:
+            del entry[keys[int(rng.integers(len(keys)))]]
+        return
+    capture = held["0"]
+    if "campos" in capture:
+        field = str(rng.choice(["campos", "camrot", "focal", "princpt"]))
+        camera = str(rng.choice(list(capture[field])))
+        if rng.random() < 0.5:
+            del capture[field][camera]
+        else:
+            capture[field][camera] = ["text", [], [1], [[1, 2]], None, [1e400] * 3][
+                int(rng.integers(6))
+            ]
+        return
+    frame = str(rng.choice(list(capture)))
+    if rng.random() < 0.3:
+        del capture[frame]
+    else:
+        wrong = [None, "x", [], [[1, 2, 3]], [[0, 0, 0]] * 42, [["a"] * 3] * 42]
+        capture[frame]["world_coord"] = wrong[int(rng.integers(6))]
+
+
+def test_interhand(tmp_path):
+    root = tmp_path / "interhand"
+    make_dataset("interhand", root, 4)
+    labels = "annotations/train/InterHand2.6M_train_"
+    edit = edited_json(interhand_entry)
+    targets = [
+        ("images/train/Capture0/*/*.jpg", FILES),
+        *[(f"{labels}{kind}.json", [cut, junk, remove, edit, edit]) for kind in KINDS],
+        *[(f"{labels}{kind}.json", [edit]) for kind in KINDS],
+    ]
+    malformations(root, lambda: InterHand(str(root), "train", 24), targets, tmp_path / "out")

@@ -103,6 +103,8 @@ def read_camera(path: Path) -> Matrix:
         float(as_numbers(color.get(name), (), f"{path}: field 'color', {name!r}"))
         for name in ("fx", "fy", "ppx", "ppy")
     )
+    if min(fx, fy) <= 0:
+        raise InputError(f"{path}: fx, fy are {fx:g}, {fy:g}; expected positive pixels")
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
 
 

@@ -39,6 +39,7 @@ LAYOUT = (
     "tugraz.at/index.php?id=40231"
 )
 SIZE = (480, 640)
+DIGITS = 4  # of a frame's number
 DEPTH_UNIT_MM = 0.12498664727900177
 # Theirs: wrist, index, middle, little, ring, thumb (three joints each), then the five tips.
 TO_OUR_ORDER = [0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9, 20]
@@ -63,7 +64,7 @@ def listed(root: str) -> list[str]:
         raise InputError(f"{path}: expected text, found other bytes; copy it again") from None
     for line in lines:
         sequence, _, frame = line.partition("/")
-        if not sequence or not frame.isdecimal() or ".." in sequence:
+        if not sequence or not frame.isdecimal() or len(frame) != DIGITS or ".." in sequence:
             raise InputError(f"{path}: expected <sequence>/<frame> a line, found {line!r:.60}")
     if not lines:
         raise InputError(f"{path}: is empty; expected <sequence>/<frame> a line; copy it again")
