@@ -1,14 +1,22 @@
+import io
+import pickle
+from collections import OrderedDict
+
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from cmkg.errors import InputError
 from cmkg.hands.datasets.reading import (
     as_numbers,
     expected_counts,
+    read_depth,
     read_json_numbers,
+    read_photograph,
     read_picture,
 )
+from cmkg.hands.datasets.unpickle import read_pickle
 
 
 @pytest.fixture
@@ -74,3 +82,57 @@ def test_counts_are_the_genuine_ones_unless_data_was_made(tmp_path):
     (tmp_path / "made.json").write_text('{"training": -1}')
     with pytest.raises(InputError, match="'training': expected a positive whole number"):
         expected_counts(tmp_path, training=41258)
+
+
+# ---- what the world has --------------------------------------------------------------------------
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "16", "L"])
+def test_a_photograph_of_any_kind_is_rgb_of_8_bits(tmp_path, mode):
+    rng = np.random.default_rng(1)
+    image = rng.choice(np.array([0, 60, 200], np.uint8), (6, 8, 3))
+    path = tmp_path / "a.png"
+    if mode == "16":
+        cv2.imwrite(str(path), image[..., ::-1].astype(np.uint16) * 256 + 7)
+    else:
+        picture = Image.fromarray(image)
+        picture.quantize(27).save(path) if mode == "P" else picture.convert(mode).save(path)
+    found = read_photograph(path)
+    expected = image
+    if mode == "L":
+        expected = np.repeat(np.array(Image.fromarray(image).convert("L"))[..., None], 3, 2)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_bytes_behind_a_jpeg_are_no_damage_and_a_preview_is_no_picture(tmp_path):
+    image = np.random.default_rng(1).integers(0, 255, (40, 50, 3), np.uint8)
+    plain, small = io.BytesIO(), io.BytesIO()
+    Image.fromarray(image).save(plain, "JPEG")
+    Image.fromarray(image[:8, :8]).save(small, "JPEG")
+    data = plain.getvalue()
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data)
+    before = read_photograph(path)
+    path.write_bytes(data + b"more of the camera's")
+    np.testing.assert_array_equal(read_photograph(path), before)
+    preview = b"\xff\xe2" + (len(small.getvalue()) + 2).to_bytes(2, "big") + small.getvalue()
+    path.write_bytes(data[:2] + preview + data[2:-200])  # the preview is whole, the picture is not
+    with pytest.raises(InputError, match="its end is missing"):
+        read_photograph(path)
+
+
+def test_depth_of_the_wrong_kind_is_refused(tmp_path):
+    path = tmp_path / "d.png"
+    cv2.imwrite(str(path), np.zeros((4, 5), np.uint8))
+    with pytest.raises(InputError, match="one channel of 16 bits, found uint8 with 1"):
+        read_depth(path)
+    cv2.imwrite(str(path), np.full((4, 5), 300, np.uint16))
+    assert (read_depth(path, 0.5) == 150).all()
+    with pytest.raises(InputError, match="two bytes in red and green of 8 bits, found uint16"):
+        read_depth(path, two_bytes="red-high")
+
+
+def test_an_ordered_dict_of_an_old_pickle_is_a_dict(tmp_path):
+    held = OrderedDict([(1, np.arange(3.0)), (0, "x")])
+    (tmp_path / "a.pickle").write_bytes(pickle.dumps(held, protocol=2))
+    found = read_pickle(tmp_path / "a.pickle", "labels")
+    assert type(found) is dict
+    assert list(found) == [1, 0]

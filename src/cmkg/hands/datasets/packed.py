@@ -123,6 +123,15 @@ class Packed:
         return list(self.meta["bone_lengths"])
 
 
+def subsets_in(data: Path) -> list[str]:
+    """Sentences about those of the packed sets in a folder that are a part of their dataset."""
+    found = []
+    for path in sorted(data.glob("*/meta.json")):
+        if part := read_json(path)["holds"].get("subset"):
+            found.append(f"{path.parent.name} is a subset: {part}")
+    return found
+
+
 def _read_meta(folder: Path) -> dict[str, Any]:
     path = folder / "meta.json"
     if not path.exists():

@@ -13,8 +13,9 @@ from ..datasets.freihand import DOMAINS, FreiHand
 from ..datasets.packed import Shard
 from ..datasets.rendered import Rendered
 from ..datasets.rhd import Rhd
-from ..datasets.sample import Dataset, pixels_to_store
+from ..datasets.sample import Dataset, Recording, pixels_to_store
 from ..datasets.stb import Stb
+from ..datasets.subset import present
 from ..rendering.scenes import SceneConfig
 from ..stages import evaluate, render, target
 from .paper_settings import Paper
@@ -73,14 +74,28 @@ def datasets_of(config: Paper, plan: dict[str, Stage]) -> dict[str, Dataset]:
         )
         return render.dataset_of(render.Render(count=count, first=first, scene=scene))
 
+    complete = not config.only_present
+
+    def there(dataset: Recording, root: str) -> Dataset:
+        return dataset if complete else present(dataset, root)
+
+    def rhd(split: str) -> Dataset:
+        root = folder("rhd")
+        return there(Rhd(root, split, px, complete=complete), root)
+
+    def stb(split: str) -> Dataset:
+        root, camera, wrist = folder("stb"), config.stb_camera, config.stb_wrist
+        return there(Stb(root, split, camera, wrist, px, complete=complete), root)
+
     def freihand(split: str, domain: str) -> Dataset:
-        return FreiHand(folder("freihand"), split, domain, px)
+        root = folder("freihand")
+        return there(FreiHand(root, split, domain, px, complete=complete), root)
 
     known: dict[str, Callable[[], Dataset]] = {
-        "rhd-training": lambda: Rhd(folder("rhd"), "training", px),
-        "rhd-evaluation": lambda: Rhd(folder("rhd"), "evaluation", px),
-        "stb-train": lambda: Stb(folder("stb"), "train", config.stb_camera, config.stb_wrist, px),
-        "stb-test": lambda: Stb(folder("stb"), "test", config.stb_camera, config.stb_wrist, px),
+        "rhd-training": lambda: rhd("training"),
+        "rhd-evaluation": lambda: rhd("evaluation"),
+        "stb-train": lambda: stb("train"),
+        "stb-test": lambda: stb("test"),
         "synthetic": partial(synthetic, config.synthetic_count),
         "synthetic-test": partial(synthetic, config.open_sets.source_test, config.synthetic_count),
     }

@@ -194,6 +194,8 @@ class Paper:
     rows: tuple[str, ...] = ()
     """Names of the rows to run (`--plan` lists them); empty = all of the preset."""
     seeds: tuple[int, ...] = (0,)
+    only_present: bool = False
+    """Of partial copies of the datasets, the samples whose files are there; the report says so."""
     open: bool = False
     """On sets that anyone can draw in place of RHD, 𝒜, STB and FreiHAND (see OpenSets), at a size
     for two cores unless other flags say otherwise."""

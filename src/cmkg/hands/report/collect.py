@@ -10,6 +10,7 @@ import numpy as np
 
 from ...runtime.files import read_json
 from ...runtime.runs import flatten_settings
+from ..datasets.packed import subsets_in
 
 UNTRAINED = {
     "mean-pose": "mean training pose",
@@ -146,6 +147,7 @@ def collect_run(out: Path) -> Facts:
         "counts": {
             name: read_json(out / f"data/{name}/meta.json")["holds"]["count"] for name in SETS
         },
+        "subsets": subsets_in(out / "data"),
         "loss_shares": loss_shares(out / "depth/metrics.jsonl"),
     }
 

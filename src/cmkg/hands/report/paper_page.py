@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...runtime.files import read_json, write_json, write_text
-from ..datasets.packed import Packed
+from ..datasets.packed import Packed, subsets_in
 from . import paper_claims
 from .collect import Facts, format_spread, spread
 from .plots import (
@@ -94,7 +94,8 @@ def collect_paper(out: Path) -> Facts:
     claims = paper_claims.collect_claims(presets)
     weights = collect_weights(presets["figure5"])
     found = {"presets": presets, "claims": claims, "weights": weights}
-    return found | {"made": made, "open": is_open} | collect_sessions(out)
+    facts = {"made": made, "open": is_open, "subsets": subsets_in(out / "data")}
+    return found | facts | collect_sessions(out)
 
 
 def collect_weights(rows: list[Facts]) -> list[Facts]:
@@ -174,6 +175,7 @@ def format_tables(found: Mapping[str, Any]) -> str:
     """The three tables as Markdown, and what the text claims of them."""
     lines = [MADE, ""] if found["made"] else []
     lines += [OPEN, ""] if found["open"] else []
+    lines += [line for sentence in found["subsets"] for line in (f"**{sentence}.**", "")]
     for preset in TABLES:
         lines += [
             f"### {TITLES[preset]}",

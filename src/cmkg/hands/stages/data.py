@@ -354,7 +354,7 @@ def print_info(config: Info) -> None:
     """Prints what a packed set holds; its checksums are compared."""
     held = packed.Packed(config.folder)
     packed.verify_checksums(config.folder)
-    for name, value in held.meta["holds"].items():
+    for name, value in (held.meta["holds"] | {"count": len(held)}).items():
         print(f"{name:12} {value}")
     for name, (shape, dtype) in held.meta["arrays"].items():
         print(f"{name:12} {tuple(shape)} {dtype}")
