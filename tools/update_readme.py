@@ -306,6 +306,8 @@ def blocks_of(name, held):
         return {name: cells_block(held), f"{name}-small": small_worth_block(held)}
     if name == "photographs":
         return {name: photographs_block(held), f"{name}-small": small_photographs_block(held)}
+    if name == "recordings":
+        return {name: recordings_block(held)}
     if name == "weights":
         return {name: weights_block(held)}
     return {name: block_of(name, held)}
@@ -347,6 +349,18 @@ def small_photographs_block(held):
         body.append([name, *errors, *rest])
     heads = ["mm", "mm, Procrustes", "found", "false", "ms, detecting", "ms, following"]
     return "\n".join([*table_of(["", *heads], body), ""])
+
+
+def recordings_block(held):
+    """What examples/recordings.sh prints."""
+    names = {
+        "teacher": "depth itself (the teacher), on the labelled pairs",
+        "student": "pictures of the labelled pairs",
+        "control": "control: on all pairs, taught by that student",
+        "distilled": "**on all pairs, taught by the teacher**",
+    }
+    body = [[label, f"{held['epe_mm'][name]:.1f}"] for name, label in names.items()]
+    return "\n".join([*table_of(["", "EPE, mm"], body), ""])
 
 
 def weights_block(held):
@@ -395,7 +409,7 @@ def block_of(name, held):
 
 def filled_documents():
     """{path: text} of the pages as the results have them."""
-    pages = ("README.md", "docs/study.md", "docs/paper.md", "docs/hands.md")
+    pages = ("README.md", "docs/study.md", "docs/paper.md", "docs/hands.md", "docs/recordings.md")
     documents = {ROOT / page: (ROOT / page).read_text() for page in pages}
     results = load_results("docs/results")
     for name, held in results.items():

@@ -1,15 +1,24 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from cmkg.errors import InputError
+from cmkg.hands.datasets.folder import Folder
+from cmkg.hands.datasets.packed import pack
+from cmkg.hands.datasets.rendered import Rendered
 from cmkg.hands.network.augment import NONE
 from cmkg.hands.network.pose_loss import PoseLoss
 from cmkg.hands.network.posenet import NetConfig, pose_net
+from cmkg.hands.rendering.scenes import SceneConfig
 from cmkg.hands.stages import distill
+from cmkg.hands.stages.fitting import Loader, labelled_numbers
+from cmkg.hands.stages.predicting import predict
+from cmkg.hands.stages.settings import SourceData
 from cmkg.prior import Prior, fingerprint
+from cmkg.runtime.distributed import launch
 from tests.hands.runs import SMALL, common, settings
 
 
@@ -96,7 +105,6 @@ def test_a_kept_answer_is_the_living_teachers(whole, tmp_path):
     ("flags", "said"),
     [
         ({"unlabelled": 1.0}, "--unlabelled: expected a share of the batch from 0 to below 1"),
-        ({"unlabelled": 0.5}, "--unlabelled: every sample has a label; give --labels"),
         ({"unlabelled": 0.5, "labels": 4, "split": True}, "--split beside --unlabelled"),
         ({"shuffled": True, "use_teacher": False}, "--shuffled beside --no-use-teacher"),
     ],
@@ -104,6 +112,32 @@ def test_a_kept_answer_is_the_living_teachers(whole, tmp_path):
 def test_settings_that_would_not_act_are_refused(flags, said):
     with pytest.raises(InputError, match=said):
         settings(distill.Distill, **flags)
+
+
+def test_pairs_without_a_label_are_asked_for_or_told_of(made_sets, tmp_path, capsys):
+    folder = Folder(str(made_sets["folder"]), "all", 24)
+    some = pack(folder, tmp_path / "some", workers=1)
+    all_have = pack(Rendered(SceneConfig(px=24), 4), tmp_path / "all", workers=1)
+    with pytest.raises(InputError, match="--unlabelled: every sample has a label; give --labels"):
+        distill.expect_unlabelled(settings(distill.Distill, unlabelled=0.5), all_have)
+    distill.expect_unlabelled(settings(distill.Distill, unlabelled=0.5), some)
+    assert not capsys.readouterr().err
+    distill.expect_unlabelled(settings(distill.Distill), some)
+    assert "samples without a label are left out; --unlabelled 0.75" in capsys.readouterr().err
+    # what is assumed of them is never trained on
+    have = np.flatnonzero(some.labels())
+    loader = Loader(some, 16)
+    np.testing.assert_array_equal(labelled_numbers(SourceData("", labels=0), some), have)
+    drawn = loader.training_batch(0, 0, len(have), launch("32-true"))
+    torch.testing.assert_close(
+        drawn.scale_mm.sort().values, loader.fetch(have).scale_mm.sort().values
+    )
+    mixed = Loader(some, 16, unlabelled=0.5).training_batch(0, 0, 4, launch("32-true"))
+    assert mixed.labelled.tolist() == [True, True, False, False]
+    with pytest.raises(InputError, match="have no label; they can be distilled from, not scored"):
+        predict(torch.nn.Identity(), loader, launch("32-true"))
+    with pytest.raises(InputError, match=f"at most the {len(have)} labelled samples"):
+        labelled_numbers(SourceData("", labels=len(some)), some)
 
 
 def test_features_of_a_wider_teacher_are_projected_and_depend_on_the_seed_alone():

@@ -28,10 +28,6 @@ from .rows import SourceStage, run_stage
 
 NET = replace(SLIM_NET, px=96, stem_stride=4, upright=True)
 AUGMENTATION = Augmentation(turn_deg=40, shift=0.05, zoom=0.1, colour=0.3, noise=0.03, erase=0.1)
-# Of the second half: light, colours and boxes that no rendered hand has.
-HARDER = Augmentation(
-    turn_deg=40, shift=0.1, zoom=0.2, colour=0.5, noise=0.08, erase=0.3, light=0.5, coarse=0.3
-)
 SCENE = SceneConfig(wide=True, views_deg=180.0, box_shift=0.12, box_zoom=0.2, in_front=0.3)
 TEST_COUNT = 2000
 # Hands with much around them, for the finder.
@@ -175,7 +171,7 @@ def stages_of(config: Weights, out: Path) -> dict[str, SourceStage]:
         source=sets,
         phi=distill.PhiConfig(exponents=()),
         optim=optim,
-        augmentation=HARDER,
+        augmentation=AUGMENTATION,
     )
     stages: dict[str, SourceStage] = {
         "teacher": teacher,

@@ -43,7 +43,7 @@ FIRST = 6  # places in a picture that are looked at closely
 AVERAGED_DEG, AVERAGED_ZOOM = (-20.0, 20.0), 0.9  # of the looks beside the last one
 # What is called a hand: the chance that it is one, the mean confidence of its joints; their product
 # below which one is followed no more. docs/hands.md: how many are found where none is.
-IS_HAND, FOUND, LOST = 0.99, 0.5, 0.35
+IS_HAND, FOUND, LOST = 0.998, 0.4, 0.35
 
 
 @dataclass(frozen=True)

@@ -41,13 +41,9 @@ class Augmentation:
     noise: float = 0.0
     erase: float = 0.2
     """Probability that a random box is hidden."""
-    light: float = 0.0
-    """Spread of the picture's gamma, of shadows across it, and of how grey it is."""
-    coarse: float = 0.0
-    """Share of the pictures that are seen at up to a third of their resolution."""
 
 
-NONE = Augmentation(0, 0, 0, 0, 0, 0, 0, 0)
+NONE = Augmentation(0, 0, 0, 0, 0, 0)
 
 
 class Turns(NamedTuple):
@@ -251,10 +247,6 @@ def normalise(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
 def change_colours(image: Images, augmentation: Augmentation, generator: torch.Generator) -> Images:
     """Random colour response, noise and a hidden box; then the normalisation."""
     count, device = len(image), image.device
-    if augmentation.light:
-        image = change_light(image, augmentation.light, generator)
-    if augmentation.coarse:
-        image = make_coarse(image, augmentation.coarse, generator)
     if augmentation.colour:
         c = augmentation.colour
         gain = 1 + _uniform((count, 1, 1), c, generator)
@@ -270,30 +262,6 @@ def change_colours(image: Images, augmentation: Augmentation, generator: torch.G
     if augmentation.erase:
         image = hide_boxes(image, augmentation.erase, generator)
     return normalise(image.clamp(0, 1))
-
-
-def change_light(image: Images, spread: float, generator: torch.Generator) -> Images:
-    """Some pictures greyer, each with another gamma, and brighter and darker places."""
-    count, px, device = len(image), image.shape[-1], image.device
-    draw = torch.rand((count, 3, 1, 1, 1), generator=generator, device=device).unbind(1)
-    greyer = draw[0] * (draw[1] < spread)
-    grey = image.mean(1, keepdim=True)
-    image = grey + (1 - greyer) * (image - grey)
-    gamma = _uniform((count, 1, 1, 1), spread, generator).exp()
-    field = torch.randn((count, 1, 4, 4), generator=generator, device=device)
-    shadows = F.interpolate(spread * draw[2] * field, size=(px, px), mode="bicubic").exp()
-    return image.clamp(1e-3, 1) ** gamma * shadows
-
-
-def make_coarse(image: Images, share: float, generator: torch.Generator) -> Images:
-    """A share of the pictures, made smaller and large again."""
-    count, px = len(image), image.shape[-1]
-    lost = torch.rand((), generator=generator, device=image.device).item()
-    small = max(round(px * (1 - lost * 2 / 3)), 1)
-    coarse = F.interpolate(image, size=(small, small), mode="bilinear", antialias=True)
-    again = F.interpolate(coarse, size=(px, px), mode="bilinear")
-    chosen = torch.rand((count, 1, 1, 1), generator=generator, device=image.device) < share
-    return torch.where(chosen, again, image)
 
 
 def hide_boxes(image: Images, probability: float, generator: torch.Generator) -> Images:

@@ -11,7 +11,7 @@ const BIGGER = 1.6, SMALLER = 0.9;
 const LOOSE = 1.2; // times the protocol's box
 const SHARES = [1.0, 0.6];
 const MOST_IN_A_ROW = 12;
-const IS_HAND = 0.99, FOUND = 0.5, LOST = 0.35; // see hand.py
+const IS_HAND = 0.998, FOUND = 0.4, LOST = 0.35; // see hand.py
 const SAME_HAND = 0.5;
 const WRIST = 0;
 const MIDDLE_MCP = 9;
