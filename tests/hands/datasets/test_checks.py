@@ -91,6 +91,14 @@ def test_findings_of_one_kind_are_one_line(rhd, capsys):
     assert len(said.splitlines()) == 1
 
 
+def test_depth_in_some_records_is_one_sentence(made_sets, tmp_path, capsys):
+    root = recordings(made_sets, tmp_path, lambda root, record: None)
+    held = json.loads((root / "joints.json").read_text())
+    del held["samples"][1]["depth"]
+    (root / "joints.json").write_text(json.dumps(held))
+    assert "record 1 has no depth map, others" in findings(root, capsys, "folder", "train")
+
+
 def test_all_made_sets_agree_with_themselves(made_sets):
     for dataset, split in (("rhd", ""), ("stb", "train"), ("freihand", ""), ("folder", "all")):
         clear()

@@ -142,7 +142,53 @@ def test_the_last_fifth_is_the_test_and_no_sequence_is_cut(tmp_path):
     assert splits_of(held).numbers == {"train": [*range(7)], "test": [7, 8, 9]}
     people = {"person": list("xyxyxyxyxz"), "sequence": list("abcdefghij")}
     held = read_records(written(tmp_path, records(10, **people)))
-    assert splits_of(held).numbers["test"] == [1, 3, 5, 7, 9]
+    assert splits_of(held).numbers["test"] == [0, 2, 4, 6, 8, 9]  # x and z, whole
+
+
+def test_hands_of_one_picture_stay_together_and_people_who_share_a_sequence(tmp_path):
+    held = records(12)
+    for i, record in enumerate(held):
+        record["image"] = f"{i // 3}.png"
+    found = splits_of(read_records(written(tmp_path, held))).numbers
+    assert found == {"train": [*range(9)], "test": [9, 10, 11]}
+    crossing = {"person": list("aabbccdd"), "sequence": [1, 1, 1, 2, 2, 3, 3, 4]}
+    found = splits_of(read_records(written(tmp_path, records(8, **crossing))))
+    assert found.numbers["test"] == [5, 6, 7]  # all people are joined: sequences stay whole
+    assert found.rule.endswith("whole sequences")
+
+
+def test_other_labels_are_another_packed_set(own):
+    root, change = own
+    out = root.parent / "packed"
+    pack(change(lambda held: None), out, workers=1)
+
+    def grow(held):
+        for record in held["samples"]:
+            if "joints_mm" in record:
+                record["joints_mm"] = (1.2 * np.array(record["joints_mm"])).tolist()
+
+    with pytest.raises(InputError, match="this set has records_crc32"):
+        pack(change(grow), out, workers=1)
+
+
+def test_a_record_with_one_visible_joint_has_a_box(own):
+    _, change = own
+    folder = change(lambda held: held["samples"][0].update(visible=[i == 9 for i in range(21)]))
+    sample = folder.samples([0])[0]
+    assert np.isfinite(sample.K).all()
+    assert sample.rgb.std() > 1
+
+
+def test_what_is_wrong_with_a_hand_without_a_label_is_told_of_its_box(own):
+    root, change = own
+    number = next(i for i, r in enumerate(read_records(str(root)).records) if "joints_mm" not in r)
+    for box, sentence in (
+        ([10, 10, 1e-9, 1e-9], rf"record {number}: box: expected finite numbers and 2 pixels"),
+        ([9000, 9000, 50, 50], rf"record {number} has no label, and what is assumed"),
+    ):
+        folder = change(lambda held, box=box: held["samples"][number].update(box=box))
+        with pytest.raises(InputError, match=sentence):
+            folder.frame(number)
 
 
 def test_fit_and_validation_are_the_training_frames(tmp_path):
@@ -163,12 +209,19 @@ def test_fit_and_validation_are_the_training_frames(tmp_path):
             "person 'y' is in the splits 'b' and 'a'",
         ),
         ({"sequence": [1, 1, 2], "split": ["a", "b", "b"]}, "sequence 1 is in the splits"),
+        ({"image": ["x.png", "x.png", "y.png"], "split": ["a", "b", "b"]}, "image 'x.png' is in"),
+        ({"person": ["x", None, "y"]}, "record 1 has no field 'person', others have one"),
         ({"joint": [1, 2, 3]}, "record 0 has a field 'joint', which nothing here reads"),
     ],
 )
 def test_a_split_that_cuts_is_one_sentence(tmp_path, fields, sentence):
     with pytest.raises(InputError, match=sentence):
         len(Folder(written(tmp_path, records(3, **fields)), "all"))
+
+
+def test_a_split_without_records_is_told(tmp_path):
+    with pytest.raises(InputError, match="the split 'train' has no records: there are 1 in all"):
+        len(Folder(written(tmp_path, records(1)), ""))
 
 
 def test_another_split_is_refused_by_the_names_there_are(tmp_path):

@@ -353,7 +353,7 @@ def shared_field(held, rng):
     elif how == 1:
         held["depth_unit_mm"] = [-1, 0, "mm", None, [1]][int(rng.integers(5))]
     elif how == 2:
-        held["depth_two_bytes"] = ["red", 1, None, "red-high"][int(rng.integers(4))]
+        held["depth_two_bytes"] = ["red", 1, [], "red-high"][int(rng.integers(4))]
     elif how == 3:
         held["samples"] = [[], {}, None, "x", [1]][int(rng.integers(5))]
     elif how == 4:

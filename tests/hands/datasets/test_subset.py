@@ -68,6 +68,31 @@ def test_chosen_samples_and_their_shards_count_themselves(copies, tmp_path, caps
     assert "count        3" in capsys.readouterr().out  # of 8
 
 
+def test_a_subset_of_a_subset_names_samples_of_the_whole(copies, tmp_path):
+    root = copies("freihand")
+    (root / "training/rgb/00000003.jpg").unlink()
+    packed = pack(root, "freihand", tmp_path / "a", only_present=True, indices="3-4")
+    part = packed.meta["holds"]["subset"]
+    assert part == "2 of 8: 3-4 of those whose files are there"
+    whole = FreiHand(str(root), px=24)
+    np.testing.assert_array_equal(packed.rgb[0], whole.samples([4])[0].rgb)
+    again = data.Which("packed", str(tmp_path / "a"), indices="1")
+    data.pack(data.Pack(again, str(tmp_path / "b"), workers=1))
+    assert Packed(tmp_path / "b").meta["holds"]["subset"] == f"1 of 2: 1; of a subset: {part}"
+    with pytest.raises(InputError, match="keeps its pixels, margin and split"):
+        pack(tmp_path / "a", "packed", tmp_path / "c")
+
+
+def test_labels_of_a_subset_are_its_own(made_sets, tmp_path):
+    root = made_sets["folder"]
+    packed = pack(root, "folder", tmp_path / "a", split="train", indices="0,4")
+    assert packed.meta["holds"]["without_label"] == 0
+    assert packed.labelled is None
+    with pytest.raises(InputError, match="no sample of this split has a label"):
+        pack(root, "folder", tmp_path / "b", split="train", indices="1-2")
+    assert not list(tmp_path.glob("b*"))
+
+
 @pytest.mark.parametrize("indices", ["9", "3-1", "a", "-1", "0-8", "1,,2"])
 def test_numbers_that_are_none_are_refused(copies, tmp_path, indices):
     with pytest.raises(InputError, match="--indices: expected numbers and ranges from 0 to 7"):

@@ -9,8 +9,9 @@ def test_a_row_that_was_not_run_says_so():
     assert paper_page.format_ours(row, "epe_mm", 2) == "not run"
     claims = [{"claim": "gain", "paper": -10.0, "ours": None, "unit": "%", "verdict": "not run"}]
     found = {"made": True, "open": True, "presets": dict.fromkeys(paper_page.TABLES, [row])}
-    found["claims"] = claims
+    found |= {"claims": claims, "subsets": ["rhd-training is a subset: 5 of 8"]}
     text = paper_page.format_tables(found)
+    assert "**rhd-training is a subset: 5 of 8.**" in text
     assert text.startswith(paper_page.MADE)
     assert text.count("| x | not run | not run | 12.35 |  |") == 3
     assert "| gain | −10.0 % | not run | not run |" in text

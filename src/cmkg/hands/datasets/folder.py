@@ -26,6 +26,8 @@ of the 460 real hands (images/, params.mat, pose_gt.mat) is read as such a folde
 from __future__ import annotations
 
 import io
+import json
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -140,7 +142,12 @@ def _from_json(path: Path) -> list[Record]:
             )
         _expect_known(record, f"{path}: record {number}")
     _expect_known(shared, str(path))
-    return [shared | record for record in held]
+    return [_without_null(shared | record) for record in held]
+
+
+def _without_null(record: Record) -> Record:
+    """JSON's null is what is left out."""
+    return {field: value for field, value in record.items() if value is not None}
 
 
 def _expect_known(record: Record, name: str) -> None:
@@ -169,7 +176,8 @@ def _from_npz(path: Path) -> list[Record]:
     count = len(images)
     records: list[Record] = [{} for _ in range(count)]
     for field, values in held.items():
-        shared = values.ndim == 0 or field == "order" or (field == "K" and values.shape == (3, 3))
+        shared = values.ndim == 0 or field == "order"
+        shared = shared or (field == "K" and (values.ndim == 1 or values.shape == (3, 3)))
         if not shared and len(values) != count:
             raise InputError(
                 f"{path}: field {field!r} has {len(values)} entries, 'image' {count}; expected one "
@@ -177,8 +185,8 @@ def _from_npz(path: Path) -> list[Record]:
             )
         for number, record in enumerate(records):
             value = values if shared else values[number]
-            is_label = field in UNITS_MM
-            if is_label and value.dtype.kind == "f" and np.isnan(value).all():
+            may_miss = field in UNITS_MM or field == "box"
+            if may_miss and value.dtype.kind == "f" and np.isnan(value).all():
                 continue
             if value.dtype.kind == "U" and not value.ndim and not str(value):
                 continue  # an empty name is none
@@ -201,6 +209,7 @@ def splits_of(held: Records) -> Splits:
         InputError: a split cuts through a person or a sequence, or only some records name one.
     """
     records = held.records
+    _refuse_half_named(held)
     named = [record.get("split") for record in records]
     if any(split is not None for split in named):
         for number, split in enumerate(named):
@@ -222,39 +231,85 @@ def splits_of(held: Records) -> Splits:
 def _numbers_of(root: str, split: str, _changed: tuple[float, ...]) -> tuple[int, ...]:
     held = read_records(root)
     known = splits_of(held).numbers
+    numbers: Sequence[int]
     if split in (FIT, VALIDATION, TRAIN, "") and TRAIN in known:
         fit, validation, _ = _cut(held, known[TRAIN], VALIDATION_SHARE)
-        return tuple({FIT: fit, VALIDATION: validation}.get(split, [*fit, *validation]))
-    if split == ALL or (not split and TRAIN not in known):
-        return tuple(range(len(held.records)))
-    if (split or TRAIN) not in known:
+        numbers = {FIT: fit, VALIDATION: validation}.get(split, [*fit, *validation])
+    elif split == ALL or (not split and TRAIN not in known):
+        numbers = range(len(held.records))
+    elif (split or TRAIN) in known:
+        numbers = known[split or TRAIN]
+    else:
         raise InputError(
             f"{held.name}: --split: expected one of {', '.join([*known, ALL])}, got {split!r}"
         )
-    return tuple(known[split or TRAIN])
+    if not numbers:
+        raise InputError(
+            f"{held.name}: the split {split or TRAIN!r} has no records: there are "
+            f"{len(held.records)} in all; take --split {ALL}, or name splits"
+        )
+    return tuple(numbers)
+
+
+# What no split may cut through, the widest first: all that share one are together.
+TOGETHER = (("person", "sequence", "image"), ("sequence", "image"), ("image",))
+WHOLE = {"person": "people", "sequence": "sequences", "image": "pictures"}
 
 
 def _cut(held: Records, numbers: Sequence[int], share: float) -> tuple[list[int], list[int], str]:
-    """The numbers in two: `share` of them, at least, at the end; no group is cut."""
-    for field in ("person", "sequence"):
-        names = [held.records[number].get(field) for number in numbers]
-        if None in names or len(set(map(str, names))) < 2:
+    """The numbers in two: about `share` of them at the end; no group is cut.
+
+    Groups are whole people where there are several, else whole sequences, else whole pictures.
+    """
+    for fields in TOGETHER:
+        if fields[0] != "image" and not any(fields[0] in held.records[n] for n in numbers):
             continue
-        last: set[str] = set()
-        for name in reversed(list(dict.fromkeys(map(str, names)))):
-            if last and sum(str(one) in last for one in names) >= share * len(numbers):
-                break
-            last.add(name)
-        kept = [n for n, name in zip(numbers, names, strict=True) if str(name) not in last]
-        held_out = [n for n, name in zip(numbers, names, strict=True) if str(name) in last]
-        if kept:
-            return kept, held_out, f"whole {field}s, the last of them are held out"
-    at = len(numbers) - max(round(len(numbers) * share), 1)
-    return list(numbers[:at]), list(numbers[at:]), "the last frames are held out"
+        groups = _groups(held, numbers, fields)
+        if len(groups) > 1:
+            break
+    last: list[int] = []
+    while len(groups) > 1 and len(last) < share * len(numbers) - 0.5:
+        last += groups.pop()
+    if not last:
+        return [], list(numbers), "all of one picture"
+    kept = sorted(number for group in groups for number in group)
+    rule = f"the last of them are held out, whole {WHOLE[fields[0]]}"
+    return kept, sorted(last), rule
+
+
+def _groups(held: Records, numbers: Sequence[int], fields: Sequence[str]) -> list[list[int]]:
+    """The numbers, those together that share a field's value, in the order of their last ones."""
+    home = {number: number for number in numbers}
+
+    def root_of(number: int) -> int:
+        while home[number] != number:
+            number = home[number]
+        return number
+
+    first: dict[tuple[str, str], int] = {}
+    for number in numbers:
+        for field in fields:
+            if field in held.records[number]:
+                other = first.setdefault((field, str(held.records[number][field])), number)
+                home[root_of(number)] = root_of(other)
+    groups: dict[int, list[int]] = {}
+    for number in numbers:
+        groups.setdefault(root_of(number), []).append(number)
+    return sorted(groups.values(), key=lambda group: group[-1])
+
+
+def _refuse_half_named(held: Records) -> None:
+    for field in ("person", "sequence"):
+        named = [field in record for record in held.records]
+        if any(named) and not all(named):
+            raise InputError(
+                f"{held.name}: record {named.index(False)} has no field {field!r}, others "
+                "have one; expected it in every record or in none: no split may cut through one"
+            )
 
 
 def _refuse_cut(held: Records, named: Sequence[Any]) -> None:
-    for field in ("person", "sequence"):
+    for field in ("person", "sequence", "image"):
         home: dict[str, str] = {}
         for number, (record, split) in enumerate(zip(held.records, named, strict=True)):
             name = record.get(field)
@@ -263,8 +318,8 @@ def _refuse_cut(held: Records, named: Sequence[Any]) -> None:
             other = home.setdefault(str(name), split)
             if other != split:
                 raise InputError(
-                    f"{held.name}: record {number}: {field} {name!r} is in the splits "
-                    f"{other!r} and {split!r}; give each {field} to one, or leave the field out"
+                    f"{held.name}: record {number}: {field} {name!r} is in the splits {other!r} "
+                    f"and {split!r}; give each {field} to one"
                 )
 
 
@@ -302,12 +357,13 @@ class Folder:
 
     def _text(self, i: int, field: str, among: Sequence[str] = ()) -> str:
         value = self.record(i).get(field)
-        if not isinstance(value, str) or not value or (among and value not in among):
+        is_text = isinstance(value, str) and bool(value) and "\0" not in value
+        if not is_text or (among and value not in among):
             expected = " or ".join(map(repr, among)) if among else "text"
             raise InputError(
                 f"{self.name(i)}, field {field!r} is {value!r:.60}; expected {expected}"
             )
-        return value
+        return str(value)
 
     def _number(self, i: int, field: str, shape: tuple[int, ...]) -> np.ndarray:
         name = f"{self.name(i)}, field {field!r}"
@@ -415,6 +471,11 @@ class Folder:
         if joints is None:
             refuse_camera(K, self.name(i))
             joints = assumed_joints(rgb, K, left, self.box(i), depth, self.name(i))
+            if found := implausible(joints, K, size, "there"):
+                raise InputError(
+                    f"{self.name(i)} has no label, and what is assumed of its hand cannot be "
+                    f"({found[0]}); look at its 'box', 'K' and 'depth_unit_mm'"
+                )
         refuse_implausible(joints, K, size, self.name(i))
         return Frame(rgb, joints, K, left, visible, depth, labelled)
 
@@ -426,14 +487,7 @@ class Folder:
     # ---- for `cmkg data` -------------------------------------------------------------------------
     def file_checks(self) -> list[Callable[[], Any]]:
         """What must hold of the whole: each returns sentences, or raises InputError."""
-        return [self.numbers, self._same_hand_twice, self._has_label]
-
-    def _has_label(self) -> None:
-        if not any(self.has_label(i) for i in range(len(self))):
-            raise InputError(
-                f"{self._records.name}: no record of the split has joints_mm, joints_cm or "
-                "joints_m; expected labels for some"
-            )
+        return [self.numbers, self._same_hand_twice]
 
     def has_label(self, i: int) -> bool:
         """Whether a sample's record has joints."""
@@ -469,8 +523,26 @@ class Folder:
         return disagreements(frame, self.name(i), uv=self.joints_px(i))
 
     def checked_count(self) -> int:
-        """How many samples there are to check."""
-        return len(self._records.records)
+        """How many samples there are to check: none where the split cannot be told."""
+        try:
+            return len(self)
+        except InputError:
+            return 0
+
+    def _checksum(self) -> int:
+        """Of the split's records and their files' sizes: other labels, another packed set."""
+        held = json.dumps([self.record(i) for i in range(len(self))], sort_keys=True, default=str)
+        sizes = [
+            path.stat().st_size if path.is_file() else -1
+            for i in range(len(self))
+            for path in self._named_files(i)
+        ]
+        return zlib.crc32(f"{held}{sizes}".encode())
+
+    def _named_files(self, i: int) -> list[Path]:
+        """The files that a record names, whatever else is wrong with it."""
+        names = [self.record(i).get(field) for field in ("image", "depth")]
+        return [Path(self.root) / name for name in names if isinstance(name, str)]
 
     def describe(self) -> dict[str, Any]:
         """What the set is, as plain JSON."""
@@ -488,6 +560,7 @@ class Folder:
             "rule": splits_of(self._records).rule,
             "count": len(self),
             "without_label": without,
+            "records_crc32": self._checksum(),
             "px": self.px,
             "margin": self.margin,
             "made": is_made(self.root),

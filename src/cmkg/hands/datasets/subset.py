@@ -57,11 +57,20 @@ class Subset:
     def describe(self) -> dict[str, Any]:
         """What the whole is, and which part of it; never what a whole one would say."""
         facts = self.whole.describe()
+        inner = f"; of a subset: {facts['subset']}" if "subset" in facts else ""
+        chosen_of = repr((self.numbers, facts.get("numbers_crc32")))
+        if facts.get("without_label"):
+            facts["without_label"] = sum(not self.has_label(i) for i in range(len(self)))
         return facts | {
-            "subset": f"{len(self):,} of {facts['count']:,}: {self.which}",
-            "numbers_crc32": zlib.crc32(repr(self.numbers).encode()),
+            "subset": f"{len(self):,} of {facts['count']:,}: {self.which}{inner}",
+            "numbers_crc32": zlib.crc32(chosen_of.encode()),
             "count": len(self),
         }
+
+    def has_label(self, i: int) -> bool:
+        """Whether a sample has a label; only folders have some without."""
+        tells = getattr(self.whole, "has_label", None)
+        return tells is None or bool(tells(self.numbers[i]))
 
 
 def missing_files(dataset: Recording) -> list[Path]:
@@ -106,7 +115,11 @@ def chosen(dataset: Recording, indices: str) -> Subset:
     Raises:
         InputError: the text is not that, or a number is not of the dataset.
     """
-    return Subset(dataset, tuple(numbers_of(indices, len(dataset))), indices)
+    numbers = numbers_of(indices, len(dataset))
+    if isinstance(dataset, Subset):  # one subset, of the whole
+        kept = tuple(dataset.numbers[number] for number in numbers)
+        return Subset(dataset.whole, kept, f"{indices} of {dataset.which}")
+    return Subset(dataset, tuple(numbers), indices)
 
 
 def numbers_of(indices: str, count: int) -> Sequence[int]:

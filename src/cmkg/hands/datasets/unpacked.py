@@ -80,6 +80,10 @@ class Unpacked:
         found = implausible(frame.joints_mm, frame.K, (height, width), self.name(i))
         return found or (disagreements(frame, self.name(i)) if frame.labelled else [])
 
+    def has_label(self, i: int) -> bool:
+        """Whether a sample has a label."""
+        return bool(_open(self.folder).labels()[i])
+
     def checked_count(self) -> int:
         """How many samples there are to check."""
         return len(self)

@@ -45,7 +45,10 @@ def assumed_joints(
     Raises:
         InputError: no hand is found.
     """
-    found = _hand()(rgb, side="left" if left else "right", box=box, K=K)
+    try:
+        found = _hand()(rgb, side="left" if left else "right", box=box, K=K)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
     if not found:
         raise InputError(
             f"{name} has no label, and no hand is found in its picture; give its box (x, y, width, "

@@ -89,6 +89,11 @@ def open_whole(which: Which) -> Recording:
     """The dataset, complete unless --only-present takes what there is."""
     px, margin, complete = which.px, which.margin, not which.only_present
     if which.dataset == "packed":
+        if (px, margin, which.split, complete) != (Which.px, Which.margin, "", True):
+            raise InputError(
+                "--dataset packed: keeps its pixels, margin and split; leave --px, --margin, "
+                "--split and --only-present out"
+            )
         return Unpacked(which.root)
     if which.dataset == "rhd":
         return Rhd(which.root, which.split or "training", px, margin, complete)
@@ -339,6 +344,12 @@ def pack(config: Pack) -> None:
     """Writes a packed set."""
     dataset = open_dataset(config.which)
     expect_files(dataset, config.which.root)
+    facts = dataset.describe()
+    if facts.get("without_label", 0) == facts["count"]:
+        raise InputError(
+            f"{config.which.root}: no sample of this split has a label (joints_mm, joints_cm or "
+            "joints_m); expected some"
+        )
     part = packed.Shard(dataset, config.shard) if config.shard else dataset
     written = packed.pack(part, config.out, config.workers or None)
     print(f"{config.out}: {len(written)} samples, middle bone {written.bone_mm:.1f} mm on average")

@@ -77,6 +77,8 @@ class Evaluate:
         expect_at_least_one(self, "test_time_rotations_deg")
         if self.export:
             expect_prediction_file(self.export)
+        if self.export and self.predictions:
+            raise InputError("--export: of weights; a prediction file is one already")
         if self.no_truth and self.predictions:
             raise InputError("--no-truth: of weights; a prediction file is scored as it is")
 
@@ -100,7 +102,8 @@ def run(config: Evaluate) -> dict[str, Any]:
         scored = _Scored(from_dataset_frame(foreign, packed), target_mm, {}, None)
     if not file.exists():
         raise InputError(f"{file}: expected weights, found no such file")
-    checksum = zlib.crc32(file.read_bytes())
+    set_sums = repr(sorted(packed.meta["crc32"].items()))
+    checksum = zlib.crc32(file.read_bytes() + set_sums.encode())
     exported = not config.export or Path(config.export).exists()
     if run.result and run.result.get("crc32") == checksum and exported:
         return run.result
@@ -141,6 +144,7 @@ def _score_weights(config: Evaluate, packed: Packed) -> _Scored:
     if config.no_truth:
         bone_mm = float(model.unit_mm) or bone_without_truth(config)
         prediction_mm = place_by_heatmaps(model, loader, fabric, bone_mm)
+        return _Scored(prediction_mm, target_mm, {}, None)
     return _Scored(prediction_mm, target_mm, score(predictions), predictions)
 
 
