@@ -126,7 +126,7 @@ def collect_run(out: Path) -> Facts:
     sources = {name: read_json(out / name / "result.json") for name in plan["stages"]}
     seconds = {name: result["seconds"] for name, result in sources.items()}
     return {
-        "target": TARGETS[settings["target"]],
+        "target": TARGETS.get(settings["target"], settings["target"]),
         "rows": rows,
         "best": best["name"],
         "source": [

@@ -154,7 +154,7 @@ def draw_sheet(out: Path, results: Mapping[str, Any]) -> bytes:
     """
     packed = Packed(out / "data/target-test")
     loaded = load_shown_predictions(out, results)
-    licensed = results["settings"]["target"] == "folder"
+    licensed = results["settings"]["target"] != "rendered"
     columns = []
     for picture in sample_pictures(packed, SHEET_PICTURES):
         rgb = np.full_like(picture.rgb, 255) if licensed else picture.rgb
