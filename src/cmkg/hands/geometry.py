@@ -35,12 +35,13 @@ def crop_box(
     """The protocol's box around key points: its centre and its side, in pixels.
 
     The centre is the middle MCP, the side twice the largest extent from it over the points that are
-    visible; all when None, 200 pixels when none but the centre is. The box may leave the image.
+    visible; all when None, 200 pixels when none is. The box may leave the image.
     """
     centre = uv[MIDDLE_MCP]
     seen = uv if visible is None else uv[visible]
-    extent = float(np.abs(seen - centre).max()) if len(seen) else 0.0
-    return centre, CROP_EXTENT * extent or CROP_UNSEEN_PX
+    if not len(seen):
+        return centre, CROP_UNSEEN_PX
+    return centre, CROP_EXTENT * float(np.abs(seen - centre).max())
 
 
 def reference_side(side: float, enlarged: bool = True) -> float:

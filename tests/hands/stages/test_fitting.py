@@ -68,7 +68,7 @@ def test_few_labels_are_among_the_more_and_an_epoch_stays_as_long(packed):
     assert labelled_numbers(SourceData(), packed) is None
     other = labelled_numbers(SourceData(labels=3, label_seed=4), packed)
     assert set(other) != set(few)
-    with pytest.raises(InputError, match="--labels: expected at most the 12 samples of"):
+    with pytest.raises(InputError, match="--labels: expected at most the 12 labelled samples of"):
         labelled_numbers(SourceData(labels=13), packed)
     loader = Loader(packed, 16, labelled=few)
     assert steps_of(OptimConfig(epochs=2, batch=4), loader) == 2 * 12 // 4

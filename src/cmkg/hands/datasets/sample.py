@@ -125,7 +125,7 @@ def crop_frame(
         depth = None if depth is None else np.ascontiguousarray(depth[:, ::-1])
         rgb, joints, K = geometry.mirror(rgb, joints, K)
     centre, side = geometry.crop_box(geometry.project(joints, K), frame.visible)
-    side = limit(side) if limit else side
+    side = limit(side) if limit else side or geometry.CROP_UNSEEN_PX
     K_virtual, R = geometry.virtual_camera(K, centre, side, px, margin)
     picture = geometry.warp(rgb, geometry.homography(K, R, K_virtual), px, border)
     depth = None if depth is None else geometry.warp_depth(depth, K, R, K_virtual, px)
