@@ -8,7 +8,7 @@ demo: .venv/installed ## what depth is worth, on rendered hands: about 8 minutes
 real: .venv/installed ## the same on your recordings, with the prior: make real ROOT=folder, hours
 	$(BIN)/cmkg run real --root $(ROOT)
 
-weights: .venv/installed ## the hand student from rendered hands: about two hours on two cores, resumable
+weights: .venv/installed ## the hand student from rendered hands: two to three hours on two cores (not timed whole), resumable
 	$(BIN)/cmkg run weights
 
 test: .venv/installed ## 6 to 8 minutes on two cores

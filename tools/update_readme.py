@@ -306,6 +306,8 @@ def blocks_of(name, held):
         return {name: cells_block(held), f"{name}-small": small_worth_block(held)}
     if name == "photographs":
         return {name: photographs_block(held), f"{name}-small": small_photographs_block(held)}
+    if name == "adapted":
+        return {name: adapted_block(held)}
     if name == "recordings":
         return {name: recordings_block(held)}
     if name == "weights":
@@ -349,6 +351,17 @@ def small_photographs_block(held):
         body.append([name, *errors, *rest])
     heads = ["mm", "mm, Procrustes", "found", "false", "ms, detecting", "ms, following"]
     return "\n".join([*table_of(["", *heads], body), ""])
+
+
+def adapted_block(held):
+    """`cmkg adapt` with each block of the photographs held out."""
+    kinds = {"untouched_mm": "untouched", "adapted_mm": "adapted"}
+    body = [
+        [label, *(f"{block[kind]:.1f}" for block in held["blocks"])]
+        for kind, label in kinds.items()
+    ]
+    heads = ["EPE, mm", *(f"block {number + 1}" for number in range(len(held["blocks"])))]
+    return "\n".join([*table_of(heads, body), ""])
 
 
 def recordings_block(held):

@@ -11,7 +11,6 @@ each with train, val and test (the toolkit of its owners, dex_ycb.py).
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,12 +29,22 @@ from .reading import (
     expect_folder,
     expected_counts,
     is_made,
-    read_bytes,
     read_depth,
+    read_npz,
     read_photograph,
     read_yaml,
 )
-from .sample import Frame, Joints, Matrix, Sample, crop_frame, implausible, refuse_implausible
+from .sample import (
+    Frame,
+    Joints,
+    Matrix,
+    Reading,
+    Sample,
+    crop_frame,
+    implausible,
+    read_once,
+    refuse_implausible,
+)
 
 LAYOUT = (
     "expected DexYCB: <day-person>/<sequence>/<camera>/color_%06d.jpg and so on, calibration/ "
@@ -110,18 +119,10 @@ def read_camera(path: Path) -> Matrix:
 
 def read_label(path: Path, field: str, shape: tuple[int, ...]) -> np.ndarray:
     """A field of labels_%06d.npz."""
-    data = read_bytes(path, "labels")
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as held:
-            value = held[field]
-    except KeyError:
-        raise InputError(f"{path}: has no field {field!r}; copy it again") from None
-    except Exception as error:  # whatever a damaged file makes of the parser
-        raise InputError(
-            f"{path}: expected a NumPy .npz file, could not read it ({type(error).__name__}); "
-            "copy it again"
-        ) from None
-    return as_numbers(value, shape, f"{path}: field {field!r}")
+    held = read_npz(path, "labels")
+    if field not in held:
+        raise InputError(f"{path}: has no field {field!r}; copy it again")
+    return as_numbers(held[field], shape, f"{path}: field {field!r}")
 
 
 class Place(NamedTuple):
@@ -238,11 +239,7 @@ class DexYcb:
 
     def depth(self, i: int) -> Shaped[np.ndarray, "h w"]:
         """Millimetres, registered to the colour picture."""
-        path = self.files(i)[1]
-        depth = read_depth(path)
-        if depth.shape != SIZE:
-            raise InputError(f"{path}: expected {SIZE[1]} x {SIZE[0]} pixels, found {depth.shape}")
-        return depth
+        return read_depth(self.files(i)[1], size=SIZE)
 
     def joints(self, i: int) -> Joints:
         """Millimetres in the camera's frame."""
@@ -283,13 +280,14 @@ class DexYcb:
 
     def item_checks(self, i: int) -> list[Callable[[], Any]]:
         """What must hold of a sample: each returns sentences, or raises InputError."""
-        return [lambda: self.color(i), lambda: self.depth(i), lambda: self._look(i)]
+        color, depth = read_once(self.color, i), read_once(self.depth, i)
+        return [color, depth, lambda: self._look(i, color, depth)]
 
-    def _look(self, i: int) -> list[str]:
+    def _look(self, i: int, color: Reading, depth: Reading) -> list[str]:
         joints, K = self.joints(i), self.camera(i)
         if found := implausible(joints, K, SIZE, self.name(i)):
             return found
-        frame = Frame(self.color(i), joints, K, self.is_left(i), depth_mm=self.depth(i))
+        frame = Frame(color(), joints, K, self.is_left(i), depth_mm=depth())
         return disagreements(frame, self.name(i), self.joints_px(i))
 
     def checked_count(self) -> int:

@@ -25,7 +25,6 @@ of the 460 real hands (images/, params.mat, pose_gt.mat) is read as such a folde
 
 from __future__ import annotations
 
-import io
 import json
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -47,9 +46,9 @@ from .reading import (
     as_numbers,
     expect_folder,
     is_made,
-    read_bytes,
     read_depth,
     read_json_value,
+    read_npz,
     read_photograph,
 )
 from .sample import (
@@ -160,15 +159,7 @@ def _expect_known(record: Record, name: str) -> None:
 
 
 def _from_npz(path: Path) -> list[Record]:
-    data = read_bytes(path, "labels", HINT)
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            held = {name: file[name] for name in file.files}
-    except Exception as error:  # whatever a damaged file makes of the parser
-        raise InputError(
-            f"{path}: expected a NumPy .npz of plain arrays, could not read it "
-            f"({type(error).__name__}: {error}); {HINT}"
-        ) from None
+    held = read_npz(path, "labels", HINT)
     _expect_known(held, str(path))
     images = held.get("image")
     if images is None or images.ndim != 1 or not len(images) or images.dtype.kind != "U":
@@ -401,7 +392,7 @@ class Folder:
         two_bytes = ""
         if "depth_two_bytes" in record:
             two_bytes = self._text(i, "depth_two_bytes", TWO_BYTES)
-        depth = read_depth(path, unit, two_bytes, HINT)
+        depth = read_depth(path, unit, two_bytes, hint=HINT)
         if depth.shape != size:
             raise InputError(
                 f"{path}: expected {size[1]} x {size[0]} pixels as the picture {self.image(i)}, "
@@ -511,12 +502,12 @@ class Folder:
 
     def _look(self, i: int) -> list[str]:
         joints, K, left, visible = self.label(i)
-        rgb = self.color(i)
-        size = (rgb.shape[0], rgb.shape[1])
-        depth = self.depth(i, size)
         if joints is None:
             self.frame(i)  # what is assumed of it is looked at
             return []
+        rgb = self.color(i)
+        size = (rgb.shape[0], rgb.shape[1])
+        depth = self.depth(i, size)
         if found := implausible(joints, K, size, self.name(i)):
             return found
         frame = Frame(rgb, joints, K, left, visible, depth)

@@ -31,7 +31,17 @@ from .reading import (
     read_photograph,
     read_picture,
 )
-from .sample import Frame, Joints, Matrix, Sample, crop_frame, implausible, refuse_implausible
+from .sample import (
+    Frame,
+    Joints,
+    Matrix,
+    Reading,
+    Sample,
+    crop_frame,
+    implausible,
+    read_once,
+    refuse_implausible,
+)
 
 LAYOUT = (
     "expected FreiHAND_pub_v2: training/rgb/%08d.jpg and training_{K,xyz,scale}.json (evaluation "
@@ -195,21 +205,20 @@ class FreiHand:
 
     def item_checks(self, i: int) -> list[Callable[[], Any]]:
         """What must hold of a sample: each returns sentences, or raises InputError."""
-        checks: list[Callable[[], Any]] = [lambda: self.color(i)]
-        if self._has_mask:
-            checks.append(lambda: self.mask(i))
-        return [*checks, lambda: self._look(i)]
+        color = read_once(self.color, i)
+        parts = [color, read_once(self.mask, i)] if self._has_mask else [color]
+        return [*parts, lambda: self._look(i, *parts)]
 
     @property
     def _has_mask(self) -> bool:
         return self.part == "training" and self.domain == "gs"
 
-    def _look(self, i: int) -> list[str]:
+    def _look(self, i: int, color: Reading, of_mask: Reading | None = None) -> list[str]:
         joints, K = self.labels(i)
         if found := implausible(joints, K, SIZE, self.name(i)):
             return found
-        mask = self.mask(i) > HAND_IN_MASK if self._has_mask else None
-        return disagreements(Frame(self.color(i), joints, K), self.name(i), mask=mask)
+        mask = of_mask() > HAND_IN_MASK if of_mask else None
+        return disagreements(Frame(color(), joints, K), self.name(i), mask=mask)
 
     def checked_count(self) -> int:
         """How many samples there are to check."""

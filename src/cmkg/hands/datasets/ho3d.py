@@ -31,7 +31,17 @@ from .reading import (
     read_depth,
     read_photograph,
 )
-from .sample import Frame, Joints, Matrix, Sample, crop_frame, implausible, refuse_implausible
+from .sample import (
+    Frame,
+    Joints,
+    Matrix,
+    Reading,
+    Sample,
+    crop_frame,
+    implausible,
+    read_once,
+    refuse_implausible,
+)
 from .unpickle import read_pickle
 
 LAYOUT = (
@@ -135,11 +145,7 @@ class Ho3d:
 
     def depth(self, i: int) -> Shaped[np.ndarray, "h w"]:
         """Millimetres, registered to the colour picture."""
-        path = self.files(i)[1]
-        depth = read_depth(path, DEPTH_UNIT_MM, "red-low")
-        if depth.shape != SIZE:
-            raise InputError(f"{path}: expected {SIZE[1]} x {SIZE[0]} pixels, found {depth.shape}")
-        return depth
+        return read_depth(self.files(i)[1], DEPTH_UNIT_MM, "red-low", SIZE)
 
     def labels(self, i: int) -> tuple[Joints, Matrix]:
         """joints_mm in the camera's frame (y down, z forward), K."""
@@ -171,13 +177,14 @@ class Ho3d:
 
     def item_checks(self, i: int) -> list[Callable[[], Any]]:
         """What must hold of a sample: each returns sentences, or raises InputError."""
-        return [lambda: self.color(i), lambda: self.depth(i), lambda: self._look(i)]
+        color, depth = read_once(self.color, i), read_once(self.depth, i)
+        return [color, depth, lambda: self._look(i, color, depth)]
 
-    def _look(self, i: int) -> list[str]:
+    def _look(self, i: int, color: Reading, depth: Reading) -> list[str]:
         joints, K = self.labels(i)
         if found := implausible(joints, K, SIZE, self.name(i)):
             return found
-        return disagreements(Frame(self.color(i), joints, K, depth_mm=self.depth(i)), self.name(i))
+        return disagreements(Frame(color(), joints, K, depth_mm=depth()), self.name(i))
 
     def checked_count(self) -> int:
         """How many samples there are to check."""

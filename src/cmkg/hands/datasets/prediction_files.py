@@ -9,7 +9,6 @@ own camera: a left hand stays a left hand.
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from ...errors import InputError
 from ...runtime.files import write_arrays, write_text
 from ..skeleton import BONES, bone_scale
 from .packed import Packed
-from .reading import PathLike, as_numbers, read_bytes, read_json_value
+from .reading import PathLike, as_numbers, read_json_value, read_npz
 from .sample import BONE_MM
 
 FLIP = np.array([-1.0, 1.0, 1.0])
@@ -107,18 +106,10 @@ def refuse_other_units(joints_mm: Joints, name: str, unit: str) -> None:
 
 
 def _npz_field(path: Path) -> np.ndarray:
-    data = read_bytes(path, "predictions")
-    try:
-        return np.load(io.BytesIO(data), allow_pickle=False)["joints_mm"]
-    except KeyError:
-        raise InputError(
-            f"{path}: has no field 'joints_mm'; expected it with shape (N, 21, 3)"
-        ) from None
-    except Exception as error:  # whatever a damaged file makes of the parser
-        raise InputError(
-            f"{path}: expected a NumPy .npz file, could not read it ({type(error).__name__}); "
-            "write it again"
-        ) from None
+    held = read_npz(path, "predictions", "write it again")
+    if "joints_mm" not in held:
+        raise InputError(f"{path}: has no field 'joints_mm'; expected it with shape (N, 21, 3)")
+    return held["joints_mm"]
 
 
 def expect_prediction_file(path: PathLike) -> None:

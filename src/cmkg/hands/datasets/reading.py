@@ -99,7 +99,11 @@ def read_photograph(
 
 
 def read_depth(
-    path: PathLike, unit_mm: float = 1.0, two_bytes: str = "", hint: str = COPY
+    path: PathLike,
+    unit_mm: float = 1.0,
+    two_bytes: str = "",
+    size: tuple[int, int] | None = None,
+    hint: str = COPY,
 ) -> Shaped[np.ndarray, "h w"]:
     """A depth map as uint16 millimetres; 0 = not measured.
 
@@ -107,6 +111,7 @@ def read_depth(
         path: a 16-bit PNG, a PNG with a depth's two bytes in red and green, or an .npy.
         unit_mm: millimetres of a step.
         two_bytes: one of TWO_BYTES: which of the two is in red; empty = one channel.
+        size: (height, width) it must have.
         hint: what to do where it is wrong.
 
     Raises:
@@ -130,6 +135,7 @@ def read_depth(
                 f"{path}: expected depth in one channel of 16 bits, found {_kind(raw)}; where a "
                 "depth's two bytes are in red and green, say which is high"
             )
+    _expect_size(path, raw, size, hint)
     measured = np.isfinite(raw) & (raw > 0)
     mm = np.where(measured, raw, 0) * float(unit_mm)
     return np.clip(np.rint(mm), 0, 65535).astype(np.uint16)
@@ -138,6 +144,19 @@ def read_depth(
 def _kind(image: np.ndarray) -> str:
     channels = 1 if image.ndim == 2 else image.shape[2]
     return f"{image.dtype} with {channels} channel(s)"
+
+
+def read_npz(path: PathLike, what: str, hint: str = COPY) -> dict[str, np.ndarray]:
+    """{name: array} of a NumPy .npz of plain arrays; `what` it should be goes into the message."""
+    data = read_bytes(path, what, hint)
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as held:
+            return {name: held[name] for name in held.files}
+    except Exception as error:  # whatever a damaged file makes of the parser
+        raise InputError(
+            f"{path}: expected a NumPy .npz file, could not read it ({type(error).__name__}: "
+            f"{_first_line(error)}); {hint}"
+        ) from None
 
 
 def _read_npy(path: PathLike, hint: str) -> np.ndarray:

@@ -32,10 +32,12 @@ from .sample import (
     Frame,
     Joints,
     Matrix,
+    Reading,
     Sample,
     Visible,
     crop_frame,
     implausible,
+    read_once,
     refuse_implausible,
 )
 from .unpickle import read_pickle
@@ -216,23 +218,19 @@ class Rhd:
 
     def item_checks(self, i: int) -> list[Callable[[], Any]]:
         """What must hold of a sample: each returns sentences, or raises InputError."""
-        return [
-            lambda: self.color(i),
-            lambda: self.depth(i),
-            lambda: self.mask(i),
-            lambda: self._look(i),
-        ]
+        parts = [read_once(one, i) for one in (self.color, self.depth, self.mask)]
+        return [*parts, lambda: self._look(i, *parts)]
 
-    def _look(self, i: int) -> list[str]:
+    def _look(self, i: int, color: Reading, depth: Reading, of_mask: Reading) -> list[str]:
         """Of the hand that the picture is of: the other may be anywhere."""
-        mask = self.mask(i)
+        mask = of_mask()
         left = larger_hand_is_left(mask)
         joints, K, visible = self.hand(i, left)
         if found := implausible(joints, K, SIZE, self.name(i)):
             return found
         low, high = LEFT_PARTS if left else RIGHT_PARTS
         uv = self.labels(i).uv_vis[TO_OUR_ORDER + (0 if left else RIGHT), :2]
-        frame = Frame(self.color(i), joints, K, left, visible, self.depth(i))
+        frame = Frame(color(), joints, K, left, visible, depth())
         return disagreements(frame, self.name(i), uv, (mask >= low) & (mask <= high))
 
     def checked_count(self) -> int:

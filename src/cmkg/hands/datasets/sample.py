@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -80,6 +81,14 @@ class Dataset(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """What it is, as plain JSON."""
+
+
+Reading = Callable[[], np.ndarray]
+
+
+def read_once(read: Callable[[int], np.ndarray], i: int) -> Reading:
+    """Reads a part of a sample when it is first asked for, for all checks of the sample."""
+    return cache(partial(read, i))
 
 
 class Recording(Dataset, Protocol):

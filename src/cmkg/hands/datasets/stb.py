@@ -31,7 +31,16 @@ from .reading import (
     read_photograph,
     read_picture,
 )
-from .sample import Frame, Joints, Sample, crop_frame, implausible, refuse_implausible
+from .sample import (
+    Frame,
+    Joints,
+    Reading,
+    Sample,
+    crop_frame,
+    implausible,
+    read_once,
+    refuse_implausible,
+)
 
 LAYOUT = (
     "expected STB: [images/]B1Counting/BB_left_0.png and so on, labels/B1Counting_BB.mat and "
@@ -216,16 +225,17 @@ class Stb:
 
     def item_checks(self, i: int) -> list[Callable[[], Any]]:
         """What must hold of a sample: each returns sentences, or raises InputError."""
-        checks: list[Callable[[], Any]] = [lambda: self.color(i)]
+        color = read_once(self.color, i)
+        checks: list[Callable[[], Any]] = [color]
         if self.camera == "SK_color":
             checks.append(lambda: self.depth(i))
-        return [*checks, lambda: self._look(i)]
+        return [*checks, lambda: self._look(i, color)]
 
-    def _look(self, i: int) -> list[str]:
+    def _look(self, i: int, color: Reading) -> list[str]:
         joints, K = self.joints(i), CAMERAS[self.camera]
         if found := implausible(joints, K, SIZE, self.name(i)):
             return found
-        return disagreements(Frame(self.color(i), joints, K, left=True), self.name(i))
+        return disagreements(Frame(color(), joints, K, left=True), self.name(i))
 
     def checked_count(self) -> int:
         """How many samples there are to check."""

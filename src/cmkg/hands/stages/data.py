@@ -28,7 +28,7 @@ from ..datasets.freihand import FreiHand
 from ..datasets.ho3d import Ho3d
 from ..datasets.interhand import InterHand
 from ..datasets.rhd import Rhd
-from ..datasets.sample import Recording
+from ..datasets.sample import Frame, Recording
 from ..datasets.stb import Stb
 from ..datasets.subset import Subset, chosen, expect_files, present
 from ..datasets.synthetic import make_dataset
@@ -219,32 +219,35 @@ def inspect(config: Inspect) -> None:
     last = len(dataset) - 1
     count = last + 1 if config.which.indices else min(config.count, last + 1)
     numbers = np.linspace(0, last, count).round().astype(int)
-    columns = [pictures_of(dataset, int(number), config.tile) for number in numbers]
+    frames = [dataset.frame(int(number)) for number in numbers]
+    columns = [
+        pictures_of(dataset, int(number), frame, config.tile)
+        for number, frame in zip(numbers, frames, strict=True)
+    ]
     labels = list(dict.fromkeys(label for column in columns for label in column))
     blank = np.full((config.tile, config.tile, 3), 255, np.uint8)
     sheet = contact_sheet(
         [[column.get(label, blank) for label in labels] for column in columns],
         labels,
-        [title_of(dataset, int(number)) for number in numbers],
+        [title_of(dataset, int(n), frame) for n, frame in zip(numbers, frames, strict=True)],
         tile=config.tile,
     )
     write_atomically(config.out, lambda partial: partial.write_bytes(sheet))
     print(f"{'sheet':13} {config.out}: {len(columns)} samples")
 
 
-def title_of(dataset: Recording, i: int) -> str:
+def title_of(dataset: Recording, i: int, frame: Frame) -> str:
     """A sample's number, in the whole set, and its hand."""
-    frame = dataset.frame(i)
     number = dataset.numbers[i] if isinstance(dataset, Subset) else i
     side = "left" if frame.left else "right"
     return f"{number}, {side}" + ("" if frame.labelled else ",\nno label")
 
 
-def pictures_of(dataset: Recording, i: int, tile: int = 320) -> dict[str, np.ndarray]:
+def pictures_of(dataset: Recording, i: int, frame: Frame, tile: int = 320) -> dict[str, np.ndarray]:
     """{label: picture} of one sample: as it is on disk, as it is packed, and what is beside it."""
     from ..report.plots import depth_picture, skeleton_picture
 
-    frame, sample = dataset.frame(i), dataset.samples([i])[0]
+    sample = dataset.samples([i])[0]
     shown = {
         "on disk": skeleton_picture(frame.rgb, frame.K, frame.joints_mm, tile),
         "packed": skeleton_picture(sample.rgb, sample.K, sample.joints_mm, tile),
@@ -323,14 +326,19 @@ def verify(config: Verify) -> None:
 
 def same_pictures(dataset: Recording, count: int) -> list[str]:
     """Pictures whose files hold the same bytes, under different names."""
-    first: dict[str, Path] = {}
-    found = []
+    by_size: dict[int, list[Path]] = {}
     for i in range(count):
         try:
             path = dataset.files(i)[0]
-            digest = hashlib.blake2b(path.read_bytes()).hexdigest()
-        except (InputError, OSError):  # named by the sample's own checks
+        except InputError:  # named by the sample's own checks
             continue
+        if path.is_file():
+            by_size.setdefault(path.stat().st_size, []).append(path)
+    first: dict[str, Path] = {}
+    found = []
+    alike = (path for paths in by_size.values() if len(set(paths)) > 1 for path in paths)
+    for path in alike:
+        digest = hashlib.blake2b(path.read_bytes()).hexdigest()
         if first.setdefault(digest, path) != path:
             found.append(
                 f"{path}: the same picture as {first[digest].name}, under labels of its own; "
