@@ -12,13 +12,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import InputError
 from .modules import as_weights, without_prefix
 from .prior import Select, read_prior_file, select_parameters
-from .runtime.files import PathLike, write_atomically
+from .runtime.files import BROKEN, PathLike, first_line, write_tensors
 
 FORMAT = "cmkg-low-rank-prior/1"
 FLOOR = 0.01  # of a layer's mean variance: a weight that never moved is held, not nailed down
@@ -181,8 +180,7 @@ class LowRankPrior(nn.Module):
             tensors[f"diagonal/{name}"] = 2 * half
             tensors[f"deviations/{name}"] = self._part("factor", place) * half * scale
         facts = {"manifest": json.dumps({"format": FORMAT})}
-        held = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        write_atomically(path, lambda to: save_file(held, to, metadata=facts))
+        write_tensors(path, tensors, facts)
 
     @classmethod
     def load(cls, path: PathLike, strength: float = 1.0) -> LowRankPrior:
@@ -199,4 +197,8 @@ class LowRankPrior(nn.Module):
         def part(prefix: str) -> dict[str, Tensor]:
             return {n.removeprefix(prefix): t for n, t in held.items() if n.startswith(prefix)}
 
-        return cls(part("centre/"), part("diagonal/"), part("deviations/"), strength)
+        try:
+            return cls(part("centre/"), part("diagonal/"), part("deviations/"), strength)
+        except BROKEN as error:
+            reason = first_line(error)
+            raise InputError(f"{path}: expected a low-rank prior: {reason}") from None

@@ -12,17 +12,14 @@ import math
 import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import InputError
 from .modules import as_weights, named_weights, unwrap, without_prefix
-from .runtime.files import PathLike, write_atomically
+from .runtime.files import PathLike, parse_json, read_tensors, write_tensors
 from .runtime.random import generator
 
 if TYPE_CHECKING:
@@ -618,7 +615,7 @@ class Prior:
 
         parts = {"phi": self.phi, "centre": self.centre, "variance": self.variance}
         tensors = {
-            f"{part}/{name}": tensor.detach().cpu().contiguous().clone()
+            f"{part}/{name}": tensor.detach().clone()
             for part, held in parts.items()
             for name, tensor in (held or {}).items()
         }
@@ -642,7 +639,7 @@ class Prior:
             raise InputError(
                 f"{path}: a prior's facts are plain JSON (text, numbers, lists): {error}"
             ) from None
-        write_atomically(path, lambda partial: save_file(tensors, partial, metadata=metadata))
+        write_tensors(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: PathLike, device: torch.device | str = "cpu") -> Prior:
@@ -657,10 +654,7 @@ class Prior:
             raise InputError(
                 f"{path}: expected a prior of format {FORMAT}, the file says {found!r}"
             )
-        if manifest.get("p") not in (1, 2):
-            raise InputError(
-                f"{path}: field 'p' of the manifest: expected 1 or 2, found {manifest.get('p')!r}"
-            )
+        _expect_manifest(manifest, path)
         finite = all(torch.isfinite(tensor).all() for tensor in tensors.values())
         if not finite or not any(name.startswith("phi/") for name in tensors):
             found = "a number that is not finite" if tensors else "none"
@@ -673,6 +667,15 @@ class Prior:
                 if name.startswith(prefix)
             }
 
+        for name, tensor in tensors.items():
+            phi = tensors.get(f"phi/{name.partition('/')[2]}")
+            is_variance = name.startswith("variance/")
+            if (
+                phi is None
+                or not tensor.is_floating_point()
+                or (is_variance and tensor.shape != phi.shape)
+            ):
+                raise InputError(f"{path}: tensor {name!r} belongs to no phi of the file")
         centre, variance = part("centre/") or None, part("variance/") or None
         return cls(part("phi/"), manifest["p"], centre, manifest, variance)
 
@@ -691,17 +694,34 @@ def read_prior_file(path: PathLike, device: torch.device | str) -> tuple[Any, di
     """The manifest and the tensors of a prior's file, of any format.
 
     Raises:
-        InputError: the file is not safetensors.
+        InputError: the file is not safetensors, or was changed.
     """
-    try:
-        with safe_open(Path(path), framework="pt", device=str(device)) as file:
-            manifest = json.loads((file.metadata() or {}).get("manifest", "{}"))
-            names = list(file.keys())
-            return manifest, {name: file.get_tensor(name) for name in names}
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(
-            f"{path}: expected a prior (safetensors), could not read it: {error}"
-        ) from error
+    held = read_tensors(path, "a prior", "get it again")
+    text = held.metadata.get("manifest", "{}")
+    manifest = parse_json(text.encode(), path, "a prior's manifest", "get it again")
+    return manifest, _to_device(held.tensors, device)
+
+
+def _expect_manifest(manifest: Mapping[str, Any], path: PathLike) -> None:
+    """Refuses facts of a prior's file that are not what `save` writes."""
+    numbers = manifest.get("weights", {})
+    strength = manifest.get("strength", 1.0)
+    checks = {
+        "p": manifest.get("p") in (1, 2) and not isinstance(manifest["p"], bool),
+        "strength": isinstance(strength, (int, float)) and math.isfinite(strength),
+        "granularity": manifest.get("granularity", "weight") in GRANULARITIES,
+        "select": isinstance(manifest.get("select", ""), str),
+        "fingerprint": isinstance(manifest.get("fingerprint", ""), (str, type(None))),
+        "weights": isinstance(numbers, dict)
+        and all(isinstance(count, int) and count > 0 for count in numbers.values()),
+    }
+    for field, is_good in checks.items():
+        if not is_good:
+            expected = "1 or 2" if field == "p" else "what Prior.save writes"
+            raise InputError(
+                f"{path}: field {field!r} of the manifest: expected {expected}, found "
+                f"{manifest.get(field)!r:.60}"
+            )
 
 
 def _to_device(tensors: Tensors, device: torch.device | str) -> dict[str, Tensor]:

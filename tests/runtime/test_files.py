@@ -76,5 +76,5 @@ def test_arrays_and_json_come_back_and_broken_files_are_named(tmp_path):
     (tmp_path / "b.json").write_text("{")
     with pytest.raises(InputError, match=r"b\.json: expected JSON"):
         read_json(tmp_path / "b.json")
-    with pytest.raises(InputError, match=r"c\.json: expected a file of a finished run, found none"):
+    with pytest.raises(InputError, match=r"c\.json: no such file; expected a file of"):
         read_json(tmp_path / "c.json")

@@ -1,26 +1,155 @@
-"""Files that are whole or as they were before, and sentences for those that cannot be read."""
+"""Files that are whole or as they were before, and sentences for those that cannot be read.
+
+Nothing is opened that is not a regular file of a sane size. What cmkg writes itself holds its own
+checksum: results, checkpoints, weights and priors are refused where a bit has changed.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import json
 import os
 import platform
+import stat
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from ..errors import InputError
 from .distributed import rank
 
 PathLike = str | Path
+MOST_BYTES = 8 << 30  # of any file that is read whole
+MOST_JSON_BYTES = 64 << 20  # of a run's own JSON
+MOST_HEADER_BYTES = 16 << 20  # of safetensors: names and shapes
+MOST_TENSORS = 100_000
+MOST_ARRAY_BYTES = 4 << 30  # of an .npz, unpacked
+SEAL = b"\ncmkg sha256 "  # and 64 hexadecimal digits, at a file's end
+CHECKSUM = "checksum"  # of a sealed JSON file, over all its other fields
+WEIGHTS_CHECKSUM = "cmkg_sha256"  # in the metadata of a safetensors file
+AGAIN = "run the stage that writes it again"
+# What damaged files make of the parsers that read them.
+BROKEN = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    RuntimeError,  # RecursionError, NotImplementedError
+    MemoryError,
+    OverflowError,
+    zipfile.BadZipFile,
+    SafetensorError,
+)
 
 
+# ---- reading -------------------------------------------------------------------------------------
+def read_file(path: PathLike, what: str, hint: str = AGAIN, most_bytes: int = MOST_BYTES) -> bytes:
+    """The bytes of a regular file.
+
+    Args:
+        path: the file.
+        what: it should be, for the sentence.
+        hint: what to do where it cannot be read.
+        most_bytes: a larger file is refused before it is read.
+
+    Raises:
+        InputError: there is none, it is a folder, a pipe or a device, it is too large, or the disk
+            does not give it.
+    """
+    try:
+        facts = os.stat(path)
+        if not stat.S_ISREG(facts.st_mode):
+            kind = "a folder" if stat.S_ISDIR(facts.st_mode) else "no regular file"
+            raise InputError(f"{path}: expected {what}, this is {kind}; {hint}")
+        if facts.st_size > most_bytes:
+            raise InputError(
+                f"{path}: expected {what} of at most {most_bytes:,} bytes, it has "
+                f"{facts.st_size:,}; {hint}"
+            )
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected {what}; {hint}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: expected {what}, could not read it ({reason}); {hint}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, at most 200 characters."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def parse_json(data: bytes, path: PathLike, what: str, hint: str = AGAIN) -> Any:
+    """What JSON bytes hold.
+
+    Raises:
+        InputError: they are not JSON, or nested too deep.
+    """
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: expected JSON ({what}), could not read it ({first_line(error)}); {hint}"
+        ) from None
+
+
+def read_json(path: PathLike, what: str = "a file of a finished run") -> Any:
+    """Reads a JSON file of a run.
+
+    Raises:
+        InputError: there is no such file, or it is not JSON.
+    """
+    data = read_file(path, what, "run the stage that writes it first", MOST_JSON_BYTES)
+    return parse_json(data, path, what, "remove the folder and run its stage again")
+
+
+def read_arrays(
+    path: PathLike, what: str = "arrays (.npz)", hint: str = AGAIN
+) -> dict[str, np.ndarray]:
+    """Reads everything in an .npz of plain arrays: {name: array}.
+
+    How much it unpacks to is looked at first.
+
+    Raises:
+        InputError: the file cannot be read, or unpacks to more than MOST_ARRAY_BYTES.
+    """
+    data = read_file(path, what, hint)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as held:
+            unpacked = sum(member.file_size for member in held.infolist())
+        if unpacked > MOST_ARRAY_BYTES:
+            raise InputError(
+                f"{path}: expected {what} of at most {MOST_ARRAY_BYTES:,} bytes, it unpacks to "
+                f"{unpacked:,}; {hint}"
+            )
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            found = {}
+            for name in arrays.files:
+                found[name] = np.asarray(arrays[name])
+            return found
+    except InputError:
+        raise
+    except BROKEN as error:
+        raise InputError(
+            f"{path}: expected {what}, could not read it ({type(error).__name__}: "
+            f"{first_line(error)}); {hint}"
+        ) from None
+
+
+# ---- writing -------------------------------------------------------------------------------------
 def write_atomically(path: PathLike, write: Callable[[Path], object]) -> None:
     """Calls write(temporary path), then renames it to `path`: a reader never sees half a file.
 
@@ -68,26 +197,6 @@ def write_json(path: PathLike, value: object) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def read_json(path: PathLike) -> Any:
-    """Reads a JSON file of a run.
-
-    Raises:
-        InputError: there is no such file, or it is not JSON.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: expected a file of a finished run, found none; run the stage that writes it "
-            "first"
-        ) from None
-    except ValueError as error:
-        raise InputError(
-            f"{path}: expected JSON, could not read it ({error}); remove the folder and run its "
-            "stage again"
-        ) from None
-
-
 def write_arrays(path: PathLike, **arrays: np.ndarray) -> None:
     """Writes a compressed .npz of NumPy arrays, atomically."""
 
@@ -98,50 +207,178 @@ def write_arrays(path: PathLike, **arrays: np.ndarray) -> None:
     write_atomically(path, write)
 
 
-def read_arrays(path: PathLike) -> dict[str, np.ndarray]:
-    """Reads everything in an .npz that `write_arrays` wrote: {name: array}.
+# ---- files that show a change --------------------------------------------------------------------
+def write_sealed_json(path: PathLike, value: Mapping[str, Any]) -> None:
+    """Writes a JSON file with a checksum of all its fields, atomically."""
+    write_json(path, {**value, CHECKSUM: _json_checksum(value)})
+
+
+def read_sealed_json(path: PathLike, required: bool = True) -> dict[str, Any]:
+    """Reads what `write_sealed_json` wrote, without the checksum.
+
+    Args:
+        path: the file.
+        required: a file without a checksum is refused, too.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: it cannot be read, holds no fields, or was changed.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    held = read_json(path)
+    if not isinstance(held, dict):
+        raise InputError(f"{path}: expected fields by name, found {type(held).__name__}; {AGAIN}")
+    expected = held.pop(CHECKSUM, None)
+    if expected is None and required:
         raise InputError(
-            f"{path}: expected arrays (.npz), could not read them ({error}); run the stage that "
-            "writes them again"
+            f"{path}: has no checksum: it is an older cmkg's, or was written by hand; remove it "
+            "and run its stage again"
+        )
+    if expected is not None and expected != _json_checksum(held):
+        raise InputError(
+            f"{path}: its checksum is not that of its fields: it was changed after it was written; "
+            "remove it and run its stage again"
+        )
+    return held
+
+
+def _json_checksum(value: Mapping[str, Any]) -> str:
+    plain = json.loads(json.dumps(value))  # as reading gives it back
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def save_sealed(path: PathLike, value: Any) -> None:
+    """Writes what `torch.save` takes, and a checksum behind it, atomically."""
+    held = io.BytesIO()
+    torch.save(value, held)
+    data = held.getbuffer()
+
+    def write(partial: Path) -> None:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.write(SEAL + hashlib.sha256(data).hexdigest().encode())
+
+    write_atomically(path, write)
+
+
+def load_sealed(path: PathLike, what: str, hint: str) -> Any:
+    """Reads what `save_sealed` wrote: tensors and plain values alone.
+
+    Raises:
+        InputError: it cannot be read, or was changed.
+    """
+    data = memoryview(read_file(path, what, hint))
+    end = len(data) - len(SEAL) - 64
+    if end < 0 or bytes(data[end : end + len(SEAL)]) != SEAL:
+        raise InputError(
+            f"{path}: expected {what}, it has no checksum at its end: it is cut short, or an older "
+            f"cmkg's; {hint}"
+        )
+    if hashlib.sha256(data[:end]).hexdigest().encode() != bytes(data[-64:]):
+        raise InputError(
+            f"{path}: expected {what}, its bytes are not those that were written (checksum); {hint}"
+        )
+    try:
+        with zipfile.ZipFile(io.BytesIO(data[:end])) as held:
+            count = len(held.infolist())
+            unpacked = sum(member.file_size for member in held.infolist())
+        if count > MOST_TENSORS or unpacked > len(data):
+            raise InputError(f"{path}: expected {what}, found {count:,} tensors; {hint}")
+        return torch.load(io.BytesIO(data[:end]), "cpu", weights_only=True)
+    except InputError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
+        raise InputError(
+            f"{path}: expected {what}, could not read it ({first_line(error)}); {hint}"
         ) from None
+
+
+# ---- weights -------------------------------------------------------------------------------------
+class StoredTensors(NamedTuple):
+    """What a safetensors file holds."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def write_tensors(
+    path: PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Writes tensors as safetensors, with a checksum among the metadata, atomically."""
+    from safetensors.torch import save_file
+
+    held = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
+    facts = {**metadata, WEIGHTS_CHECKSUM: _tensor_checksum(held, metadata)}
+    write_atomically(path, lambda partial: save_file(held, partial, metadata=facts))
+
+
+def read_tensors(path: PathLike, what: str, hint: str = AGAIN) -> StoredTensors:
+    """Reads a safetensors file, anyone's; where it has a checksum of ours, that must hold.
+
+    Raises:
+        InputError: it is missing, no safetensors file, has more than MOST_TENSORS tensors, or was
+            changed.
+    """
+    from safetensors.torch import load
+
+    data = read_file(path, what, hint)
+    length = int.from_bytes(data[:8], "little")
+    if length > MOST_HEADER_BYTES or data.count(b'"dtype"', 8, 8 + length) > MOST_TENSORS:
+        raise InputError(
+            f"{path}: expected {what}, its header names more than {MOST_TENSORS:,} tensors or is "
+            f"none; {hint}"
+        )
+    try:
+        tensors = dict(sorted(load(data).items()))
+        header = json.loads(data[8 : 8 + length])
+    except BROKEN as error:
+        raise InputError(
+            f"{path}: expected {what} (safetensors), could not read it ({first_line(error)}); "
+            f"{hint}"
+        ) from None
+    metadata = dict(header.get("__metadata__") or {})
+    expected = metadata.pop(WEIGHTS_CHECKSUM, None)
+    if expected is not None and expected != _tensor_checksum(tensors, metadata):
+        raise InputError(
+            f"{path}: expected {what}, its numbers are not those that were written (checksum); "
+            f"{hint}"
+        )
+    return StoredTensors(tensors, metadata)
+
+
+def _tensor_checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Over names, kinds, shapes and bytes of all tensors, and what stands beside them."""
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name in sorted(tensors):
+        one = tensors[name]
+        digest.update(f"{name} {one.dtype} {tuple(one.shape)}".encode())
+        if one.numel():
+            digest.update(memoryview(one.contiguous().flatten().view(torch.uint8).numpy().data))
+    return digest.hexdigest()
 
 
 def save_weights(path: PathLike, model: torch.nn.Module, **metadata: object) -> None:
     """Writes a model's weights and buffers as safetensors, atomically."""
-    from safetensors.torch import save_file
-
-    tensors = {
-        name: tensor.detach().cpu().contiguous().clone()
-        for name, tensor in model.state_dict().items()
-    }
-    facts = {name: str(value) for name, value in metadata.items()}
-    write_atomically(path, lambda partial: save_file(tensors, partial, metadata=facts))
+    tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    write_tensors(path, tensors, {name: str(value) for name, value in metadata.items()})
 
 
 def load_weights(path: PathLike, model: torch.nn.Module) -> None:
     """Loads a safetensors file into the model.
 
     Raises:
-        InputError: the file is missing, broken, or of another network.
+        InputError: the file is missing, broken, of another network, or holds a number that is not
+            finite.
     """
-    from safetensors.torch import load_file
-
+    what = f"weights of {type(model).__name__}"
+    tensors = read_tensors(path, what, "run the stage that writes them").tensors
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(
+                f"{path}: {name!r} holds a number that is not finite; expected finite weights; run "
+                "the stage that writes them again"
+            )
     try:
-        model.load_state_dict(load_file(path))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: expected weights, found no such file; run the stage that writes them first"
-        ) from None
-    except (OSError, RuntimeError, SafetensorError) as error:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise InputError(
-            f"{path}: expected weights of {type(model).__name__}, could not load them: {reason}"
-        ) from error
+        raise InputError(f"{path}: expected {what}, could not load them: {reason}") from error

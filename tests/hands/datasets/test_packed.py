@@ -92,7 +92,7 @@ def truncate(copy):
     ("damage", "sentence"),
     [
         (truncate, "rgb.npy: expected"),
-        (lambda c: (c / "K.npy").unlink(), "K.npy: expected"),
+        (lambda c: (c / "K.npy").unlink(), "K.npy: no such file; expected"),
         (lambda c: np.save(c / "K.npy", np.zeros((3, 3))), r"K.npy: holds \(3, 3\)"),
         (lambda c: (c / "meta.json").unlink(), "expected a packed set"),
         (lambda c: (c / "meta.json").write_text("{"), "meta.json: expected JSON"),
@@ -118,7 +118,7 @@ def test_merged_shards_are_the_whole_set(packed_folder, tmp_path):
     for i in range(3):
         pack(Shard(HANDS, f"{i}/3"), tmp_path / f"{i}", workers=1)
     whole = merge_shards([tmp_path / n for n in "201"], tmp_path / "whole")
-    assert whole.meta == json.loads((packed_folder / "meta.json").read_text())
+    assert whole.meta == Packed(packed_folder).meta
     with pytest.raises(
         InputError, match="expected the shards 0/3 to 2/3, each once; found 0/3, 2/3"
     ):

@@ -52,7 +52,7 @@ def test_a_file_is_in_the_datasets_own_frame_and_comes_back(packed, made_sets, t
             json.dumps([[[[0, 0, "x"]] * 21] * 8, []]),
             "entry 0 holds something that is no number",
         ),
-        ("a.npz", "junk", "expected a NumPy .npz file"),
+        ("a.npz", "junk", "expected predictions .\\.npz"),
         ("a.txt", "", "ends in .json"),
     ],
 )

@@ -21,13 +21,14 @@ import numpy as np
 from jaxtyping import Shaped
 
 from ...errors import InputError
+from ...runtime.files import read_file
 from ...runtime.progress import Bar
 from .checks import disagreements
 from .reading import (
+    COPY,
     as_numbers,
     expect_folder,
     is_made,
-    read_bytes,
     read_depth,
     read_photograph,
 )
@@ -69,7 +70,7 @@ def listed(root: str) -> list[str]:
     expect_folder(root, LAYOUT)
     path = Path(root) / "train.txt"
     try:
-        lines = read_bytes(path, "the names of frames").decode().split()
+        lines = read_file(path, "the names of frames", COPY).decode().split()
     except UnicodeDecodeError:
         raise InputError(f"{path}: expected text, found other bytes; copy it again") from None
     for line in lines:

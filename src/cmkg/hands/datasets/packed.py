@@ -7,14 +7,15 @@
     meta.json: format, what it holds, px, margin, mean bone lengths, checksums
 
 Written under a temporary name by several processes, chunk by chunk, and renamed when whole: a
-killed pack goes on where it was, a pack that exists is complete.
+killed pack goes on where it was, a pack that exists is complete. Whoever opens one looks at every
+field, and at the bytes of every array: see array_files.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,28 @@ from numpy.lib.format import open_memmap
 
 from ...errors import InputError
 from ...runtime.distributed import on_first_rank
-from ...runtime.files import PathLike, read_json, write_json
+from ...runtime.files import (
+    PathLike,
+    read_json,
+    read_sealed_json,
+    write_json,
+    write_sealed_json,
+)
 from ...runtime.progress import Bar
 from ...runtime.runs import hold_lock
 from ...runtime.workers import core_count, process_map
 from ..skeleton import BONES, bone_scale
-from .sample import Dataset, Sample
+from .array_files import DiskArray, checksum, expect_checksum, read_small_array
+from .sample import BONE_MM, Dataset, Sample
 
 FORMAT = "cmkg-packed/1"
 CHUNK = 32
+MERGED_AT_ONCE = 1024  # samples
+MARGINS = (1.0, 4.0)
+BONE_UNITS = (0.01, 20.0)  # of a bone, in units of the middle finger's first
+FARTHEST_MM = 1e5
+NOT_ORTHOGONAL = 1e-3
+PACK_AGAIN = "pack the set again"
 META_FIELDS: dict[str, Any] = {
     "format": str,
     "holds": dict,
@@ -43,17 +57,34 @@ META_FIELDS: dict[str, Any] = {
     "bone_lengths": list,
 }
 ArraySpecs = dict[str, tuple[tuple[int, ...], str]]  # {name: (shape, dtype)}
+PICTURES = ("rgb", "depth")  # read from disk when they are asked for; all else is in memory
+OPTIONAL = ("depth", "labelled")
+
+
+def array_specs(count: int, px: int) -> ArraySpecs:
+    """All arrays that a set of so many samples can have."""
+    return {
+        "rgb": ((count, px, px, 3), "uint8"),
+        "joints_mm": ((count, 21, 3), "float32"),
+        "K": ((count, 3, 3), "float32"),
+        "rotation": ((count, 3, 3), "float32"),
+        "mirrored": ((count,), "bool"),
+        "visible": ((count, 21), "bool"),
+        "depth": ((count, px, px), "uint16"),
+        "labelled": ((count,), "bool"),
+    }
 
 
 class Packed:
-    """A packed set: its arrays, memory-mapped, and its meta.json.
+    """A packed set: its arrays, pictures on disk, and its meta.json.
 
     Raises:
-        InputError: the folder holds no packed set, or one of its files is not as meta.json says.
+        InputError: the folder holds no packed set, or one of its files is not as meta.json says:
+            in shape, in type, or in a single byte.
     """
 
-    rgb: np.ndarray
-    depth: np.ndarray | None = None
+    rgb: DiskArray
+    depth: DiskArray | None = None
     joints_mm: np.ndarray
     K: np.ndarray
     rotation: np.ndarray
@@ -65,22 +96,30 @@ class Packed:
         self.folder = Path(folder)
         self.meta: dict[str, Any] = _read_meta(self.folder)
         for name, (shape, dtype) in self.meta["arrays"].items():
-            setattr(self, name, self._open_array(name, tuple(shape), dtype))
+            path, expected = self.folder / f"{name}.npy", self.meta["crc32"][name]
+            if name in PICTURES:
+                setattr(self, name, DiskArray(path, shape, dtype))
+                expect_checksum(path, expected)
+            else:
+                setattr(self, name, read_small_array(path, shape, dtype, expected))
+        self._expect_plausible()
 
-    def _open_array(self, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        path = self.folder / f"{name}.npy"
-        try:
-            array = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(
-                f"{path}: expected {shape} {dtype}, could not read it ({error}); pack the set again"
-            ) from None
-        if array.shape != shape or str(array.dtype) != dtype:
-            raise InputError(
-                f"{path}: holds {array.shape} {array.dtype}, meta.json says {shape} {dtype}; pack "
-                "the set again"
-            )
-        return array
+    def _expect_plausible(self) -> None:
+        """Refuses numbers that no sample has."""
+        focal = self.K[:, (0, 1), (0, 1)]
+        turned_back = self.rotation @ self.rotation.transpose(0, 2, 1) - np.eye(3)
+        checks = {
+            "joints_mm": np.abs(self.joints_mm).max((1, 2)) < FARTHEST_MM,
+            "K": np.isfinite(self.K).all((1, 2)) & (focal > 0).all(1),
+            "rotation": np.abs(turned_back).max((1, 2)) < NOT_ORTHOGONAL,
+        }
+        for name, is_good in checks.items():  # of NaN none of these is true
+            if not is_good.all():
+                expected = {"joints_mm": "finite joints", "K": "a camera"}.get(name, "a rotation")
+                raise InputError(
+                    f"{self.folder}/{name}.npy: sample {int(np.argmin(is_good))}: expected "
+                    f"{expected}, found other numbers; {PACK_AGAIN}"
+                )
 
     def __len__(self) -> int:
         return len(self.rgb)
@@ -127,7 +166,7 @@ def subsets_in(data: Path) -> list[str]:
     """Sentences about those of the packed sets in a folder that are a part of their dataset."""
     found = []
     for path in sorted(data.glob("*/meta.json")):
-        if part := read_json(path)["holds"].get("subset"):
+        if part := _read_meta(path.parent)["holds"].get("subset"):
             found.append(f"{path.parent.name} is a subset: {part}")
     return found
 
@@ -139,15 +178,89 @@ def _read_meta(folder: Path) -> dict[str, Any]:
             f"{folder}: expected a packed set (meta.json and arrays), found none; write it with "
             "`cmkg render` or `cmkg data pack`"
         )
-    meta = read_json(path)
+    meta: Any = read_sealed_json(path, required=False)
     for field, kind in META_FIELDS.items():
-        found = meta.get(field) if isinstance(meta, dict) else meta
-        if not isinstance(found, kind) or (field == "format" and found != FORMAT):
+        found = meta.get(field)
+        is_kind = isinstance(found, kind) and not isinstance(found, bool)
+        if not is_kind or (field == "format" and found != FORMAT):
             expected = FORMAT if field == "format" else getattr(kind, "__name__", "a number")
             raise InputError(
-                f"{path}: field {field!r} is {found!r}, expected {expected}; pack the set again"
+                f"{path}: field {field!r} is {found!r:.60}, expected {expected}; {PACK_AGAIN}"
             )
+    _expect_known_arrays(meta, path)
+    _expect_sane_numbers(meta, path)
     return meta
+
+
+def _expect_known_arrays(meta: dict[str, Any], path: Path) -> None:
+    """Refuses arrays of other names, shapes, types or lengths than a set has."""
+    found = meta["arrays"]
+    rgb = found.get("rgb")
+    try:
+        ((count, px, _, _), _) = rgb
+        expected = array_specs(count, px)
+    except (TypeError, ValueError):
+        count, px, expected = 0, 0, array_specs(0, 0)
+    if not (isinstance(count, int) and isinstance(px, int) and count > 0 and px > 0):
+        raise InputError(
+            f"{path}: field 'arrays': expected 'rgb' of shape (N, px, px, 3), found {rgb!r:.60}; "
+            f"{PACK_AGAIN}"
+        )
+    for name in [*found, *(one for one in expected if one not in OPTIONAL)]:
+        needed = expected.get(name)
+        if needed is None:
+            raise InputError(
+                f"{path}: field 'arrays' has {name!r:.60}, expected some of {', '.join(expected)}; "
+                f"{PACK_AGAIN}"
+            )
+        if found.get(name) != [list(needed[0]), needed[1]]:
+            raise InputError(
+                f"{path}: field 'arrays': {name!r} is {found.get(name)!r:.80}, expected "
+                f"{list(needed[0])} {needed[1]}, as many as 'rgb' has; {PACK_AGAIN}"
+            )
+    sums = meta["crc32"]
+    if sums.keys() != found.keys() or not all(type(value) is int for value in sums.values()):
+        raise InputError(
+            f"{path}: field 'crc32': expected a checksum an array, found {sums!r:.60}; {PACK_AGAIN}"
+        )
+
+
+def _expect_sane_numbers(meta: dict[str, Any], path: Path) -> None:
+    """Refuses margins and bones that no set has, and facts of another kind."""
+    lengths, holds = meta["bone_lengths"], meta["holds"]
+    low, high = BONE_UNITS
+    shard = holds.get("shard", "0/1")
+    checks: dict[str, tuple[bool, object, str]] = {
+        "margin": (
+            MARGINS[0] <= meta["margin"] <= MARGINS[1],
+            meta["margin"],
+            f"{MARGINS[0]:g} to {MARGINS[1]:g}",
+        ),
+        "bone_mm": (
+            BONE_MM[0] < meta["bone_mm"] < BONE_MM[1],
+            meta["bone_mm"],
+            f"{BONE_MM[0]:g} to {BONE_MM[1]:g} mm",
+        ),
+        "bone_lengths": (
+            len(lengths) == len(BONES)
+            and all(type(one) in (int, float) and low < one < high for one in lengths),
+            lengths,
+            f"{len(BONES)} numbers from {low} to {high:g}",
+        ),
+        "holds": (
+            type(holds.get("count", 1)) is int
+            and isinstance(holds.get("subset", ""), (str, type(None)))
+            and isinstance(shard, str)
+            and re.fullmatch(r"\d{1,9}/[1-9]\d{0,8}", shard) is not None,
+            holds,
+            "the dataset's facts",
+        ),
+    }
+    for field, (is_good, found, expected) in checks.items():
+        if not is_good:
+            raise InputError(
+                f"{path}: field {field!r} is {found!r:.60}, expected {expected}; {PACK_AGAIN}"
+            )
 
 
 class Shard:
@@ -235,7 +348,7 @@ def _pack(dataset: Dataset, folder: Path, workers: int) -> None:
     with hold_lock(folder.with_name(folder.name + ".lock"), folder):
         arrays = _prepare(dataset, partial, description)
         _fill(dataset, partial, arrays, workers)
-        write_json(partial / "meta.json", _describe_set(partial, arrays, description))
+        write_sealed_json(partial / "meta.json", _describe_set(partial, arrays, description))
         os.replace(partial, folder)
         for scaffold in ("chunks.npy", "holds.json"):
             # After the rename: killed between the two, the set is still whole.
@@ -243,7 +356,7 @@ def _pack(dataset: Dataset, folder: Path, workers: int) -> None:
 
 
 def _expect_same_set(folder: Path, description: dict[str, Any]) -> None:
-    held = read_json(folder / "meta.json").get("holds", {})
+    held = _read_meta(folder)["holds"]
     for key in description | held:
         if held.get(key) != description.get(key):
             raise InputError(
@@ -254,19 +367,12 @@ def _expect_same_set(folder: Path, description: dict[str, Any]) -> None:
 
 def _prepare(dataset: Dataset, partial: Path, description: dict[str, Any]) -> ArraySpecs:
     """Creates the empty arrays, or takes up those of a killed pack of the same dataset."""
-    first, count = dataset.samples([0])[0], len(dataset)
-    arrays: ArraySpecs = {
-        "rgb": ((count, *first.rgb.shape), "uint8"),
-        "joints_mm": ((count, 21, 3), "float32"),
-        "K": ((count, 3, 3), "float32"),
-        "rotation": ((count, 3, 3), "float32"),
-        "mirrored": ((count,), "bool"),
-        "visible": ((count, 21), "bool"),
-    }
-    if first.depth is not None:
-        arrays["depth"] = ((count, *first.depth.shape), "uint16")
-    if description.get("without_label"):
-        arrays["labelled"] = ((count,), "bool")
+    first = dataset.samples([0])[0]
+    arrays = array_specs(len(dataset), len(first.rgb))
+    if first.depth is None:
+        del arrays["depth"]
+    if not description.get("without_label"):
+        del arrays["labelled"]
     held = partial / "holds.json"
     if held.exists() and read_json(held) == description:
         return arrays
@@ -274,7 +380,7 @@ def _prepare(dataset: Dataset, partial: Path, description: dict[str, Any]) -> Ar
     held.unlink(missing_ok=True)
     for name, (shape, dtype) in arrays.items():
         _allocate_array(partial / f"{name}.npy", dtype, shape)
-    _allocate_array(partial / "chunks.npy", "bool", (-(-count // CHUNK),))
+    _allocate_array(partial / "chunks.npy", "bool", (-(-len(dataset) // CHUNK),))
     write_json(held, description)
     return arrays
 
@@ -341,27 +447,20 @@ def _describe_set(partial: Path, arrays: ArraySpecs, description: dict[str, Any]
         "bone_mm": float(scale.mean()),
         "bone_lengths": (lengths / scale[:, None]).mean(0).tolist(),
         "bone_lengths_unit": "|middle MCP - middle PIP|, order of skeleton.BONES",
-        "crc32": {name: _checksum(partial / f"{name}.npy") for name in arrays},
+        "crc32": {name: checksum(partial / f"{name}.npy") for name in arrays},
     }
 
 
-def _checksum(path: Path) -> int:
-    value = 0
-    with open(path, "rb") as file:
-        while block := file.read(1 << 24):
-            value = zlib.crc32(block, value)
-    return value
-
-
 def verify_checksums(folder: PathLike) -> None:
-    """Raises InputError naming the array whose bytes are not those that were packed."""
+    """Reads every array anew, whether or not it is known from before.
+
+    Raises:
+        InputError: names the array whose bytes are not those that were packed.
+    """
     packed = Packed(folder)
     for name, expected in packed.meta["crc32"].items():
-        path = packed.folder / f"{name}.npy"
-        if _checksum(path) != expected:
-            raise InputError(
-                f"{path}: its checksum is not the one in meta.json; pack the set again"
-            )
+        checksum(packed.folder / f"{name}.npy")
+        expect_checksum(packed.folder / f"{name}.npy", expected)
 
 
 # ---- merging shards ------------------------------------------------------------------------------
@@ -391,10 +490,12 @@ def merge_shards(folders: Sequence[PathLike], out: PathLike) -> Packed:
         array = _allocate_array(partial / f"{name}.npy", dtype, arrays[name][0])
         at = 0
         for shard in shards:
-            array[at : at + len(shard)] = getattr(shard, name)
-            at += len(shard)
+            for first in range(0, len(shard), MERGED_AT_ONCE):
+                rows = getattr(shard, name)[first : first + MERGED_AT_ONCE]
+                array[at : at + len(rows)] = rows
+                at += len(rows)
         array.flush()
-    write_json(partial / "meta.json", _describe_set(partial, arrays, whole))
+    write_sealed_json(partial / "meta.json", _describe_set(partial, arrays, whole))
     os.replace(partial, out)
     return Packed(out)
 

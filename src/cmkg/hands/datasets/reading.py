@@ -6,7 +6,6 @@ Each function returns what was asked for, or raises InputError with file and fie
 from __future__ import annotations
 
 import io
-import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,26 +16,25 @@ import numpy as np
 from jaxtyping import Shaped
 
 from ...errors import InputError
+from ...runtime.files import (
+    PathLike,
+    first_line,
+    parse_json,
+    read_arrays,
+    read_file,
+)
+from ..jpeg import JPEG_START, decode_jpeg, jpeg_size
+from .matlab import read_matlab
 
 PNG = b"\x89PNG\r\n\x1a\n"
-JPEG_START, JPEG_END, JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
+JPEG_END, JPEG_SCAN = b"\xff\xd9", 0xDA
+MOST_PICTURE_BYTES = 256 << 20
+MOST_YAML_BYTES = 1 << 20
+MOST_PIXELS = 64_000_000  # of a dataset's picture; RGB of so many takes 192 MB
 COPY = "copy it again"
 TWO_BYTES = ("red-high", "red-low")  # which byte of a depth is in the red channel
 
-PathLike = str | Path
 Shape = Sequence[int | None]  # None = any length
-
-
-def read_bytes(path: PathLike, what: str, hint: str = COPY) -> bytes:
-    """The bytes of a file; `what` it should be goes into the message."""
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected {what}; {hint}") from None
-    except OSError as error:
-        raise InputError(
-            f"{path}: expected {what}, could not read it ({error.strerror}); {hint}"
-        ) from None
 
 
 def expect_folder(root: PathLike, layout: str) -> None:
@@ -148,24 +146,16 @@ def _kind(image: np.ndarray) -> str:
 
 def read_npz(path: PathLike, what: str, hint: str = COPY) -> dict[str, np.ndarray]:
     """{name: array} of a NumPy .npz of plain arrays; `what` it should be goes into the message."""
-    data = read_bytes(path, what, hint)
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as held:
-            return {name: held[name] for name in held.files}
-    except Exception as error:  # whatever a damaged file makes of the parser
-        raise InputError(
-            f"{path}: expected a NumPy .npz file, could not read it ({type(error).__name__}: "
-            f"{_first_line(error)}); {hint}"
-        ) from None
+    return read_arrays(path, f"{what} (.npz)", hint)
 
 
 def _read_npy(path: PathLike, hint: str) -> np.ndarray:
-    data = read_bytes(path, "a depth map", hint)
+    data = read_file(path, "a depth map", hint, MOST_PICTURE_BYTES)
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # whatever a damaged file makes of the parser
         raise InputError(
-            f"{path}: expected a NumPy array, could not read it ({_first_line(error)}); {hint}"
+            f"{path}: expected a NumPy array, could not read it ({first_line(error)}); {hint}"
         ) from None
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu":
         shape = getattr(array, "shape", None)
@@ -175,14 +165,24 @@ def _read_npy(path: PathLike, hint: str) -> np.ndarray:
 
 def _decode(path: PathLike, hint: str) -> np.ndarray:
     """What a picture file holds, channels as OpenCV orders them: blue, green, red, alpha."""
-    data = read_bytes(path, "a picture", hint)
+    data = read_file(path, "a picture", hint, MOST_PICTURE_BYTES)
     if broken := _broken(data):
         raise InputError(f"{path}: expected a whole picture, {broken}; {hint}")
+    width, height = jpeg_size(data) if data.startswith(JPEG_START) else _png_size(data)
+    if not 0 < width * height <= MOST_PIXELS:
+        raise InputError(
+            f"{path}: has {width} x {height} pixels, expected {MOST_PIXELS:,} at most; {hint}"
+        )
+    if data.startswith(JPEG_START):  # not turned as its EXIF says: labels would not be
+        try:
+            decoded = decode_jpeg(data)
+            return decoded if decoded.ndim == 2 else decoded[..., ::-1]
+        except ValueError as error:
+            raise InputError(
+                f"{path}: expected a whole picture, its decoder says: {first_line(error)}; {hint}"
+            ) from None
     try:
-        flags = cv2.IMREAD_UNCHANGED
-        if data.startswith(JPEG_START):  # turned as its EXIF says, labels would not be
-            flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         image = None
     if image is None:
@@ -223,6 +223,11 @@ def _has_jpeg_end(data: bytes) -> bool:
     return False
 
 
+def _png_size(data: bytes) -> tuple[int, int]:
+    """Width and height of its header."""
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+
+
 def _broken_png(data: bytes) -> str:
     at = len(PNG)
     while at + 12 <= len(data):
@@ -240,44 +245,34 @@ def _broken_png(data: bytes) -> str:
 
 def read_mat_field(path: PathLike, field: str, shape: Shape) -> np.ndarray:
     """A MATLAB file's array as float64 of `shape`."""
-    from scipy.io import loadmat
-
-    data = read_bytes(path, "a MATLAB file")
+    data = read_file(path, "a MATLAB file", COPY)
     try:
-        value = loadmat(io.BytesIO(data))[field]
-    except KeyError:
+        value = read_matlab(data, field)
+    except ValueError as error:
         raise InputError(
-            f"{path}: has no field {field!r}; expected it with shape {_written(shape)}"
-        ) from None
-    except Exception as error:  # whatever a damaged file makes of the parser
-        raise InputError(
-            f"{path}: expected a MATLAB file, could not read it ({_first_line(error)}); copy it "
-            "again"
+            f"{path}: expected a MATLAB file with numbers under {field!r} of shape "
+            f"{_written(shape)}, {first_line(error)}; copy it again"
         ) from None
     return as_numbers(value, shape, f"{path}: field {field!r}")
 
 
 def read_json_value(path: PathLike, what: str) -> Any:
     """What a JSON file holds; `what` it should be goes into the message."""
-    try:
-        return json.loads(read_bytes(path, what))
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path}: expected JSON ({what}), could not read it ({_first_line(error)}); copy it "
-            "again"
-        ) from None
+    return parse_json(read_file(path, what, COPY), path, what, COPY)
 
 
 def read_yaml(path: PathLike, what: str) -> Any:
     """What a YAML file holds, plain values alone."""
     import yaml
 
-    data = read_bytes(path, what)
+    data = read_file(path, what, COPY, MOST_YAML_BYTES)
     try:
+        if b"*" in data:  # an alias: a few of them stand for gigabytes
+            raise ValueError("it has aliases (*)")
         return yaml.safe_load(data)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{path}: expected YAML ({what}), could not read it ({_first_line(error)}); copy "
+            f"{path}: expected YAML ({what}), could not read it ({first_line(error)}); copy "
             "it again"
         ) from None
 
@@ -361,7 +356,3 @@ def is_made(root: PathLike) -> bool:
 
 def _written(shape: Shape) -> tuple[int | str, ...]:
     return tuple("N" if length is None else length for length in shape)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -3,7 +3,8 @@
 An unpickler asks for every class and function by name: it gets stand-ins for the few that such a
 file needs, which keep what they are given and do nothing, and anything else is refused by name
 before it could run. Arrays are built by us afterwards, from plain numbers alone: NumPy's own
-classes would follow pointers that a file may hold.
+classes would follow pointers that a file may hold. A file of a few bytes may name one list many
+times, a list of such lists, and so on: what is built stands once, and is counted.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from .reading import PathLike, read_bytes
+from ...runtime.files import PathLike, read_file
+from .reading import COPY
+
+MOST_PARTS = 20_000_000  # RHD's annotations have 1.3 million
+DEEPEST = 100
 
 Admitted = Mapping[tuple[str, str], Any]  # {(module, name): what stands for it}
 
@@ -103,31 +108,57 @@ def _build_array(shape: Any, dtype: Any, data: Any, order: str) -> np.ndarray:
     return flat.reshape(shape, order="C" if row_major else "F").copy()
 
 
-def build(value: Any) -> Any:
-    """`value` with arrays and numbers in place of their stand-ins.
+class _Builder:
+    """Arrays and numbers in place of their stand-ins.
 
-    In dicts, lists, tuples and the states of other stand-ins.
+    In dicts, lists, tuples and the states of other stand-ins. What is named twice is built once,
+    and counts twice: whoever looks at it walks through it twice.
     """
-    if isinstance(value, Array):
-        _, shape, dtype, fortran, data = value.state
-        return _build_array(shape, dtype, data, "F" if fortran else "C")
-    if isinstance(value, FromBuffer):
-        data, dtype, shape, order = value.arguments
-        return _build_array(shape, dtype, data, order)
-    if isinstance(value, Scalar):
-        dtype, data = value.arguments
-        return _build_array((), dtype, data, "C")[()]
-    if isinstance(value, Foreign):
-        value.state = build(value.state)
-        return value
-    if isinstance(value, dict):
-        return {build(key): build(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(build(part) for part in value)
-    return value
+
+    def __init__(self) -> None:
+        self.built: dict[int, tuple[Any, int]] = {}  # {id: (what it became, how many parts)}
+        self.parts = 0  # of the whole that is being built
+
+    def build(self, value: Any, depth: int = 0) -> Any:
+        if not isinstance(value, (Foreign, dict, list, tuple)):
+            self.parts += 1
+            return value
+        if id(value) in self.built:
+            found, parts = self.built[id(value)]
+            self.parts += parts
+            return found
+        before = self.parts
+        self.parts += 1
+        if depth > DEEPEST:
+            raise RefusedError(f"has more than {DEEPEST} lists in one another")
+        found = self._build(value, depth + 1)
+        if self.parts > MOST_PARTS:
+            raise RefusedError(f"holds more than {MOST_PARTS:,} parts")
+        self.built[id(value)] = found, self.parts - before
+        return found
+
+    def _build(self, value: Any, depth: int) -> Any:
+        if isinstance(value, Array):
+            _, shape, dtype, fortran, data = value.state
+            return _build_array(shape, dtype, data, "F" if fortran else "C")
+        if isinstance(value, FromBuffer):
+            data, dtype, shape, order = value.arguments
+            return _build_array(shape, dtype, data, order)
+        if isinstance(value, Scalar):
+            dtype, data = value.arguments
+            return _build_array((), dtype, data, "C")[()]
+        if isinstance(value, Foreign):
+            value.state = self.build(value.state, depth)
+            return value
+        if isinstance(value, dict):
+            return {self.build(k, depth): self.build(part, depth) for k, part in value.items()}
+        parts = [self.build(part, depth) for part in value]
+        return tuple(parts) if isinstance(value, tuple) else parts
 
 
-class _Restricted(pickle.Unpickler):
+class _Restricted(pickle._Unpickler):
+    """Python's own, which is slower: the one in C takes memory that a few bytes ask for."""
+
     def __init__(self, data: bytes, admitted: Admitted) -> None:
         super().__init__(io.BytesIO(data), encoding="latin1", fix_imports=False)
         self.admitted = admitted
@@ -148,9 +179,9 @@ def read_pickle(path: PathLike, what: str, admitted: Admitted = NUMPY) -> Any:
     Raises:
         InputError: the pickle asks for more, or is broken.
     """
-    data = read_bytes(path, what)
+    data = read_file(path, what, COPY)
     try:
-        return build(_Restricted(data, admitted).load())
+        return _Builder().build(_Restricted(data, admitted).load())
     except RefusedError as error:
         raise InputError(
             f"{path}: refused: this pickle {error}, which {what} does not need; do not trust this "

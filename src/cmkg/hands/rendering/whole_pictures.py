@@ -6,7 +6,7 @@ Cut from rendered hands, mirrored for left ones, and laid beside each other; non
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -27,16 +27,25 @@ Picture = Shaped[np.ndarray, "_ _ 3"]
 Boxes = Float[np.ndarray, "n 5"]
 
 
+@runtime_checkable
+class Pictures(Protocol):
+    """Pictures in memory, or on disk."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: Any, /) -> Any: ...
+
+
 class Hands(NamedTuple):
     """Rendered pictures of right hands; of each the protocol's box, and its direction."""
 
-    pictures: Shaped[np.ndarray, "n px px 3"]
+    pictures: Pictures
     boxes: Boxes
 
     @classmethod
     def of(
         cls,
-        pictures: Shaped[np.ndarray, "n px px 3"],
+        pictures: Pictures,
         joints_mm: Float[np.ndarray, "n 21 3"],
         K: Float[np.ndarray, "n 3 3"],
     ) -> Hands:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...runtime.checks import expect_from_zero, expect_new_file, expect_positive
-from ...runtime.files import write_atomically
+from ...runtime.files import read_file, write_atomically
 from ...runtime.progress import Bar
 from ...runtime.workers import core_count, process_map
 from ..datasets import packed
@@ -338,7 +338,7 @@ def same_pictures(dataset: Recording, count: int) -> list[str]:
     found = []
     alike = (path for paths in by_size.values() if len(set(paths)) > 1 for path in paths)
     for path in alike:
-        digest = hashlib.blake2b(path.read_bytes()).hexdigest()
+        digest = hashlib.blake2b(read_file(path, "a picture")).hexdigest()
         if first.setdefault(digest, path) != path:
             found.append(
                 f"{path}: the same picture as {first[digest].name}, under labels of its own; "

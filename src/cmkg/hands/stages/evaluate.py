@@ -16,6 +16,7 @@ from jaxtyping import Float
 from ...errors import InputError
 from ...runtime.checks import expect_at_least_one
 from ...runtime.distributed import Precision, launch
+from ...runtime.files import read_file
 from ...runtime.progress import note, say
 from ...runtime.runs import Run
 from ..datasets.packed import Packed
@@ -103,7 +104,7 @@ def run(config: Evaluate) -> dict[str, Any]:
     if not file.exists():
         raise InputError(f"{file}: expected weights, found no such file")
     set_sums = repr(sorted(packed.meta["crc32"].items()))
-    checksum = zlib.crc32(file.read_bytes() + set_sums.encode())
+    checksum = zlib.crc32(read_file(file, "weights or predictions") + set_sums.encode())
     exported = not config.export or Path(config.export).exists()
     if run.result and run.result.get("crc32") == checksum and exported:
         return run.result

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,10 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...runtime.distributed import Processes
-from ...runtime.files import PathLike, read_arrays, write_atomically
+from ...runtime.files import BROKEN, PathLike, load_sealed, read_arrays, save_sealed
 from ...runtime.random import batch_indices, generator
 from ...runtime.runs import Losses, Run
+from ..datasets.array_files import DiskArray
 from ..datasets.packed import JoinedSets, Packed, TrainingSet
 from ..network.augment import (
     NONE,
@@ -184,7 +184,7 @@ class Loader:
         draws: torch.Generator | None,
         turns: Turns | None,
     ) -> HandBatch:
-        def pick(array: np.ndarray) -> Tensor:
+        def pick(array: np.ndarray | DiskArray) -> Tensor:
             return torch.from_numpy(array[rows]).to(self.device)
 
         with_depth = "depth" in self.modalities and packed.depth is not None
@@ -303,7 +303,7 @@ def second_half(first: PathLike, seed: int) -> object:
 
 def save_optimizer(path: PathLike, optimizer: torch.optim.Optimizer) -> None:
     """Writes an optimiser's state, atomically."""
-    write_atomically(path, lambda partial: torch.save(optimizer.state_dict(), partial))
+    save_sealed(path, optimizer.state_dict())
 
 
 def load_optimizer(path: PathLike, optimizer: torch.optim.Optimizer) -> None:
@@ -313,9 +313,10 @@ def load_optimizer(path: PathLike, optimizer: torch.optim.Optimizer) -> None:
         InputError: the file is not there or is another network's.
     """
     rates = [group["lr"] for group in optimizer.param_groups]
+    held = load_sealed(path, "an optimiser's state", "run its stage with --keep-optimizer again")
     try:
-        optimizer.load_state_dict(torch.load(path, "cpu", weights_only=True))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError) as error:
+        optimizer.load_state_dict(held)
+    except BROKEN as error:
         raise InputError(
             f"{path}: expected the state of this network's optimiser, as --keep-optimizer writes "
             f"it: {error}"
