@@ -35,8 +35,8 @@ from cmkg.hands.inference.hand import OWN
 from cmkg.hands.inference.pictures import write_picture
 from cmkg.hands.metrics import procrustes
 from cmkg.hands.skeleton import BONES, JOINTS, retarget_matrix
+from cmkg.runtime.environment import describe_processor
 from cmkg.runtime.files import write_json
-from cmkg.runtime.runs import describe_processor
 
 LENGTH = 92  # frames of a block: five of them, one after another
 TRAIN = 360  # frames; the others are the test

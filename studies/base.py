@@ -32,7 +32,7 @@ from cmkg.runtime.checks import expect_at_least_one, expect_different_seeds
 from cmkg.runtime.distributed import Precision, on_first_rank
 from cmkg.runtime.files import write_json
 from cmkg.runtime.progress import say
-from cmkg.runtime.runs import replace_settings
+from cmkg.runtime.settings import replace_settings
 
 from . import tables
 

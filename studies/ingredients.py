@@ -23,7 +23,8 @@ from cmkg.hands.rendering.lookalikes import LookAlikeConfig
 from cmkg.hands.stages import draw_lookalikes, source
 from cmkg.hands.stages.settings import Flat
 from cmkg.runtime.checks import expect_positive
-from cmkg.runtime.runs import Run, replace_settings
+from cmkg.runtime.runs import Run
+from cmkg.runtime.settings import replace_settings
 
 from .base import Training, main, open_target, train_table, write_table
 

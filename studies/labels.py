@@ -21,7 +21,7 @@ from cmkg.runtime.checks import expect_at_least_one, expect_different_seeds, exp
 from cmkg.runtime.distributed import Precision
 from cmkg.runtime.files import read_json, write_json, write_text
 from cmkg.runtime.progress import say
-from cmkg.runtime.runs import replace_settings, settings_of
+from cmkg.runtime.settings import replace_settings, settings_of
 
 from .base import main
 from .chart import draw_labels

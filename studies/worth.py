@@ -52,7 +52,7 @@ from cmkg.runtime.checks import expect_at_least_one, expect_different_seeds, exp
 from cmkg.runtime.distributed import Precision
 from cmkg.runtime.files import load_weights, read_json, write_atomically, write_json
 from cmkg.runtime.progress import say
-from cmkg.runtime.runs import replace_settings, settings_of
+from cmkg.runtime.settings import replace_settings, settings_of
 
 from .base import main
 

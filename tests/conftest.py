@@ -71,7 +71,7 @@ def made_sets(tmp_path_factory):
 def whole(tmp_path_factory):
     """One `cmkg run` of everything, as small as it goes."""
     from cmkg.hands.experiments.main import Experiment, run
-    from cmkg.runtime.runs import replace_settings
+    from cmkg.runtime.settings import replace_settings
 
     out = tmp_path_factory.mktemp("whole") / "run"
     run(

@@ -17,7 +17,7 @@ def test_mistakes_are_one_sentence_and_exit_code_2(whole, tmp_path):
     assert "expected a packed set" in says(
         ["teacher", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "a")]
     )
-    assert "config.json: expected a file of a finished run" in says(
+    assert "config.json: no such file; expected the settings of a run" in says(
         [
             "target",
             "--data",

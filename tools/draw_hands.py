@@ -17,7 +17,7 @@ from cmkg.hands.experiments.main import FIRST_TEST_SCENE
 from cmkg.hands.experiments.weights import SCENE
 from cmkg.hands.inference.drawing import draw_hands
 from cmkg.hands.inference.pictures import write_picture
-from cmkg.runtime.runs import replace_settings
+from cmkg.runtime.settings import replace_settings
 
 DOCS = Path(__file__).parents[1] / "docs"
 FIRST = FIRST_TEST_SCENE + 100_000

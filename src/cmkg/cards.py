@@ -7,6 +7,7 @@ from typing import Any
 
 from .prior import Prior
 from .runtime.files import PathLike, write_text
+from .runtime.text import escape_markdown
 
 TAGS = ("cmkg", "cross-modal-knowledge-generalization")
 ABOUT_PRIOR = (
@@ -36,7 +37,7 @@ def format_card(
     """A model card in Markdown: {fact: value} as a table, `about` as text."""
     head = "\n".join(["---", "library_name: cmkg", "tags:", *(f"- {tag}" for tag in tags), "---"])
     rows = "\n".join(
-        f"| {name.replace('_', ' ')} | {value} |"
+        f"| {escape_markdown(name.replace('_', ' '))} | {escape_markdown(value)} |"
         for name, value in facts.items()
         if value not in ("", None)
     )

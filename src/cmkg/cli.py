@@ -9,13 +9,18 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import InputError
+from .runtime.text import printable
+
+if TYPE_CHECKING:
+    from .runtime.stopping import Stopped
 
 
 class Command(NamedTuple):
@@ -228,10 +233,14 @@ def execute(command: Command, program: str, arguments: Sequence[str]) -> None:
 def end_in_one_sentence(program: Callable[[], object]) -> None:
     """Runs a program; what is the user's or the machine's fault becomes one sentence.
 
-    Exit code 2, or 130 where it was stopped. Errors of ours keep their traceback.
+    Exit code 2; 130 or 143 where it was stopped by SIGINT or SIGTERM. Errors of ours keep their
+    traceback.
     """
+    from .runtime.stopping import Stopped, stop_on_signals
+
     warnings.showwarning = _show_warning
     try:
+        stop_on_signals()
         program()
     except InputError as error:
         _exit(str(error))
@@ -249,12 +258,21 @@ def end_in_one_sentence(program: Callable[[], object]) -> None:
             f"process {_rank()} lost contact with another ({reason}); start the same command "
             "again: it goes on from the last checkpoint"
         )
-    except KeyboardInterrupt:
-        _exit("stopped; the same command goes on from here", code=130)
+    except KeyboardInterrupt as stop:
+        _exit(*_describe_stop(stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)))
+
+
+def _describe_stop(stop: Stopped) -> tuple[str, int]:
+    """The sentence, and the exit code."""
+    name = signal.Signals(stop.number).name
+    if not stop.sentence:
+        return f"stopped by {name}", stop.exit_code
+    going_on = "the same command goes on from there"
+    return f"stopped by {name}; {stop.sentence}; {going_on}", stop.exit_code
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"cmkg: note: {message}", file=sys.stderr)
+    print(printable(f"cmkg: note: {message}"), file=sys.stderr)
 
 
 def _describe_os_error(error: OSError) -> str:
@@ -266,7 +284,7 @@ def _describe_os_error(error: OSError) -> str:
 
 
 def _exit(sentence: str, code: int = 2) -> None:
-    print(f"cmkg: {sentence}", file=sys.stderr)
+    print(printable(f"cmkg: {sentence}"), file=sys.stderr)
     sys.exit(code)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .errors import Diverged
 from .modules import trained_parameters
-from .runtime.distributed import average_over_ranks, world_size
+from .runtime.distributed import average_over_ranks, max_over_ranks, world_size
 
 Context = Callable[[], AbstractContextManager[Any]]
 Gradients = dict[str, Tensor]
@@ -32,15 +32,20 @@ def to_finite_floats(losses: Mapping[str, Tensor], where: str) -> dict[str, floa
     """The losses as floats.
 
     Raises:
-        Diverged: one is not finite.
+        Diverged: one is not finite, here or in another process: else that one would end, and the
+            others wait for it.
     """
     values = {name: float(value.detach()) for name, value in losses.items()}
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise Diverged(
-                f"the {name} loss is {value} {where}: expected a finite number; lower the learning "
-                "rate or the prior's strength, or check the data with a smaller run"
-            )
+    broken = [name for name, value in values.items() if not math.isfinite(value)]
+    (anywhere,) = max_over_ranks(float(bool(broken)))
+    if anywhere:
+        said = "a loss of another process is not finite"
+        if broken:
+            said = f"the {broken[0]} loss is {values[broken[0]]}"
+        raise Diverged(
+            f"{said} {where}: expected a finite number; lower the learning rate or the prior's "
+            "strength, or check the data with a smaller run"
+        )
     return values
 
 

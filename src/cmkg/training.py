@@ -60,6 +60,7 @@ from .prior import Prior, fingerprint
 from .runtime.checks import expect_positive
 from .runtime.distributed import (
     broadcast_module_,
+    in_step,
     launch,
     place_model,
     sum_over_ranks,
@@ -519,7 +520,7 @@ class _Trainer:
             "clip": self.how.clip,
             "accumulate": self.how.accumulate,
         }
-        run = Run(self.how.out, settings, settings["call"])
+        run = Run(self.how.out, settings, settings["call"], own=("data",))
         state = {**self.state, "random": TorchRandomState()}
         history: list[Losses] = []
         with run.claim(), preserve_modes(self.model):
@@ -548,7 +549,7 @@ class _Trainer:
         waiting, batches = 0, 0
         self._forget_gradients()
         with Bar(title, total, things="batches", shown=not self.how.quiet) as advance:
-            for losses_of, learner, batch in items:
+            for losses_of, learner, batch in in_step(items, "batches"):
                 count = count_samples(batch.student_input)
                 if not count:
                     raise InputError("a batch has no sample: leave empty batches out")

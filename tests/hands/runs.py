@@ -16,7 +16,7 @@ from cmkg.hands.datasets.rendered import Rendered
 from cmkg.hands.experiments.main import FIRST_TEST_SCENE
 from cmkg.hands.experiments.weights import SCENE
 from cmkg.hands.network.hand_student import HandStudent
-from cmkg.runtime.runs import replace_settings
+from cmkg.runtime.settings import replace_settings
 
 SMALL = {"epochs": 1, "batch": 8, "precision": "32-true"}
 

@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from cmkg.errors import InputError
-from cmkg.runtime.runs import Run, flatten_settings, hold_folder, replace_settings
+from cmkg.runtime.locks import hold_folder
+from cmkg.runtime.runs import Run
+from cmkg.runtime.settings import flatten_settings, replace_settings
 from tests.hands.runs import cmkg, run_here, stage_commands
 
 
@@ -29,7 +31,7 @@ class Settings:
 HOLD = """
 import sys, time
 from pathlib import Path
-from cmkg.runtime.runs import hold_folder
+from cmkg.runtime.locks import hold_folder
 with hold_folder(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

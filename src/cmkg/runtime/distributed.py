@@ -3,19 +3,30 @@
 One process alone is the usual case and costs nothing. Several are those that `torchrun` started:
 they count as several only once their process group is initialised, by `launch` or by the user.
 Environment variables alone change nothing.
+
+What they must share (settings, folder, code) is compared before anything is begun, and what one of
+them refuses all refuse. One that has stopped or does other work than the rest ends the job after
+CMKG_TIMEOUT_MINUTES, 30 where that is not set.
 """
 
 from __future__ import annotations
 
 import atexit
+import hashlib
+import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from datetime import timedelta
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+from ..errors import InputError
 
 Precision = Literal["auto", "32-true", "bf16-mixed"]
 T = TypeVar("T")
@@ -57,8 +68,17 @@ def launch(precision: Precision = "auto", accelerator: str = "auto") -> Processe
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     total = int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    strategy: Any = "auto"
+    if total > 1:
+        from lightning_fabric.strategies import DDPStrategy
+
+        strategy = DDPStrategy(timeout=timedelta(minutes=timeout_minutes()))
     fabric = Fabric(
-        accelerator=accelerator, devices=local, num_nodes=total // local, precision=precision
+        accelerator=accelerator,
+        devices=local,
+        num_nodes=total // local,
+        precision=precision,
+        strategy=strategy,
     )
     fabric.launch()
     if world_size() > 1:
@@ -70,6 +90,22 @@ def join_launched_processes() -> None:
     """Joins the other processes if `torchrun` started this one; for the command line alone."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         launch("32-true")
+
+
+def timeout_minutes() -> float:
+    """How long a process waits for another before it ends: CMKG_TIMEOUT_MINUTES.
+
+    Raises:
+        InputError: it is no positive number.
+    """
+    said = os.environ.get("CMKG_TIMEOUT_MINUTES", "30")
+    try:
+        minutes = float(said)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < 1e5:
+        raise InputError(f"CMKG_TIMEOUT_MINUTES: expected a positive number, got {said!r:.40}")
+    return minutes
 
 
 def _computes_bf16() -> bool:
@@ -140,13 +176,17 @@ def average_buffers_(models: Iterable[object]) -> None:
     """Averages BatchNorm's running statistics, which each process takes from its own share."""
     if world_size() == 1:
         return
-    for model in models:
-        if not isinstance(model, nn.Module):
-            continue
-        for buffer in model.buffers():
-            if buffer.is_floating_point():
-                torch.distributed.all_reduce(buffer)
-                buffer /= world_size()
+    buffers = [
+        buffer
+        for model in models
+        if isinstance(model, nn.Module)
+        for buffer in model.buffers()
+        if buffer.is_floating_point()
+    ]
+    for dtype in dict.fromkeys(buffer.dtype for buffer in buffers):
+        alike = [buffer for buffer in buffers if buffer.dtype == dtype]
+        for buffer, mean in zip(alike, average_over_ranks(alike), strict=True):
+            buffer.copy_(mean)
 
 
 def place_model(model: nn.Module, fabric: Processes) -> nn.Module:
@@ -157,6 +197,112 @@ def place_model(model: nn.Module, fabric: Processes) -> nn.Module:
     if fabric.world_size > 1 and fabric.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model.to(fabric.device)
+
+
+# ---- agreement -----------------------------------------------------------------------------------
+def max_over_ranks(*values: float) -> list[float]:
+    """The largest of each number over all processes."""
+    if world_size() == 1:
+        return list(values)
+    is_nccl = "nccl" in torch.distributed.get_backend()
+    device = torch.device("cuda", torch.cuda.current_device()) if is_nccl else torch.device("cpu")
+    numbers = torch.tensor(values, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX)
+    found: list[float] = numbers.tolist()
+    return found
+
+
+def on_every_rank(function: Callable[[], T]) -> T:
+    """Calls `function` in every process; what one of them refuses all refuse.
+
+    Raises:
+        InputError: this process's own, or "process 1: " and another's.
+    """
+    if world_size() == 1:
+        return function()
+    found: list[T] = []
+    refused: InputError | None = None
+    try:
+        found.append(function())
+    except InputError as error:
+        refused = error
+    said = gather_lists([None if refused is None else str(refused)])
+    if refused is not None:
+        raise refused
+    for number, sentence in enumerate(said):
+        if sentence is not None:
+            raise InputError(f"process {number}: {sentence}")
+    return found[0]
+
+
+def expect_same_on_ranks(facts: Mapping[str, Any]) -> None:
+    """Refuses processes that were started for different things.
+
+    Args:
+        facts: what must be equal, by name, as plain JSON.
+
+    Raises:
+        InputError: in every process, what differs first.
+    """
+    if world_size() == 1:
+        return
+    every = gather_lists([json.loads(json.dumps(dict(facts), default=str))])
+    for number, other in enumerate(every):
+        for name in [*every[0], *other]:
+            here, there = every[0].get(name), other.get(name)
+            if here != there:
+                raise InputError(
+                    f"process {number} was started with {name} = {there!r:.120}, process 0 with "
+                    f"{here!r:.120}; start all with the same command, folder and code"
+                )
+
+
+def code_fingerprint() -> str:
+    """A checksum of this package's modules: processes of one job must run the same."""
+    digest = hashlib.sha256()
+    package = Path(__file__).resolve().parent.parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def expect_divided(batch: int, what: str) -> None:
+    """Refuses a batch that the processes cannot share evenly: their means would not be its mean.
+
+    Raises:
+        InputError: it is smaller than there are processes, or leaves a rest.
+    """
+    count = world_size()
+    if batch % count:
+        smaller = " is smaller than there are processes" if batch < count else " leaves a rest"
+        raise InputError(
+            f"{what}: a batch of {batch} samples on {count} processes{smaller}; give a multiple of "
+            f"{count}, or start fewer processes"
+        )
+
+
+def in_step(items: Iterable[T], what: str) -> Iterator[T]:
+    """The items, as long as every process has one.
+
+    Raises:
+        InputError: one has fewer than another: the others would wait for it.
+    """
+    if world_size() == 1:
+        yield from items
+        return
+    end: Any = object()
+    for count, item in enumerate(chain(items, [end])):
+        has_one = item is not end
+        some_have, some_have_not = max_over_ranks(float(has_one), float(not has_one))
+        if some_have and some_have_not:
+            found = f"more than {count}" if has_one else f"{count}"
+            raise InputError(
+                f"process {rank()} has {found} {what} in this epoch, others have not as many; give "
+                "every process the same number (a DistributedSampler with drop_last=True)"
+            )
+        if not has_one:
+            return
+        yield item
 
 
 def wait_for_all() -> None:
@@ -173,6 +319,6 @@ def on_first_rank(function: Callable[[], T]) -> T | None:
 
 
 def is_lost_contact(error: RuntimeError) -> bool:
-    """Whether this is what a collective raises when another process has ended."""
-    words = ("Connection", "connection", "gloo", "NCCL", "peer")
+    """Whether this is what a collective raises when another process has ended, or waits no more."""
+    words = ("Connection", "connection", "gloo", "NCCL", "peer", "Timed out", "timed out")
     return world_size() > 1 and any(word in str(error) for word in words)

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from .distributed import rank
+from .text import printable
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -19,6 +20,7 @@ SECONDS_BETWEEN_LINES = 10.0
 def say(text: str) -> None:
     """Prints a heading among the progress, from the first process."""
     if rank() == 0:
+        text = printable(text)
         heading = f"\033[1m{text}\033[0m" if sys.stderr.isatty() else f"-- {text}"
         print(heading, file=sys.stderr, flush=True)
 
@@ -26,7 +28,7 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """Prints a plain line among the progress, from the first process."""
     if rank() == 0:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def format_duration(seconds: float) -> str:

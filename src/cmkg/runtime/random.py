@@ -11,6 +11,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .distributed import gather_lists, rank
+
 
 def generator(*key: object, device: torch.device | str = "cpu") -> torch.Generator:
     """Returns a torch.Generator for a key of names and numbers."""
@@ -37,12 +39,12 @@ def _permutation(seed: object, epoch: int, count: int) -> Tensor:
 
 
 class TorchRandomState:
-    """torch's global random stream as a part of a checkpoint."""
+    """torch's global random streams as a part of a checkpoint: each process has its own."""
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Returns the stream's state."""
-        return {"state": torch.get_rng_state()}
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        """Returns the streams' states; all processes call it together."""
+        return {"states": gather_lists([torch.get_rng_state()])}
 
-    def load_state_dict(self, held: dict[str, Tensor]) -> None:
-        """Puts a saved state back."""
-        torch.set_rng_state(held["state"])
+    def load_state_dict(self, held: dict[str, list[Tensor]]) -> None:
+        """Puts this process's saved state back."""
+        torch.set_rng_state(held["states"][rank()])

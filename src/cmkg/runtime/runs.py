@@ -9,6 +9,8 @@
 
 A folder is claimed only after everything that was asked for has been looked at: a mistyped name
 leaves no folder behind. While a process works on it, it holds a lock that ends with the process.
+Checkpoint and result hold the settings, too, and checksums: what belongs to another run, or was
+changed, is refused.
 """
 
 from __future__ import annotations
@@ -16,39 +18,53 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import platform
-import shlex
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .distributed import average_buffers_, rank, sum_over_ranks, wait_for_all, world_size
-from .files import PathLike, read_json, write_atomically, write_json, write_text
-from .progress import Bar, note
-from .workers import core_count
-
-LOG_EVERY = 50  # steps between two lines of metrics.jsonl; checkpoints fall on these steps
-CHECKPOINT_SECONDS = float(os.environ.get("CMKG_CHECKPOINT_SECONDS", 20))
-PACKAGES = (
-    "cmkg",
-    "torch",
-    "lightning-fabric",
-    "warp-lang",
-    "numpy",
-    "opencv-python-headless",
+from .distributed import (
+    average_buffers_,
+    code_fingerprint,
+    expect_same_on_ranks,
+    max_over_ranks,
+    on_every_rank,
+    rank,
+    sum_over_ranks,
+    wait_for_all,
+    world_size,
 )
+from .environment import describe_environment
+from .files import (
+    BROKEN,
+    PathLike,
+    first_line,
+    read_sealed_json,
+    save_sealed,
+    write_json,
+    write_sealed_json,
+    write_text,
+)
+from .locks import hold_folder
+from .progress import Bar, note
+from .run_files import (
+    BEGIN_ANEW,
+    Checkpoint,
+    read_checkpoint,
+    read_log,
+    read_result,
+    read_sessions,
+    read_settings,
+)
+from .settings import flatten_settings, settings_of
+from .stopping import Stopped, wait_with_signals
 
-Config = TypeVar("Config")  # a dataclass of settings
+LOG_EVERY = 50  # steps between two lines of metrics.jsonl
+CHECKPOINT_SECONDS = float(os.environ.get("CMKG_CHECKPOINT_SECONDS") or 20)
 Losses = dict[str, float]
 Log = Callable[[Losses], None]
 
@@ -68,206 +84,85 @@ class Stateful(Protocol):
 State = Mapping[str, Stateful | dict[str, Tensor]]
 
 
-# ---- who, when, where ----------------------------------------------------------------------------
-def describe_environment() -> dict[str, Any]:
-    """What a result depends on beside its settings, for environment.json."""
-    program = Path(sys.argv[0]).name.replace("__main__.py", "cmkg")  # `python -m cmkg` is `cmkg`
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": shlex.join([program, *map(_without_home, sys.argv[1:])]),
-        "commit": describe_commit(),
-        "python": platform.python_version(),
-        "versions": {package: installed_version(package) for package in PACKAGES},
-        "machine": {
-            "processor": describe_processor(),
-            "cores": core_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": gpu,
-        },
-    }
-
-
-def _without_home(argument: str) -> str:
-    """Of a path that leads through the user's machine the last part only."""
-    return Path(argument).name if os.path.isabs(argument) else argument
-
-
-def describe_commit() -> str:
-    """The commit of the checkout that cmkg runs from, or why there is none."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
-    except OSError:
-        return "unknown: git is not installed"
-    return done.stdout.strip() or "not a git checkout"
-
-
-def installed_version(package: str) -> str:
-    """The version of an installed package, or "not installed"."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def describe_processor() -> str:
-    """The processor's name."""
-    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def settings_of(config: Any) -> dict[str, Any]:
-    """A dataclass of settings as JSON gives it back, without `out`: a folder may be moved."""
-    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    settings.pop("out", None)
-    return settings
-
-
-def flatten_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """{name: value} with the settings of inner groups among the outer ones, as in commands."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= flatten_settings(value)
-        else:
-            flat[name] = value
-    return flat
-
-
-def replace_settings(config: Config, **changes: Any) -> Config:
-    """A dataclass of settings with some changed, wherever in its groups they stand.
-
-    Raises:
-        TypeError: there is no setting of such a name.
-    """
-    whole: Any = config
-    own = {field.name for field in dataclasses.fields(whole)}
-    direct = {name: value for name, value in changes.items() if name in own}
-    inner = {name: value for name, value in changes.items() if name not in own}
-    for group in own:
-        value: Any = getattr(config, group)
-        if not hasattr(value, "__dataclass_fields__") or group in direct:
-            continue
-        names = {field.name for field in dataclasses.fields(value)}
-        found = {name: inner.pop(name) for name in list(inner) if name in names}
-        if found:
-            direct[group] = dataclasses.replace(value, **found)
-    if inner:
-        raise TypeError(f"{type(config).__name__} has no setting {next(iter(inner))!r}")
-    replaced: Config = dataclasses.replace(whole, **direct)
-    return replaced
-
-
-# ---- the lock ------------------------------------------------------------------------------------
-@contextmanager
-def hold_lock(path: Path, folder: Path) -> Iterator[None]:
-    """Holds the operating system's lock on a file inside the block; it ends with the process.
-
-    Args:
-        path: the file, removed afterwards.
-        folder: what it guards, for the sentence.
-
-    Raises:
-        InputError: another process holds it; the sentence says which.
-    """
-    with open(path, "a+", encoding="utf-8") as file:
-        if not _try_lock(file.fileno()):
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise InputError(
-                f"{folder}: {holder} works on this folder; wait for it, stop it, or give "
-                "another --out"
-            )
-        file.truncate(0)
-        started = datetime.now().astimezone().isoformat(timespec="seconds")
-        file.write(f"process {os.getpid()} on {platform.node()}, since {started},\n")
-        file.flush()
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                path.unlink()
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return _try_lock_windows(descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a disk without locks: nothing can be said
-        return True
-    return True
-
-
-def _try_lock_windows(descriptor: int) -> bool:
-    try:
-        import msvcrt
-    except ImportError:  # neither: nothing can be said
-        return True
-    try:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-    except OSError:
-        return False
-    return True
-
-
-@contextmanager
-def hold_folder(folder: Path) -> Iterator[None]:
-    """Makes a folder and works in it alone, inside the block; of several processes the first holds.
-
-    Raises:
-        InputError: another command works on it.
-    """
-    if rank():
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with hold_lock(folder / ".lock", folder):
-        yield
-
-
 # ---- the folder ----------------------------------------------------------------------------------
 class Run:
     """One training's folder: refuses other settings, knows its result, resumes where it was killed.
 
-    Making one reads the folder and writes nothing. `claim` is where the folder is made.
+    Making one reads the folder and writes nothing. `claim` is where the folder is made. Processes
+    that train together make it together.
 
     Args:
         folder: where it lies; None keeps nothing on disk.
         config: a dataclass of settings, or a dict of plain values.
         title: what progress bars call it, e.g. "depth teacher".
+        own: names of settings that each process has its own of: its share of somebody's data.
 
     Raises:
-        InputError: the folder holds a run with other settings, or something else.
+        InputError: the folder holds a run with other settings, a changed result, or something else;
+            processes were started for different things.
     """
 
-    def __init__(self, folder: PathLike | None, config: Any, title: str = "") -> None:
+    def __init__(
+        self,
+        folder: PathLike | None,
+        config: Any,
+        title: str = "",
+        own: tuple[str, ...] = (),
+    ) -> None:
         self.folder = Path(folder) if folder is not None else None
         self.settings = dict(config) if isinstance(config, Mapping) else settings_of(config)
         self.title = title or type(config).__name__.lower()
+        self.own = own
+        self.checkpoint_seconds = CHECKPOINT_SECONDS
+        if not isinstance(config, Mapping):
+            flat = flatten_settings(dataclasses.asdict(config))
+            self.checkpoint_seconds = flat.get("checkpoint_seconds", CHECKPOINT_SECONDS)
         self.began = time.monotonic()
         self.seconds_before = 0.0
+        self._result: dict[str, Any] | None = None
+        self._on_disk = "what was finished before is on disk"
+        on_every_rank(self._look)
+        shared = {name: value for name, value in self.settings.items() if name not in own}
+        facts: dict[str, Any] = flatten_settings(shared)
+        if world_size() > 1:
+            facts |= {"the folder": str(self.folder and self.folder.resolve())}
+            facts |= {"the code": code_fingerprint(), "a finished result": self._result}
+            facts |= {"a checkpoint": self._has("checkpoint.pt")}
+        expect_same_on_ranks(facts)
+
+    def _has(self, name: str) -> bool:
+        return self.folder is not None and (self.folder / name).exists()
+
+    def _look(self) -> None:
+        """Reads what lies in the folder."""
         if self.folder is None:
             return
-        if (self.folder / "config.json").exists():
-            self._refuse_other_settings(read_json(self.folder / "config.json"))
-        elif (self.folder / "meta.json").exists():
+        if self._has("config.json"):
+            path = self.folder / "config.json"
+            self._refuse_other_settings(read_settings(path), path)
+        elif self._has("meta.json"):
             raise InputError(f"{self.folder}: holds a packed set; give another --out")
+        if self._has("result.json"):
+            path = self.folder / "result.json"
+            self._refuse_other_settings(read_sealed_json(path).get("settings"), path)
+            self._result = read_result(path)
 
-    def _refuse_other_settings(self, held: Mapping[str, Any]) -> None:
+    def _refuse_other_settings(self, held: Any, path: Path) -> None:
+        """Where config.json is gone or was edited, checkpoint and result still say whose they are.
+
+        Args:
+            held: the settings that the file says.
+            path: of the file.
+        """
+        if not isinstance(held, dict):
+            raise InputError(f"{path}: says no settings; {BEGIN_ANEW}")
         old, new = flatten_settings(held), flatten_settings(self.settings)
         for name in [*new, *old]:
+            if name in self.own and rank():
+                continue
             if old.get(name) != new.get(name):
                 raise InputError(
-                    f"{self.folder}/config.json: this folder holds a run with {name} = "
+                    f"{path}: this folder holds a run with {name} = "
                     f"{old.get(name)!r}, the command asks for {new.get(name)!r}; give another "
                     "--out or remove the folder"
                 )
@@ -278,17 +173,29 @@ class Run:
 
         Raises:
             InputError: another process works on it.
+            Stopped: a signal asked the program to end; says what is on disk.
         """
         self.began = time.monotonic()
-        if self.folder is None or rank():
+        if self.folder is None:
             yield self
             return
-        with hold_folder(self.folder):
-            log = self.folder / "environment.json"
-            earlier = read_json(log)["sessions"] if log.exists() else []
-            write_json(log, {"sessions": [*earlier, describe_environment()]})
-            write_json(self.folder / "config.json", self.settings)
-            yield self
+        with ExitStack() as stack:
+            on_every_rank(lambda: self._open(stack))
+            try:
+                yield self
+            except KeyboardInterrupt as stop:
+                number = getattr(stop, "number", 2)
+                sentence = getattr(stop, "sentence", "")
+                raise Stopped(number, sentence or f"{self.folder}: {self._on_disk}") from None
+
+    def _open(self, stack: ExitStack) -> None:
+        if self.folder is None or rank():
+            return
+        stack.enter_context(hold_folder(self.folder))
+        log = self.folder / "environment.json"
+        earlier = read_sessions(log) if log.exists() else []
+        write_json(log, {"sessions": [*earlier, describe_environment()]})
+        write_json(self.folder / "config.json", self.settings)
 
     def path(self, name: str) -> Path:
         """A file of the folder."""
@@ -304,17 +211,17 @@ class Run:
     @property
     def result(self) -> dict[str, Any] | None:
         """What `finish` wrote, or None while the run is not finished."""
-        if self.folder is None or not (self.folder / "result.json").exists():
-            return None
-        return read_json(self.folder / "result.json")
+        return self._result
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
         """Writes the result; the checkpoint is not needed any more."""
-        result = result | {"seconds": round(self.seconds, 1)}
+        result = json.loads(json.dumps(result | {"seconds": round(self.seconds, 1)}))
         if rank() == 0:
-            write_json(self.path("result.json"), result)
+            facts = {"settings": self.settings, "processes": world_size()}
+            write_sealed_json(self.path("result.json"), result | facts)
             self.path("checkpoint.pt").unlink(missing_ok=True)
         wait_for_all()
+        self._result = result
         return result
 
     # ---- steps -----------------------------------------------------------------------------------
@@ -324,7 +231,7 @@ class Run:
         state: State,
         images_per_step: int = 1,
         whole_epochs: bool = False,
-    ) -> Iterator[tuple[int, Log]]:
+    ) -> Generator[tuple[int, Log]]:
         """Yields the steps that are left, and `log` for each: resumes, saves, logs, shows progress.
 
         Args:
@@ -336,9 +243,13 @@ class Run:
 
         Yields:
             The step's number, and log(losses), which keeps their means for metrics.jsonl.
+
+        Raises:
+            Stopped: a signal asked the program to end; the step is finished and kept.
         """
-        first = self.resume(state)
         sums: Losses = {}
+        first = self.resume(state, sums)
+        self._note_on_disk(first, total)
         saved = began = time.monotonic()
         log_every = 1 if whole_epochs else LOG_EVERY
 
@@ -346,22 +257,35 @@ class Run:
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value
 
-        with Bar(self.title, total, first, images_per_step, shown=not whole_epochs) as advance:
+        with (
+            wait_with_signals(unless=whole_epochs) as request,
+            Bar(self.title, total, first, images_per_step, shown=not whole_epochs) as advance,
+        ):
             for step in range(first, total):
                 yield step, log
                 advance()
-                if (step + 1) % log_every and step + 1 < total:
-                    continue
-                count = step + 1 - step // log_every * log_every
-                rate = images_per_step * (step + 1 - first) / (time.monotonic() - began)
-                facts = {} if whole_epochs else {"images_per_s": round(rate, 1)}
-                self.log_means(step + 1, sums, count, **facts)
-                sums.clear()
+                done = step + 1
                 average_buffers_(state.values())
-                due = time.monotonic() - saved > CHECKPOINT_SECONDS and step + 1 < total
-                if whole_epochs or due:
-                    self.save_checkpoint(step + 1, state)
+                is_late = time.monotonic() - saved > self.checkpoint_seconds
+                signal, due = max_over_ranks(request.number, float(is_late or whole_epochs))
+                if done % log_every == 0 or done == total:
+                    count = done - step // log_every * log_every
+                    rate = images_per_step * (done - first) / (time.monotonic() - began)
+                    facts = {} if whole_epochs else {"images_per_s": round(rate, 1)}
+                    self.log_means(done, sums, count, **facts)
+                    sums.clear()
+                if signal or (due and (done < total or whole_epochs)):
+                    self.save_checkpoint(done, state, sums)
+                    self._note_on_disk(done, total)
                     saved = time.monotonic()
+                if signal:
+                    where = f"{self.folder}: " if self.folder else ""
+                    raise Stopped(int(signal), f"{where}{self._on_disk}")
+
+    def _note_on_disk(self, step: int, total: int) -> None:
+        self._on_disk = f"step {step} of {total} is on disk" if step else "no step is on disk yet"
+        if self.folder is None:
+            self._on_disk = "nothing is kept without a folder"
 
     def log_means(self, step: int, sums: Losses, count: int, **facts: object) -> Losses:
         """Logs the means of losses that were summed over `count` steps; returns them."""
@@ -379,48 +303,85 @@ class Run:
 
     def logged(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
-        path = self.folder / "metrics.jsonl" if self.folder else None
-        if path is None or not path.exists():
-            return []
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        return read_log(self.path("metrics.jsonl")) if self._has("metrics.jsonl") else []
 
-    def save_checkpoint(self, step: int, state: State) -> None:
-        """Keeps `state` as it is after `step` steps."""
-        if self.folder is None or rank():
+    def save_checkpoint(self, step: int, state: State, sums: Losses | None = None) -> None:
+        """Keeps `state` as it is after `step` steps; all processes call it together.
+
+        Args:
+            step: how many are done.
+            state: what to keep.
+            sums: losses since the last line of the log.
+        """
+        if self.folder is None:
             return
-        held: dict[str, Any] = {
-            name: part.state_dict() if isinstance(part, Stateful) else part
-            for name, part in state.items()
-        }
-        held |= {"step": step, "seconds": self.seconds}
-        write_atomically(self.folder / "checkpoint.pt", lambda partial: torch.save(held, partial))
+        held = Checkpoint(
+            step=step,
+            seconds=self.seconds,
+            sums=sum_over_ranks(sums or {}),
+            settings=self.settings,
+            processes=world_size(),
+            state={
+                name: part.state_dict() if isinstance(part, Stateful) else part
+                for name, part in state.items()
+            },
+        )
+        if rank() == 0:
+            save_sealed(self.folder / "checkpoint.pt", held._asdict())
 
-    def resume(self, state: State) -> int:
+    def resume(self, state: State, sums: Losses | None = None) -> int:
         """Puts the last checkpoint into `state`; returns how many steps it had done, 0 without one.
 
         Lines that the killed process logged after its last checkpoint are taken out: they come
         again.
+
+        Args:
+            state: what the checkpoint was taken of.
+            sums: gets the losses since the last line of the log.
+
+        Raises:
+            InputError: the checkpoint was changed, is of another run, or of as many processes more
+                or fewer.
         """
         if self.folder is None:
             return 0
-        path, first = self.folder / "checkpoint.pt", 0
-        if path.exists():
-            held = torch.load(path, map_location="cpu", weights_only=True)
-            first = held["step"]
-            self.seconds_before = held["seconds"]
-            _restore(state, held)
+        first = on_every_rank(lambda: self._restore(state, sums))
+        expect_same_on_ranks({"its checkpoint at step": first})
+        if first:
             note(f"{self.title}: resumes at step {first}")
-        if rank() == 0 and (lines := self.logged()):
-            kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= first]
-            write_text(self.folder / "metrics.jsonl", "".join(kept))
+        on_every_rank(lambda: self._trim_log(first))
         return first
 
+    def _trim_log(self, first: int) -> None:
+        if rank() == 0 and (lines := self.logged()):
+            kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= first]
+            write_text(self.path("metrics.jsonl"), "".join(kept))
 
-def _restore(state: State, held: Mapping[str, Any]) -> None:
-    for name, part in state.items():
-        if isinstance(part, Stateful):
-            part.load_state_dict(held[name])
-        else:
-            for key, tensor in part.items():
-                tensor.copy_(held[name][key])
+    def _restore(self, state: State, sums: Losses | None) -> int:
+        path = self.path("checkpoint.pt")
+        if not path.exists():
+            return 0
+        held = read_checkpoint(path)
+        self._refuse_other_settings(held.settings, path)
+        if held.processes != world_size():
+            raise InputError(
+                f"{path}: was written by {held.processes} process(es), this job has "
+                f"{world_size()}: samples are shared out otherwise, and the weights would be "
+                f"others; start {held.processes}, or {BEGIN_ANEW}"
+            )
+        try:
+            for name, part in state.items():
+                if isinstance(part, Stateful):
+                    part.load_state_dict(held.state[name])
+                else:
+                    for key, tensor in part.items():
+                        tensor.copy_(held.state[name][key])
+        except BROKEN as error:
+            raise InputError(
+                f"{path}: does not fit this run ({type(error).__name__}: {first_line(error)}); "
+                f"{BEGIN_ANEW}"
+            ) from None
+        self.seconds_before = held.seconds
+        if sums is not None and rank() == 0:
+            sums.update(held.sums)
+        return held.step

@@ -14,7 +14,7 @@ from cmkg.hands.experiments import main
 from cmkg.hands.report.collect import row_folder
 from cmkg.hands.stages.networks import load_network
 from cmkg.prior import Prior
-from cmkg.runtime.runs import flatten_settings
+from cmkg.runtime.settings import flatten_settings
 from tests.hands.runs import cmkg
 
 

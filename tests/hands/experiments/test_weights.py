@@ -3,7 +3,7 @@ import json
 from cmkg import Hand
 from cmkg.hands.experiments import weights
 from cmkg.hands.network.posenet import NetConfig
-from cmkg.runtime.runs import replace_settings
+from cmkg.runtime.settings import replace_settings
 
 NET = NetConfig("resnet10", 0.125, "integral", 2, heatmap_weight=1000.0, px=32)
 

@@ -32,7 +32,7 @@ def test_a_page_names_no_folder_of_the_user():
 
 
 def test_shares_are_those_of_the_last_tenth(tmp_path):
-    late = {"regression": 1.0, "activation": 1.0, "attention": 2.0}
+    late = {"step": 50, "regression": 1.0, "activation": 1.0, "attention": 2.0}
     lines = [{**late, "regression": 100.0}] * 18 + [late] * 2
     path = tmp_path / "metrics.jsonl"
     path.write_text("\n".join(json.dumps(line) for line in lines))

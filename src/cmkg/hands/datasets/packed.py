@@ -32,8 +32,8 @@ from ...runtime.files import (
     write_json,
     write_sealed_json,
 )
+from ...runtime.locks import hold_lock
 from ...runtime.progress import Bar
-from ...runtime.runs import hold_lock
 from ...runtime.workers import core_count, process_map
 from ..skeleton import BONES, bone_scale
 from .array_files import DiskArray, checksum, expect_checksum, read_small_array
@@ -94,7 +94,7 @@ class Packed:
 
     def __init__(self, folder: PathLike) -> None:
         self.folder = Path(folder)
-        self.meta: dict[str, Any] = _read_meta(self.folder)
+        self.meta: dict[str, Any] = read_meta(self.folder)
         for name, (shape, dtype) in self.meta["arrays"].items():
             path, expected = self.folder / f"{name}.npy", self.meta["crc32"][name]
             if name in PICTURES:
@@ -166,12 +166,17 @@ def subsets_in(data: Path) -> list[str]:
     """Sentences about those of the packed sets in a folder that are a part of their dataset."""
     found = []
     for path in sorted(data.glob("*/meta.json")):
-        if part := _read_meta(path.parent)["holds"].get("subset"):
+        if part := read_meta(path.parent)["holds"].get("subset"):
             found.append(f"{path.parent.name} is a subset: {part}")
     return found
 
 
-def _read_meta(folder: Path) -> dict[str, Any]:
+def read_meta(folder: Path) -> dict[str, Any]:
+    """A packed set's meta.json, every field looked at; its arrays are not read.
+
+    Raises:
+        InputError: there is none, or a field is not what a set has.
+    """
     path = folder / "meta.json"
     if not path.exists():
         raise InputError(
@@ -356,7 +361,7 @@ def _pack(dataset: Dataset, folder: Path, workers: int) -> None:
 
 
 def _expect_same_set(folder: Path, description: dict[str, Any]) -> None:
-    held = _read_meta(folder)["holds"]
+    held = read_meta(folder)["holds"]
     for key in description | held:
         if held.get(key) != description.get(key):
             raise InputError(

@@ -19,7 +19,7 @@ from ...runtime.checks import expect_from_zero, expect_positive
 from ...runtime.distributed import Precision
 from ...runtime.files import save_weights, write_json
 from ...runtime.progress import say
-from ...runtime.runs import replace_settings
+from ...runtime.settings import replace_settings
 from ..datasets.packed import Packed
 from ..datasets.sample import pixels_to_store
 from ..inference.hand import OWN

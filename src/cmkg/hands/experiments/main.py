@@ -22,9 +22,11 @@ from ...runtime.checks import (
     expect_positive,
 )
 from ...runtime.distributed import Precision, on_first_rank
-from ...runtime.files import read_json, write_json
+from ...runtime.files import write_sealed_json
 from ...runtime.progress import Overall, format_duration, say
-from ...runtime.runs import Run, replace_settings
+from ...runtime.run_files import expect_shape, read_settings
+from ...runtime.runs import Run
+from ...runtime.settings import replace_settings
 from ..datasets.folder import FIT, TEST, TRAIN, Folder
 from ..datasets.packed import Packed, pack
 from ..datasets.sample import pixels_to_store
@@ -194,7 +196,7 @@ def run(config: Experiment) -> dict[str, Any] | None:
             errors = train_row(settings, row, home, blocks, config.seeds, config.expert.tries)
             overall.finish(row.name)
             say(f"{row.title}: EPE {sum(errors) / len(errors):.2f} mm")
-        write_json(
+        write_sealed_json(
             out / "rows.json",
             {
                 "rows": [row.summary() for row in rows],
@@ -212,17 +214,9 @@ def run(config: Experiment) -> dict[str, Any] | None:
 
 def read_experiment(folder: Path) -> Experiment:
     """The settings of the run in a folder."""
-    held = read_json(folder / "config.json")
-    expert = held["expert"]
-    expert |= {name: tuple(expert[name]) for name in ("tries", "stops", "test_time_rotations_deg")}
-    groups = {
-        "net": NetConfig(**held["net"]),
-        "expert": Expert(**expert),
-        "augmentation": Augmentation(**held["augmentation"]),
-        "seeds": tuple(held["seeds"]),
-        "backgrounds": tuple(held["backgrounds"]),
-    }
-    return Experiment(**held | groups | {"out": str(folder)})
+    path = folder / "config.json"
+    found: Experiment = expect_shape(read_settings(path) | {"out": str(folder)}, Experiment, path)
+    return found
 
 
 def write_report(out: Path) -> dict[str, Any] | None:
@@ -405,7 +399,7 @@ def write_mean_pose(out: Path) -> None:
     if not (folder / "result.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         train, test = Packed(out / "data/target"), Packed(out / "data/target-test")
-        write_json(folder / "result.json", score_mean_pose(train, test, folder))
+        write_sealed_json(folder / "result.json", score_mean_pose(train, test, folder))
 
 
 def target_rows(config: Experiment, out: Path) -> list[Row]:

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from ...runtime.distributed import launch, on_first_rank
-from ...runtime.files import write_json
+from ...runtime.files import write_sealed_json
+from ...runtime.locks import hold_folder
 from ...runtime.progress import say
-from ...runtime.runs import hold_folder, replace_settings
+from ...runtime.settings import replace_settings
 from ..datasets.packed import pack
 from ..datasets.sample import Dataset
 from ..datasets.synthetic import make_dataset
@@ -73,7 +74,7 @@ def run_plans(
     for name, dataset in sets.items():
         say(f"data: {name}")
         pack(dataset, out / "data" / name)
-    write_json(out / "paper_rows.json", describe_rows(config))
+    write_sealed_json(out / "paper_rows.json", describe_rows(config))
     results: Results = {seed: {} for seed in plans}
     for seed, plan in plans.items():
         for name, stage in plan.items():

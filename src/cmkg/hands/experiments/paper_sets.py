@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...runtime.runs import replace_settings
+from ...runtime.settings import replace_settings
 from ..datasets.freihand import DOMAINS, FreiHand
 from ..datasets.packed import Shard
 from ..datasets.rendered import Rendered

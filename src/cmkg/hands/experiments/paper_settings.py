@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from ...errors import InputError
 from ...runtime.checks import expect_different_seeds, expect_from_zero, expect_positive
 from ...runtime.distributed import Precision
-from ...runtime.runs import replace_settings
+from ...runtime.settings import replace_settings
 from ..datasets.freihand import DOMAINS
 from ..network.posenet import LossUnit, StemStride
 from ..stages.settings import Flat

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from ...errors import Diverged, InputError
 from ...prior import Prior
-from ...runtime.files import PathLike, write_json
+from ...runtime.files import PathLike, write_sealed_json
 from ...runtime.progress import note
-from ...runtime.runs import replace_settings
+from ...runtime.settings import replace_settings
 from ..stages import distill, evaluate, source, target
 from ..stages.fitting import Frames
 
@@ -147,7 +147,7 @@ def train_row(
             "chosen": best,
             "at_the_edge": setting == "sigma" and best in (min(tried), max(tried)),
         }
-        write_json(home / "tried.json", facts)
+        write_sealed_json(home / "tried.json", facts)
         own = {setting: best}
         try:
             return train_seeds(replace_settings(stage, **own), home / f"{setting}-{best:g}", seeds)

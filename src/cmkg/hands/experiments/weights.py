@@ -16,7 +16,7 @@ from ...runtime.checks import expect_positive
 from ...runtime.distributed import Precision
 from ...runtime.files import write_json
 from ...runtime.progress import Overall, say
-from ...runtime.runs import replace_settings
+from ...runtime.settings import replace_settings
 from ..datasets.sample import pixels_to_store
 from ..network.augment import Augmentation
 from ..network.posenet import NetConfig

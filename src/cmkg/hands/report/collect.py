@@ -8,9 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from ...runtime.files import read_json
-from ...runtime.runs import flatten_settings
-from ..datasets.packed import subsets_in
+from ...errors import InputError
+from ...runtime.run_files import AGAIN, expect_shape, read_log
+from ...runtime.settings import flatten_settings
+from ..datasets.packed import read_meta, subsets_in
+from .run_files import (
+    PlanSettings,
+    TargetScore,
+    read_environment,
+    read_plan,
+    read_quantiles,
+    read_score,
+    read_tried,
+)
 
 UNTRAINED = {
     "mean-pose": "mean training pose",
@@ -67,19 +77,31 @@ def chosen_folder(home: Path) -> Path:
     """Where the seeds of a row's folder lie."""
     if not (home / "tried.json").exists():
         return home
-    tried = read_json(home / "tried.json")
+    tried = read_tried(home / "tried.json")
     return home / f"{tried.get('setting', 'sigma')}-{tried['chosen']:g}"
 
 
-def _seed_of(result: Path) -> int:
-    return int(result.parent.name.split("-")[1])
+def seed_results(home: Path) -> list[Path]:
+    """The result of every finished seed of a folder, in the order of the seeds.
+
+    Raises:
+        InputError: there is none.
+    """
+    numbered = {}
+    for path in home.glob("seed-*/result.json"):
+        number = path.parent.name.removeprefix("seed-")
+        if number.isdecimal():
+            numbered[int(number)] = path
+    if not numbered:
+        raise InputError(f"{home}: expected a finished seed, seed-0/result.json; {AGAIN}")
+    return [numbered[number] for number in sorted(numbered)]
 
 
 def collect_row(out: Path, row: Mapping[str, Any]) -> Facts:
     """A trained row of a run's folder."""
     whole = Path(out) / "target" / row["name"]
-    paths = sorted(row_folder(out, row["name"]).glob("seed-*/result.json"), key=_seed_of)
-    results = [read_json(path) for path in paths]
+    paths = seed_results(row_folder(out, row["name"]))
+    results = [read_score(path, TargetScore) for path in paths]
     tried = whole / "tried.json"
     return {
         "name": row["name"],
@@ -90,14 +112,14 @@ def collect_row(out: Path, row: Mapping[str, Any]) -> Facts:
         "pck": np.mean([result["pck"] for result in results], 0).tolist(),
         "per_joint_mm": np.mean([result["epe_per_joint_mm"] for result in results], 0).tolist(),
         "weights": results[0]["weights"],
-        "tried": read_json(tried) if tried.exists() else None,
-        "seconds": sum(read_json(path)["seconds"] for path in whole.rglob("result.json")),
+        "tried": read_tried(tried) if tried.exists() else None,
+        "seconds": sum(read_score(path).get("seconds", 0.0) for path in whole.rglob("result.json")),
     }
 
 
 def collect_untrained_row(out: Path, name: str) -> Facts:
     """A row without training on the target."""
-    result = read_json(Path(out) / "target" / name / "result.json")
+    result = read_score(Path(out) / "target" / name / "result.json")
     return {
         "name": name,
         "label": UNTRAINED[name],
@@ -113,18 +135,21 @@ def collect_untrained_row(out: Path, name: str) -> Facts:
 def collect_run(out: Path) -> Facts:
     """Everything of one `cmkg run` folder."""
     out = Path(out)
-    plan = read_json(out / "rows.json")
+    plan = read_plan(out / "rows.json")
+    if missing := [name for name in SOURCE_LABELS if name not in plan["stages"]]:
+        raise InputError(f"{out}/rows.json: field 'stages' lacks {missing[0]!r}; {AGAIN}")
     sessions = []
     for folder in ("", *plan["stages"]):
-        sessions += read_json(out / folder / "environment.json")["sessions"]
+        sessions += read_environment(out / folder / "environment.json")
     settings = flatten_settings(plan["settings"])
+    expect_shape(settings, PlanSettings, out / "rows.json")
     hide_folders(settings, sessions)
     rows = [collect_untrained_row(out, name) for name in UNTRAINED]
     rows += [collect_row(out, row) for row in plan["rows"]]
     trained = [row for row in rows if row["trained"]]
     best = min(trained, key=lambda row: row["epe_mm"]["mean"])
-    sources = {name: read_json(out / name / "result.json") for name in plan["stages"]}
-    seconds = {name: result["seconds"] for name, result in sources.items()}
+    sources = {name: read_score(out / name / "result.json") for name in plan["stages"]}
+    seconds = {name: result.get("seconds", 0.0) for name, result in sources.items()}
     return {
         "target": TARGETS.get(settings["target"], settings["target"]),
         "rows": rows,
@@ -144,9 +169,7 @@ def collect_run(out: Path) -> Facts:
         "settings": settings,
         "sessions": sorted(sessions, key=lambda session: session["started"]),
         "seconds": seconds | {"target rows": sum(row["seconds"] for row in trained)},
-        "counts": {
-            name: read_json(out / f"data/{name}/meta.json")["holds"]["count"] for name in SETS
-        },
+        "counts": {name: read_meta(out / f"data/{name}")["arrays"]["rgb"][0][0] for name in SETS},
         "subsets": subsets_in(out / "data"),
         "loss_shares": loss_shares(out / "depth/metrics.jsonl"),
     }
@@ -154,7 +177,7 @@ def collect_run(out: Path) -> Facts:
 
 def read_phi(path: Path) -> Facts:
     """{title: a learned prior's quantiles}, empty where none was learned."""
-    return {"p = 2": read_json(path)} if path.exists() else {}
+    return {"p = 2": read_quantiles(path)} if path.exists() else {}
 
 
 def worth_of(rows: Sequence[Facts], sources: Mapping[str, Facts]) -> list[Facts]:
@@ -193,11 +216,12 @@ def hide_folders(settings: Facts, sessions: Sequence[Facts]) -> None:
 
 def loss_shares(path: Path) -> dict[str, float]:
     """Share of each term of G over distillation's last tenth: weights are a matter of units."""
-    import json
-
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = read_log(path)
     last = lines[-max(len(lines) // 10, 1) :]
-    names = [name for name in last[0] if name not in NO_TERMS and not name.startswith("outer_")]
-    terms = {name: float(np.mean([line[name] for line in last])) for name in names}
+    terms: dict[str, float] = {}
+    for line in last:
+        for name, value in line.items():
+            if name not in NO_TERMS and not name.startswith("outer_"):
+                terms[name] = terms.get(name, 0.0) + value
     total = sum(terms.values())
-    return {term: value / total for term, value in terms.items()}
+    return {name: value / total for name, value in terms.items()} if total > 0 else {}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...errors import InputError
+from ...runtime.run_files import AGAIN
 from ..experiments.paper_settings import TARGETS
 from .collect import Facts
 
@@ -48,9 +51,28 @@ COMPARISONS = {
         )
     ],
 }
+PRESETS = ("table1", "table2", "table3", "figure4", "figure5", "figure6")
 CORRELATION = "Table 3: correlation over its rows of what ℓ² gains and what the prior gains (§5.5)"
 HOLDS, REVERSED, UNDECIDED = "holds", "the other way round", "undecided"
 ONE_SEED, NOT_RUN = "one seed", "not run"
+
+
+def expect_rows(presets: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Refuses a plan that lacks a preset, a row that is compared, or the paper's number of one.
+
+    Raises:
+        InputError: names it.
+    """
+    for preset in PRESETS:
+        if preset not in presets:
+            raise InputError(f"{path}: has no {preset!r}; {AGAIN}")
+    for preset, comparisons in COMPARISONS.items():
+        for one in comparisons:
+            for stage in (one.better, one.reference):
+                if not (presets[preset].get(stage) or ("", None, None))[1]:
+                    raise InputError(
+                        f"{path}: {preset!r} has no row {stage!r} with the paper's error; {AGAIN}"
+                    )
 
 
 def collect_claims(presets: Mapping[str, list[Facts]]) -> list[Facts]:

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ...runtime.files import read_json, write_json, write_text
-from ..datasets.packed import Packed, subsets_in
+from ...runtime.files import write_json, write_text
+from ...runtime.text import escape_markdown
+from ..datasets.packed import Packed, read_meta, subsets_in
 from . import paper_claims
 from .collect import Facts, format_spread, spread
 from .plots import (
@@ -24,6 +25,7 @@ from .plots import (
     plot_weight_histograms,
     skeleton_picture,
 )
+from .run_files import PaperScore, read_environment, read_paper_rows, read_predictions, read_score
 from .run_page import load_template, predicted_joints_mm, sample_pictures
 
 TITLES = {
@@ -82,13 +84,16 @@ def write(out: Path, pictures: int) -> Facts:
 def collect_paper(out: Path) -> Facts:
     """{"presets": {preset: [row]}, "made": whether made data were used, and what was run}."""
     presets = {}
-    for preset, stages in read_json(out / "paper_rows.json").items():
+    rows = read_paper_rows(out / "paper_rows.json")
+    paper_claims.expect_rows(rows, out / "paper_rows.json")
+    for preset, stages in rows.items():
         presets[preset] = [collect_stage(out, stage, *facts) for stage, facts in stages.items()]
-    sets = {path.parent.name: read_json(path)["holds"] for path in out.glob("data/*/meta.json")}
-    made = any(held.get("made") for held in sets.values())
+    sets = {path.parent.name: read_meta(path.parent) for path in out.glob("data/*/meta.json")}
+    holds = {name: meta["holds"] for name, meta in sets.items()}
+    made = any(held.get("made") for held in holds.values())
     is_open = any(
         held.get("dataset") == "rendered"
-        for name, held in sets.items()
+        for name, held in holds.items()
         if not name.startswith("synthetic")
     )
     claims = paper_claims.collect_claims(presets)
@@ -125,7 +130,7 @@ def collect_stage(
 ) -> Facts:
     """One row: the paper's numbers, and ours over the finished seeds; None where none is."""
     paths = sorted(out.glob(f"seed-*/{stage}/result.json"))
-    results = [read_json(path) for path in paths]
+    results = [read_score(path, PaperScore) for path in paths]
     ours = None
     if results:
         ours = {
@@ -134,7 +139,7 @@ def collect_stage(
             "pck": np.mean([result["pck"] for result in results], 0).round(5).tolist(),
             "seeds": [path.relative_to(out).parts[0] for path in paths],
             "weights": mean_weights([result.get("weights") for result in results]),
-            "hours": sum(result["seconds"] for result in results) / 3600,
+            "hours": sum(result.get("seconds", 0.0) for result in results) / 3600,
         }
     return {
         "stage": stage,
@@ -160,14 +165,14 @@ def collect_sessions(out: Path) -> Facts:
     """Commits and machines that wrote the folder, and the sizes of its sets."""
     sessions = []
     for path in out.glob("seed-*/*/*/environment.json"):
-        sessions += read_json(path)["sessions"]
+        sessions += read_environment(path)
     sessions.sort(key=lambda session: session["started"])
     machines = [s["machine"]["gpu"] or s["machine"]["processor"] for s in sessions]
     metas = sorted(out.glob("data/*/meta.json"))
     return {
         "commits": list(dict.fromkeys(session["commit"] for session in sessions)),
         "machines": list(dict.fromkeys(machines)),
-        "sets": {path.parent.name: read_json(path)["holds"]["count"] for path in metas},
+        "sets": {path.parent.name: read_meta(path.parent)["arrays"]["rgb"][0][0] for path in metas},
     }
 
 
@@ -187,7 +192,8 @@ def format_tables(found: Mapping[str, Any]) -> str:
             error, auc = format_ours(row, "epe_mm", 2), format_ours(row, "auc_20_50", 3)
             paper_auc = "" if row["paper_auc"] is None else f"{row['paper_auc']:.3f}"
             paper = "" if row["paper_epe_mm"] is None else f"{row['paper_epe_mm']:.2f}"
-            lines.append(f"| {row['label']} | {error} | {auc} | {paper} | {paper_auc} |")
+            label = escape_markdown(row["label"])
+            lines.append(f"| {label} | {error} | {auc} | {paper} | {paper_auc} |")
         lines.append("")
     lines += [f"### {CLAIMS}", "", EXPLAIN_CLAIMS, "", *paper_claims.format_claims(found["claims"])]
     return "\n".join([*lines, ""])
@@ -270,10 +276,10 @@ def draw_sheet(out: Path, found: Mapping[str, Any], count: int) -> dict[str, lis
 def draw_skeletons(packed: Packed, predictions: Path, count: int) -> tuple[list[str], list[str]]:
     """`count` pictures with the true skeletons, and with the predicted ones."""
     true, predicted = [], []
-    with np.load(predictions) as arrays:
-        for picture in sample_pictures(packed, count):
-            joints = predicted_joints_mm(arrays, picture)
-            own = skeleton_picture(picture.rgb, picture.K, picture.joints_mm)
-            true.append(jpeg_uri(own))
-            predicted.append(jpeg_uri(skeleton_picture(picture.rgb, picture.K, joints)))
+    arrays = read_predictions(predictions, len(packed))
+    for picture in sample_pictures(packed, count):
+        joints = predicted_joints_mm(arrays, picture)
+        own = skeleton_picture(picture.rgb, picture.K, picture.joints_mm)
+        true.append(jpeg_uri(own))
+        predicted.append(jpeg_uri(skeleton_picture(picture.rgb, picture.K, joints)))
     return true, predicted

@@ -15,8 +15,11 @@ import jinja2
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from ...errors import InputError
 from ...runtime.files import write_atomically, write_json, write_text
 from ...runtime.progress import format_duration
+from ...runtime.run_files import AGAIN
+from ...runtime.text import escape_markdown
 from ..datasets.packed import Packed
 from ..skeleton import BONES, FINGER_COLOURS, FINGER_OF_BONE
 from .collect import Facts, collect_run, format_spread, format_strength, row_folder
@@ -29,6 +32,7 @@ from .plots import (
     plot_worth,
     skeleton_picture,
 )
+from .run_files import read_predictions
 
 PICTURES, SHEET_PICTURES = 12, 8
 CURVES = (
@@ -72,11 +76,13 @@ def format_tables(results: Mapping[str, Any]) -> str:
     """Both tables as Markdown, for a README."""
     lines = ["| source | EPE, mm | AUC 20–50 |", "| :-- | --: | --: |"]
     for stage in results["source"]:
-        lines.append(f"| {stage['label']} | {stage['epe_mm']:.2f} | {stage['auc_20_50']:.3f} |")
+        label = escape_markdown(stage["label"])
+        lines.append(f"| {label} | {stage['epe_mm']:.2f} | {stage['auc_20_50']:.3f} |")
     lines += ["", "| target | EPE, mm | AUC 20–50 | chosen |", "| :-- | --: | --: | --: |"]
     for row in results["rows"]:
         error, auc = format_spread(row["epe_mm"]), format_spread(row["auc_20_50"], 3)
-        lines.append(f"| {row['label']} | {error} | {auc} | {format_strength(row)} |")
+        label = escape_markdown(row["label"])
+        lines.append(f"| {label} | {error} | {auc} | {format_strength(row)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -95,8 +101,16 @@ def load_template(name: str) -> jinja2.Template:
 
 
 def row_of(results: Mapping[str, Any], name: str) -> Facts:
-    """The row of a name."""
-    return next(row for row in results["rows"] if row["name"] == name)
+    """The row of a name.
+
+    Raises:
+        InputError: there is none.
+    """
+    for row in results["rows"]:
+        if row["name"] == name:
+            found: Facts = row
+            return found
+    raise InputError(f"this run has no row {name!r}, which its page shows; {AGAIN}")
 
 
 def draw_figures(results: Mapping[str, Any]) -> dict[str, str]:
@@ -135,10 +149,13 @@ def sample_pictures(packed: Packed, count: int) -> list[TestPicture]:
     ]
 
 
-def load_shown_predictions(out: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+def load_shown_predictions(out: Path, results: Mapping[str, Any], count: int) -> dict[str, Any]:
     """{row: its first seed's predictions.npz} of the students without and with depth."""
     seed = results["settings"]["seeds"][0]
-    return {name: np.load(row_folder(out, name) / f"seed-{seed}/predictions.npz") for name in SHOWN}
+    return {
+        name: read_predictions(row_folder(out, name) / f"seed-{seed}/predictions.npz", count)
+        for name in SHOWN
+    }
 
 
 def predicted_joints_mm(arrays: Any, picture: TestPicture) -> Float[np.ndarray, "21 3"]:
@@ -153,7 +170,7 @@ def draw_sheet(out: Path, results: Mapping[str, Any]) -> bytes:
     Licensed photographs stay out of it: white instead.
     """
     packed = Packed(out / "data/target-test")
-    loaded = load_shown_predictions(out, results)
+    loaded = load_shown_predictions(out, results, len(packed))
     licensed = results["settings"]["target"] != "rendered"
     columns = []
     for picture in sample_pictures(packed, SHEET_PICTURES):
@@ -167,7 +184,7 @@ def draw_sheet(out: Path, results: Mapping[str, Any]) -> bytes:
 def draw_pictures(out: Path, results: Mapping[str, Any]) -> list[Facts]:
     """Test images with true and predicted skeletons, in 2D and for the 3D view."""
     packed = Packed(out / "data/target-test")
-    loaded = load_shown_predictions(out, results)
+    loaded = load_shown_predictions(out, results, len(packed))
     shown = []
     for picture in sample_pictures(packed, PICTURES):
         predicted = []

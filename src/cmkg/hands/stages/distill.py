@@ -26,8 +26,9 @@ from ...modules import unwrap
 from ...prior import Prior
 from ...runtime.checks import expect_from_zero, expect_positive
 from ...runtime.distributed import Processes, launch, on_first_rank, place_model, wait_for_all
-from ...runtime.files import load_weights, read_json, save_weights, write_arrays, write_json
+from ...runtime.files import load_weights, save_weights, write_arrays, write_json
 from ...runtime.progress import note
+from ...runtime.run_files import read_settings
 from ...runtime.runs import Losses, Run
 from ...steps import take_step
 from ..datasets.packed import Packed, open_training_set
@@ -319,9 +320,8 @@ def kept_answers(path: Path, teacher: PoseNet, loader: Loader, fabric: Processes
 def modality_of(folder: str) -> Modality:
     """What the network of a finished teacher or student run sees."""
     path = Path(folder) / "config.json"
-    held = read_json(path)
-    found: Any = held.get("modality") if isinstance(held, dict) else None
-    if found not in CHANNELS:
+    found: Any = read_settings(path).get("modality")
+    if found not in tuple(CHANNELS):
         raise InputError(
             f"{path}: expected a teacher's or a student's run, with 'modality' rgb or depth, found "
             f"{found!r}"

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ...cards import write_card
 from ...errors import InputError
-from ...runtime.files import load_weights, read_json, save_weights, write_text
+from ...runtime.files import load_weights, save_weights, write_text
+from ...runtime.run_files import read_result, read_settings
 from ..datasets.packed import Packed
 from ..network.finder import Finder
 from ..network.hand_student import CALIBRATION, HandStudent
@@ -78,7 +79,7 @@ def run(config: Export) -> None:
     load_weights(student_weights(stage), student.net)
     if packed is not None:
         student = calibrated(student, packed)
-    facts = card_facts(read_json(stage / "config.json"), read_json(stage / "result.json"))
+    facts = card_facts(read_settings(stage / "config.json"), read_result(stage / "result.json"))
     try:
         student.save_pretrained(config.out)
     except OSError:
@@ -110,14 +111,14 @@ def write_companions(config: Export, out: Path) -> dict[str, str]:
         finder = Finder()
         load_weights(Path(config.finder) / "finder.safetensors", finder)
         write_finder_onnx(finder, out / FINDER_FILE, config.half)
-        result = read_json(Path(config.finder) / "result.json")
+        result = read_result(Path(config.finder) / "result.json")
         told["hands found in rendered pictures"] = result["found"]
         told["pictures with a false hand"] = result["pictures_with_more"]
     if config.presence:
         presence = Presence()
         load_weights(Path(config.presence) / "presence.safetensors", presence)
         write_presence_onnx(presence, out / PRESENCE_FILE, config.half)
-        result = read_json(Path(config.presence) / "result.json")
+        result = read_result(Path(config.presence) / "result.json")
         told["hands told from other things"] = result["hand_told"]
         told["right hands told from left ones"] = result["side_told"]
     return {name: f"{100 * share:.1f} %" for name, share in told.items()}

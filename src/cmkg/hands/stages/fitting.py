@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import InputError
-from ...runtime.distributed import Processes
+from ...runtime.distributed import Processes, expect_divided
 from ...runtime.files import BROKEN, PathLike, load_sealed, read_arrays, save_sealed
 from ...runtime.random import batch_indices, generator
 from ...runtime.runs import Losses, Run
@@ -220,6 +221,13 @@ class Loader:
         picked = None if uv is None else uv[numbers].to(self.device)
         return Pose(joints[numbers].to(self.device), picked)
 
+    def shares_of(self, batch: int) -> tuple[int, int]:
+        """How many samples of a batch have a label that is used, and how many have none."""
+        if self._with_label is None or not len(self._without_label):
+            return batch, 0
+        size = min(round(batch * self.unlabelled), batch - 1)
+        return batch - size, size
+
     def training_batch(
         self, seed: object, step: int, batch: int, fabric: Processes, stream: str = "augment"
     ) -> HandBatch:
@@ -232,14 +240,13 @@ class Loader:
             rows = batch_indices(key, step, len(numbers), size, place, count)
             return self.fetch(numbers[rows.numpy()], draws)
 
+        own_size, size = self.shares_of(batch)
         if self._with_label is None:
-            return drawn(self._every, order_key, batch)
-        others = self._without_label
-        size = min(round(batch * self.unlabelled), batch - 1) if len(others) else 0
-        own = drawn(self._with_label, order_key, batch - size)
+            return drawn(self._every, order_key, own_size)
+        own = drawn(self._with_label, order_key, own_size)
         if not size:
             return own
-        other = drawn(others, ("unlabelled", order_key), size)
+        other = drawn(self._without_label, ("unlabelled", order_key), size)
         mask = torch.arange(len(own) + len(other), device=fabric.device) < len(own)
         return replace(own.join(other), labelled=mask)
 
@@ -266,13 +273,21 @@ def fit(
 
     Returns:
         The number of steps.
+
+    Raises:
+        InputError: the processes cannot share a batch evenly.
+        Stopped: a signal asked the program to end; the step is kept.
     """
     batch = min(optim.batch, len(loader))
+    own, others = loader.shares_of(batch)
+    expect_divided(own, "--batch" if not others else "--batch, its share with labels")
+    expect_divided(others, "--batch, --unlabelled: the share without labels")
     total = steps_of(optim, loader)
-    for step, log in run.steps(total, state, batch):
-        optim.set_rate(state["optimizer"], step, total)
-        drawn = loader.training_batch(optim.seed if key is None else key, step, batch, fabric)
-        log(update(drawn, step))
+    with closing(run.steps(total, state, batch)) as steps:
+        for step, log in steps:
+            optim.set_rate(state["optimizer"], step, total)
+            drawn = loader.training_batch(optim.seed if key is None else key, step, batch, fabric)
+            log(update(drawn, step))
     return total
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
 from ...errors import InputError
-from ...runtime.files import PathLike, load_weights, read_json
+from ...runtime.files import PathLike, load_weights
+from ...runtime.run_files import expect_shape, read_settings
 from ..datasets.packed import Packed
 from ..network.posenet import NetConfig, PoseNet, pose_net
 from .fitting import convention_matrix
@@ -33,15 +34,14 @@ def read_net_config(folder: PathLike) -> NetConfig:
         InputError: the folder holds no such run.
     """
     path = Path(folder) / "config.json"
-    held = read_json(path)
-    net: Any = held.get("net") if isinstance(held, dict) else None
-    try:
-        return NetConfig(**net)
-    except TypeError:
+    held = read_settings(path)
+    if "net" not in held:
         raise InputError(
             f"{path}: expected the settings of a teacher or student run, with its network under "
-            f"'net', found {net!r}"
-        ) from None
+            "'net', found none"
+        )
+    net: NetConfig = expect_shape(held["net"], NetConfig, path)
+    return net
 
 
 def student_weights(stage: PathLike) -> Path:

@@ -16,6 +16,7 @@ from ...families import merged
 from ...prior import Prior
 from ...runtime.checks import expect_new_file
 from ...runtime.files import write_text
+from ...runtime.text import printable
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,13 @@ def print_info(config: Info) -> None:
     prior = Prior.load(config.file)
     for name, value in prior_facts(prior).items():
         if value not in (None, ""):
-            print(f"{name:14} {value}")
+            print(printable(f"{name:14} {value}"))
     noise = prior.signal_to_noise() if prior.variance else {}
     last = f"{'phi / noise':>13}" if noise else ""
-    print(f"\n{'layer':44}{'10 %':>11}{'median':>11}{'90 %':>11}{last}")
+    print(printable(f"\n{'layer':44}{'10 %':>11}{'median':>11}{'90 %':>11}{last}"))
     for name, q in prior.quantiles().items():
         last = f"{noise[name]:13.1f}" if noise else ""
-        print(f"{name:44}{q['q10']:11.2e}{q['median']:11.2e}{q['q90']:11.2e}{last}")
+        print(printable(f"{name:44}{q['q10']:11.2e}{q['median']:11.2e}{q['q90']:11.2e}{last}"))
 
 
 def print_comparison(config: Compare) -> None:
@@ -92,13 +93,13 @@ def print_comparison(config: Compare) -> None:
             "not compared, as one of the two has no such layer or another shape: "
             f"{len(apart)}, e.g. {apart[0]}"
         )
-    print(f"{'layer':44}{'correlation':>13}{'same sign':>11}{'rms ratio':>11}")
+    print(printable(f"{'layer':44}{'correlation':>13}{'same sign':>11}{'rms ratio':>11}"))
     for title in [*shared, "all"]:
         names = shared if title == "all" else [title]
         x, y = (torch.cat([p.phi[n].flatten().double() for n in names]) for p in (a, b))
         same_sign = float((x.sign() == y.sign()).double().mean())
         ratio = float((y.square().mean() / x.square().mean().clamp_min(1e-60)).sqrt())
-        print(f"{title:44}{correlation(x, y):13.3f}{same_sign:11.1%}{ratio:11.3g}")
+        print(printable(f"{title:44}{correlation(x, y):13.3f}{same_sign:11.1%}{ratio:11.3g}"))
 
 
 def correlation(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> float:
@@ -129,4 +130,4 @@ def write_plot(config: Plot) -> None:
     expect_new_file(config.out, ".svg", config.file)
     prior = Prior.load(config.file)
     write_text(config.out, plot_prior_by_layer({f"p = {prior.p}": prior.quantiles()}))
-    print(f"{config.out}: phi per layer, median and 10 to 90 %")
+    print(printable(f"{config.out}: phi per layer, median and 10 to 90 %"))

@@ -12,6 +12,7 @@ import tyro
 from ...errors import InputError
 from ...runtime.checks import expect_from_zero, expect_positive
 from ...runtime.distributed import Precision
+from ...runtime.runs import CHECKPOINT_SECONDS
 
 Flat = tyro.conf.OmitArgPrefixes  # a group whose settings have no prefix on the command line
 
@@ -28,9 +29,12 @@ class OptimConfig:
     seed: int = 0
     """Of the order of the samples and their augmentation, and of random weights."""
     precision: Precision = "auto"
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    """How often the training is kept on disk: what a kill can cost, and a step. It may differ when
+    a run goes on; CMKG_CHECKPOINT_SECONDS is its default."""
 
     def __post_init__(self) -> None:
-        expect_from_zero(self, "epochs")  # 0 scores the start
+        expect_from_zero(self, "epochs", "checkpoint_seconds")  # 0 epochs score the start
         expect_positive(self, "batch", "lr")
 
     def rate_at(self, step: int, total: int) -> float:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...cards import write_card
-from ...runtime.runs import Run, flatten_settings
+from ...runtime.runs import Run
+from ...runtime.settings import flatten_settings
 
 ABOUT_STUDENT = (
     "Estimates 21 joints of a hand from one RGB crop, wrist-relative, in units of the bone |middle "

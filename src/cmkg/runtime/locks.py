@@ -1,0 +1,94 @@
+"""One folder, one owner: the operating system's lock, which ends with its process."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from ..errors import InputError
+from .distributed import rank
+
+
+@contextmanager
+def hold_lock(path: Path, folder: Path) -> Iterator[None]:
+    """Holds the operating system's lock on a file inside the block; it ends with the process.
+
+    Args:
+        path: the file, removed afterwards.
+        folder: what it guards, for the sentence.
+
+    Raises:
+        InputError: another process holds it; the sentence says which.
+    """
+    with open(path, "a+", encoding="utf-8") as file:
+        if not _try_lock(file.fileno()):
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise InputError(
+                f"{folder}: {holder} works on this folder; wait for it, stop it, or give "
+                "another --out"
+            )
+        if not _is_file_at(file.fileno(), path):  # whoever held it has removed it meanwhile
+            raise InputError(f"{folder}: another process has just left it; start again")
+        file.truncate(0)
+        started = datetime.now().astimezone().isoformat(timespec="seconds")
+        file.write(f"process {os.getpid()} on {platform.node()}, since {started},\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _is_file_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one of this name: else another one can be locked beside."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return _try_lock_windows(descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a disk without locks: nothing can be said
+        return True
+    return True
+
+
+def _try_lock_windows(descriptor: int) -> bool:
+    try:
+        import msvcrt
+    except ImportError:  # neither: nothing can be said
+        return True
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Makes a folder and works in it alone, inside the block; of several processes the first holds.
+
+    Raises:
+        InputError: another command works on it.
+    """
+    if rank():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold_lock(folder / ".lock", folder):
+        yield

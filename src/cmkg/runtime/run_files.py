@@ -1,0 +1,155 @@
+"""What a run's files may hold: each reader gives what is expected, or refuses in one sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from ..errors import InputError
+from .files import PathLike, load_sealed, read_file, read_json, read_sealed_json
+
+MOST_LOG_BYTES = 1 << 30
+DEEPEST_SETTINGS = 8
+BEGIN_ANEW = "remove it to begin anew"
+AGAIN = "run the command that wrote this folder again"
+
+
+@lru_cache(maxsize=16)
+def _adapter(kind: Any) -> Any:
+    return TypeAdapter(kind)
+
+
+def expect_shape(value: Any, kind: Any, path: PathLike) -> Any:
+    """The value as `kind`: a TypedDict, a dataclass or another annotated type.
+
+    Raises:
+        InputError: it is something else; names the file, the field, and what is wrong with it.
+    """
+    try:
+        return _adapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        field = ".".join(str(part)[:80] for part in first["loc"]) or "the whole"
+        found = f"{first['input']!r:.60}"
+        raise InputError(
+            f"{path}: field {field!r}: {first['msg'].lower()}, found {found}; {AGAIN}"
+        ) from None
+
+
+def read_settings(path: PathLike) -> dict[str, Any]:
+    """The settings of a run's config.json: groups of plain values.
+
+    Raises:
+        InputError: it holds something else.
+    """
+
+    def is_plain(value: Any, depth: int) -> bool:
+        if isinstance(value, dict):
+            return depth > 0 and all(is_plain(part, depth - 1) for part in value.values())
+        if isinstance(value, list):
+            return depth > 0 and all(is_plain(part, depth - 1) for part in value)
+        return True
+
+    held = read_json(path, "the settings of a run")
+    if not isinstance(held, dict) or not is_plain(held, DEEPEST_SETTINGS):
+        raise InputError(
+            f"{path}: expected the settings of a run by name, found other JSON; give another --out "
+            "or remove the folder"
+        )
+    return held
+
+
+def read_result(path: PathLike) -> dict[str, Any]:
+    """What a finished run's result.json says.
+
+    Raises:
+        InputError: the run is not finished, or the file was changed.
+    """
+    held = read_sealed_json(path)
+    return {name: value for name, value in held.items() if name not in ("settings", "processes")}
+
+
+def read_log(path: PathLike) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; one that a killed process left half written is left out.
+
+    Raises:
+        InputError: a line is no step with numbers by name.
+    """
+    lines = read_file(path, "a log", BEGIN_ANEW, MOST_LOG_BYTES).decode(errors="replace")
+    found = []
+    for number, line in enumerate(lines.splitlines(), 1):
+        if not line.endswith("}"):
+            continue
+        try:
+            held = json.loads(line)
+        except (ValueError, RecursionError):
+            held = None
+        is_line = isinstance(held, dict) and type(held.get("step")) is int
+        if not is_line or not all(type(value) in (int, float) for value in held.values()):
+            raise InputError(
+                f"{path}: line {number}: expected a step and numbers by name, found {line!r:.60}; "
+                f"{BEGIN_ANEW}"
+            )
+        found.append(held)
+    return found
+
+
+def read_sessions(path: PathLike) -> list[dict[str, Any]]:
+    """The sessions of an environment.json.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    held = read_json(path, "the sessions of a run")
+    sessions = held.get("sessions") if isinstance(held, dict) else None
+    if not isinstance(sessions, list) or not all(isinstance(one, dict) for one in sessions):
+        raise InputError(f"{path}: expected the sessions of a run, found other JSON; {BEGIN_ANEW}")
+    return sessions
+
+
+class Checkpoint(NamedTuple):
+    """Where a run goes on.
+
+    sums: losses since the last line of the log. settings: whose it is. state: of model, optimiser
+    and what else the run keeps.
+    """
+
+    step: int
+    seconds: float
+    sums: dict[str, float]
+    settings: dict[str, Any]
+    processes: int
+    state: dict[str, Any]
+
+
+def read_checkpoint(path: PathLike) -> Checkpoint:
+    """A run's checkpoint.pt.
+
+    Raises:
+        InputError: it was changed, or holds something else.
+    """
+    held = load_sealed(path, "a run's checkpoint", BEGIN_ANEW)
+    kinds = {
+        "step": int,
+        "seconds": float,
+        "sums": dict,
+        "settings": dict,
+        "processes": int,
+        "state": dict,
+    }
+    fields = held if isinstance(held, dict) else {}
+    for name, kind in kinds.items():
+        if not isinstance(fields.get(name), kind):
+            raise InputError(
+                f"{path}: field {name!r}: expected {kind.__name__}, found "
+                f"{type(fields.get(name)).__name__}; {BEGIN_ANEW}"
+            )
+    found = Checkpoint(**{name: fields[name] for name in kinds})
+    numbers = [found.seconds, *found.sums.values()]
+    if found.step < 0 or not all(isinstance(n, float) and math.isfinite(n) for n in numbers):
+        raise InputError(f"{path}: expected a step, its time and losses; {BEGIN_ANEW}")
+    return found

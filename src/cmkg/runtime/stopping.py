@@ -1,0 +1,77 @@
+"""How a program ends that is asked to: SIGTERM, which clusters send, and SIGINT, Ctrl+C.
+
+In the middle of a training the step is finished and kept first; a second signal ends it at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+ASKED = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has asked this program to end.
+
+    number: of the signal. sentence: what is on disk.
+    """
+
+    def __init__(self, number: int, sentence: str = "") -> None:
+        super().__init__(number, sentence)
+        self.number = number
+        self.sentence = sentence
+
+    @property
+    def exit_code(self) -> int:
+        """128 and the signal's number: 130 of SIGINT, 143 of SIGTERM."""
+        return 128 + self.number
+
+
+def _stop_now(number: int, _frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+def stop_on_signals() -> None:
+    """From now on SIGTERM and SIGINT raise Stopped where the program is; of the main thread."""
+    if threading.current_thread() is threading.main_thread():
+        for number in ASKED:
+            signal.signal(number, _stop_now)
+
+
+class Request:
+    """Whether a signal has come, and which."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        """Notes a signal."""
+        if self.number:
+            _stop_now(number, _frame)
+        self.number = number
+
+
+@contextmanager
+def wait_with_signals(unless: bool = False) -> Iterator[Request]:
+    """Inside, the first signal is only noted, in the Request; the second raises Stopped.
+
+    Where `stop_on_signals` was not called (in somebody else's program), signals stay as they are.
+
+    Args:
+        unless: nothing is changed; the Request stays empty.
+    """
+    request = Request()
+    if unless or signal.getsignal(signal.SIGTERM) is not _stop_now:
+        yield request
+        return
+    for number in ASKED:
+        signal.signal(number, request)
+    try:
+        yield request
+    finally:
+        for number in ASKED:
+            signal.signal(number, _stop_now)
