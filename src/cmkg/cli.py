@@ -113,6 +113,10 @@ GROUP_TEXTS = {
 IN_PICTURES = ("predict", "adapt", "export", "page")  # of the commands, told first
 DEFAULT_PRESET = "demo"  # of `cmkg run`
 TRAINING_MODULES = ("lightning_fabric", "warp", "plyfile")  # of the extra `train`
+NO_MEMORY = (
+    "this machine has not enough memory for it; give a smaller --batch, --px or --width, or fewer "
+    "--workers"
+)
 FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
 
 
@@ -212,7 +216,10 @@ def parse_settings(command: Command, program: str, arguments: Sequence[str]) -> 
 
 def execute(command: Command, program: str, arguments: Sequence[str]) -> None:
     """Runs a command and prints its score, if it has one."""
+    from .runtime.checks import expect_sane
+
     config = parse_settings(command, program, arguments)
+    expect_sane(config)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         from .runtime.distributed import join_launched_processes
 
@@ -250,7 +257,11 @@ def end_in_one_sentence(program: Callable[[], object]) -> None:
         if error.name not in TRAINING_MODULES:
             raise
         _exit(f"this command needs {error.name}, which is not installed: pip install 'cmkg[train]'")
+    except MemoryError:
+        _exit(NO_MEMORY)
     except RuntimeError as error:
+        if any(words in str(error) for words in ("allocate memory", "out of memory")):
+            _exit(NO_MEMORY)
         if not _is_lost_contact(error):
             raise
         reason = str(error).splitlines()[0][:120]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,15 +11,50 @@ from typing import Any
 from ..errors import InputError
 from .files import PathLike
 
+MOST = 2**53  # what every number of JSON can be
+
 
 def expect_positive(config: Any, *names: str) -> None:
     """Refuses settings that are not positive, by name."""
-    _expect(config, names, lambda value: value > 0, "a positive number")
+    _expect(config, names, lambda value: 0 < value < math.inf, "a positive number")
 
 
 def expect_from_zero(config: Any, *names: str) -> None:
     """Refuses settings below zero, by name."""
-    _expect(config, names, lambda value: value >= 0, "a number from 0")
+    _expect(config, names, lambda value: 0 <= value < math.inf, "a number from 0")
+
+
+def expect_between(config: Any, low: float, high: float, *names: str) -> None:
+    """Refuses settings below `low` or above `high`, by name."""
+    _expect(config, names, lambda value: low <= value <= high, f"{low:g} to {high:g}")
+
+
+def expect_sane(config: Any) -> None:
+    """Refuses what no setting can be: numbers that are not finite, seeds below 0, no folder.
+
+    Args:
+        config: a dataclass of settings; its groups are looked through, too.
+
+    Raises:
+        InputError: names the flag.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            expect_sane(value)
+            continue
+        flag = f"--{field.name.replace('_', '-')}"
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, float) and not math.isfinite(one):
+                raise InputError(f"{flag}: expected a finite number, got {one}")
+            if isinstance(one, int) and not -MOST <= one <= MOST:
+                raise InputError(f"{flag}: expected a number below {MOST:,}, got {one}")
+            if "seed" in field.name and isinstance(one, int) and one < 0:
+                raise InputError(f"{flag}: expected a number from 0, got {one}")
+            if isinstance(one, str) and "\0" in one:
+                raise InputError(f"{flag}: holds a null character; expected a name")
+        if field.name == "out" and str(value).strip() == "":
+            raise InputError(f"{flag}: expected a folder or a file to write, got an empty name")
 
 
 def expect_share(config: Any, *names: str) -> None:

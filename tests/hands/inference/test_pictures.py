@@ -73,7 +73,7 @@ def test_what_is_no_whole_picture_is_one_sentence(image, tmp_path, monkeypatch):
     for name, sentence in said.items():
         with pytest.raises(InputError, match=f"{name}: .*{sentence}"):
             read_photograph(tmp_path / name)
-    with pytest.raises(InputError, match="is no regular file"):
+    with pytest.raises(InputError, match="this is a folder"):
         read_photograph(tmp_path)
     monkeypatch.setattr(pictures, "MOST_PIXELS", 1000)
     with pytest.raises(InputError, match="has 40 x 30 pixels, expected 1,000 at most"):

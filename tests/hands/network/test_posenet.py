@@ -26,5 +26,5 @@ def test_joints_are_wrist_relative_numbers_and_follow_the_convention(head):
 def test_an_unknown_backbone_and_a_width_without_channels_are_one_sentence():
     with pytest.raises(InputError, match="backbone is one of resnet10, .*, got 'vgg'"):
         NetConfig(backbone="vgg")
-    with pytest.raises(InputError, match="width: expected at least 1/64"):
+    with pytest.raises(InputError, match="--width: expected 0.015625 to 16"):
         NetConfig(width=0.01)

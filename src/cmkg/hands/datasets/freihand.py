@@ -193,7 +193,7 @@ class FreiHand:
     def check_vertices(self) -> None:
         """Looks at the end of *_verts.json: over a gigabyte of text that no loader reads."""
         path = Path(self.root) / f"{self.part}_verts.json"
-        if not path.exists():
+        if not path.is_file():
             return
         with open(path, "rb") as file:
             file.seek(max(path.stat().st_size - 64, 0))

@@ -23,14 +23,18 @@ from ...runtime.files import (
     read_arrays,
     read_file,
 )
-from ..jpeg import JPEG_START, decode_jpeg, jpeg_size
+from ..picture_files import (
+    JPEG_START,
+    MOST_PICTURE_BYTES,
+    MOST_PIXELS,
+    decode_jpeg,
+    jpeg_size,
+)
 from .matlab import read_matlab
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG_END, JPEG_SCAN = b"\xff\xd9", 0xDA
-MOST_PICTURE_BYTES = 256 << 20
 MOST_YAML_BYTES = 1 << 20
-MOST_PIXELS = 64_000_000  # of a dataset's picture; RGB of so many takes 192 MB
 COPY = "copy it again"
 TWO_BYTES = ("red-high", "red-low")  # which byte of a depth is in the red channel
 

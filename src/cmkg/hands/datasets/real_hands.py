@@ -59,6 +59,8 @@ def records_of(root: str) -> list[dict[str, Any]]:
 def _width(path: Path) -> int:
     """Of a picture; a missing or damaged one is named where it is read."""
     try:
+        if not path.is_file():
+            return 256
         with Image.open(path) as picture:
             return picture.width
     except (OSError, SyntaxError):

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ...errors import InputError
-from ...runtime.files import PathLike, write_json
+from ...runtime.files import PathLike, read_json, write_json
 from ...runtime.progress import Bar
 from .. import geometry
 from ..body.mesh import anny_hand
@@ -84,7 +84,7 @@ def make_dataset(dataset: str, root: PathLike, count: int = 40, seed: int = 0) -
     facts = {"dataset": dataset, "seed": seed} | counts
     if root.exists():
         held = root / "made.json"
-        if not held.exists() or json.loads(held.read_text()) != facts:
+        if not held.exists() or read_json(held) != facts:
             raise InputError(
                 f"{root}: is there already and holds something else; choose another folder or "
                 "remove this one"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ from jaxtyping import Shaped
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ...errors import InputError
-from ...runtime.files import PathLike, write_atomically
+from ...runtime.files import PathLike, read_file, write_atomically
+from ..picture_files import JPEG_START, expect_whole_jpeg
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jp2")
+MOST_BYTES = 1 << 30
 MOST_PIXELS = 170_000_000  # 500 MB of RGB, and below Pillow's own limit
 # What Pillow makes of damaged files.
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error)
@@ -40,20 +43,19 @@ def read_with_scale(path: PathLike) -> tuple[Shaped[np.ndarray, "h w 3"], float]
     Raises:
         InputError: see read_photograph.
     """
-    file = Path(path)
-    if not file.is_file():
-        found = "is no regular file" if file.exists() else "no such file"
-        raise InputError(f"{path}: {found}; expected a picture")
+    data = read_file(path, "a picture", "give another file", MOST_BYTES)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file) as opened:
+            with Image.open(io.BytesIO(data)) as opened:
                 width, height = opened.size
                 if width * height > MOST_PIXELS:
                     raise InputError(
                         f"{path}: has {width} x {height} pixels, expected {MOST_PIXELS:,} at most; "
                         "make it smaller first"
                     )
+                if data.startswith(JPEG_START):
+                    expect_whole_jpeg(data)
                 part = 1
                 while part < 8 and width * height > WORKING_PIXELS * part**2:
                     part *= 2
@@ -69,6 +71,8 @@ def read_with_scale(path: PathLike) -> tuple[Shaped[np.ndarray, "h w 3"], float]
         raise InputError(
             f"{path}: has more than {MOST_PIXELS:,} pixels; make it smaller first"
         ) from None
+    except InputError:
+        raise
     except MemoryError:
         raise InputError(f"{path}: does not fit into memory; make it smaller first") from None
     except BROKEN as error:

@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Float, Shaped
 
 from ...errors import InputError
-from ...runtime.files import PathLike
+from ...runtime.files import PathLike, read_file
 from ..network.augment import normalise
 from ..network.finder import Said
 from ..network.hand_student import HandStudent
 
 STUDENT_FILE, FINDER_FILE, PRESENCE_FILE = "student.onnx", "finder.onnx", "presence.onnx"
+MOST_ONNX_BYTES = 1 << 31
 Pictures = Shaped[np.ndarray, "b px px 3"]
 
 
@@ -51,9 +52,12 @@ class OnnxFile:
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         try:
+            data = read_file(path, "an ONNX file", "export it again", MOST_ONNX_BYTES)
             self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                data, options, providers=["CPUExecutionProvider"]
             )
+        except InputError:
+            raise
         except Exception as error:  # of its own many kinds
             raise InputError(f"{path}: expected ONNX, could not read it: {error}") from None
         self.facts: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from ...runtime.checks import expect_between
 from ..skeleton import MIDDLE_MCP, WRIST, bone_scale
 from .pose import HandBatch, Pose
 
@@ -41,6 +42,11 @@ class Augmentation:
     noise: float = 0.0
     erase: float = 0.2
     """Probability that a random box is hidden."""
+
+    def __post_init__(self) -> None:
+        expect_between(self, 0, 180, "turn_deg")
+        expect_between(self, 0, 1, "shift", "colour", "erase")
+        expect_between(self, 0, 10, "zoom", "noise")
 
 
 NONE = Augmentation(0, 0, 0, 0, 0, 0)

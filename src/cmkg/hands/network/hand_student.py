@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ...runtime.files import PathLike, load_weights
+from ...runtime.files import PathLike, load_weights, read_json
 from .augment import normalise
 from .heatmaps import spread_of
 from .pose import Pose
@@ -102,7 +101,7 @@ def load_student(folder: PathLike) -> HandStudent:
                 f"them, found no {name}"
             )
     try:
-        settings = json.loads((path / "config.json").read_bytes())
+        settings = read_json(path / "config.json", "a hand student's settings")
         if not isinstance(settings, dict):
             raise TypeError("expected settings by name")
         student = HandStudent(**settings)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ...runtime.checks import expect_positive
+from ...runtime.checks import expect_between, expect_positive
 from .heatmaps import centre_of_mass
 from .pose import Pose
 from .resnet import Block, ResNet
@@ -66,17 +66,15 @@ class NetConfig:
     above the wrist; where nobody knows it, `Hand` looks for it."""
 
     def __post_init__(self) -> None:
-        expect_positive(self, "width", "px", "heatmap_weight")
+        expect_positive(self, "heatmap_weight")
+        expect_between(self, 1 / STEM_CHANNELS, 16, "width")  # each layer has a channel
+        expect_between(self, 16, 4096, "px")
         if self.loss_unit not in get_args(LossUnit):
             units = ", ".join(get_args(LossUnit))
             raise InputError(f"--loss-unit: expected one of {units}, got {self.loss_unit!r}")
         _expect_one_of("backbone", self.backbone, tuple(RESNETS))
         _expect_one_of("head", self.head, get_args(Head))
         _expect_one_of("stem stride", self.stem_stride, get_args(StemStride))
-        if self.width * STEM_CHANNELS < 1:
-            raise InputError(
-                f"width: expected at least 1/64, so that each layer has a channel, got {self.width}"
-            )
 
 
 def _expect_one_of(what: str, value: object, known: tuple[object, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any
 import cv2
 import numpy as np
 from jaxtyping import Float, Shaped
+from PIL import Image
 
 from ...errors import InputError
+from ...runtime.files import BROKEN, read_file
+from ..picture_files import MOST_PICTURE_BYTES, MOST_PIXELS
 
 OWN = Path(__file__).with_name("photographs")  # SOURCES.txt there says whose they are
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -50,7 +54,7 @@ def photographs(folders: tuple[str, ...] = ()) -> Photographs:
     """
     paths: list[Path] = []
     for root in [Path(folder) for folder in folders] or [OWN]:
-        found = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+        found = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if not found:
             raise InputError(
                 f"{root}: expected photographs (*.jpg, *.png, *.webp) for backgrounds, found none"
@@ -92,7 +96,15 @@ def _read(path: Path, _size: int, _time: int) -> Picture:
 
 
 def _decode(path: Path) -> Picture:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    data = read_file(path, "a photograph", "remove or replace it", MOST_PICTURE_BYTES)
+    try:
+        with Image.open(io.BytesIO(data)) as opened:  # reads its header alone
+            width, height = opened.size
+    except BROKEN:
+        raise _unreadable(path) from None
+    image = None
+    if width * height <= MOST_PIXELS:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise _unreadable(path)
     scale = min(1.0, SHORT_SIDE_PX / min(image.shape[:2]))

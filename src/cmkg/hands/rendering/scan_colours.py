@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,9 @@ from scipy.sparse.linalg import spsolve
 from scipy.spatial import cKDTree
 
 from ...errors import InputError
+from ...runtime.files import read_file
+
+MOST_PLY_BYTES = 1 << 30
 
 NEIGHBOURS = 8
 CHANNELS = ("red", "green", "blue")
@@ -149,7 +153,8 @@ def _read_ply(path: Path, names: tuple[str, ...]) -> tuple[Any, Any]:
     from plyfile import PlyData
 
     try:
-        held = PlyData.read(str(path))
+        data = read_file(path, "a PLY file", "copy it again", MOST_PLY_BYTES)
+        held = PlyData.read(io.BytesIO(data))
         vertex = held["vertex"].data
         faces = None
         if "face" in held:

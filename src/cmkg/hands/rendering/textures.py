@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from ...errors import InputError
+from ...runtime.files import read_file
+
+MOST_PLY_BYTES = 1 << 30
 
 Texture = Float[np.ndarray, "v 3"]
 
@@ -32,7 +36,8 @@ def _read_texture(path: Path, vertex_count: int) -> Texture:
     from plyfile import PlyData
 
     try:
-        vertices = PlyData.read(str(path))["vertex"]
+        data = read_file(path, "a PLY file", "copy it again", MOST_PLY_BYTES)
+        vertices = PlyData.read(io.BytesIO(data))["vertex"]
         channels = [vertices[channel] for channel in ("red", "green", "blue")]
         colour = np.stack(channels, 1).astype(float)
     except Exception as error:  # whatever a damaged file makes of the parser

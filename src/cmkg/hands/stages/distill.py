@@ -24,7 +24,7 @@ from ...learner import MetaConfig, PriorLearner
 from ...losses import distillation_loss
 from ...modules import unwrap
 from ...prior import Prior
-from ...runtime.checks import expect_from_zero, expect_positive
+from ...runtime.checks import expect_between, expect_from_zero, expect_positive
 from ...runtime.distributed import Processes, launch, on_first_rank, place_model, wait_for_all
 from ...runtime.files import load_weights, save_weights, write_arrays, write_json
 from ...runtime.progress import note
@@ -85,7 +85,8 @@ class PhiConfig:
     where the terms of the steps are summed otherwise. On one process."""
 
     def __post_init__(self) -> None:
-        expect_positive(self, "alpha", "beta", "inner_steps")
+        expect_positive(self, "inner_steps")
+        expect_between(self, 1e-30, 1e6, "alpha", "beta")
 
 
 @dataclass(frozen=True)

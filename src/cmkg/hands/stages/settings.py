@@ -34,7 +34,7 @@ class OptimConfig:
     a run goes on; CMKG_CHECKPOINT_SECONDS is its default."""
 
     def __post_init__(self) -> None:
-        expect_from_zero(self, "epochs", "checkpoint_seconds")  # 0 epochs score the start
+        expect_from_zero(self, "epochs", "seed", "checkpoint_seconds")  # 0 epochs score the start
         expect_positive(self, "batch", "lr")
 
     def rate_at(self, step: int, total: int) -> float:

@@ -18,7 +18,7 @@ from ...errors import InputError
 from ...evidence import Evidence
 from ...low_rank import LowRankPrior
 from ...prior import Prior, fingerprint
-from ...runtime.checks import expect_at_least_one, expect_from_zero
+from ...runtime.checks import expect_at_least_one, expect_between, expect_from_zero
 from ...runtime.distributed import Processes, launch, place_model
 from ...runtime.files import save_weights
 from ...runtime.random import generator
@@ -116,6 +116,7 @@ class Regulariser:
         if self.exponent not in (1, 2):
             raise InputError(f"--exponent: expected 1 or 2, got {self.exponent}")
         expect_from_zero(self, "function_weight")
+        expect_between(self, 0, 1e12, "sigma")
         if self.low_rank and (self.prior or self.centre):
             raise InputError("--low-rank: it has its own centre; give neither --prior nor --centre")
         if self.evidence and (self.prior or self.low_rank or self.sigma or self.function_weight):

@@ -1,4 +1,7 @@
-"""JPEG files, decoded strictly: what libjpeg would mend with grey and a warning is refused."""
+"""Picture files: how large they may be, and JPEGs decoded strictly.
+
+What libjpeg would mend with grey and a warning is refused.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import numpy as np
 import simplejpeg
 from jaxtyping import Shaped
 
+MOST_PICTURE_BYTES = 256 << 20
+MOST_PIXELS = 64_000_000  # of a dataset's picture; RGB of so many takes 192 MB
 JPEG_START = b"\xff\xd8"
 GREY, CMYK = "Gray", ("CMYK", "YCCK")
 
