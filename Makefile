@@ -18,6 +18,9 @@ test-slow: .venv/installed ## minutes each; also installs Anny, and others' trai
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[hand,loops]'
 	$(BIN)/python -m pytest -m slow
 
+test-kills: .venv/installed ## every stage killed 13 times at random moments: about 10 minutes on two cores
+	$(BIN)/python -m pytest -m slow tests/hands/test_kills.py
+
 lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -50,4 +53,4 @@ hand: .venv/installed ## rebuild the hand that ships with the package from Anny
 clean: ## the virtual environment and caches; data and runs stay
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: demo real weights test test-slow lint bench docs hand clean
+.PHONY: demo real weights test test-slow test-kills lint bench docs hand clean

@@ -264,11 +264,9 @@ def end_in_one_sentence(program: Callable[[], object]) -> None:
             _exit(NO_MEMORY)
         if not _is_lost_contact(error):
             raise
-        reason = str(error).splitlines()[0][:120]
-        _exit(
-            f"process {_rank()} lost contact with another ({reason}); start the same command "
-            "again: it goes on from the last checkpoint"
-        )
+        from .runtime.distributed import describe_lost_contact
+
+        _exit(f"{describe_lost_contact(error)}; start the same command again")
     except KeyboardInterrupt as stop:
         _exit(*_describe_stop(stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)))
 

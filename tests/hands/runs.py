@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from cmkg.cli import end_in_one_sentence, run_command
+from cmkg.hands.datasets.array_files import checksum
 from cmkg.hands.datasets.rendered import Rendered
 from cmkg.hands.experiments.main import FIRST_TEST_SCENE
 from cmkg.hands.experiments.weights import SCENE
 from cmkg.hands.network.hand_student import HandStudent
+from cmkg.runtime.files import read_sealed_json, write_sealed_json
 from cmkg.runtime.settings import replace_settings
 
 SMALL = {"epochs": 1, "batch": 8, "precision": "32-true"}
@@ -138,3 +140,11 @@ def rendered_hands():
 def rendered_picture(number, mirrored=False):
     """One of them; mirrored it shows a left hand."""
     return np.ascontiguousarray(rendered_hands()[number].rgb[:, :: -1 if mirrored else 1])
+
+
+def replace_array(folder, name, array):
+    """Another array in a packed set, with the checksums that belong to it."""
+    np.save(folder / f"{name}.npy", array)
+    meta = read_sealed_json(folder / "meta.json")
+    meta["crc32"][name] = checksum(folder / f"{name}.npy")
+    write_sealed_json(folder / "meta.json", meta)

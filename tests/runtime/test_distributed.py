@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cmkg.cli import run_command
+from cmkg.errors import InputError
 from cmkg.hands.datasets.packed import pack
 from cmkg.hands.datasets.rendered import Rendered
 from cmkg.hands.rendering.scenes import SceneConfig
@@ -144,3 +146,73 @@ def test_a_killed_process_ends_the_job_in_a_sentence_and_the_job_goes_on(hands, 
         for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     ]
     assert steps == list(range(50, 321, 50)) + [320]
+
+
+def small_student(hands, out, batch=8, epochs=3):
+    data = ["--data", str(hands), "--test", str(hands), "--precision", "32-true"]
+    net = ["--backbone", "resnet10", "--width", "0.125", "--px", "32"]
+    return [
+        "student",
+        *data,
+        *net,
+        "--batch",
+        f"{batch}",
+        "--epochs",
+        f"{epochs}",
+        "--out",
+        f"{out}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("settings", "process 1 was started with lr = 0.5, process 0 with 0.00025"),
+        ("folder", "process 1 was started with the folder = "),
+        ("inf", "a loss of another process is not finite in this step"),
+        ("batches", "process 1 has 4 batches in this epoch, others have not as many"),
+        pytest.param("stopped", "process 0 waited 0.1 minutes", marks=pytest.mark.slow),
+    ],
+)
+def test_a_fault_of_one_process_is_a_sentence_and_nobody_waits(
+    hands, tmp_path, monkeypatch, fault, sentence
+):
+    monkeypatch.setenv("CMKG_TIMEOUT_MINUTES", "0.1")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    out = tmp_path / "run"
+    command = [str(out)] if fault == "batches" else small_student(hands, out)
+    job = torchrun(2, str(Path(__file__).with_name("fault_on_one_process.py")), fault, *command)
+    _, err = job.communicate(timeout=100)
+    assert job.returncode != 0
+    assert sentence in err, err[-3000:]
+    assert not (out / "result.json").exists()
+
+
+@pytest.mark.slow
+def test_a_job_that_is_asked_to_end_keeps_its_step_for_as_many_processes(hands, tmp_path):
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    job = torchrun(2, "-m", "cmkg", *small_student(hands, unbroken, epochs=20))
+    job.communicate(timeout=200)
+    job = torchrun(2, "-m", "cmkg", *small_student(hands, broken, epochs=20))
+    while not (broken / "checkpoint.pt").exists() and job.poll() is None:
+        time.sleep(0.02)
+    job.send_signal(signal.SIGTERM)
+    _, err = job.communicate(timeout=100)
+    assert "stopped by SIGTERM" in err
+    assert "of 160 is on disk; the same command goes on from there" in err
+    with pytest.raises(InputError, match=r"was written by 2 process\(es\), this job has 1"):
+        run_command(small_student(hands, broken, epochs=20))
+    job = torchrun(2, "-m", "cmkg", *small_student(hands, broken, epochs=20))
+    _, err = job.communicate(timeout=200)
+    assert "resumes at step" in err
+    a, b = (load_file(one / "student.safetensors") for one in (unbroken, broken))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 7])
+def test_a_batch_that_cannot_be_shared_is_refused(hands, tmp_path, batch):
+    job = torchrun(2, "-m", "cmkg", *small_student(hands, tmp_path / "run", batch))
+    _, err = job.communicate(timeout=100)
+    why = "is smaller than there are processes" if batch == 1 else "leaves a rest"
+    assert f"--batch: a batch of {batch} samples on 2 processes {why}" in err, err[-2000:]

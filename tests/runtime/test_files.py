@@ -18,7 +18,7 @@ from cmkg.runtime.files import (
     write_json,
     write_text,
 )
-from tests.hands.runs import stage_commands
+from tests.hands.runs import cmkg, stage_commands
 
 
 def test_a_full_disk_is_one_sentence_and_earlier_results_stay(whole, tmp_path):
@@ -78,3 +78,40 @@ def test_arrays_and_json_come_back_and_broken_files_are_named(tmp_path):
         read_json(tmp_path / "b.json")
     with pytest.raises(InputError, match=r"c\.json: no such file; expected a file of"):
         read_json(tmp_path / "c.json")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 3 MB, where this machine allows one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=3m", "tmpfs"]
+    done = subprocess.run(["mount", *options, str(place)], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("no small disk can be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.parametrize("stage", ["student", "render"])
+def test_a_disk_that_fills_up_is_a_sentence_and_the_run_goes_on(whole, small_disk, stage):
+    commands = stage_commands(whole, small_disk) | {
+        "render": ["render", "--count", "400", "--px", "64", "--out", f"{small_disk}/run"]
+    }
+    command = commands[stage]
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes((3 << 20) - (200 << 10)))
+    done = cmkg(command)
+    _, err = done.communicate(timeout=120)
+    assert done.returncode == 2, err
+    assert "Traceback" not in err, err
+    assert "free space" in err.splitlines()[-1], err
+    assert not list(small_disk.rglob("*-*.partial"))
+    filler.unlink()
+    if stage == "student":
+        assert "EPE" in run_to_its_end(command)
+
+
+def run_to_its_end(command):
+    out, err = cmkg(command).communicate(timeout=120)
+    return out or err

@@ -318,6 +318,17 @@ def on_first_rank(function: Callable[[], T]) -> T | None:
     return result
 
 
+def describe_lost_contact(error: RuntimeError) -> str:
+    """What happened to the processes, in words."""
+    reason = str(error).splitlines()[0]
+    if "imed out" in reason:
+        return (
+            f"process {rank()} waited {timeout_minutes():g} minutes for another "
+            "(CMKG_TIMEOUT_MINUTES), which stands still or does other work"
+        )
+    return f"process {rank()} lost contact with another, which has ended ({reason[-120:]})"
+
+
 def is_lost_contact(error: RuntimeError) -> bool:
     """Whether this is what a collective raises when another process has ended, or waits no more."""
     words = ("Connection", "connection", "gloo", "NCCL", "peer", "Timed out", "timed out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from functools import lru_cache
@@ -29,6 +30,14 @@ def expect_shape(value: Any, kind: Any, path: PathLike) -> Any:
     Raises:
         InputError: it is something else; names the file, the field, and what is wrong with it.
     """
+    if dataclasses.is_dataclass(kind):  # pydantic leaves out what it does not know
+        known = {field.name for field in dataclasses.fields(kind)}
+        if not isinstance(value, dict) or set(value) - known:
+            unknown = sorted(set(value) - known)[0] if isinstance(value, dict) else value
+            raise InputError(
+                f"{path}: expected the settings of {getattr(kind, '__name__', kind)}, found "
+                f"{unknown!r:.60}; {AGAIN}"
+            )
     try:
         return _adapter(kind).validate_python(value)
     except ValidationError as error:
@@ -143,7 +152,7 @@ def read_checkpoint(path: PathLike) -> Checkpoint:
     }
     fields = held if isinstance(held, dict) else {}
     for name, kind in kinds.items():
-        if not isinstance(fields.get(name), kind):
+        if type(fields.get(name)) is not kind:
             raise InputError(
                 f"{path}: field {name!r}: expected {kind.__name__}, found "
                 f"{type(fields.get(name)).__name__}; {BEGIN_ANEW}"

@@ -30,7 +30,9 @@ from ..errors import InputError
 from .distributed import (
     average_buffers_,
     code_fingerprint,
+    describe_lost_contact,
     expect_same_on_ranks,
+    is_lost_contact,
     max_over_ranks,
     on_every_rank,
     rank,
@@ -96,6 +98,7 @@ class Run:
         config: a dataclass of settings, or a dict of plain values.
         title: what progress bars call it, e.g. "depth teacher".
         own: names of settings that each process has its own of: its share of somebody's data.
+        inputs: checksums of what it reads, by name; of other inputs it is another run.
 
     Raises:
         InputError: the folder holds a run with other settings, a changed result, or something else;
@@ -108,9 +111,12 @@ class Run:
         config: Any,
         title: str = "",
         own: tuple[str, ...] = (),
+        inputs: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = Path(folder) if folder is not None else None
         self.settings = dict(config) if isinstance(config, Mapping) else settings_of(config)
+        if inputs:
+            self.settings["inputs"] = dict(inputs)
         self.title = title or type(config).__name__.lower()
         self.own = own
         self.checkpoint_seconds = CHECKPOINT_SECONDS
@@ -174,6 +180,7 @@ class Run:
         Raises:
             InputError: another process works on it.
             Stopped: a signal asked the program to end; says what is on disk.
+            InputError: another process has ended, or stands still; says what is on disk.
         """
         self.began = time.monotonic()
         if self.folder is None:
@@ -187,6 +194,13 @@ class Run:
                 number = getattr(stop, "number", 2)
                 sentence = getattr(stop, "sentence", "")
                 raise Stopped(number, sentence or f"{self.folder}: {self._on_disk}") from None
+            except RuntimeError as error:
+                if not is_lost_contact(error):
+                    raise
+                raise InputError(
+                    f"{describe_lost_contact(error)}; {self.folder}: {self._on_disk}; start the "
+                    "same command again"
+                ) from None
 
     def _open(self, stack: ExitStack) -> None:
         if self.folder is None or rank():

@@ -60,3 +60,12 @@ def test_a_sheet_is_a_picture():
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert decoded.shape[1] > decoded.shape[0]
     assert io.BytesIO(data).read(4) == b"\x89PNG"
+
+
+def test_a_label_is_never_mathematics():
+    rows = [
+        {"label": r"costs $\frac{1$ and $2", "auc_20_50": {"mean": 0.5}, "pck": [0.5] * 20},
+    ]
+    assert "costs" in plots.plot_pck_curves(rows)
+    pictures = [np.zeros((8, 8, 3), np.uint8)]
+    assert plots.contact_sheet([pictures], [r"$\nothing{$"], size=40)

@@ -13,7 +13,7 @@ def test_the_network_of_a_folder_that_is_no_run_is_one_sentence(whole, tmp_path)
     with pytest.raises(InputError, match=r"config.json"):
         read_net_config(tmp_path)
     (tmp_path / "config.json").write_text('{"net": {"depth": 3}}')
-    with pytest.raises(InputError, match="expected the settings of a teacher or student run"):
+    with pytest.raises(InputError, match="expected the settings of NetConfig, found 'depth'"):
         read_net_config(tmp_path)
 
 

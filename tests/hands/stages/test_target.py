@@ -10,7 +10,7 @@ from cmkg.errors import InputError
 from cmkg.hands.network.posenet import NetConfig
 from cmkg.hands.stages import evaluate, source, target
 from cmkg.runtime.distributed import launch
-from tests.hands.runs import NET, SMALL, common, settings
+from tests.hands.runs import NET, SMALL, common, replace_array, settings
 
 
 def test_a_prior_of_another_network_is_refused(whole, tmp_path):
@@ -42,7 +42,7 @@ def test_one_persons_scale_uses_no_label_of_a_test_frame(whole, tmp_path):
     joints = np.load(tmp_path / "bent/joints_mm.npy")
     # annotators who place this joint elsewhere
     joints[:, 10] = joints[:, 9] + 1.3 * (joints[:, 10] - joints[:, 9])
-    np.save(tmp_path / "bent/joints_mm.npy", joints)
+    replace_array(tmp_path / "bent", "joints_mm", joints)
     predicted = {}
     for scale in ("set", "frame"):
         for name, test in (("as it is", whole / "data/target-test"), ("bent", tmp_path / "bent")):

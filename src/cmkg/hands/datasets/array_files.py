@@ -92,7 +92,7 @@ def _recall(path: Path) -> int | None:
     """The checksum that a file had when it was as it is now; None where that is not known."""
     stamp = _Stamp.of(os.stat(path))
     if str(path) not in _known:
-        with suppress(InputError, OSError, *BROKEN):
+        with suppress(BROKEN):
             data = read_file(_memory_of(path), "checksums", "", MOST_MEMORY_BYTES)
             *facts, value = (int(number) for number in json.loads(data))
             _known[str(path)] = _Stamp(*facts), value

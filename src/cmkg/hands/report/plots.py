@@ -58,6 +58,11 @@ def to_svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
+def plain(label: str) -> str:
+    """A label that nobody takes for mathematics: its dollars are dollars."""
+    return label.replace("$", r"\$")
+
+
 def plot_pck_curves(rows: Rows) -> str:
     """Share of joints within a distance, one line a row.
 
@@ -73,7 +78,7 @@ def plot_pck_curves(rows: Rows) -> str:
                 LINES[number // len(PALETTE) % 3],
                 color=PALETTE[number % len(PALETTE)],
                 lw=1.8,
-                label=f"{row['label']}, AUC {row['auc_20_50']['mean']:.3f}",
+                label=f"{plain(row['label'])}, AUC {row['auc_20_50']['mean']:.3f}",
             )
         axes.set(
             xlabel="error threshold, mm",
@@ -145,7 +150,7 @@ def plot_published_curves(
                 row["pck"][FROM_20_MM:],
                 color=PALETTE[number],
                 lw=2.2,
-                label=f"{label}, {row['auc_20_50']['mean']:.3f}",
+                label=f"{plain(label)}, {row['auc_20_50']['mean']:.3f}",
             )
         if gain is not None:
             below, above = (ours[number][1] for number in gain)
@@ -180,7 +185,7 @@ def plot_weight_histograms(rows: Rows) -> str:
                 np.array(row["weights"]["edges"]),
                 color=PALETTE[number % len(PALETTE)],
                 lw=1.5,
-                label=row["label"],
+                label=plain(row["label"]),
             )
         axes.set(xlabel="weight", ylabel="count", yscale="log")
         axes.legend(fontsize=8)
@@ -204,7 +209,7 @@ def plot_prior_by_layer(phi: Mapping[str, Mapping[str, Mapping[str, float]]]) ->
             axes.fill_between(x, low, high, color=PALETTE[0], alpha=0.25, lw=0, step="mid")
             axes.step(x, median, where="mid", color=PALETTE[0])
             axes.axhline(0, color=GREY, lw=0.8)
-            axes.set(title=f"prior, {title}", ylabel="φ")
+            axes.set(title=f"prior, {plain(title)}", ylabel="φ")
             axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
         panels[-1, 0].set(xlabel="layer, from the input to the output")
         return to_svg(figure)
@@ -294,7 +299,7 @@ def contact_sheet(
                 axes[j, i].set(xticks=[], yticks=[])
                 axes[j, i].spines[:].set_visible(False)
         for j, label in enumerate(labels):
-            axes[j, 0].set_ylabel(label, fontsize=9)
+            axes[j, 0].set_ylabel(plain(label), fontsize=9)
         for i, title in enumerate(titles):
             axes[0, i].set_title(title, fontsize=9)
         buffer = io.BytesIO()

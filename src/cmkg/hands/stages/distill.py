@@ -45,6 +45,7 @@ from .fitting import (
     second_half,
     steps_of,
 )
+from .inputs import checksums_of
 from .networks import (
     CHANNELS,
     ROLES,
@@ -207,11 +208,20 @@ def expect_unlabelled(config: Distill, packed: Packed) -> None:
 
 def run(config: Distill) -> dict[str, Any]:
     """Distils, tests, and writes distilled.safetensors, the priors and the result."""
-    run = Run(config.out, config, "distilled student")
+    source, own_start = config.source, config.start in (THETA_0, "student")
+    inputs = checksums_of(
+        data=source.data,
+        extra=source.extra,
+        test=source.test,
+        student=config.student,
+        teacher=config.teacher,
+        start="" if own_start else config.start,
+        optimizer_state=config.optimizer_state,
+    )
+    run = Run(config.out, config, "distilled student", inputs=inputs)
     if run.result:
         return run.result
     fabric = launch(config.optim.precision)
-    own_start = config.start in (THETA_0, "student")
     start, net = load_network(config.student, "rgb", config.start if own_start else "student")
     if not own_start:
         load_weights(config.start, start)

@@ -31,6 +31,7 @@ from .fitting import (
     save_optimizer,
     second_half,
 )
+from .inputs import checksums_of
 from .networks import CHANNELS, ROLES, THETA_0, Modality, expect_own_unit
 from .predicting import predict, save_predictions, score
 from .settings import Flat, OptimConfig, SourceData
@@ -70,7 +71,15 @@ STUDENT = Source()
 def run(config: Source) -> dict[str, Any]:
     """Trains, tests, and writes <role>.safetensors, predictions and the result."""
     role = ROLES[config.modality]
-    run = Run(config.out, config, f"{config.modality} {role}")
+    source = config.source
+    inputs = checksums_of(
+        data=source.data,
+        extra=source.extra,
+        test=source.test,
+        start=config.start,
+        optimizer_state=config.optimizer_state,
+    )
+    run = Run(config.out, config, f"{config.modality} {role}", inputs=inputs)
     if run.result:
         return run.result
     fabric = launch(config.optim.precision)

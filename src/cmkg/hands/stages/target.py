@@ -40,6 +40,7 @@ from .fitting import (
     labelled_numbers,
     read_answers,
 )
+from .inputs import checksums_of
 from .networks import load_start
 from .predicting import predict, save_predictions, score
 from .settings import Flat, OptimConfig, SourceData
@@ -221,11 +222,23 @@ def mean_bone_mm(packed: Packed, frames: Frames | None) -> float:
 
 def run(config: Target) -> dict[str, Any]:
     """Trains, tests, and writes target.safetensors, predictions and the result."""
-    run = Run(config.out, config, "target student")
+    data, regulariser = config.target, config.regulariser
+    inputs = checksums_of(
+        data=data.data,
+        test="" if data.validation else data.test,
+        alongside=data.alongside,
+        alongside_answers=data.alongside_answers,
+        student=config.student,
+        source=config.source,
+        start=config.start,
+        prior=regulariser.prior,
+        low_rank=regulariser.low_rank,
+        centre=regulariser.centre,
+    )
+    run = Run(config.out, config, "target student", inputs=inputs)
     if run.result:
         return run.result
     fabric = launch(config.optim.precision)
-    data = config.target
     packed = Packed(data.data)
     scored = packed if data.validation else Packed(data.test)
     start, net = load_start(config.start, config.student, config.source, packed)
