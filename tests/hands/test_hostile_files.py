@@ -83,14 +83,20 @@ def refused(read, path):
 
 
 def refused_or_same(read, path, original):
-    """Whether it is refused; else what is read is what was written."""
+    """Refused in a sentence; else what is read is what was written."""
+    said, found = answer(lambda: read(path))
+    if said:
+        assert path.name in said
+    else:
+        assert same(found, original), f"{path}: other numbers were read without a word"
+
+
+def answer(read):
+    """What a reader refuses with, and what it gives."""
     try:
-        found = read(path)
+        return "", read()
     except InputError as error:
-        assert path.name in str(error)
-        return True
-    assert same(found, original), f"{path}: other numbers were read without a word"
-    return False
+        return str(error), None
 
 
 def same(a, b):
@@ -173,20 +179,17 @@ def edited_by_hand(folder):
     path.write_text(path.read_text().replace('"margin": 1.25', '"margin": 1.5'))
 
 
+NO_LENGTHS = ([], [0.0] * 20, [1.0] * 19, [1.0] * 21, ["1"] * 20, {}, [-1.0] * 20, [1e9] * 20)
+NO_ARRAYS = ({}, [], None, {"rgb": 1}, {"rgb": [[0, 24, 24, 3], "uint8"]})
+NO_FACTS = ([], {"shard": 3}, {"shard": "1/0"}, {"shard": "x"}, {"subset": []}, {"count": "8"})
 FACTS = [
     *(fact("margin", value) for value in (-1, 0, 0.5, 1e9, 5, float("nan"), True, "1.25", None)),
     *(fact("bone_mm", value) for value in (0, -30, 1e9, float("inf"), float("nan"), "30", [])),
-    *(
-        fact("bone_lengths", value)
-        for value in ([], [0.0] * 20, [1.0] * 19, [1.0] * 21, ["1"] * 20, {}, [-1.0] * 20, [1e9] * 20)
-    ),
-    *(fact("arrays", value) for value in ({}, [], None, {"rgb": 1}, {"rgb": [[0, 24, 24, 3], "uint8"]})),
+    *(fact("bone_lengths", value) for value in NO_LENGTHS),
+    *(fact("arrays", value) for value in NO_ARRAYS),
     *(fact("crc32", value) for value in ({}, [], {"rgb": 1}, None)),
     *(fact("format", value) for value in ("cmkg-packed/2", None, 1)),
-    *(
-        fact("holds", value)
-        for value in ([], {"shard": 3}, {"shard": "1/0"}, {"shard": "x"}, {"subset": []}, {"count": "8"})
-    ),
+    *(fact("holds", value) for value in NO_FACTS),
     array_fact("../../escape", [[8], "bool"]),
     array_fact("labelled", [[7], "bool"]),
     array_fact("labelled", [[8], "bool"]),
@@ -209,7 +212,7 @@ FACTS = [
     edited_by_hand,
     lambda folder: (folder / "meta.json").write_text("[" * 100_000),
     lambda folder: (folder / "meta.json").write_text("null"),
-]  # fmt: skip
+]
 
 
 def test_packed_facts(packed_set, tmp_path):
@@ -341,9 +344,25 @@ def test_sealed_json(run_folder, tmp_path):
 
 
 HOSTILE = [
-    None, "x", -1, 1e400, float("nan"), [], {}, [[]], True, "../../etc/passwd", "/etc/passwd",
-    "a" * 1_000_000, "$\\frac{$", "<script>", "| a | b |", "\x1b[2J", {"a": {"b": {"c": []}}}, 10**300,
-]  # fmt: skip
+    None,
+    "x",
+    -1,
+    1e400,
+    float("nan"),
+    [],
+    {},
+    [[]],
+    True,
+    "../../etc/passwd",
+    "/etc/passwd",
+    "a" * 1_000_000,
+    "$\\frac{$",
+    "<script>",
+    "| a | b |",
+    "\x1b[2J",
+    {"a": {"b": {"c": []}}},
+    10**300,
+]
 
 
 def places(value, path=()):
@@ -364,10 +383,16 @@ def put(value, path, new):
 
 
 REPORT_FILES = [
-    "rows.json", "environment.json", "depth/result.json", "target/none/seed-0/result.json",
-    "target/l2/tried.json", "target/mean-pose/result.json", "depth/prior_p2.json",
-    "data/source/meta.json", "depth/metrics.jsonl",
-]  # fmt: skip
+    "rows.json",
+    "environment.json",
+    "depth/result.json",
+    "target/none/seed-0/result.json",
+    "target/l2/tried.json",
+    "target/mean-pose/result.json",
+    "depth/prior_p2.json",
+    "data/source/meta.json",
+    "depth/metrics.jsonl",
+]
 
 
 def test_reports(whole, tmp_path):
@@ -389,16 +414,11 @@ def test_reports(whole, tmp_path):
                 write_sealed_json(path, held)
             else:
                 path.write_text(json.dumps(held))
-            try:
-                found = collect_run(whole)
-                table = format_tables(found)
-                assert len(table) < 20_000
-                assert "<script>" not in table
-                seen[False] += 1
-            except InputError as error:
-                assert "\n" not in str(error)
-                assert len(str(error)) < 1000
-                seen[True] += 1
+            said, table = answer(lambda: format_tables(collect_run(whole)))
+            seen[bool(said)] += 1
+            assert "\n" not in said
+            assert len(said) < 1000
+            assert said or (len(table) < 20_000 and "<script>" not in table)
         finally:
             path.write_bytes(original)
     assert seen[True] > 40, seen
@@ -429,16 +449,27 @@ def odd_priors(prior, path):
         return phi, json.dumps(json.loads(manifest) | facts)
 
     yield from (
-        with_facts(p=3), with_facts(p=True), with_facts(p="2"), with_facts(format=None),
-        with_facts(strength="x"), with_facts(strength=float("inf")), with_facts(weights=[1]),
-        with_facts(weights={"a": -1}), with_facts(granularity="atom"), with_facts(fingerprint=3),
-        with_facts(select=[]), (phi, "[" * 100_000), (phi, "[]"), (phi, "nope"),
-        ({}, manifest), ({"x": torch.zeros(2)}, manifest),
+        with_facts(p=3),
+        with_facts(p=True),
+        with_facts(p="2"),
+        with_facts(format=None),
+        with_facts(strength="x"),
+        with_facts(strength=float("inf")),
+        with_facts(weights=[1]),
+        with_facts(weights={"a": -1}),
+        with_facts(granularity="atom"),
+        with_facts(fingerprint=3),
+        with_facts(select=[]),
+        (phi, "[" * 100_000),
+        (phi, "[]"),
+        (phi, "nope"),
+        ({}, manifest),
+        ({"x": torch.zeros(2)}, manifest),
         (phi | {first: torch.full_like(phi[first], float("nan"))}, manifest),
         (phi | {first: torch.zeros(2, dtype=torch.int64)}, manifest),
         (phi | {"centre/other": torch.zeros(2)}, manifest),
         (phi | {first.replace("phi", "variance"): torch.zeros(1)}, manifest),
-    )  # fmt: skip
+    )
     write_tensors(path, phi, {"manifest": manifest})
 
 
@@ -475,11 +506,10 @@ def test_weights_and_priors(tmp_path):
         refused(load_prior, file)
         count += 1
     assert count >= CASES["weights and priors"]
-    with pytest.raises(InputError, match="'weight' holds a number that is not finite"):
-        broken = net()
-        broken.weight.data[0, 0] = float("nan")
-        save_weights(weights, broken)
-        load(weights)
+    broken = net()
+    broken.weight.data[0, 0] = float("nan")
+    save_weights(weights, broken)
+    assert "'weight' holds a number that is not finite" in refused(load, weights)
 
 
 # ---- pictures and labels -------------------------------------------------------------------------
@@ -518,9 +548,8 @@ def test_pictures(tmp_path):
                 noticed += 1
         path.write_bytes(original)
     assert noticed > 12
-    for number, (width, height) in enumerate(
-        ((60_000, 60_000), (2**31 - 1, 1), (0, 5), (65_000, 1_100))
-    ):
+    sizes = ((60_000, 60_000), (2**31 - 1, 1), (0, 5), (65_000, 1_100))
+    for number, (width, height) in enumerate(sizes):
         for reader in (read_photograph, read_picture, read_depth, pictures.read_photograph):
             (tmp_path / f"{number}.png").write_bytes(png_of(width, height))
             refused(reader, tmp_path / f"{number}.png")

@@ -63,7 +63,7 @@ from .run_files import (
     read_settings,
 )
 from .settings import flatten_settings, settings_of
-from .stopping import Stopped, wait_with_signals
+from .stopping import Stopped, tell_on_stop, wait_with_signals
 
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl
 CHECKPOINT_SECONDS = float(os.environ.get("CMKG_CHECKPOINT_SECONDS") or 20)
@@ -189,11 +189,8 @@ class Run:
         with ExitStack() as stack:
             on_every_rank(lambda: self._open(stack))
             try:
-                yield self
-            except KeyboardInterrupt as stop:
-                number = getattr(stop, "number", 2)
-                sentence = getattr(stop, "sentence", "")
-                raise Stopped(number, sentence or f"{self.folder}: {self._on_disk}") from None
+                with tell_on_stop(lambda: f"{self.folder}: {self._on_disk}"):
+                    yield self
             except RuntimeError as error:
                 if not is_lost_contact(error):
                     raise

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -75,3 +75,17 @@ def wait_with_signals(unless: bool = False) -> Iterator[Request]:
     finally:
         for number in ASKED:
             signal.signal(number, _stop_now)
+
+
+@contextmanager
+def tell_on_stop(describe: Callable[[], str]) -> Iterator[None]:
+    """A signal that ends the block says what is on disk, unless something inside has said so.
+
+    Raises:
+        Stopped: with what `describe` says then.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        number = getattr(stop, "number", int(signal.SIGINT))
+        raise Stopped(number, getattr(stop, "sentence", "") or describe()) from None

@@ -34,6 +34,7 @@ from ...runtime.files import (
 )
 from ...runtime.locks import hold_lock
 from ...runtime.progress import Bar
+from ...runtime.stopping import tell_on_stop
 from ...runtime.workers import core_count, process_map
 from ..skeleton import BONES, bone_scale
 from .array_files import DiskArray, checksum, expect_checksum, read_small_array
@@ -415,7 +416,15 @@ def _fill(dataset: Dataset, partial: Path, arrays: ArraySpecs, workers: int) -> 
     chunks = np.load(partial / "chunks.npy")
     todo = np.flatnonzero(~chunks)
     jobs = [(dataset, partial, list(arrays), int(chunk)) for chunk in todo]
-    with Bar(f"pack {partial.stem}", len(chunks), int(chunks.sum()), CHUNK) as advance:
+
+    def describe() -> str:
+        done = int(np.load(partial / "chunks.npy").sum())
+        return f"{partial}: {done} of {len(chunks)} parts are on disk"
+
+    with (
+        tell_on_stop(describe),
+        Bar(f"pack {partial.stem}", len(chunks), int(chunks.sum()), CHUNK) as advance,
+    ):
         if workers == 1 or len(todo) <= 2:
             for job in jobs:
                 _write_chunk(*job)
