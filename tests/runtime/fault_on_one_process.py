@@ -18,7 +18,7 @@ import cmkg
 from cmkg.cli import end_in_one_sentence, run_command
 from cmkg.hands.network.pose_loss import PoseLoss
 
-SECOND = os.environ["RANK"] == "1"
+SECOND = os.environ.get("RANK") == "1"
 
 
 def hurt_third_loss(harm):
