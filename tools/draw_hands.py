@@ -36,6 +36,7 @@ def main():
         tiles.append(cv2.resize(drawn, (PX, PX), interpolation=cv2.INTER_AREA))
     rows = [np.hstack(tiles[at : at + COLUMNS]) for at in range(0, len(tiles), COLUMNS)]
     write_picture(DOCS / "hands.png", np.vstack(rows))
+    write_picture(DOCS / "hand.jpg", hands[9].rgb)  # what a first `cmkg predict` can be given
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from .training import learn_prior as learn_prior
     from .training import train_with_prior as train_with_prior
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _MODULES = {
     "attachment": ("Attachment",),
     "batch": ("Batch", "Fields"),
