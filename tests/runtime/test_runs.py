@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from cmkg.errors import InputError
+from cmkg.hands.stages.networks import load_network
 from cmkg.runtime.locks import hold_folder
 from cmkg.runtime.runs import Run
 from cmkg.runtime.settings import flatten_settings, replace_settings
@@ -106,3 +108,51 @@ def test_killed_and_resumed_is_bit_for_bit_unbroken(whole, tmp_path, stage):
         for w in ("unbroken", "killed")
     ]
     assert lines[0] == lines[1]
+
+
+def test_what_happened_before_the_lock_is_seen(tmp_path):
+    first, second, other = (Run(tmp_path / "run", {"seed": seed}) for seed in (0, 0, 1))
+    with first.claim():
+        first.finish({"epe_mm": 1.0})
+    with pytest.raises(InputError, match="was finished by another process"):
+        second.claim().__enter__()
+    with pytest.raises(InputError, match="holds a run with seed = 0, the command asks for 1"):
+        other.claim().__enter__()
+    assert Run(tmp_path / "run", {"seed": 0}).result["epe_mm"] == 1.0
+
+
+def test_a_checkpoint_says_whose_it_is_before_anything_is_written(tmp_path):
+    run = Run(tmp_path / "run", {"seed": 0})
+    with run.claim():
+        run.save_checkpoint(3, {"model": torch.nn.Linear(2, 2)})
+    (tmp_path / "run/config.json").unlink()
+    with pytest.raises(InputError, match="holds a run with seed = 0, the command asks for 1"):
+        Run(tmp_path / "run", {"seed": 1}).claim().__enter__()
+    assert not (tmp_path / "run/config.json").exists()
+
+
+def test_inputs_are_told_apart_by_contents_not_by_place(tmp_path):
+    def run(place, contents):
+        inputs = {"checksum of data": contents} if contents else {}
+        return Run(tmp_path / "run", {"data": place}, inputs=inputs)
+
+    first = run("a/set", "1234")
+    with first.claim():
+        first.finish({"epe_mm": 1.0})
+    assert run("moved/set", "1234").result["epe_mm"] == 1.0
+    assert run("a/set", "").result["epe_mm"] == 1.0  # it was archived
+    with pytest.raises(InputError, match="checksum of data = '1234', the command asks for '5678'"):
+        run("a/set", "5678")
+
+
+def test_weights_that_the_run_did_not_write_are_refused(whole, tmp_path):
+    shutil.copytree(whole / "student", tmp_path / "student")
+    shutil.copy(whole / "student/theta_0.safetensors", tmp_path / "student/student.safetensors")
+    with pytest.raises(InputError, match="is not the file that this run wrote"):
+        load_network(tmp_path / "student", "rgb", "student")
+    shutil.copy(whole / "student/student.safetensors", tmp_path / "student/student.safetensors")
+    load_network(tmp_path / "student", "rgb", "student")
+    config = tmp_path / "student/config.json"
+    config.write_text(config.read_text().replace('"px": 32', '"px": 40'))
+    with pytest.raises(InputError, match="config.json: says other settings than result.json"):
+        load_network(tmp_path / "student", "rgb", "student")

@@ -15,6 +15,7 @@ import platform
 import stat
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,10 +123,14 @@ def read_arrays(
                 f"{unpacked:,}; {hint}"
             )
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            found = {}
-            for name in arrays.files:
-                found[name] = np.asarray(arrays[name])
-            return found
+            found = {name: np.asarray(arrays[name]) for name in arrays.files}
+        expected = found.pop(CHECKSUM, None)
+        if expected is not None and str(expected) != _array_checksum(found):
+            raise InputError(
+                f"{path}: expected {what}, its numbers are not those that were written "
+                f"(checksum); {hint}"
+            )
+        return found
     except InputError:
         raise
     except BROKEN as error:
@@ -152,7 +157,9 @@ def write_atomically(path: PathLike, write: Callable[[Path], object]) -> None:
     try:
         write(partial)
         partial.chmod(0o666 & ~_umask())
+        _to_disk(partial)
         os.replace(partial, path)
+        _to_disk(path.parent)
     except OSError as error:
         if error.filename == str(partial):  # a message names the file that was asked for
             error.filename = str(path)
@@ -165,6 +172,21 @@ def write_atomically(path: PathLike, write: Callable[[Path], object]) -> None:
         raise OSError(errno.EIO, f"could not be written ({reason})", str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Returns when the disk has it: a power cut leaves the old file or the new one."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # a folder, on Windows
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.EACCES):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:
@@ -184,11 +206,12 @@ def write_json(path: PathLike, value: object) -> None:
 
 
 def write_arrays(path: PathLike, **arrays: np.ndarray) -> None:
-    """Writes a compressed .npz of NumPy arrays, atomically."""
+    """Writes a compressed .npz of NumPy arrays, and a checksum of them all, atomically."""
+    held = {**arrays, CHECKSUM: np.array(_array_checksum(arrays))}
 
     def write(partial: Path) -> None:
         with open(partial, "wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(file, **held)  # type: ignore[arg-type]
 
     write_atomically(path, write)
 
@@ -224,6 +247,14 @@ def read_sealed_json(path: PathLike, required: bool = True) -> dict[str, Any]:
             "remove it and run its stage again"
         )
     return held
+
+
+def _array_checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name])
+        digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()[:32]
 
 
 def _json_checksum(value: Mapping[str, Any]) -> str:
@@ -328,7 +359,33 @@ def read_tensors(path: PathLike, what: str, hint: str = AGAIN) -> StoredTensors:
             f"{path}: expected {what}, its numbers are not those that were written (checksum); "
             f"{hint}"
         )
+    _expect_of_its_run(Path(path), expected)
     return StoredTensors(tensors, metadata)
+
+
+def stored_checksum(path: PathLike) -> str | None:
+    """The checksum that a safetensors file says of itself; None where it has none."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(min(length, MOST_HEADER_BYTES))
+    with suppress(BROKEN):
+        found = json.loads(header).get("__metadata__", {}).get(WEIGHTS_CHECKSUM)
+        return found if isinstance(found, str) else None
+    return None
+
+
+def _expect_of_its_run(path: Path, found: str | None) -> None:
+    """Refuses weights that lie in a finished run's folder, and are not those that it wrote."""
+    result = path.parent / "result.json"
+    if not result.exists():
+        return
+    outputs = read_sealed_json(result, required=False).get("outputs")
+    expected = outputs.get(path.name) if isinstance(outputs, dict) else None
+    if expected is not None and expected != found:
+        raise InputError(
+            f"{path}: is not the file that this run wrote: result.json beside it is another's; "
+            "put it back, or remove the folder and run its stage again"
+        )
 
 
 def _tensor_checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -24,6 +24,8 @@ def hold_lock(path: Path, folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process holds it; the sentence says which.
     """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: expected a lock's file, this is none; remove it")
     with open(path, "a+", encoding="utf-8") as file:
         if not _try_lock(file.fileno()):
             file.seek(0)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from .distributed import rank
 from .text import printable
@@ -90,7 +90,8 @@ class Bar:
         now = time.monotonic()
         rate = (self.done - self.first) * self.per_step / max(now - self.began, 1e-9)
         if self.live:
-            self.live.update(self.task, completed=self.done, rate=f"{rate:.0f} {self.things}/s")
+            shown = f"{rate:.0f} {self.things}/s{self._whole(rate)}"
+            self.live.update(self.task, completed=self.done, rate=shown)
             return
         finished = self.done == self.total and now - self.began > SECONDS_BETWEEN_LINES
         if now - self.shown > SECONDS_BETWEEN_LINES or finished:
@@ -103,8 +104,15 @@ class Bar:
         left = (self.total - self.done) * self.per_step / max(rate, 1e-9)
         return (
             f"{self.name}: {self.done}/{self.total}  {rate:.0f} {self.things}/s  "
-            f"{format_duration(left)} left"
+            f"{format_duration(left)} left{self._whole(rate)}"
         )
+
+    def _whole(self, rate: float) -> str:
+        """What is left of the whole chain that this is a part of, at this rate."""
+        if Overall.current is None or self.things != "images":
+            return ""
+        seconds = Overall.current.seconds_left(rate, self.done * self.per_step)
+        return f", about {format_duration(seconds)} for the whole run" if seconds else ""
 
     def __exit__(
         self,
@@ -143,10 +151,23 @@ class Overall:
         work: {part: its work, in images to be seen}; parts that are finished already are left out.
     """
 
+    current: ClassVar[Overall | None] = None  # the chain that this process works on
+
     def __init__(self, work: dict[str, float]) -> None:
         self.work = dict(work)
         self.began = time.monotonic()
         self.done = 0.0
+
+    def __enter__(self) -> Overall:
+        Overall.current = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Overall.current = None
+
+    def seconds_left(self, rate: float, done_of_part: float) -> float:
+        """Of the whole, at a rate in images a second, so many of the part at hand being done."""
+        return max(sum(self.work.values()) - done_of_part, 0.0) / max(rate, 1e-9)
 
     def finish(self, part: str) -> None:
         """Counts a part as done."""

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,6 +18,7 @@ MOST_LOG_BYTES = 1 << 30
 DEEPEST_SETTINGS = 8
 BEGIN_ANEW = "remove it to begin anew"
 AGAIN = "run the command that wrote this folder again"
+ABOUT_THE_RUN = ("settings", "processes", "outputs")  # in a result, beside what came out
 
 
 @lru_cache(maxsize=16)
@@ -79,7 +81,25 @@ def read_result(path: PathLike) -> dict[str, Any]:
         InputError: the run is not finished, or the file was changed.
     """
     held = read_sealed_json(path)
-    return {name: value for name, value in held.items() if name not in ("settings", "processes")}
+    return {name: value for name, value in held.items() if name not in ABOUT_THE_RUN}
+
+
+def read_own_settings(folder: PathLike) -> dict[str, Any]:
+    """The settings of the run in a folder; where it is finished, as its result says.
+
+    Raises:
+        InputError: there are none, or config.json says others than the result.
+    """
+    folder = Path(folder)
+    found = read_settings(folder / "config.json")
+    if (folder / "result.json").exists():
+        kept = read_sealed_json(folder / "result.json").get("settings")
+        if kept != found:
+            raise InputError(
+                f"{folder}/config.json: says other settings than result.json, which was written "
+                "with the weights: it was changed; put it back, or remove the folder"
+            )
+    return found
 
 
 def read_log(path: PathLike) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ from .distributed import (
     code_fingerprint,
     describe_lost_contact,
     expect_same_on_ranks,
+    gather_lists,
     is_lost_contact,
     max_over_ranks,
     on_every_rank,
@@ -47,6 +48,7 @@ from .files import (
     first_line,
     read_sealed_json,
     save_sealed,
+    stored_checksum,
     write_json,
     write_sealed_json,
     write_text,
@@ -65,6 +67,7 @@ from .run_files import (
 from .settings import flatten_settings, settings_of
 from .stopping import Stopped, tell_on_stop, wait_with_signals
 
+OF_INPUT = "checksum of "  # and a setting's name on the command line
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl
 CHECKPOINT_SECONDS = float(os.environ.get("CMKG_CHECKPOINT_SECONDS") or 20)
 Losses = dict[str, float]
@@ -117,8 +120,10 @@ class Run:
         self.settings = dict(config) if isinstance(config, Mapping) else settings_of(config)
         if inputs:
             self.settings["inputs"] = dict(inputs)
+        for name in own:
+            if world_size() > 1:
+                self.settings[name] = gather_lists([self.settings[name]])
         self.title = title or type(config).__name__.lower()
-        self.own = own
         self.checkpoint_seconds = CHECKPOINT_SECONDS
         if not isinstance(config, Mapping):
             flat = flatten_settings(dataclasses.asdict(config))
@@ -128,8 +133,7 @@ class Run:
         self._result: dict[str, Any] | None = None
         self._on_disk = "what was finished before is on disk"
         on_every_rank(self._look)
-        shared = {name: value for name, value in self.settings.items() if name not in own}
-        facts: dict[str, Any] = flatten_settings(shared)
+        facts: dict[str, Any] = flatten_settings(self.settings)
         if world_size() > 1:
             facts |= {"the folder": str(self.folder and self.folder.resolve())}
             facts |= {"the code": code_fingerprint(), "a finished result": self._result}
@@ -164,8 +168,11 @@ class Run:
             raise InputError(f"{path}: says no settings; {BEGIN_ANEW}")
         old, new = flatten_settings(held), flatten_settings(self.settings)
         for name in [*new, *old]:
-            if name in self.own and rank():
-                continue
+            said = f"{OF_INPUT}{name.replace('_', '-')}"
+            if said in old and old.get(said) == new.get(said):
+                continue  # the same contents in another place
+            if name.startswith(OF_INPUT) and name not in new:
+                continue  # it is gone: whoever needs it says so
             if old.get(name) != new.get(name):
                 raise InputError(
                     f"{path}: this folder holds a run with {name} = "
@@ -203,6 +210,13 @@ class Run:
         if self.folder is None or rank():
             return
         stack.enter_context(hold_folder(self.folder))
+        before = self._result
+        self._look()  # another process may have worked here since
+        if self._result != before:
+            raise InputError(f"{self.folder}: was finished by another process; start again")
+        if self._has("checkpoint.pt") and not self._has("config.json"):
+            path = self.folder / "checkpoint.pt"
+            self._refuse_other_settings(read_checkpoint(path).settings, path)
         log = self.folder / "environment.json"
         earlier = read_sessions(log) if log.exists() else []
         write_json(log, {"sessions": [*earlier, describe_environment()]})
@@ -228,7 +242,10 @@ class Run:
         """Writes the result; the checkpoint is not needed any more."""
         result = json.loads(json.dumps(result | {"seconds": round(self.seconds, 1)}))
         if rank() == 0:
-            facts = {"settings": self.settings, "processes": world_size()}
+            folder = self.path("result.json").parent
+            files = sorted(folder.glob("*.safetensors"))
+            outputs = {file.name: stored_checksum(file) for file in files}
+            facts = {"settings": self.settings, "processes": world_size(), "outputs": outputs}
             write_sealed_json(self.path("result.json"), result | facts)
             self.path("checkpoint.pt").unlink(missing_ok=True)
         wait_for_all()
@@ -290,8 +307,13 @@ class Run:
                     self._note_on_disk(done, total)
                     saved = time.monotonic()
                 if signal:
-                    where = f"{self.folder}: " if self.folder else ""
-                    raise Stopped(int(signal), f"{where}{self._on_disk}")
+                    raise self._stopped(int(signal))
+        if request.number:  # it came after the last step was over
+            raise self._stopped(request.number)
+
+    def _stopped(self, number: int) -> Stopped:
+        where = f"{self.folder}: " if self.folder else ""
+        return Stopped(number, f"{where}{self._on_disk}")
 
     def _note_on_disk(self, step: int, total: int) -> None:
         self._on_disk = f"step {step} of {total} is on disk" if step else "no step is on disk yet"

@@ -12,6 +12,7 @@ import pytest
 from cmkg.errors import InputError
 from cmkg.hands.datasets.folder import Folder
 from cmkg.hands.datasets.packed import (
+    TO_DO,
     JoinedSets,
     Packed,
     Shard,
@@ -64,13 +65,16 @@ def test_a_killed_pack_goes_on(tmp_path):
     chunks = tmp_path / "set.partial" / "chunks.npy"
     deadline = time.time() + 60
     while time.time() < deadline and not (
-        chunks.exists() and chunks.stat().st_size > 128 and np.load(chunks).sum() >= 2
+        chunks.exists() and chunks.stat().st_size > 183 and (np.load(chunks) != TO_DO).sum() >= 2
     ):
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "set").exists()
-    assert 2 <= np.load(chunks).sum() < 7
+    assert 2 <= (np.load(chunks) != TO_DO).sum() < 7
+    half = np.lib.format.open_memmap(tmp_path / "set.partial/rgb.npy", "r+")
+    half[3] = 0  # what a bad disk makes of a part that is done
+    half.flush()
     resumed = pack(Rendered(SceneConfig(px=32), 224), tmp_path / "set", workers=1)
     unbroken = pack(Rendered(SceneConfig(px=32), 224), tmp_path / "again", workers=1)
     assert resumed.meta["crc32"] == unbroken.meta["crc32"]
@@ -117,7 +121,9 @@ def test_a_changed_byte_is_found(packed_folder, tmp_path):
 def test_merged_shards_are_the_whole_set(packed_folder, tmp_path):
     for i in range(3):
         pack(Shard(HANDS, f"{i}/3"), tmp_path / f"{i}", workers=1)
+    (tmp_path / "whole.partial").mkdir()  # somebody's killed pack
     whole = merge_shards([tmp_path / n for n in "201"], tmp_path / "whole")
+    assert (tmp_path / "whole.partial").is_dir()
     assert whole.meta == Packed(packed_folder).meta
     with pytest.raises(
         InputError, match="expected the shards 0/3 to 2/3, each once; found 0/3, 2/3"
@@ -177,3 +183,12 @@ def test_space_is_taken_before_anything_is_written(tmp_path, monkeypatch, known)
     array[:] = 7
     array.flush()
     assert (np.load(tmp_path / "a.npy") == 7).all()
+
+
+def test_what_is_left_of_a_damaged_pack_is_made_anew(tmp_path):
+    partial = tmp_path / "set.partial"
+    partial.mkdir()
+    hands = Rendered(SceneConfig(px=16), 40)
+    (partial / "holds.json").write_text(json.dumps(hands.describe()))
+    (partial / "chunks.npy").write_bytes(b"\x93NUMPY")
+    assert len(pack(hands, tmp_path / "set", workers=1)) == 40

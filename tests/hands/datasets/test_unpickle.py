@@ -58,6 +58,30 @@ def test_what_could_run_is_refused_by_name(tmp_path, monkeypatch, value, sentenc
     assert not (tmp_path / "ran").exists()
 
 
+DATA = np.arange(100_000, dtype=np.uint8).tobytes()
+
+
+class Named:
+    """The same bytes as an array once more: some twenty bytes of the file."""
+
+    def __reduce__(self):
+        from numpy._core.numeric import _frombuffer
+
+        return _frombuffer, (DATA, np.dtype("u1"), (len(DATA),), "C")
+
+
+def test_few_bytes_do_not_become_many_arrays(tmp_path):
+    (one,) = read_pickle(write(tmp_path, pickle.dumps([Named()], 4)), "labels")
+    assert one.tobytes() == DATA
+    with pytest.raises(InputError, match="names the bytes of its arrays more often"):
+        read_pickle(write(tmp_path, pickle.dumps([Named() for _ in range(50)], 4)), "labels")
+
+
+def write(folder, data):
+    (folder / "a.pickle").write_bytes(data)
+    return folder / "a.pickle"
+
+
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x80\x04."])
 def test_a_broken_pickle_is_a_sentence(tmp_path, data):
     (tmp_path / "a.pickle").write_bytes(data)

@@ -23,7 +23,7 @@ def test_a_student_is_adapted_and_the_gain_is_told_on_frames_it_has_not_seen(who
         precision="32-true",
     )
     adapt.run(config)
-    held = json.loads((tmp_path / "own/gain.json").read_text())
+    held = json.loads((tmp_path / "own/result.json").read_text())
     assert held["held_out_frames"] == round(0.25 * len(Packed(whole / "data/target")))
     assert held["untouched_mm"] > 0
     chosen = json.loads((tmp_path / "own/adapted/tried.json").read_text())

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from cmkg.hands.datasets.packed import Packed
 from cmkg.hands.experiments import main
 from cmkg.hands.report.collect import row_folder
+from cmkg.hands.report.run_page import headline
 from cmkg.hands.stages.networks import load_network
 from cmkg.prior import Prior
 from cmkg.runtime.settings import flatten_settings
@@ -128,12 +129,27 @@ def test_training_on_the_target_may_be_left_out(whole):
     assert changed == {"convention"}  # the target's bones; no weight
 
 
+@pytest.mark.parametrize(
+    ("depth", "sentence"),
+    [
+        (61.0, "Depth did not help: 16 labels alone were as good"),
+        (50.0, "Depth brought 16 labels 50 % of the way to 48"),
+        (42.0, "Depth made 16 labels nearly as good as 48"),
+        (39.0, "Depth made 16 labels as good as 48"),
+    ],
+)
+def test_the_headline_says_no_more_than_was_found(depth, sentence):
+    errors = {"student": 60.0, "depth": depth, "all": 40.0}
+    facts = {"worth": [{"epe_mm": errors}], "settings": {"labels": 16}, "counts": {"source": 48}}
+    assert headline(facts) == sentence
+
+
 def test_the_page_says_what_depth_was_worth(whole):
     results = json.loads((whole / "results.json").read_text())
     first = results["worth"][0]
     errors = {stage["name"]: stage["epe_mm"] for stage in results["source"]}
     assert first["gain_mm"] == errors["student"] - errors["depth"]
     page = (whole / "report.html").read_text()
-    assert f"Depth was worth {first['gain_mm']:.1f} mm" in page
+    assert f"<h1>{headline(results)}</h1>" in page
     assert sum(results["loss_shares"].values()) == pytest.approx(1)
     assert set(results["loss_shares"]) == {"regression", "outputs"}

@@ -161,7 +161,7 @@ def test_answers_of_another_set_and_a_strength_of_no_prior_are_refused(whole, un
         alongside=f"{whole}/data/target-test",
         alongside_answers=f"{whole}/depth/answers.npz",
     )
-    with pytest.raises(InputError, match="has answers on 48 samples, "):
+    with pytest.raises(InputError, match="expected finite answers on 24 samples, found"):
         target.alongside_loader(config, NetConfig(px=32), launch("32-true"))
     config = settings(target.Target, per_layer=True)
     with pytest.raises(InputError, match="--per-layer: it is of a prior's strength"):

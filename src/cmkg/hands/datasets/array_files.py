@@ -80,7 +80,7 @@ def expect_checksum(path: PathLike, expected: int) -> None:
 
 def remembered_in() -> Path:
     """Where checksums are kept from one process to the next: $XDG_CACHE_HOME/cmkg/checksums."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()  # may have no home
     return Path(home) / "cmkg" / "checksums"
 
 
@@ -104,7 +104,9 @@ def _remember(path: Path, stamp: _Stamp, value: int) -> None:
     _known[str(path)] = stamp, value
     if stamp.size < WORTH_REMEMBERING:
         return
-    with suppress(OSError):  # a home that cannot be written: it is read once in each process
+    with suppress(
+        OSError, RuntimeError
+    ):  # no home, or one that cannot be written: it is read once in each process
         remembered_in().mkdir(parents=True, exist_ok=True)
         write_json(_memory_of(path), [*stamp, value])
 

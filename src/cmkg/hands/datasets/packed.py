@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from .sample import BONE_MM, Dataset, Sample
 
 FORMAT = "cmkg-packed/1"
 CHUNK = 32
+TO_DO = -1  # in chunks.npy, which has the checksum of each chunk that is done
 MERGED_AT_ONCE = 1024  # samples
 MARGINS = (1.0, 4.0)
 BONE_UNITS = (0.01, 20.0)  # of a bone, in units of the middle finger's first
@@ -380,15 +382,39 @@ def _prepare(dataset: Dataset, partial: Path, description: dict[str, Any]) -> Ar
     if not description.get("without_label"):
         del arrays["labelled"]
     held = partial / "holds.json"
-    if held.exists() and read_json(held) == description:
+    if held.exists() and read_json(held) == description and _is_whole(partial, arrays):
         return arrays
     partial.mkdir(parents=True, exist_ok=True)
     held.unlink(missing_ok=True)
     for name, (shape, dtype) in arrays.items():
         _allocate_array(partial / f"{name}.npy", dtype, shape)
-    _allocate_array(partial / "chunks.npy", "bool", (-(-len(dataset) // CHUNK),))
+    chunks = _allocate_array(partial / "chunks.npy", "int64", (-(-len(dataset) // CHUNK),))
+    chunks[:] = TO_DO
+    chunks.flush()
     write_json(held, description)
     return arrays
+
+
+def _is_whole(partial: Path, arrays: ArraySpecs) -> bool:
+    """Whether the files of a killed pack can be gone on with."""
+    count = arrays["rgb"][0][0]
+    every = {**arrays, "chunks": ((-(-count // CHUNK),), "int64")}
+    try:
+        for name, (shape, dtype) in every.items():
+            DiskArray(partial / f"{name}.npy", shape, dtype)
+    except InputError:
+        return False
+    return True
+
+
+def _checksum_of_chunk(partial: Path, names: Sequence[str], chunk: int) -> int:
+    """Of all that a chunk's samples have on disk."""
+    value = 0
+    for name in names:
+        array = np.load(partial / f"{name}.npy", mmap_mode="r")
+        rows = array[chunk * CHUNK : (chunk + 1) * CHUNK]
+        value = zlib.crc32(np.ascontiguousarray(rows).view(np.uint8).data, value)
+    return value
 
 
 def _allocate_array(path: Path, dtype: str, shape: tuple[int, ...]) -> np.memmap:
@@ -414,16 +440,19 @@ def _write_zeros(file: Any, start: int, count: int, block: int = 1 << 24) -> Non
 
 def _fill(dataset: Dataset, partial: Path, arrays: ArraySpecs, workers: int) -> None:
     chunks = np.load(partial / "chunks.npy")
-    todo = np.flatnonzero(~chunks)
+    for chunk in np.flatnonzero(chunks != TO_DO):  # a killed pack's: is it what was written?
+        if _checksum_of_chunk(partial, list(arrays), int(chunk)) != chunks[chunk]:
+            chunks[chunk] = TO_DO
+    todo = np.flatnonzero(chunks == TO_DO)
     jobs = [(dataset, partial, list(arrays), int(chunk)) for chunk in todo]
 
     def describe() -> str:
-        done = int(np.load(partial / "chunks.npy").sum())
+        done = int((np.load(partial / "chunks.npy") != TO_DO).sum())
         return f"{partial}: {done} of {len(chunks)} parts are on disk"
 
     with (
         tell_on_stop(describe),
-        Bar(f"pack {partial.stem}", len(chunks), int(chunks.sum()), CHUNK) as advance,
+        Bar(f"pack {partial.stem}", len(chunks), len(chunks) - len(todo), CHUNK) as advance,
     ):
         if workers == 1 or len(todo) <= 2:
             for job in jobs:
@@ -440,8 +469,10 @@ def _write_chunk(dataset: Dataset, partial: Path, names: Sequence[str], chunk: i
     for name in names:
         array = open_memmap(partial / f"{name}.npy", "r+")
         array[first:last] = np.stack([getattr(sample, name) for sample in samples])
+        array.flush()  # before it is called done: a power cut must not leave that alone
     done = open_memmap(partial / "chunks.npy", "r+")
-    done[chunk] = True
+    done[chunk] = _checksum_of_chunk(partial, names, chunk)
+    done.flush()
 
 
 def _describe_set(partial: Path, arrays: ArraySpecs, description: dict[str, Any]) -> dict[str, Any]:
@@ -495,7 +526,15 @@ def merge_shards(folders: Sequence[PathLike], out: PathLike) -> Packed:
     whole = _expect_one_set(shards, out)
     if out.exists():
         raise InputError(f"{out}: is there already; choose another folder")
-    partial = out.with_name(out.name + ".partial")
+    partial = out.with_name(out.name + ".merging")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with hold_lock(out.with_name(out.name + ".lock"), out):
+        _merge(shards, whole, partial)
+        os.replace(partial, out)
+    return Packed(out)
+
+
+def _merge(shards: Sequence[Packed], whole: dict[str, Any], partial: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     arrays: ArraySpecs = {}
@@ -510,8 +549,6 @@ def merge_shards(folders: Sequence[PathLike], out: PathLike) -> Packed:
                 at += len(rows)
         array.flush()
     write_sealed_json(partial / "meta.json", _describe_set(partial, arrays, whole))
-    os.replace(partial, out)
-    return Packed(out)
 
 
 def _expect_one_set(shards: Sequence[Packed], out: Path) -> dict[str, Any]:

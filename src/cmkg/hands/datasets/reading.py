@@ -220,6 +220,8 @@ def _has_jpeg_end(data: bytes) -> bool:
     """
     at = len(JPEG_START)
     while at + 4 <= len(data) and data[at] == 0xFF:
+        while data[at + 1 : at + 2] == b"\xff":  # a marker may be filled up
+            at += 1
         kind, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         at += 2 + length
         if kind == JPEG_SCAN:
@@ -271,8 +273,8 @@ def read_yaml(path: PathLike, what: str) -> Any:
 
     data = read_file(path, what, COPY, MOST_YAML_BYTES)
     try:
-        if b"*" in data:  # an alias: a few of them stand for gigabytes
-            raise ValueError("it has aliases (*)")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, yaml.SafeLoader)):
+            raise ValueError("it has aliases (*): a few of them stand for gigabytes")
         return yaml.safe_load(data)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(

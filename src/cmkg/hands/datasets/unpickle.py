@@ -115,7 +115,8 @@ class _Builder:
     and counts twice: whoever looks at it walks through it twice.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int) -> None:
+        self.bytes_left = most_bytes  # of arrays
         self.built: dict[int, tuple[Any, int]] = {}  # {id: (what it became, how many parts)}
         self.parts = 0  # of the whole that is being built
 
@@ -137,16 +138,22 @@ class _Builder:
         self.built[id(value)] = found, self.parts - before
         return found
 
+    def _build_array(self, shape: Any, dtype: Any, data: Any, order: str) -> np.ndarray:
+        self.bytes_left -= len(data)
+        if self.bytes_left < 0:
+            raise RefusedError("names the bytes of its arrays more often than it holds them")
+        return _build_array(shape, dtype, data, order)
+
     def _build(self, value: Any, depth: int) -> Any:
         if isinstance(value, Array):
             _, shape, dtype, fortran, data = value.state
-            return _build_array(shape, dtype, data, "F" if fortran else "C")
+            return self._build_array(shape, dtype, data, "F" if fortran else "C")
         if isinstance(value, FromBuffer):
             data, dtype, shape, order = value.arguments
-            return _build_array(shape, dtype, data, order)
+            return self._build_array(shape, dtype, data, order)
         if isinstance(value, Scalar):
             dtype, data = value.arguments
-            return _build_array((), dtype, data, "C")[()]
+            return self._build_array((), dtype, data, "C")[()]
         if isinstance(value, Foreign):
             value.state = self.build(value.state, depth)
             return value
@@ -181,7 +188,7 @@ def read_pickle(path: PathLike, what: str, admitted: Admitted = NUMPY) -> Any:
     """
     data = read_file(path, what, COPY)
     try:
-        return _Builder().build(_Restricted(data, admitted).load())
+        return _Builder(2 * len(data) + 4096).build(_Restricted(data, admitted).load())
     except RefusedError as error:
         raise InputError(
             f"{path}: refused: this pickle {error}, which {what} does not need; do not trust this "

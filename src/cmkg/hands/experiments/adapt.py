@@ -19,6 +19,7 @@ from ...runtime.checks import expect_from_zero, expect_positive
 from ...runtime.distributed import Precision
 from ...runtime.files import save_weights, write_json
 from ...runtime.progress import say
+from ...runtime.runs import Run
 from ...runtime.settings import replace_settings
 from ..datasets.packed import Packed
 from ..datasets.sample import pixels_to_store
@@ -26,7 +27,9 @@ from ..inference.hand import OWN
 from ..inference.running import FINDER_FILE, PRESENCE_FILE
 from ..network.hand_student import HandStudent, load_student
 from ..network.posenet import NetConfig
+from ..report.collect import chosen_folder
 from ..stages import export, render, target
+from ..stages.inputs import checksums_of
 from ..stages.settings import OptimConfig
 from .main import SLIM_NET, TARGET_AUGMENTATION
 from .rows import Blocks, Row, train_row
@@ -73,6 +76,23 @@ def run(config: Adapt) -> dict[str, Any]:
     weights = Path(config.weights or OWN)
     student = load_student(weights)
     out = Path(config.out)
+    inputs = checksums_of(data=config.data, weights=str(weights))
+    run = Run(out, config, "adapt", inputs=inputs)
+    result = run.result
+    if result is None:
+        with run.claim():
+            result = run.finish(adapt(config, packed, student, weights))
+    before, after = result["untouched_mm"], result["adapted_mm"]
+    print(
+        f"on {result['held_out_frames']} held-out frames: {before:.1f} mm untouched, {after:.1f} "
+        f"mm adapted ({100 * (after / before - 1):+.0f} %)"
+    )
+    return result
+
+
+def adapt(config: Adapt, packed: Packed, student: HandStudent, weights: Path) -> dict[str, Any]:
+    """Everything of it; returns the errors in mm on the held-out frames before and after."""
+    out = Path(config.out)
     write_start(student, out / "start")
     scene = replace_settings(SCENE, px=pixels_to_store(student.px), seed=config.seed)
     render.run(render.Render(str(out / "rendered"), config.rendered, scene=scene))
@@ -85,11 +105,7 @@ def run(config: Adapt) -> dict[str, Any]:
     (after,) = train_row(
         stage, row, out / "adapted", Blocks.last_quarter(train), (config.seed,), ()
     )
-    write_json(
-        out / "gain.json",
-        {"held_out_frames": len(packed) - train, "untouched_mm": before, "adapted_mm": after},
-    )
-    (chosen,) = (out / "adapted").glob(f"epochs-*/seed-{config.seed}")
+    chosen = chosen_folder(out / "adapted") / f"seed-{config.seed}"
     own = export.Export(
         stage=str(chosen),
         student=str(out / "start"),
@@ -101,12 +117,11 @@ def run(config: Adapt) -> dict[str, Any]:
     for name in (FINDER_FILE, PRESENCE_FILE):
         if (weights / name).exists():
             shutil.copyfile(weights / name, out / "hand" / name)
-    share = 100 * (after / before - 1)
-    print(
-        f"on {len(packed) - train} held-out frames: {before:.1f} mm untouched, {after:.1f} mm "
-        f"adapted ({share:+.0f} %)"
-    )
-    return {"untouched_mm": before, "adapted_mm": after}
+    return {
+        "held_out_frames": len(packed) - train,
+        "untouched_mm": before,
+        "adapted_mm": after,
+    }
 
 
 def write_start(student: HandStudent, folder: Path) -> None:

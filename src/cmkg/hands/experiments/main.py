@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+
 from ...errors import InputError
 from ...runtime.checks import (
     expect_at_least_one,
@@ -29,6 +31,7 @@ from ...runtime.runs import Run
 from ...runtime.settings import replace_settings
 from ..datasets.folder import FIT, TEST, TRAIN, Folder
 from ..datasets.packed import Packed, pack
+from ..datasets.rendered import Rendered
 from ..datasets.sample import pixels_to_store
 from ..datasets.subset import Subset, expect_files
 from ..network.augment import Augmentation
@@ -56,6 +59,16 @@ SMALL_NET = NetConfig(
 )
 WIDER_NET = NetConfig(width=0.375, head="integral", stem_stride=2, heatmap_weight=1000.0, px=64)
 FIRST_TEST_SCENE = 10_000_000
+FIRST_LOOK, LOOKS, LOOK_PX = "first_look.png", 8, 240
+FAST: dict[str, Any] = {
+    "source_count": 800,
+    "labels": 120,
+    "target_frames": 40,
+    "source_epochs": 5,
+    "seeds": (0,),
+    "stops": (0, 2),
+    "test_time_rotations_deg": (0.0,),
+}
 SEQUENCES, TEST_SEQUENCES = 4, 2  # of a rendered target
 TARGET_SEED, WIDE_SEED = 1, 2  # added to the source's seed
 
@@ -136,6 +149,8 @@ class Experiment:
     backgrounds: tuple[str, ...] = ()
     """Folders of photographs for backgrounds; empty = those that ship with cmkg, and generated
     clutter."""
+    fast: bool = False
+    """A tenth of the work, in runs/demo-fast: too short to be good."""
     wide_count: int = 0
     """Hands of the wide rendering (`cmkg render --wide`) that the recipe trains the source student
     on first; 0 leaves that out."""
@@ -175,27 +190,17 @@ def run(config: Experiment) -> dict[str, Any] | None:
             expect_files(Folder(config.root, split), config.root)
     photographs(config.backgrounds)  # mistakes show before a folder is made
     began = time.time()
+    if config.fast:
+        config = quicken(config)
     out = Path(config.out)
     folder = Run(out, config, "run")
     with folder.claim():
+        on_first_rank(lambda: first_look(out))
         blocks = make_data(config, out / "data")
         stages = source_stages(config, out)
         rows = target_rows(config, out)
-        overall = Overall(work_of(config, out, stages, rows))
-        for name, stage in stages.items():
-            say(f"{name}{overall.time_left()}")
-            result = run_stage(stage)
-            overall.finish(name)
-            say(f"{name}: EPE {result['epe_mm']:.2f} mm on the source")
-        score_untrained(config, out)
-        shared = with_folders(target_stage(config), Folders.of(out / "data", out))
-        for number, row in enumerate(rows, 1):
-            say(f"target row {number} of {len(rows)}: {row.title}{overall.time_left()}")
-            settings = replace_settings(shared, lr=rate_of(config, row))
-            home = out / "target" / row.name
-            errors = train_row(settings, row, home, blocks, config.seeds, config.expert.tries)
-            overall.finish(row.name)
-            say(f"{row.title}: EPE {sum(errors) / len(errors):.2f} mm")
+        with Overall(work_of(config, out, stages, rows)) as overall:
+            train_all(config, stages, rows, blocks, overall)
         write_sealed_json(
             out / "rows.json",
             {
@@ -210,6 +215,56 @@ def run(config: Experiment) -> dict[str, Any] | None:
     spent = format_duration(time.time() - began)
     say(f"{out}/report.html and {out}/results.json are written, {spent} in this session")
     return results
+
+
+def train_all(
+    config: Experiment,
+    stages: dict[str, SourceStage],
+    rows: list[Row],
+    blocks: Blocks,
+    overall: Overall,
+) -> None:
+    """The source's stages, then the target's rows; says what comes out."""
+    out = Path(config.out)
+    for name, stage in stages.items():
+        say(f"{name}{overall.time_left()}")
+        result = run_stage(stage)
+        overall.finish(name)
+        say(f"{name}: EPE {result['epe_mm']:.2f} mm on the source")
+    score_untrained(config, out)
+    shared = with_folders(target_stage(config), Folders.of(out / "data", out))
+    for number, row in enumerate(rows, 1):
+        say(f"target row {number} of {len(rows)}: {row.title}{overall.time_left()}")
+        settings = replace_settings(shared, lr=rate_of(config, row))
+        home = out / "target" / row.name
+        errors = train_row(settings, row, home, blocks, config.seeds, config.expert.tries)
+        overall.finish(row.name)
+        say(f"{row.title}: EPE {sum(errors) / len(errors):.2f} mm")
+
+
+def first_look(out: Path) -> None:
+    """What the student that comes with cmkg says of the first test pictures: within a minute."""
+    from ..inference.drawing import draw_hands
+    from ..inference.hand import Hand
+    from ..inference.pictures import write_picture
+
+    path = out / FIRST_LOOK
+    if path.exists():
+        return
+    hand = Hand.from_pretrained()
+    scene = SceneConfig(px=LOOK_PX, margin=1.7, photographs_only=True)
+    hands = Rendered(scene, LOOKS, FIRST_TEST_SCENE + LOOKS).samples(range(LOOKS))
+    tiles = [draw_hands(one.rgb, hand(one.rgb)) for one in hands]
+    write_picture(path, np.vstack([np.hstack(tiles[: LOOKS // 2]), np.hstack(tiles[LOOKS // 2 :])]))
+    say(f"{path}: hands that the student that comes with cmkg finds, while this trains its own")
+
+
+def quicken(config: Experiment) -> Experiment:
+    """The same in 90 seconds: too short to be good, long enough to see every part."""
+    quick = replace_settings(config, fast=False, **FAST)
+    if config.out == DEMO.out:
+        quick = replace_settings(quick, out=f"{config.out}-fast")
+    return quick
 
 
 def read_experiment(folder: Path) -> Experiment:
@@ -430,19 +485,25 @@ def target_rows(config: Experiment, out: Path) -> list[Row]:
         return rows
     phi, without = file("depth/prior_p2"), file("no-teacher/prior_p2")
     has = {"prior": phi, "per_layer": True}
-    around = "from θ₀, ℓ² around the weights"
+    around = "from random weights, weight decay towards those"
     return [
         *rows,
         tuned("rgb", "control: taught by RGB", **answers("rgb")),
         tuned("all", "all labels"),
         Row("recipe", "all labels, the recipe", recipe_of(config, out)),
-        Row("none", "from θ₀"),
-        Row("l2", "from θ₀, ℓ²", tuned=True),
-        Row("prior", "from θ₀, the learned prior φ", has, tuned=True),
-        Row("prior-permuted", "φ permuted within layers", has | {"permuted": True}, True, True),
+        Row("none", "from random weights"),
+        Row("l2", "from random weights, weight decay", tuned=True),
+        Row("prior", "from random weights, the learned prior", has, tuned=True),
+        Row(
+            "prior-permuted",
+            "the prior, shuffled within layers",
+            has | {"permuted": True},
+            True,
+            True,
+        ),
         Row(
             "prior-no-teacher",
-            "φ learned without the teacher",
+            "the prior, learned without the teacher",
             has | {"prior": without},
             True,
             True,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ...runtime.run_files import AGAIN, expect_shape, read_log
+from ...runtime.run_files import AGAIN, expect_shape, read_log, read_settings
 from ...runtime.settings import flatten_settings
 from ..datasets.packed import read_meta, subsets_in
 from .run_files import (
@@ -112,6 +112,7 @@ def collect_row(out: Path, row: Mapping[str, Any]) -> Facts:
         "pck": np.mean([result["pck"] for result in results], 0).tolist(),
         "per_joint_mm": np.mean([result["epe_per_joint_mm"] for result in results], 0).tolist(),
         "weights": results[0]["weights"],
+        "epochs": flatten_settings(read_settings(paths[0].with_name("config.json"))).get("epochs"),
         "tried": read_tried(tried) if tried.exists() else None,
         "seconds": sum(read_score(path).get("seconds", 0.0) for path in whole.rglob("result.json")),
     }

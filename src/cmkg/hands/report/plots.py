@@ -11,10 +11,11 @@ import cv2
 import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float, Shaped
+from PIL import Image
 
 from ..geometry import project
 from ..metrics import FROM_20_MM, THRESHOLDS_MM
-from ..skeleton import BONES, FINGER_COLOURS, FINGER_OF_BONE
+from ..skeleton import BONES, FINGER_COLOURS, FINGER_OF_BONE, JOINTS
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -64,12 +65,12 @@ def plain(label: str) -> str:
 
 
 def plot_pck_curves(rows: Rows) -> str:
-    """Share of joints within a distance, one line a row.
+    """Share of joints within a distance, one line a row; the legend is below the curves.
 
     The band that AUC 20-50 measures is shaded.
     """
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.4, 4.0))
+        figure, axes = plt.subplots(figsize=(6.4, 4.0 + 0.2 * len(rows)))
         axes.axvspan(THRESHOLDS_MM[FROM_20_MM], 50, color="#000000", alpha=0.04, lw=0)
         for number, row in enumerate(rows):
             axes.plot(
@@ -81,12 +82,34 @@ def plot_pck_curves(rows: Rows) -> str:
                 label=f"{plain(row['label'])}, AUC {row['auc_20_50']['mean']:.3f}",
             )
         axes.set(
-            xlabel="error threshold, mm",
-            ylabel="share of joints (PCK)",
+            xlabel="distance from the true joint, mm",
+            ylabel="share of joints within it (PCK)",
             xlim=(0, 50),
             ylim=(0, 1),
         )
-        axes.legend(fontsize=8, loc="upper left")
+        figure.legend(fontsize=8, loc="outside lower left", ncols=1)
+        return to_svg(figure)
+
+
+def plot_joint_errors(rows: Rows) -> str:
+    """The mean error of every joint, finger by finger, a line of dots a row."""
+    names = [name.replace(" ", "\n", 1) for name in JOINTS]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.2, 3.6))
+        x = np.arange(len(names)) + 0.6 * np.array([0, *np.repeat(range(1, 6), 4)])
+        for finger, colour in enumerate(FINGER_COLOURS):
+            first, last = x[1 + 4 * finger], x[4 + 4 * finger]
+            axes.axvspan(first - 0.5, last + 0.5, color=colour, alpha=0.07, lw=0)
+        for number, row in enumerate(rows):
+            colour, marker = PALETTE[(1, 2, 0)[number % 3]], "osD"[number % 3]
+            label = plain(row["label"])
+            axes.plot(x, row["per_joint_mm"], marker, color=colour, ms=4.5, label=label)
+            for first in range(1, 21, 4):
+                part = slice(first, first + 4)
+                axes.plot(x[part], row["per_joint_mm"][part], color=colour, lw=1.2)
+        axes.set_xticks(x, names, rotation=90, fontsize=7)
+        axes.set(ylabel="error (EPE), mm", ylim=(0, None))
+        figure.legend(fontsize=8, loc="outside upper left", ncols=len(rows))
         return to_svg(figure)
 
 
@@ -193,24 +216,30 @@ def plot_weight_histograms(rows: Rows) -> str:
 
 
 def plot_prior_by_layer(phi: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Quantiles of phi per layer, a panel each of {title: Prior.quantiles()}.
+    """How large phi is in each layer, and how it is spread there; of {title: Prior.quantiles()}.
 
-    Line = median, band = 10-90 %.
+    Layers differ by orders of magnitude: sizes are logarithmic, and the spread (10 to 90 %, and the
+    median) is in units of the layer's own size.
     """
     with plt.rc_context(STYLE):
-        size = (6.4, 2.3 * len(phi))
-        figure, panels = plt.subplots(len(phi), 1, figsize=size, sharex=True, squeeze=False)
-        for axes, (title, layers) in zip(panels[:, 0], phi.items(), strict=True):
+        shape = (2 * len(phi), 1)
+        size = (6.4, 3.8 * len(phi))
+        figure, panels = plt.subplots(*shape, figsize=size, sharex=True, squeeze=False)
+        for number, (title, layers) in enumerate(phi.items()):
+            above, below = panels[2 * number : 2 * number + 2, 0]
             x = np.arange(len(layers))
             low, median, high = (
                 np.array([layer[level] for layer in layers.values()])
                 for level in ("q10", "median", "q90")
             )
-            axes.fill_between(x, low, high, color=PALETTE[0], alpha=0.25, lw=0, step="mid")
-            axes.step(x, median, where="mid", color=PALETTE[0])
-            axes.axhline(0, color=GREY, lw=0.8)
-            axes.set(title=f"prior, {plain(title)}", ylabel="φ")
-            axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+            own = np.maximum(np.maximum(np.abs(low), np.abs(high)), 1e-30)
+            above.bar(x, own, 0.8, color=PALETTE[0])
+            above.set(title=f"prior, {plain(title)}", ylabel="size of φ", yscale="log")
+            span = {"color": PALETTE[0], "alpha": 0.35, "width": 0.8}
+            below.bar(x, (high - low) / own, bottom=low / own, **span)
+            below.plot(x, median / own, "_", color=GREY, ms=7)
+            below.axhline(0, color=GREY, lw=0.8)
+            below.set(ylabel="spread, of its size", ylim=(-1.1, 1.1))
         panels[-1, 0].set(xlabel="layer, from the input to the output")
         return to_svg(figure)
 
@@ -268,6 +297,15 @@ def jpeg_uri(rgb: Picture, quality: int = 85) -> str:
     """The picture as a data: address."""
     data = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+
+
+def clip_uri(frames: Sequence[Picture], hz: float = 12.0) -> str:
+    """Frames as one animated WebP, to be put into a page's text."""
+    first, *rest = (Image.fromarray(frame) for frame in frames)
+    held = io.BytesIO()
+    pause = round(1000 / hz)
+    first.save(held, "WEBP", save_all=True, append_images=rest, duration=pause, loop=0, quality=70)
+    return f"data:image/webp;base64,{base64.b64encode(held.getvalue()).decode()}"
 
 
 def contact_sheet(

@@ -199,7 +199,7 @@ def read_paper_rows(path: PathLike) -> dict[str, dict[str, tuple[Any, ...]]]:
 
 def read_quantiles(path: PathLike) -> dict[str, dict[str, float]]:
     """A prior's quantiles a layer."""
-    found: dict[str, dict[str, float]] = expect_shape(read_json(path), Quantiles, path)
+    found: dict[str, dict[str, float]] = expect_shape(read_sealed_json(path), Quantiles, path)
     return found
 
 

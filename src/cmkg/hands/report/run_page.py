@@ -5,6 +5,9 @@ results.json and one report.html that needs nothing else and asks nobody.
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
 import json
 import textwrap
 from collections.abc import Mapping
@@ -21,11 +24,13 @@ from ...runtime.progress import format_duration
 from ...runtime.run_files import AGAIN
 from ...runtime.text import escape_markdown
 from ..datasets.packed import Packed
-from ..skeleton import BONES, FINGER_COLOURS, FINGER_OF_BONE
+from ..skeleton import BONES, FINGER_COLOURS, FINGER_OF_BONE, FINGERS
 from .collect import Facts, collect_run, format_spread, format_strength, row_folder
 from .plots import (
+    clip_uri,
     contact_sheet,
     jpeg_uri,
+    plot_joint_errors,
     plot_pck_curves,
     plot_prior_by_layer,
     plot_weight_histograms,
@@ -34,7 +39,10 @@ from .plots import (
 )
 from .run_files import read_predictions
 
-PICTURES, SHEET_PICTURES = 12, 8
+SHEET_PICTURES = 8
+EACH_KIND = 3  # best, usual and worst test pictures
+CLIP_FRAMES, CLIP_PX = 30, 180
+NEARLY = 0.85  # of the way to all labels
 CURVES = (
     "mean-pose",
     "untouched-student",
@@ -60,8 +68,14 @@ def write(out: Path) -> Facts:
     page = load_template("run_page.html").render(
         r=results,
         rows=results["rows"],
+        headline=headline(results),
         figures=draw_figures(results),
+        fingers=mean_by_finger(results),
+        shown=[row_of(results, name)["label"] for name in SHOWN],
         pictures=draw_pictures(out, results),
+        clip=draw_clip(out, results),
+        as_json=data_uri(json.dumps(results, indent=1), "application/json"),
+        as_csv=data_uri(as_csv(results), "text/csv"),
         bones=json.dumps(BONES),
         duration=format_duration,
         bone_colours=json.dumps([FINGER_COLOURS[finger] for finger in FINGER_OF_BONE]),
@@ -113,16 +127,64 @@ def row_of(results: Mapping[str, Any], name: str) -> Facts:
     raise InputError(f"this run has no row {name!r}, which its page shows; {AGAIN}")
 
 
+def headline(results: Mapping[str, Any]) -> str:
+    """What depth was worth, in words that need nothing else.
+
+    Of the way from the labels alone to all labels: what part depth has gone.
+    """
+    source = results["worth"][0]["epe_mm"]
+    labels = min(results["settings"]["labels"], results["counts"]["source"])
+    every = results["counts"]["source"]
+    gained, possible = source["student"] - source["depth"], source["student"] - source["all"]
+    if gained <= 0:
+        return f"Depth did not help: {labels:,} labels alone were as good"
+    if possible <= 0 or gained >= possible:
+        return f"Depth made {labels:,} labels as good as {every:,}"
+    share = gained / possible
+    if share >= NEARLY:
+        return f"Depth made {labels:,} labels nearly as good as {every:,}"
+    return f"Depth brought {labels:,} labels {100 * share:.0f} % of the way to {every:,}"
+
+
 def draw_figures(results: Mapping[str, Any]) -> dict[str, str]:
     """The page's charts as SVG."""
     figures = {
         "worth": plot_worth(results["worth"]),
         "pck": plot_pck_curves([row_of(results, name) for name in CURVES]),
+        "joints": plot_joint_errors([row_of(results, name) for name in SHOWN]),
     }
     if results["phi"]:
         figures["weights"] = plot_weight_histograms([row_of(results, n) for n in HISTOGRAMS])
         figures["phi"] = plot_prior_by_layer(results["phi"])
     return figures
+
+
+def mean_by_finger(results: Mapping[str, Any]) -> list[Facts]:
+    """[{"finger", "mm": an error a row of SHOWN}], the wrist left out: it is the origin."""
+    rows = [row_of(results, name)["per_joint_mm"] for name in SHOWN]
+    return [
+        {"finger": name, "mm": [float(np.mean(row[1 + 4 * k : 5 + 4 * k])) for row in rows]}
+        for k, name in enumerate(FINGERS)
+    ]
+
+
+def as_csv(results: Mapping[str, Any]) -> str:
+    """Every row and seed, for a spreadsheet."""
+    written = io.StringIO()
+    table = csv.writer(written)
+    table.writerow(["part", "row", "seed", "epe_mm", "auc_20_50"])
+    for one in results["source"]:
+        table.writerow(["source", one["label"], "", one["epe_mm"], one["auc_20_50"]])
+    for row in results["rows"]:
+        pairs = zip(row["epe_mm"]["values"], row["auc_20_50"]["values"], strict=True)
+        for number, (error, auc) in enumerate(pairs):
+            table.writerow(["target", row["label"], number, error, auc])
+    return written.getvalue()
+
+
+def data_uri(text: str, kind: str) -> str:
+    """Text as a link that downloads it."""
+    return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
 
 
 # ---- pictures ------------------------------------------------------------------------------------
@@ -138,15 +200,17 @@ class TestPicture(NamedTuple):
 def sample_pictures(packed: Packed, count: int) -> list[TestPicture]:
     """Pictures evenly over a set, not chosen by error."""
     numbers = np.linspace(0, len(packed) - 1, min(count, len(packed))).round().astype(int)
-    return [
-        TestPicture(
-            int(i),
-            np.array(packed.rgb[i]),
-            np.array(packed.K[i], float),
-            np.array(packed.joints_mm[i], float),
-        )
-        for i in numbers
-    ]
+    return [picture_of(packed, int(number)) for number in numbers]
+
+
+def picture_of(packed: Packed, number: int) -> TestPicture:
+    """One picture of a set."""
+    return TestPicture(
+        number,
+        np.array(packed.rgb[number]),
+        np.array(packed.K[number], float),
+        np.array(packed.joints_mm[number], float),
+    )
 
 
 def load_shown_predictions(out: Path, results: Mapping[str, Any], count: int) -> dict[str, Any]:
@@ -181,33 +245,60 @@ def draw_sheet(out: Path, results: Mapping[str, Any]) -> bytes:
     return contact_sheet(columns, ["true", *labels])
 
 
-def draw_pictures(out: Path, results: Mapping[str, Any]) -> list[Facts]:
-    """Test images with true and predicted skeletons, in 2D and for the 3D view."""
+def chosen_pictures(errors_mm: Float[np.ndarray, "n 21"]) -> dict[str, list[int]]:
+    """{"best", "usual", "worst": numbers of test pictures}, by the last row's error on each."""
+    order = np.argsort(errors_mm.mean(1), kind="stable")
+    few = min(EACH_KIND, len(order))
+    middle = max((len(order) - few) // 2, 0)
+    parts = {"best": order[:few], "usual": order[middle : middle + few], "worst": order[::-1][:few]}
+    return {kind: [int(number) for number in numbers] for kind, numbers in parts.items()}
+
+
+def draw_pictures(out: Path, results: Mapping[str, Any]) -> dict[str, list[Facts]]:
+    """Best, usual and worst test pictures with skeletons, and for the 3D view."""
     packed = Packed(out / "data/target-test")
     loaded = load_shown_predictions(out, results, len(packed))
-    shown = []
-    for picture in sample_pictures(packed, PICTURES):
-        predicted = []
-        for name, arrays in loaded.items():
-            joints = predicted_joints_mm(arrays, picture)
-            predicted.append(
-                {
-                    "label": row_of(results, name)["label"],
-                    "error_mm": float(arrays["errors_mm"][picture.number].mean()),
-                    "picture": jpeg_uri(skeleton_picture(picture.rgb, picture.K, joints)),
-                    "mm": _about_wrist(joints),
-                }
-            )
-        true = skeleton_picture(picture.rgb, picture.K, picture.joints_mm)
-        shown.append(
+    chosen = chosen_pictures(loaded[SHOWN[-1]]["errors_mm"])
+    return {
+        kind: [_draw_picture(picture_of(packed, number), loaded, results) for number in numbers]
+        for kind, numbers in chosen.items()
+    }
+
+
+def _draw_picture(
+    picture: TestPicture, loaded: Mapping[str, Any], results: Mapping[str, Any]
+) -> Facts:
+    predicted = []
+    for name, arrays in loaded.items():
+        joints = predicted_joints_mm(arrays, picture)
+        predicted.append(
             {
-                "number": picture.number,
-                "true": jpeg_uri(true),
-                "predicted": predicted,
-                "true_mm": _about_wrist(picture.joints_mm),
+                "label": row_of(results, name)["label"],
+                "error_mm": float(arrays["errors_mm"][picture.number].mean()),
+                "picture": jpeg_uri(skeleton_picture(picture.rgb, picture.K, joints)),
+                "mm": _about_wrist(joints),
             }
         )
-    return shown
+    true = skeleton_picture(picture.rgb, picture.K, picture.joints_mm)
+    return {
+        "number": picture.number,
+        "true": jpeg_uri(true),
+        "predicted": predicted,
+        "true_mm": _about_wrist(picture.joints_mm),
+    }
+
+
+def draw_clip(out: Path, results: Mapping[str, Any]) -> str:
+    """Consecutive test pictures, the truth beside the student that depth taught."""
+    packed = Packed(out / "data/target-test")
+    arrays = load_shown_predictions(out, results, len(packed))[SHOWN[-1]]
+    frames = []
+    for number in range(min(CLIP_FRAMES, len(packed))):
+        picture = picture_of(packed, number)
+        hands = (picture.joints_mm, predicted_joints_mm(arrays, picture))
+        pair = [skeleton_picture(picture.rgb, picture.K, joints, CLIP_PX) for joints in hands]
+        frames.append(np.hstack(pair))
+    return clip_uri(frames)
 
 
 def _about_wrist(joints: Float[np.ndarray, "21 3"]) -> list[list[float]]:

@@ -26,9 +26,9 @@ from ...modules import unwrap
 from ...prior import Prior
 from ...runtime.checks import expect_between, expect_from_zero, expect_positive
 from ...runtime.distributed import Processes, launch, on_first_rank, place_model, wait_for_all
-from ...runtime.files import load_weights, save_weights, write_arrays, write_json
+from ...runtime.files import load_weights, save_weights, write_arrays, write_sealed_json
 from ...runtime.progress import note
-from ...runtime.run_files import read_settings
+from ...runtime.run_files import read_own_settings
 from ...runtime.runs import Losses, Run
 from ...steps import take_step
 from ..datasets.packed import Packed, open_training_set
@@ -325,13 +325,13 @@ def kept_answers(path: Path, teacher: PoseNet, loader: Loader, fabric: Processes
             arrays["uv"] = torch.cat([one.uv.float() for one in found if one.uv is not None])
         kept = {name: one.cpu().numpy() for name, one in arrays.items()}
         on_first_rank(lambda: write_arrays(path, **kept))
-    return read_answers(path)
+    return read_answers(path, len(loader))
 
 
 def modality_of(folder: str) -> Modality:
     """What the network of a finished teacher or student run sees."""
     path = Path(folder) / "config.json"
-    found: Any = read_settings(path).get("modality")
+    found: Any = read_own_settings(folder).get("modality")
     if found not in tuple(CHANNELS):
         raise InputError(
             f"{path}: expected a teacher's or a student's run, with 'modality' rgb or depth, found "
@@ -391,6 +391,6 @@ def save_prior(run: Run, prior: Prior, steps: int) -> None:
     """Writes a learned prior, its quantiles and its card."""
     name = f"prior_p{prior.p}"
     prior.save(run.path(f"{name}.safetensors"), {"iterations": steps})
-    write_json(run.path(f"{name}.json"), prior.quantiles())
+    write_sealed_json(run.path(f"{name}.json"), prior.quantiles())
     title = f"A prior, p = {prior.p}"
     write_card(run.path(f"{name}.md"), title, prior_facts(prior), ABOUT_PRIOR)

@@ -29,6 +29,7 @@ from ..datasets.prediction_files import (
 )
 from ..metrics import Protocol, procrustes, score_by_protocol
 from .fitting import Loader
+from .inputs import checksums_of
 from .networks import load_start
 from .predicting import Predictions, place_by_heatmaps, predict, save_predictions, score
 from .settings import Flat
@@ -103,10 +104,13 @@ def run(config: Evaluate) -> dict[str, Any]:
         scored = _Scored(from_dataset_frame(foreign, packed), target_mm, {}, None)
     if not file.exists():
         raise InputError(f"{file}: expected weights, found no such file")
-    set_sums = repr(sorted(packed.meta["crc32"].items()))
-    checksum = zlib.crc32(read_file(file, "weights or predictions") + set_sums.encode())
-    exported = not config.export or Path(config.export).exists()
-    if run.result and run.result.get("crc32") == checksum and exported:
+    inputs = {"data": config.data, "convention": config.convention, "source": config.source}
+    if not config.predictions:
+        inputs["student"] = config.student
+    said = repr(sorted(checksums_of(**inputs).items()))
+    checksum = zlib.crc32(read_file(file, "weights or predictions") + said.encode())
+    facts = {"crc32": checksum, "export_crc32": _checksum_of_export(config)}
+    if run.result and all(run.result.get(name) == value for name, value in facts.items()):
         return run.result
     if not config.predictions:
         scored = _score_weights(config, packed)
@@ -127,8 +131,16 @@ def run(config: Evaluate) -> dict[str, Any]:
             config.protocol,
             placed=not config.predictions and not config.no_truth,
         )
-        facts = {"protocol": asdict(config.protocol), "crc32": checksum}
-        return run.finish(scored.by_the_paper | found | facts)
+        facts = {"crc32": checksum, "export_crc32": _checksum_of_export(config)}
+        protocol = {"protocol": asdict(config.protocol)}
+        return run.finish(scored.by_the_paper | found | facts | protocol)
+
+
+def _checksum_of_export(config: Evaluate) -> int | None:
+    """Of the file that was exported; None where there is none."""
+    if not config.export or not Path(config.export).exists():
+        return None
+    return zlib.crc32(read_file(config.export, "predictions"))
 
 
 def _score_weights(config: Evaluate, packed: Packed) -> _Scored:

@@ -12,13 +12,15 @@ from pathlib import Path
 from ...cards import write_card
 from ...errors import InputError
 from ...runtime.files import load_weights, save_weights, write_text
-from ...runtime.run_files import read_result, read_settings
+from ...runtime.run_files import read_own_settings, read_result
 from ..datasets.packed import Packed
 from ..network.finder import Finder
 from ..network.hand_student import CALIBRATION, HandStudent
 from ..network.presence import Presence
 from .networks import read_net_config, student_weights
 from .student_card import ABOUT_STUDENT, card_facts
+
+COMPANIONS = ("student-int8.onnx", "finder.onnx", "presence.onnx", "reliability.svg")
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,10 @@ def run(config: Export) -> None:
     load_weights(student_weights(stage), student.net)
     if packed is not None:
         student = calibrated(student, packed)
-    facts = card_facts(read_settings(stage / "config.json"), read_result(stage / "result.json"))
+    out = Path(config.out)
+    for name in (*COMPANIONS, STUDENT_FILE):  # of an earlier export: they belong to other weights
+        (out / name).unlink(missing_ok=True)
+    facts = card_facts(read_own_settings(stage), read_result(stage / "result.json"))
     try:
         student.save_pretrained(config.out)
     except OSError:
@@ -87,7 +92,6 @@ def run(config: Export) -> None:
     except Exception as error:  # what safetensors makes of a full disk
         reason = str(error).splitlines()[0]
         raise OSError(28, f"could not be written ({reason})", config.out) from error
-    out = Path(config.out)
     facts |= write_companions(config, out)
     if config.half:
         save_weights(out / "model.safetensors", copy.deepcopy(student).half())

@@ -291,15 +291,24 @@ def fit(
     return total
 
 
-def read_answers(path: PathLike) -> Pose:
+def read_answers(path: PathLike, count: int) -> Pose:
     """What a teacher said of every sample of a set, as `cmkg distill --cached` keeps it.
 
     Raises:
-        InputError: the file is not there or holds no answers.
+        InputError: the file is not there, was changed, or holds no answers on so many samples.
     """
     held = {name: torch.from_numpy(one) for name, one in read_arrays(path).items()}
+    shapes = {"joints": (count, 21, 3), "uv": (count, 21, 2)}
     if "joints" not in held:
         raise InputError(f"{path}: expected a teacher's answers (joints, uv), found {list(held)}")
+    for name, shape in shapes.items():
+        one = held.get(name)
+        if one is not None and (tuple(one.shape) != shape or not bool(torch.isfinite(one).all())):
+            raise InputError(
+                f"{path}: field {name!r}: expected finite answers on {count} samples, found "
+                f"{tuple(one.shape)}: give those of the same set, or remove it and run its stage "
+                "again"
+            )
     return Pose(held["joints"], held.get("uv"))
 
 

@@ -6,7 +6,11 @@ import hashlib
 from pathlib import Path
 
 from ...runtime.files import read_file
+from ...runtime.run_files import read_own_settings
+from ...runtime.runs import OF_INPUT
 from ..datasets.packed import read_meta
+
+WEIGHTS = ("theta_0", "student", "teacher", "model")
 
 
 def checksums_of(**paths: str) -> dict[str, str]:
@@ -23,7 +27,7 @@ def checksums_of(**paths: str) -> dict[str, str]:
     found = {}
     for name, path in paths.items():
         if path and (digest := _checksum_of(Path(path))):
-            found[f"checksum of {name.replace('_', '-')}"] = digest
+            found[f"{OF_INPUT}{name.replace('_', '-')}"] = digest
     return found
 
 
@@ -31,9 +35,13 @@ def _checksum_of(path: Path) -> str:
     digest = hashlib.sha256()
     if (path / "meta.json").exists():
         digest.update(repr(sorted(read_meta(path)["crc32"].items())).encode())
-    elif path.is_dir():  # of a run: its weights
-        for file in sorted(path.glob("*.safetensors")):
-            digest.update(file.name.encode() + read_file(file, "weights"))
+    elif path.is_dir():  # of a run: its network, and the weights that other stages read
+        if (path / "config.json").exists():
+            settings = read_own_settings(path)
+            digest.update(repr([settings.get(name) for name in ("modality", "net")]).encode())
+        for name in WEIGHTS:
+            if (file := path / f"{name}.safetensors").exists():
+                digest.update(name.encode() + read_file(file, "weights"))
     elif path.exists():
         digest.update(read_file(path, "weights, a prior or answers"))
     else:

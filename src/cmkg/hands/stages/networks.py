@@ -9,7 +9,7 @@ import torch
 
 from ...errors import InputError
 from ...runtime.files import PathLike, load_weights
-from ...runtime.run_files import expect_shape, read_settings
+from ...runtime.run_files import expect_shape, read_own_settings
 from ..datasets.packed import Packed
 from ..network.posenet import NetConfig, PoseNet, pose_net
 from .fitting import convention_matrix
@@ -34,7 +34,7 @@ def read_net_config(folder: PathLike) -> NetConfig:
         InputError: the folder holds no such run.
     """
     path = Path(folder) / "config.json"
-    held = read_settings(path)
+    held = read_own_settings(folder)
     if "net" not in held:
         raise InputError(
             f"{path}: expected the settings of a teacher or student run, with its network under "

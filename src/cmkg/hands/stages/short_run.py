@@ -26,6 +26,7 @@ from ..network.pose import Pose
 from ..network.pose_loss import TeachersPose, loss_of, output_pairs
 from ..network.posenet import NetConfig, PoseNet, pose_net
 from .fitting import Loader, convention_matrix
+from .inputs import checksums_of
 from .settings import Flat
 
 TEST_SAMPLES = 500
@@ -105,7 +106,13 @@ class LoaderBatches:
 
 def run(config: ShortRun) -> dict[str, Any]:
     """Trains shortly, prints the verdicts and writes them."""
-    run = Run(config.out, config, "preflight")
+    inputs = checksums_of(
+        source=config.source,
+        source_test=config.source_test,
+        target=config.target,
+        target_test=config.target_test,
+    )
+    run = Run(config.out, config, "preflight", inputs=inputs)
     if run.result:
         print(run.result["text"])
         return run.result

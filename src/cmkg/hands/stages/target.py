@@ -343,13 +343,7 @@ def alongside_loader(config: Target, net: NetConfig, fabric: Processes) -> Loade
     )
     if not data.alongside_answers:
         return replace(loader, labelled=labelled_numbers(labelled, alongside))
-    answers = read_answers(data.alongside_answers)
-    if len(answers.joints) != len(alongside):
-        raise InputError(
-            f"{data.alongside_answers}: has answers on {len(answers.joints)} samples, "
-            f"{alongside.folder} has {len(alongside)}: give those of the same set"
-        )
-    return replace(loader, answers=answers)
+    return replace(loader, answers=read_answers(data.alongside_answers, len(alongside)))
 
 
 def to_unit_(model: PoseNet, unit_mm: float, mean_bone_mm: float) -> None:
