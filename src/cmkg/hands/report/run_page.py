@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from ...errors import InputError
 from ...runtime.files import write_atomically, write_json, write_text
@@ -40,6 +40,7 @@ from .plots import (
 from .run_files import read_predictions
 
 SHEET_PICTURES = 8
+APART = 20  # chosen pictures are so large a part of the set away from each other, at least
 EACH_KIND = 3  # best, usual and worst test pictures
 CLIP_FRAMES, CLIP_PX = 30, 180
 NEARLY = 0.85  # of the way to all labels
@@ -248,10 +249,19 @@ def draw_sheet(out: Path, results: Mapping[str, Any]) -> bytes:
 def chosen_pictures(errors_mm: Float[np.ndarray, "n 21"]) -> dict[str, list[int]]:
     """{"best", "usual", "worst": numbers of test pictures}, by the last row's error on each."""
     order = np.argsort(errors_mm.mean(1), kind="stable")
-    few = min(EACH_KIND, len(order))
-    middle = max((len(order) - few) // 2, 0)
-    parts = {"best": order[:few], "usual": order[middle : middle + few], "worst": order[::-1][:few]}
-    return {kind: [int(number) for number in numbers] for kind, numbers in parts.items()}
+    middle = len(order) // 2
+    around = order[np.argsort(np.abs(np.arange(len(order)) - middle), kind="stable")]
+    parts = {"best": order, "usual": around, "worst": order[::-1]}
+    return {kind: _apart(numbers, len(order) // APART) for kind, numbers in parts.items()}
+
+
+def _apart(numbers: Int[np.ndarray, " n"], gap: int) -> list[int]:
+    """The first few of them that are no neighbours of one another: frames follow in time."""
+    chosen: list[int] = []
+    for number in map(int, numbers):
+        if len(chosen) < EACH_KIND and all(abs(number - other) > gap for other in chosen):
+            chosen.append(number)
+    return chosen
 
 
 def draw_pictures(out: Path, results: Mapping[str, Any]) -> dict[str, list[Facts]]:
