@@ -19,8 +19,9 @@ from cmkg.hands.report.collect import spread
 from cmkg.hands.stages.settings import Flat
 from cmkg.runtime.checks import expect_at_least_one, expect_different_seeds, expect_positive
 from cmkg.runtime.distributed import Precision
-from cmkg.runtime.files import read_json, write_json, write_text
+from cmkg.runtime.files import write_json, write_text
 from cmkg.runtime.progress import say
+from cmkg.runtime.run_files import read_result
 from cmkg.runtime.settings import replace_settings, settings_of
 
 from .base import main
@@ -91,7 +92,7 @@ def collect(config: Labels) -> dict[str, Any]:
             homes = Path(config.out) / f"labels-{labels}"
             files = sorted(homes.glob(f"source-*/{name}/result.json"))
             if files:
-                errors = [read_json(file)["epe_mm"] for file in files]
+                errors = [read_result(file)["epe_mm"] for file in files]
                 rows.append({"name": name, "label": label, "epe_mm": spread(errors)})
         if rows:
             cells.append({"target": str(labels), "rows": rows})

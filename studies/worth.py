@@ -50,8 +50,15 @@ from cmkg.low_rank import LowRankPrior
 from cmkg.prior import Prior
 from cmkg.runtime.checks import expect_at_least_one, expect_different_seeds, expect_positive
 from cmkg.runtime.distributed import Precision
-from cmkg.runtime.files import load_weights, read_json, write_atomically, write_json
+from cmkg.runtime.files import (
+    load_weights,
+    read_json,
+    read_sealed_json,
+    write_atomically,
+    write_json,
+)
 from cmkg.runtime.progress import say
+from cmkg.runtime.run_files import read_result
 from cmkg.runtime.settings import replace_settings, settings_of
 
 from .base import main
@@ -436,7 +443,7 @@ def describe_row(
 ) -> dict[str, Any]:
     """A row: one value a source, the mean of its trainings on the target; the strengths chosen."""
     chosen = [
-        read_json(path)["chosen"]
+        read_sealed_json(path)["chosen"]
         for home in homes.values()
         if (path := home / target / name / "tried.json").exists()
     ]
@@ -449,7 +456,7 @@ def errors_of(folder: Path) -> list[float]:
     """The EPE of each finished training of a row, mm."""
     folder = chosen_folder(folder)
     results = sorted(folder.glob("seed-*/result.json")) or sorted(folder.glob("result.json"))
-    return [read_json(path)["epe_mm"] for path in results]
+    return [read_result(path)["epe_mm"] for path in results]
 
 
 def source_rows_of(homes: dict[int, Path]) -> list[dict[str, Any]]:
