@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-import cmkg
 from cmkg.hands.inference.pictures import write_picture
 from cmkg.losses import regression_loss
 from tests.conftest import small_net
@@ -32,7 +31,6 @@ def test_the_call_in_the_readme(batch):
     student = small_net()
     before = student[2].weight.detach().clone()
     names = {
-        "cmkg": cmkg,
         "student": student,
         "teacher": small_net(channels=1, seed=7),
         "pairs_of_both": [{"rgb": x, "depth": depth, "y": y, "has_label": some}],

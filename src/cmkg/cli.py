@@ -256,7 +256,10 @@ def end_in_one_sentence(program: Callable[[], object]) -> None:
     except ModuleNotFoundError as error:
         if error.name not in TRAINING_MODULES:
             raise
-        _exit(f"this command needs {error.name}, which is not installed: pip install 'cmkg[train]'")
+        _exit(
+            f"this command needs {error.name}, which is not installed: install cmkg with its extra "
+            "'train' (in a checkout: pip install '.[train]')"
+        )
     except MemoryError:
         _exit(NO_MEMORY)
     except RuntimeError as error:

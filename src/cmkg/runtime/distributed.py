@@ -60,8 +60,13 @@ def launch(precision: Precision = "auto", accelerator: str = "auto") -> Processe
         precision: "auto" is bfloat16 autocast where the machine computes it natively, else float32.
         accelerator: "auto", "cpu" or "cuda".
     """
-    from lightning_fabric import Fabric  # half a second of the program's start
-
+    try:
+        from lightning_fabric import Fabric  # half a second of the program's start
+    except ModuleNotFoundError:
+        raise InputError(
+            "training needs lightning-fabric, which is not installed: install cmkg with its extra "
+            "'train' (in a checkout: pip install '.[train]')"
+        ) from None
     if precision == "auto":
         precision = "bf16-mixed" if _computes_bf16() else "32-true"
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)

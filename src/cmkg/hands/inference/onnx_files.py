@@ -34,7 +34,7 @@ from .running import OnnxFile
 OPSET = 17
 SMALL = 256  # numbers that are not worth 16 bits
 OUTPUTS = ("joints", "uv", "confidence")
-MISSING = "ONNX needs the extra: pip install 'cmkg[onnx]'"
+MISSING = "ONNX needs the extra 'onnx': in a checkout, pip install '.[onnx]'"
 
 
 class OfBytes(nn.Module):

@@ -31,7 +31,6 @@ from ..datasets.rhd import Rhd
 from ..datasets.sample import Frame, Recording
 from ..datasets.stb import Stb
 from ..datasets.subset import Subset, chosen, expect_files, present
-from ..datasets.synthetic import make_dataset
 from ..datasets.unpacked import Unpacked
 from .settings import Flat, expect_margin
 
@@ -382,6 +381,8 @@ def print_info(config: Info) -> None:
 
 def make(config: Make) -> None:
     """Writes made data."""
+    from ..datasets.synthetic import make_dataset  # a rasteriser, which own pictures do not need
+
     counts = make_dataset(config.dataset, config.root, config.count, config.seed)
     made = ", ".join(f"{part} {count}" for part, count in counts.items())
     print(f"{config.root}: made data in the layout of {config.dataset}, {made}")
