@@ -368,11 +368,13 @@ def front_photographs_block(held):
     mm = [f"{row['mm'][MEASURE]['all']:.0f}" for row in (own, other)]
     following = other["tracking_ms"] / own["tracking_ms"]
     finding = other["detecting_ms"] / own["detecting_ms"]
+    faster = (
+        f"Following a hand it is {following:.1f} times as fast, finding one {finding:.1f} times"
+    )
     return (
         f"On {held['photographs']} photographs it is {mm[0]} mm off, MediaPipe Hands "
         f"{mm[1]}; it finds a hand in\n{own['false']} of {held['without']} pictures without one, "
-        f"MediaPipe in {other['false']}. Following a hand it is {following:.1f} times as fast, finding "
-        f"one {finding:.1f} times.\n"
+        f"MediaPipe in {other['false']}. {faster}.\n"
     )
 
 
