@@ -35,6 +35,7 @@ bench: .venv/installed ## ratios, each against a named alternative in the same r
 	$(BIN)/python benchmarks/renderer.py
 	$(BIN)/python benchmarks/pack.py
 	$(BIN)/python benchmarks/data_wait.py
+	$(BIN)/python benchmarks/verify.py
 	$(BIN)/python benchmarks/prior_overhead.py
 	$(BIN)/python benchmarks/processes.py
 	$(BIN)/python benchmarks/hand_speed.py
