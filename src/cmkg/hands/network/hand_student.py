@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,16 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
         self.bone_mm = float(bone_mm)
         a, b = calibration
         self.calibration = float(a), float(b)
+        numbers = (self.bone_mm, *self.calibration)
+        if not all(map(math.isfinite, numbers)) or not 1 < self.bone_mm < 1000:
+            raise InputError(
+                f"a hand student: expected a bone's length in mm and two finite numbers of its "
+                f"confidence, got {self.bone_mm} and {self.calibration}"
+            )
+        if not isinstance(upright, bool):
+            raise InputError(
+                f"a hand student: upright: expected true or false, got {upright!r:.40}"
+            )
         self.net = pose_net(self.config)
 
     def forward(self, x: Float[Tensor, "b 3 px px"]) -> Pose:

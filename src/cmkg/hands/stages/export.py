@@ -93,8 +93,8 @@ def run(config: Export) -> None:
         reason = str(error).splitlines()[0]
         raise OSError(28, f"could not be written ({reason})", config.out) from error
     facts |= write_companions(config, out)
-    if config.half:
-        save_weights(out / "model.safetensors", copy.deepcopy(student).half())
+    kept = copy.deepcopy(student).half() if config.half else student
+    save_weights(out / "model.safetensors", kept)  # again, with a checksum
     if packed is not None:
         facts |= write_reliability(student, packed, out)
     if config.onnx or config.int8:
