@@ -3,6 +3,7 @@
 The distiller is what DistributedDataParallel wraps: its forward gives the losses.
 """
 
+import gc
 import sys
 
 import torch
@@ -40,10 +41,9 @@ def distil(folder, epochs):
     return distiller.student, learner.prior
 
 
-if __name__ == "__main__":
-    dist.init_process_group("gloo")
-    folder = sys.argv[1] if sys.argv[1:] else "."
-    student, prior = distil(folder, int(sys.argv[2]) if sys.argv[2:] else 2)
+def main(folder=".", epochs=2):
+    """Distils, then trains a target with the prior; prints what every rank must agree on."""
+    student, prior = distil(folder, int(epochs))
     target = DistributedDataParallel(network(3, 0))
     optimizer = torch.optim.SGD(target.parameters(), 1e-2)
     prior.with_rms(1e-3).attach(optimizer, target)  # names are those inside the wrapper
@@ -53,4 +53,11 @@ if __name__ == "__main__":
         optimizer.step()
     found = f"rank {dist.get_rank()} {fingerprint(student)} {fingerprint(prior.phi)}"
     print(found, fingerprint(target), flush=True)
+
+
+if __name__ == "__main__":
+    dist.init_process_group("gloo")
+    main(*sys.argv[1:])
+    gc.collect()  # the wrappers, whose threads would else outlive their group and abort the process
+    dist.barrier()
     dist.destroy_process_group()
