@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cmkg.cli import end_in_one_sentence, run_command
 from cmkg.hands.datasets.array_files import checksum
@@ -140,6 +142,21 @@ def rendered_hands():
 def rendered_picture(number, mirrored=False):
     """One of them; mirrored it shows a left hand."""
     return np.ascontiguousarray(rendered_hands()[number].rgb[:, :: -1 if mirrored else 1])
+
+
+def expect_same_training(first, second):
+    """Two run folders hold equal tensors in files of the same names, and logs of the same steps."""
+    files = sorted(path.name for path in first.glob("*.safetensors"))
+    assert files
+    for name in files:
+        a, b = load_file(first / name), load_file(second / name)
+        assert a.keys() == b.keys(), name
+        assert all(torch.equal(a[key], b[key]) for key in a), name
+    lines = [
+        [json.loads(line)["step"] for line in (one / "metrics.jsonl").read_text().splitlines()]
+        for one in (first, second)
+    ]
+    assert lines[0] == lines[1]
 
 
 def replace_array(folder, name, array):

@@ -5,17 +5,14 @@ own target, `make test-kills`: minutes.
 """
 
 import itertools
-import json
 import re
 import signal
 import subprocess
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from tests.hands.runs import cmkg, stage_commands
+from tests.hands.runs import cmkg, expect_same_training, stage_commands
 
 KILLS = 13  # a stage; of the four stages 52
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
@@ -55,17 +52,7 @@ def test_killed_at_random_moments_every_tensor_is_equal(whole, tmp_path, stage):
             _, err = job.communicate(timeout=120)
             assert job.returncode == 0, err
             break
-    files = sorted(path.name for path in (tmp_path / "unbroken/run").glob("*.safetensors"))
-    assert files
-    for name in files:
-        a, b = (load_file(tmp_path / f"{which}/run/{name}") for which in ("unbroken", "killed"))
-        assert a.keys() == b.keys(), name
-        assert all(torch.equal(a[key], b[key]) for key in a), name
-    lines = [
-        [json.loads(line)["step"] for line in path.read_text().splitlines()]
-        for path in sorted(tmp_path.glob("*/run/metrics.jsonl"))
-    ]
-    assert lines[0] == lines[1]
+    expect_same_training(tmp_path / "unbroken/run", tmp_path / "killed/run")
 
 
 def expect_truth(err, run, number):

@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import signal
@@ -9,14 +8,13 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from cmkg.errors import InputError
 from cmkg.hands.stages.networks import load_network
 from cmkg.runtime.locks import hold_folder
 from cmkg.runtime.runs import Run
 from cmkg.runtime.settings import flatten_settings, replace_settings
-from tests.hands.runs import cmkg, run_here, stage_commands
+from tests.hands.runs import cmkg, expect_same_training, run_here, stage_commands
 
 
 @dataclass(frozen=True)
@@ -94,20 +92,7 @@ def test_killed_and_resumed_is_bit_for_bit_unbroken(whole, tmp_path, stage):
     assert not (tmp_path / "killed/run/result.json").exists()
     assert "resumes at step" in run_here(command)
     run_here(stage_commands(whole, tmp_path / "unbroken")[stage])
-    files = sorted(p.name for p in (tmp_path / "unbroken/run").glob("*.safetensors"))
-    assert files
-    for name in files:
-        a, b = (load_file(tmp_path / f"{w}/run/{name}") for w in ("unbroken", "killed"))
-        assert a.keys() == b.keys(), name
-        assert all(torch.equal(a[k], b[k]) for k in a), name
-    lines = [
-        [
-            json.loads(x)["step"]
-            for x in (tmp_path / f"{w}/run/metrics.jsonl").read_text().splitlines()
-        ]
-        for w in ("unbroken", "killed")
-    ]
-    assert lines[0] == lines[1]
+    expect_same_training(tmp_path / "unbroken/run", tmp_path / "killed/run")
 
 
 def test_what_happened_before_the_lock_is_seen(tmp_path):

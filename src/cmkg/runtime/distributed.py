@@ -19,6 +19,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
@@ -262,6 +263,7 @@ def expect_same_on_ranks(facts: Mapping[str, Any]) -> None:
                 )
 
 
+@lru_cache(maxsize=1)
 def code_fingerprint() -> str:
     """A checksum of this package's modules: processes of one job must run the same."""
     digest = hashlib.sha256()

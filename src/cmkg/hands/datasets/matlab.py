@@ -32,6 +32,7 @@ NUMERIC_CLASSES = range(6, 16)  # double to uint64
 COMPLEX_FLAG = 0x0800
 
 Order = Literal["little", "big"]
+ORDERS: dict[bytes, Order] = {b"IM": "little", b"MI": "big"}  # at the header's end
 
 
 class _Element(NamedTuple):
@@ -51,7 +52,7 @@ def read_matlab(data: bytes, name: str) -> np.ndarray:
     Raises:
         ValueError: the file is damaged, of another version, or has no such array; says what.
     """
-    order: Order | None = {b"IM": "little", b"MI": "big"}.get(data[126:128])  # type: ignore[assignment]
+    order = ORDERS.get(data[126:128])
     if order is None:
         raise ValueError("it is no MATLAB file of version 5 to 7")
     found = []

@@ -496,8 +496,8 @@ def _describe_set(partial: Path, arrays: ArraySpecs, description: dict[str, Any]
     }
 
 
-def verify_checksums(folder: PathLike) -> None:
-    """Reads every array anew, whether or not it is known from before.
+def verify_checksums(folder: PathLike) -> Packed:
+    """Opens a set and reads every array anew, whether or not it is known from before.
 
     Raises:
         InputError: names the array whose bytes are not those that were packed.
@@ -506,6 +506,7 @@ def verify_checksums(folder: PathLike) -> None:
     for name, expected in packed.meta["crc32"].items():
         checksum(packed.folder / f"{name}.npy")
         expect_checksum(packed.folder / f"{name}.npy", expected)
+    return packed
 
 
 # ---- merging shards ------------------------------------------------------------------------------
@@ -519,10 +520,8 @@ def merge_shards(folders: Sequence[PathLike], out: PathLike) -> Packed:
     """
     if not folders:
         raise InputError("--folders: expected the packed shards of a set, got none")
-    for folder in folders:
-        verify_checksums(folder)
     out = Path(out)
-    shards = sorted((Packed(folder) for folder in folders), key=_place_of)
+    shards = sorted((verify_checksums(folder) for folder in folders), key=_place_of)
     whole = _expect_one_set(shards, out)
     if out.exists():
         raise InputError(f"{out}: is there already; choose another folder")

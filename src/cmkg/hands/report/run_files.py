@@ -15,8 +15,8 @@ from pydantic import ConfigDict, Field, StringConstraints, with_config
 from typing_extensions import TypedDict
 
 from ...errors import InputError
-from ...runtime.files import PathLike, read_arrays, read_json, read_sealed_json
-from ...runtime.run_files import AGAIN, expect_shape, read_result
+from ...runtime.files import PathLike, read_arrays, read_sealed_json
+from ...runtime.run_files import AGAIN, expect_shape, read_result, read_sessions
 from ..metrics import THRESHOLDS_MM
 from ..skeleton import BONES
 
@@ -185,7 +185,8 @@ def read_tried(path: PathLike) -> dict[str, Any]:
 
 def read_environment(path: PathLike) -> list[dict[str, Any]]:
     """The sessions of an environment.json."""
-    found: list[dict[str, Any]] = expect_shape(read_json(path), Environment, path)["sessions"]
+    sessions = {"sessions": read_sessions(path)}
+    found: list[dict[str, Any]] = expect_shape(sessions, Environment, path)["sessions"]
     return found
 
 

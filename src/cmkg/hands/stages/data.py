@@ -370,8 +370,7 @@ def merge(config: Merge) -> None:
 
 def print_info(config: Info) -> None:
     """Prints what a packed set holds; its checksums are compared."""
-    held = packed.Packed(config.folder)
-    packed.verify_checksums(config.folder)
+    held = packed.verify_checksums(config.folder)
     for name, value in (held.meta["holds"] | {"count": len(held)}).items():
         print(f"{name:12} {value}")
     for name, (shape, dtype) in held.meta["arrays"].items():

@@ -21,7 +21,7 @@ from ..network.augment import NONE, Augmentation, change_colours
 from ..network.finder import FINDER_PX, Finder, finder_loss, peaks
 from ..rendering.scenes import stream
 from ..rendering.whole_pictures import Hands, empty_pictures, whole_picture
-from .inputs import checksums_of
+from .inputs import checksums_of_sets
 from .settings import Flat, OptimConfig
 
 AUGMENTATION = Augmentation(colour=0.35, noise=0.04, erase=0.15)
@@ -80,8 +80,7 @@ class WholePictures:
 
 def run(config: TrainFinder) -> dict[str, Any]:
     """Trains, tests, and writes finder.safetensors and the result."""
-    sets = dict(enumerate((*config.sets, *config.test), 1))
-    inputs = checksums_of(**{f"set_{number}": path for number, path in sets.items()})
+    inputs = checksums_of_sets(*config.sets, *config.test)
     run = Run(config.out, config, "finder", inputs=inputs)
     if run.result:
         return run.result

@@ -31,6 +31,11 @@ def checksums_of(**paths: str) -> dict[str, str]:
     return found
 
 
+def checksums_of_sets(*paths: str) -> dict[str, str]:
+    """Of several sets that have one setting, by their place."""
+    return checksums_of(**{f"set_{place}": path for place, path in enumerate(paths, 1)})
+
+
 def _checksum_of(path: Path) -> str:
     digest = hashlib.sha256()
     if (path / "meta.json").exists():

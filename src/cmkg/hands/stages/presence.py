@@ -23,7 +23,7 @@ from ..network.presence import PRESENCE_PX, Presence, presence_loss
 from ..rendering.scenes import stream
 from ..rendering.whole_pictures import Hands, empty_pictures, other_picture
 from .fitting import Loader
-from .inputs import checksums_of
+from .inputs import checksums_of, checksums_of_sets
 from .networks import load_network
 from .settings import Flat, OptimConfig
 
@@ -100,8 +100,7 @@ class Shows:
 
 def run(config: TrainPresence) -> dict[str, Any]:
     """Trains, tests, and writes presence.safetensors and the result."""
-    sets = dict(enumerate((config.hands, config.around, *config.test), 1))
-    inputs = checksums_of(**{f"set_{number}": path for number, path in sets.items()})
+    inputs = checksums_of_sets(config.hands, config.around, *config.test)
     inputs |= checksums_of(student=config.student)
     run = Run(config.out, config, "presence", inputs=inputs)
     if run.result:

@@ -13,6 +13,7 @@ from ...errors import InputError
 from ...runtime.checks import expect_from_zero, expect_positive
 from ...runtime.distributed import Precision
 from ...runtime.runs import CHECKPOINT_SECONDS
+from ..datasets.packed import MARGINS
 
 Flat = tyro.conf.OmitArgPrefixes  # a group whose settings have no prefix on the command line
 
@@ -79,6 +80,7 @@ def expect_share(unlabelled: float) -> None:
 
 
 def expect_margin(margin: float) -> None:
-    """Refuses a margin of stored boxes that is no number from 1 to 4."""
-    if not 1 <= margin <= 4:
-        raise InputError(f"--margin: expected a number from 1 to 4, got {margin}")
+    """Refuses a margin of stored boxes that no packed set may have."""
+    low, high = MARGINS
+    if not low <= margin <= high:
+        raise InputError(f"--margin: expected a number from {low:g} to {high:g}, got {margin}")
