@@ -1,7 +1,10 @@
 """A prior in other people's loops: the right value, or one sentence."""
 
 import copy
+import gc
 import pickle
+import warnings
+import weakref
 
 import pytest
 import torch
@@ -101,17 +104,83 @@ def test_two_optimisers_share_one_prior(coupled):
         prior.attach([whole, torch.optim.Adam(one.parameters())], one)
 
 
-def test_a_second_attach_is_refused_until_the_first_is_removed():
+@pytest.mark.parametrize("derived", [lambda prior: prior, lambda prior: prior.with_rms(0.5)])
+def test_a_second_attach_is_refused_until_the_first_is_removed(derived):
     net = make()
     prior, other = Prior.constant(net, 0.3), Prior.constant(net, 0.1, p=1)
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
-    handle = prior.attach(optimizer, net)
-    for again in (optimizer, torch.optim.Adam(net.parameters())):
-        with pytest.raises(InputError, match="attached to these weights already"):
-            prior.attach(again, net)
-    other.attach(optimizer, net).remove()  # another prior on the same weights is l1 beside l2
+    handle = derived(prior).attach(optimizer, net)
+    with pytest.raises(InputError, match="attached to these weights already"):
+        derived(prior).attach(optimizer, net)
+    other.attach(optimizer, net).remove()  # another exponent: l1 beside l2
+    prior.centred(net).attach(optimizer, net).remove()  # another centre
     handle.remove()
     prior.attach(optimizer, net).remove()
+
+
+def test_a_second_fit_with_an_optimiser_of_its_own_is_no_second_pull():
+    net = make()
+    prior = Prior.constant(net, 0.5)
+    for _ in range(2):
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        prior.attach(optimizer, net)
+        before = copy.deepcopy(net)
+        with_zero_gradients(net)
+        optimizer.step()
+        assert shrunk(net, before) == [0.1, 0.1]
+
+
+def test_an_optimiser_that_is_gone_is_freed():
+    net = make()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    Prior.constant(net, 0.5).attach(optimizer, net)
+    gone = weakref.ref(optimizer)
+    del optimizer
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("how", ["assign", "head", "wider head"])
+def test_a_replaced_weight_is_pulled_once_the_optimiser_holds_it(how):
+    net = make()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    Prior.constant(net, 0.5).attach(optimizer, net)
+    if how == "assign":
+        net.load_state_dict({k: v.clone() for k, v in net.state_dict().items()}, assign=True)
+    else:
+        net[2] = nn.Linear(4, 2 if how == "head" else 5)
+    optimizer.param_groups[0]["params"] = list(net.parameters())
+    before = copy.deepcopy(net)
+    with_zero_gradients(net)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        optimizer.step()
+    assert shrunk(net, before) == [0.1, 0.0 if how == "wider head" else 0.1]
+    expected = "'2.weight' was replaced" if how == "wider head" else ""
+    assert expected in " ".join(str(one.message) for one in said)
+
+
+class KeepsOtherPoints(torch.optim.SGD):
+    """As schedule-free optimisers are: the model's weights are an average of what steps move."""
+
+    def train(self):
+        """Shows the point where gradients are taken."""
+
+    def eval(self):
+        """Shows the average."""
+
+
+def test_decoupled_is_refused_where_it_would_be_lost():
+    net = make()
+    prior = Prior.constant(net, 0.5)
+    elsewhere = KeepsOtherPoints(net.parameters(), 0.1)
+    with pytest.raises(InputError, match="keeps the weights that its steps move elsewhere"):
+        prior.attach(elsewhere, net, coupled=False)
+    prior.attach(elsewhere, net).remove()
+    half = make().bfloat16()
+    optimizer = torch.optim.SGD(half.parameters(), 1e-3)
+    with pytest.raises(InputError, match="smaller than its rounding"):
+        Prior.constant(half, 0.5).attach(optimizer, half, coupled=False)
 
 
 def test_a_part_of_a_network_has_a_prefix():

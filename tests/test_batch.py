@@ -14,6 +14,7 @@ from cmkg.batch import (
     count_samples,
     expect_many_passes,
     halve,
+    labelled_only,
     length_of,
     map_tensors,
     tensors_of,
@@ -136,3 +137,38 @@ def test_what_can_be_iterated_once_is_refused():
             expect_many_passes(once)
     with pytest.raises(InputError, match="expected an iterable of batches"):
         expect_many_passes(3)
+
+
+def detector_batch(*dims, tensors=False):
+    """As torchvision's collate_fn makes it: tuple(zip(*samples))."""
+    pictures = [torch.full((3, *dims), float(n)) for n in range(len(dims) and 5)]
+    boxes = [{"boxes": torch.full((3, 4), float(n))} for n in range(5)]
+    return tuple(pictures), tuple(b["boxes"] for b in boxes) if tensors else tuple(boxes)
+
+
+def test_tuples_of_pictures_and_of_dicts_are_samples():
+    pictures, targets = detector_batch(8, 8)
+    labelled = torch.tensor([True, False, False, True, True])
+    fields = Fields(0, None, 1, labelled=2)
+    batch = fields((pictures, targets, labelled))
+    assert isinstance(batch.student_input, list)
+    assert count_samples(batch.student_input) == 5
+    first, second = halve(batch)
+    assert [int(one.max()) for one in second.student_input] == [2, 3, 4]
+    assert [int(one["boxes"].max()) for one in first.target] == [0, 1]
+    part = labelled_only(batch)
+    assert [int(one["boxes"].max()) for one in part.target] == [0, 3, 4]
+    assert [int(one.max()) for one in part.student_input] == [0, 3, 4]
+    both = Fields(student=(0, 1), teacher=None, target=1)(
+        (pictures, targets)
+    )  # net(pictures, targets)
+    assert isinstance(both.student_input, tuple)
+    assert [int(one["boxes"].max()) for one in halve(both)[1].student_input[1]] == [2, 3, 4]
+
+
+def test_several_inputs_stay_a_tuple_and_what_may_be_either_is_asked_for():
+    two = torch.randn(5, 4), torch.randn(5, 4)
+    assert isinstance(Fields(0, None, 1)((two, torch.randn(5, 2))).student_input, tuple)
+    assert isinstance(Fields((0, 1), None, 2)((*two, ({}, {}))).student_input, tuple)
+    with pytest.raises(InputError, match="samples, or several inputs"):
+        Fields(0, None, 1)(detector_batch(8, 8, tensors=True))

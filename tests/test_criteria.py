@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cmkg import FitConfig, distill
+from cmkg import Fields, FitConfig, distill
 from cmkg.criteria import FeatureLoss, OutputLoss, foreground_of, standardise
-from cmkg.distiller import Distiller
+from cmkg.distiller import Distiller, Pair
 from cmkg.errors import InputError
 from cmkg.losses import regression_loss
 from tests.conftest import LAYERS, small_net
@@ -20,11 +20,11 @@ def test_the_teachers_answers_are_tempered_labels(places):
     torch.manual_seed(0)
     own = torch.randn(4, 5, *places, dtype=torch.float64, requires_grad=True)
     other = torch.randn(4, 5, *places, dtype=torch.float64)
-    found = OutputLoss("classes", weight=3.0, temperature=2.0)([own], [other])["outputs"]
+    found = OutputLoss("classes", weight=3.0, temperature=2.0, dim=1)([own], [other])["outputs"]
     rows = [t.movedim(1, -1).reshape(-1, 5) / 2 for t in (own, other)]
     divergence = F.kl_div(rows[0].log_softmax(1), rows[1].softmax(1), reduction="batchmean")
     torch.testing.assert_close(found, 3 * 4 * divergence)
-    (same,) = OutputLoss("classes")([other], [other]).values()
+    (same,) = OutputLoss("classes", dim=1)([other], [other]).values()
     assert same.abs() < 1e-12
     numbers = OutputLoss("numbers", weight=0.5)([own], [other])["outputs"]
     torch.testing.assert_close(numbers, 0.5 * regression_loss(own, other))
@@ -155,3 +155,85 @@ def test_features_are_compared_in_every_precision(batch):
             student.float(), teacher.float(), [few], pairs=PAIRS, criterion="features", fit=fit
         )
         assert 0 < found.history[0]["features"] <= 4 * len(PAIRS)
+
+
+class Tagger(nn.Module):
+    """(B, L, C) to token logits (B, L, 11), or to one vector a sequence."""
+
+    def __init__(self, inputs, seed, pooled=False):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.rnn = nn.GRU(inputs, 8, batch_first=True)
+        self.head = nn.Linear(8, 11)
+        self.pooled = pooled
+
+    def forward(self, x):
+        features = self.rnn(x)[0]
+        return self.head(features[:, 0] if self.pooled else features)
+
+
+def token_loss(prediction, y):
+    return F.cross_entropy(prediction.flatten(0, 1), y.flatten())
+
+
+@pytest.mark.parametrize("told", ["by the target", "by the network", "stated", "not at all"])
+def test_classes_are_compared_over_their_own_dimension(told):
+    torch.manual_seed(0)
+    x, z = torch.randn(4, 7, 3), torch.randn(4, 7, 5)
+    y = torch.randint(0, 11, (4, 7)) if told == "by the target" else None
+    student, teacher = Tagger(3, 0), Tagger(5, 1)
+    if told == "not at all":
+        student.head = nn.Conv1d(8, 11, 1)  # which may have come first or last
+        student.forward = lambda x: student.head(student.rnn(x)[0].mT).mT
+        with pytest.raises(InputError, match=r"OutputLoss\(\"classes\", dim=1\)"):
+            Distiller(student, teacher, (x, z, y), criterion=OutputLoss("classes"))(
+                (x[:, :7], z, y)
+            )
+        return
+    criterion = OutputLoss("classes", dim=-1) if told == "stated" else "classes"
+    found = Distiller(student, teacher, (x, z, y), loss=token_loss, criterion=criterion)((x, z, y))
+    logs = [net(part).log_softmax(-1) for net, part in ((student, x), (teacher, z))]
+    expected = (logs[1].exp() * (logs[1] - logs[0])).sum(-1).mean()
+    torch.testing.assert_close(found["outputs"], expected)
+
+
+@pytest.mark.parametrize("criterion", ["paper", "features", "classes", "numbers"])
+def test_padding_changes_no_loss(criterion):
+    torch.manual_seed(0)
+    x, z = torch.randn(4, 10, 3), torch.randn(4, 10, 5)
+    of_outputs = criterion in ("classes", "numbers")
+    pairs = "auto" if of_outputs else [Pair("rnn", "rnn", ("BLC", "BLC"), output=0)]
+    y = torch.randint(0, 11, (4, 10)) if of_outputs else torch.randn(4, 11)
+    loss = (lambda p, t: F.cross_entropy(p.mT, t, ignore_index=-1)) if of_outputs else None
+    found = []
+    for padding in (0, 30):
+        a, b = (torch.cat([t, torch.ones(4, padding, t.shape[2])], 1) for t in (x, z))
+        mask = torch.arange(10 + padding).expand(4, -1) < 10
+        target = torch.cat([y, torch.full((4, padding), -1)], 1) if of_outputs else y
+        torch.manual_seed(1)
+        distiller = Distiller(
+            Tagger(3, 0, not of_outputs),
+            Tagger(5, 1, not of_outputs),
+            (a, b, target, mask),
+            pairs,
+            loss or regression_loss,
+            criterion,
+            fields=Fields(mask=3),
+        )
+        found.append(distiller((a, b, target, mask)))
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, msg=name)
+
+
+def test_a_mask_that_would_not_act_is_refused():
+    batch = torch.randn(4, 10, 3), torch.randn(4, 10, 5), torch.randn(4, 11), torch.ones(4, 6)
+    networks = Tagger(3, 0, True), Tagger(5, 1, True)
+    pairs = [Pair("rnn", "rnn", ("BLC", "BLC"), output=0)]
+    distiller = Distiller(*networks, batch, pairs, fields=Fields(mask=3))
+    with pytest.raises(InputError, match="True where there is content"):
+        distiller(batch)
+    with pytest.raises(InputError, match=r"expected shape \(B, 10, 1\)"):
+        distiller((*batch[:3], batch[3].bool()))
+    own = Distiller(*networks, None, pairs, criterion=lambda a, b: {}, fields=Fields(mask=3))
+    with pytest.raises(InputError, match="which this criterion does not take"):
+        own(batch)

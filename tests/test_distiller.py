@@ -1,5 +1,6 @@
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -165,3 +166,71 @@ def test_wrong_arguments_are_one_sentence(batch, unchecked):
     student.requires_grad_(False)
     with pytest.raises(InputError, match="does not depend on any trained weight|carries no"):
         Distiller(student, teacher, batch, PAIRS)(batch)
+
+
+def test_an_optimiser_without_the_projection_is_told():
+    x = torch.randn(4, 3)
+    student, teacher = (nn.Sequential(nn.Linear(3, k), nn.Tanh(), nn.Linear(k, 2)) for k in (4, 6))
+    batch = x, x, torch.randn(4, 2)
+
+    def train(parameters_of):
+        distiller = Distiller(copy.deepcopy(student), teacher, batch, [("1", "1")])
+        optimizer = torch.optim.SGD(parameters_of(distiller), 1e-3)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for _ in range(5):
+                optimizer.zero_grad()
+                sum(distiller(batch).values()).backward()
+                optimizer.step()
+        return [one for one in said if "give the optimiser distiller.parameters()" in str(one)]
+
+    assert len(train(lambda distiller: distiller.student.parameters())) == 1
+    assert not train(lambda distiller: distiller.parameters())
+
+
+def test_even_attention_and_a_weight_that_would_drown_the_loss_are_told():
+    x = torch.randn(4, 9, 3)
+    normed = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Flatten(), nn.Linear(36, 5))
+    batch = x, x, torch.randint(0, 5, (4,))
+    with pytest.warns(UserWarning, match="'1' has the same attention everywhere"):
+        Distiller(normed, copy.deepcopy(normed), batch, [Pair("1", "1", ("BNC", "BNC"))])
+    plain = [Pair("0", "0", ("BNC", "BNC"))]
+    teacher = nn.Sequential(nn.Linear(3, 4), nn.Flatten(), nn.Linear(36, 5))
+    with pytest.warns(UserWarning, match="attention_weight is"):
+        distiller = Distiller(normed, teacher, batch, plain, F.cross_entropy)
+    losses = distiller(batch)
+    assert float(losses["attention"]) == pytest.approx(float(losses["regression"]), rel=0.05)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stated = Distiller(normed, teacher, batch, plain, F.cross_entropy, attention_weight=1e3)
+        paper = Distiller(normed, teacher, (x, x, torch.randn(4, 5)), plain)
+    assert stated.criterion.attention_weight == paper.criterion.attention_weight == 1e3
+
+
+class Padded(nn.Module):
+    def __init__(self, inputs):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+        self.inp = nn.Linear(inputs, 8)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=True)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x, is_padding):
+        return self.head(self.encoder(self.inp(x), src_key_padding_mask=is_padding)[:, 0])
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+def test_a_padded_transformer_teaches():
+    is_padding = (torch.arange(10) > 6).expand(4, -1)
+    batch = torch.randn(4, 10, 3), is_padding, torch.randn(4, 10, 5), torch.randn(4, 2)
+    fields = Fields(student=(0, 1), teacher=(2, 1), target=3, mask=lambda b: ~b[1])
+    distiller = Distiller(Padded(3), Padded(5), batch, fields=fields)
+    assert [pair.student for pair in distiller.pairs] == ["encoder.layers.0", "encoder.layers.1"]
+    sum(distiller(batch).values()).backward()
+
+
+def test_networks_without_numbers_are_refused():
+    with torch.device("meta"):
+        net = nn.Linear(3, 2)
+    with pytest.raises(InputError, match="on the meta device and has no numbers"):
+        Distiller(nn.Linear(3, 2), net, (torch.ones(2, 3),) * 2)

@@ -121,3 +121,16 @@ def test_what_gradient_checkpointing_runs_again_is_not_another_pass():
     (output + mine).sum().backward()
     assert tap.maps[0] is mine
     torch.testing.assert_close(net.inner.weight.grad, torch.full((3, 3), 4.0))
+
+
+@pytest.mark.parametrize("tapped", ["the network", "the compiled one"])
+def test_a_network_that_was_compiled_and_run_before_is_tapped(tapped):
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    compiled = torch.compile(net, backend="eager")
+    one, two = torch.ones(2, 3), torch.zeros(2, 3)
+    compiled(one)
+    tap = FeatureTap(net if tapped == "the network" else compiled, ["0"])
+    net(one)
+    compiled(two)
+    torch.testing.assert_close(tap.maps[0], net[0](two))
+    assert tap.maps[0].requires_grad

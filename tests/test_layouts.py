@@ -63,7 +63,8 @@ def test_layouts_are_guessed_where_the_modules_tell_and_only_there():
     assert guess_layout(plain, "0", (2, 8, 6), 2) is None
     assert guess_layout(conv, "1", (5, 8, 6, 6), 2) is None  # not of this batch
     both = nn.Sequential(nn.Conv1d(3, 8, 1), nn.Linear(8, 8), nn.ReLU())
-    assert guess_layout(both, "1", (2, 8, 8), 2) == "BNC"  # a linear layer works on the last one
+    assert guess_layout(both, "1", (2, 8, 8), 2) is None  # as many tokens as channels
+    assert guess_layout(both, "1", (2, 9, 8), 2) == "BNC"  # a linear layer works on the last one
     assert guess_layout(both, "2", (2, 8, 8), 2) is None
 
 

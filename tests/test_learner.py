@@ -1,13 +1,16 @@
 import copy
+import warnings
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from cmkg.batch import Batch
 from cmkg.distiller import Distiller
-from cmkg.errors import InputError
+from cmkg.errors import Diverged, InputError
 from cmkg.learner import MetaConfig, PriorLearner
+from cmkg.losses import regression_loss
 from cmkg.meta import unrolled_gradient
 from tests.conftest import LAYERS, small_net
 from tests.meta_reference import ALPHA, losses, parts, random_prior, relative
@@ -213,7 +216,7 @@ def test_a_layer_that_is_frozen_keeps_its_weights_and_its_phi(batch):
     assert torch.equal(prior.phi["0.0.0.weight"], phi)
     expected = copy.deepcopy(distiller.state_dict())
     distiller.loss = lambda prediction, _: prediction.sum() / 0
-    with pytest.raises(InputError, match="not finite|inf|nan"):
+    with pytest.raises(Diverged, match="not finite|inf|nan"):
         learner.update(batch, {"regression": distiller.student(batch[0]).sum()})
     for name, value in distiller.state_dict().items():
         if "num_batches" not in name and "running" not in name:
@@ -401,3 +404,105 @@ def test_a_regularisers_unit_free_step_is_beta_a_tensor(batch):
     assert float(moved.pop("score.2.bias").detach()) == 0  # a constant in R
     for name, one in moved.items():
         assert float(one.detach().square().mean().sqrt()) == pytest.approx(0.25), name
+
+
+class Checkpointed(nn.Module):
+    """Gradient checkpointing changes no number."""
+
+    def __init__(self, channels, is_on, momentum=0.1):
+        super().__init__()
+        torch.manual_seed(0)
+        self.is_on = is_on
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4, momentum=momentum), nn.Tanh()
+        )
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(4 * 36, 6))
+
+    def forward(self, x):
+        x = checkpoint(self.body, x, use_reentrant=False) if self.is_on else self.body(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"exact": True}, {"inner_steps": 3}, {"exact": True, "inner_steps": 3}]
+)
+def test_gradient_checkpointing_changes_neither_phi_nor_batchnorm(batch, settings):
+    found, statistics = [], []
+    for is_on, learns in ((False, True), (True, True), (True, False)):
+        student, teacher = Checkpointed(3, is_on).double(), Checkpointed(1, False).double()
+        distiller = Distiller(student, teacher, batch, [("body", "body")], attention_weight=3.0)
+        learner = PriorLearner(distiller, MetaConfig(alpha=0.1, beta=1.0, **settings))
+        losses = distiller(batch)
+        if learns:
+            learner.update(batch, losses)
+            found.append(torch.cat([phi.flatten() for phi in learner.prior.phi.values()]))
+        sum(losses.values()).backward()
+        statistics.append({n: b.clone() for n, b in student.named_buffers()})
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-15)
+    assert all(torch.equal(b, statistics[1][n]) for n, b in statistics[2].items())
+
+
+def test_reentrant_checkpointing_is_a_sentence(batch):
+    student = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.Linear(4, 6)).double()
+    through = student[1].forward
+    student[1].forward = lambda x: checkpoint(through, x, use_reentrant=True)
+    batch = (batch[0].requires_grad_(), *batch[1:])
+    distiller = Distiller(student, None, batch)
+    with pytest.raises(InputError, match="use_reentrant=False"):
+        PriorLearner(distiller).update(batch, distiller(batch))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_an_embedding_with_a_largest_norm_has_the_gradient_of_finite_differences(exact):
+    def made():
+        torch.manual_seed(0)
+        student = nn.Sequential(nn.Embedding(6, 4, max_norm=0.5), nn.Flatten(), nn.Linear(8, 3))
+        return student.double()
+
+    numbers, y = torch.randint(0, 6, (7, 2)), torch.randn(7, 3).double()
+
+    def outer(nudge):
+        """G after the inner step, with phi of one weight moved by `nudge`."""
+        student = made()
+        student(numbers)  # the pass at theta shortens the vectors
+        weight = student[0].weight
+        student.zero_grad()
+        regression_loss(student(numbers), y).backward()
+        with torch.no_grad():
+            for one in student.parameters():
+                one -= 0.1 * one.grad
+            weight[1, 2] -= 0.1 * nudge * 2 * before[1, 2]
+        return float(regression_loss(student(numbers), y))
+
+    student = made()
+    distiller = Distiller(student, None, (numbers, None, y))
+    assert torch.equal(student[0].weight, made()[0].weight)  # looking moves nothing
+    learner = PriorLearner(distiller, MetaConfig(alpha=0.1, beta=1.0, exact=exact))
+    losses = distiller((numbers, None, y))
+    before = student[0].weight.detach().clone()
+    learner.update((numbers, None, y), losses)
+    assert torch.equal(student[0].weight, before)
+    expected = (outer(1e-5) - outer(-1e-5)) / 2e-5
+    assert -float(learner.prior.phi["0.weight"][1, 2]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_observers_of_quantisation_change_their_shapes_and_come_back(exact):
+    from torch.ao.quantization import get_default_qat_qconfig, prepare_qat
+
+    student = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
+    student.qconfig = get_default_qat_qconfig("fbgemm")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        student = prepare_qat(student.train())
+    batch = torch.randn(4, 3, 8, 8), torch.randn(4, 1, 8, 8), torch.randn(4, 2)
+    teacher = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2))
+    before = {n: b.clone() for n, b in student.state_dict().items()}
+    distiller = Distiller(student, teacher, batch, [("0", "0")], attention_weight=1.0)
+    assert all(torch.equal(before[n], b) for n, b in student.state_dict().items())
+    learner = PriorLearner(distiller, MetaConfig(alpha=0.1, beta=1.0, exact=exact))
+    losses = distiller(batch)
+    before = {n: b.clone() for n, b in student.state_dict().items()}
+    learner.update(batch, losses)
+    assert learner.prior.rms() > 0
+    assert all(torch.equal(before[n], b) for n, b in student.state_dict().items())

@@ -43,6 +43,7 @@ def test_candidates_have_shapes_and_the_network_stays_as_it_was():
 
 def test_in_place_activations_are_found_and_warned_of():
     net = nn.Sequential(
+        nn.Conv2d(3, 3, 1),
         nn.Conv2d(3, 4, 3),
         nn.ReLU(inplace=True),
         nn.Conv2d(4, 4, 3, stride=2),
@@ -51,9 +52,10 @@ def test_in_place_activations_are_found_and_warned_of():
         nn.Linear(36, 2),
     )
     layers = {layer.name: layer for layer in layers_of(net, torch.randn(2, 3, 9, 9))}
-    assert layers["0"].overwritten
-    assert not layers["2"].overwritten
+    assert layers["1"].overwritten
+    assert not layers["3"].overwritten
     other = nn.Sequential(
+        nn.Conv2d(3, 3, 1),
         nn.Conv2d(3, 4, 3),
         nn.Tanh(),
         nn.Conv2d(4, 4, 3, stride=2),
@@ -63,7 +65,7 @@ def test_in_place_activations_are_found_and_warned_of():
     )
     with pytest.warns(
         UserWarning,
-        match=r"layer '0' is overwritten by a later layer that works in place",
+        match=r"layer '1' is overwritten by a later layer that works in place",
     ):
         pair_layers(net, other, torch.randn(2, 3, 9, 9), torch.randn(2, 3, 9, 9))
 
@@ -166,3 +168,49 @@ def test_looking_draws_nothing_from_the_random_stream():
     before = torch.get_rng_state()
     pair_layers(*nets, torch.zeros(2, 5), torch.zeros(2, 8))
     assert torch.equal(before, torch.get_rng_state())
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attend = nn.MultiheadAttention(width, 2, batch_first=True)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, x):
+        y = self.norm(x)
+        return x + self.mlp(x + self.attend(y, y, y)[0])
+
+
+class VisionTransformer(nn.Module):
+    def __init__(self, channels, depth, width):
+        super().__init__()
+        self.patches = nn.Sequential(nn.Conv2d(channels, width, 4, 4), nn.Flatten(2))
+        self.position = nn.Parameter(torch.zeros(1, 16, width))
+        self.dropout = nn.Dropout(0.0)
+        self.blocks = nn.Sequential(*(Block(width) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x):
+        tokens = self.dropout(self.patches(x).mT + self.position)
+        return self.head(self.norm(self.blocks(tokens)).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("depths", "expected"),
+    [
+        ((4, 4), ["0 0", "1 1", "2 2", "3 3"]),
+        ((4, 12), ["0 2", "1 5", "2 8", "3 11"]),
+        ((12, 3), ["3 0", "7 1", "11 2"]),
+        ((2, 6), ["0 2", "1 5"]),
+    ],
+)
+def test_transformers_are_paired_at_the_ends_of_equal_shares_of_depth(depths, expected):
+    student = VisionTransformer(3, depths[0], 8)
+    teacher = VisionTransformer(1, depths[1], 12)
+    pairs = pair_layers(student, teacher, torch.randn(2, 3, 16, 16), torch.randn(2, 1, 16, 16))
+    named = [(f"blocks.{one}", f"blocks.{other}") for one, other in map(str.split, expected)]
+    assert pairs == named

@@ -580,3 +580,67 @@ def test_the_variance_goes_through_a_file_and_scales_with_its_square(tmp_path):
     prior.save(tmp_path / "p.safetensors")
     assert Prior.load(tmp_path / "p.safetensors").variance["w"].tolist() == [[4.0], [4.0]]
     assert prior.scaled(3.0).variance["w"].tolist() == [[36.0], [36.0]]
+
+
+def test_tokens_positions_and_magnitudes_are_no_weights():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, 4))
+            self.pos_embed = nn.Parameter(torch.zeros(1, 9, 4))
+            self.positional_embedding = nn.Parameter(torch.zeros(9, 4))
+            self.queries = nn.Parameter(torch.zeros(1, 5, 4))
+            self.layer_scale = nn.Parameter(torch.ones(4, 1, 1))
+            self.relative_position_bias_table = nn.Parameter(torch.zeros(9, 2))
+            self.position_embeddings = nn.Embedding(9, 4)
+            self.words = nn.Embedding(7, 4)
+            self.qkv = nn.Parameter(torch.zeros(4, 12))
+            self.narrow = nn.Linear(1, 5)
+            self.old = nn.utils.weight_norm(nn.Linear(3, 4))
+            self.new = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 1))
+            self.attend = nn.MultiheadAttention(4, 2)
+            self.lstm = nn.LSTM(3, 4)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the old weight norm
+        net = Net()
+    assert set(select_parameters(net, "weights")) == {
+        "qkv",
+        "words.weight",
+        "narrow.weight",
+        "old.weight_v",
+        "new.parametrizations.weight.original1",
+        "attend.in_proj_weight",
+        "attend.out_proj.weight",
+        "lstm.weight_ih_l0",
+        "lstm.weight_hh_l0",
+    }
+
+
+def test_two_checkpoints_give_no_phi_to_buffers():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 4)
+            self.register_buffer("window", torch.ones(3, 3))
+            self.register_buffer("running_cov", torch.eye(3))
+
+    net, later = Net(), Net()
+    later.running_cov += 1
+    for one, other in ((net, later), (net.state_dict(), later.state_dict())):
+        assert list(Prior.from_checkpoints(one, other, 1.0).phi) == ["layer.weight"]
+        Prior.from_checkpoints(one, other, 1.0).bind(net)
+    with pytest.raises(InputError, match="no weight differs"):
+        Prior.from_checkpoints(net.state_dict(), net.state_dict(), 1.0)
+
+
+def test_a_complex_centre_is_kept_and_equal_priors_are_equal_files(tmp_path):
+    centre = {"w": torch.full((2, 2), 1 + 2j)}
+    prior = Prior({"w": torch.ones(2, 2)}, centre=centre, manifest={"b": 1, "a": 2})
+    files = set()
+    for number in range(8):
+        path = tmp_path / f"{number}.safetensors"
+        prior.save(path)
+        files.add(path.read_bytes())
+    assert len(files) == 1
+    assert Prior.load(path) == prior

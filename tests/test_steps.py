@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cmkg.batch import Batch
-from cmkg.errors import InputError
+from cmkg.errors import Diverged, InputError
 from cmkg.learner import MetaConfig, PriorLearner
 from cmkg.losses import regression_loss
 from cmkg.prior import Prior
@@ -89,7 +89,7 @@ def test_several_priors_learn_side_by_side_what_each_learns_alone(batch):
 def test_a_loss_that_is_not_finite_is_one_sentence(batch):
     net, (x, _, y) = small_net(), batch
     before = copy.deepcopy(net.state_dict())
-    with pytest.raises(InputError, match="the regression loss is nan"):
+    with pytest.raises(Diverged, match="the regression loss is nan"):
         supervised_step(net, torch.optim.SGD(net.parameters(), 0.1), x, y * float("nan"))
     assert all(torch.equal(t, before[n]) for n, t in net.named_parameters())
 

@@ -2,12 +2,14 @@ import copy
 import warnings
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
-from cmkg.errors import InputError
+from cmkg.errors import Diverged, InputError
 from cmkg.learner import MetaConfig
 from cmkg.losses import DistillationLoss
 from cmkg.prior import Prior
@@ -466,11 +468,11 @@ def test_a_gradient_that_is_not_finite_is_named_and_nothing_moves():
             return (x @ self.w).square().sum(1, keepdim=True).sqrt()
 
     net = Root()
-    with pytest.raises(InputError, match="the gradient of 'w' is not finite"):
+    with pytest.raises(Diverged, match="the gradient of 'w' is not finite"):
         train_with_prior(net, [(torch.zeros(2, 2), torch.zeros(2, 1))])
     assert torch.equal(net.w, torch.zeros(2, 2))
     net = small()
-    with pytest.raises(InputError, match="the regression loss is nan"):
+    with pytest.raises(Diverged, match="the regression loss is nan"):
         train_with_prior(net, [(torch.full((4, 3), float("nan")), torch.zeros(4, 1))])
     assert torch.isfinite(net[1].running_mean).all()
 
@@ -547,3 +549,68 @@ def test_a_network_inside_a_loss_that_nobody_trains_is_said():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train_with_prior(nn.Linear(3, 1), [(x, y)], through)
+
+
+@pytest.mark.parametrize("labels", [range(16), (*range(8), 9), range(8), (3,)])
+@pytest.mark.parametrize("with_teacher", [False, True])
+def test_accumulated_batches_are_one_batch(labels, with_teacher):
+    torch.manual_seed(0)
+    x, depth, y = torch.randn(16, 3), torch.randn(16, 2), torch.randn(16, 1)
+    has_label = torch.zeros(16, dtype=torch.bool)
+    has_label[list(labels)] = True
+    found = []
+    for parts in ([slice(0, 16)], [slice(0, 8), slice(8, 13), slice(13, 16)]):
+        net, teacher = mlp(3, 4, 1), mlp(2, 4, 1)
+        data = [tuple(t[rows] for t in (x, depth, y, has_label)) for rows in parts]
+        fit = FitConfig(optimizer=sgd, accumulate=len(parts), quiet=True)
+        if with_teacher:
+            distill(net, teacher, data, pairs=[("1", "1")], fields=Fields(labelled=3), fit=fit)
+        else:
+            train_with_prior(net, data, fields=Fields(0, None, 2, labelled=3), fit=fit)
+        found.append(net.state_dict())
+    torch.testing.assert_close(*found)
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, 0.01)
+
+
+class Drawn(torch.utils.data.Dataset):
+    """Draws from global streams, as augmentations do. (The type checker of these tests draws from
+    Python's.)"""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, number):
+        noise = torch.rand(3) + np.random.rand()  # noqa: NPY002
+        return number + noise.float(), torch.ones(1)
+
+
+@pytest.mark.parametrize("has_own", [False, True])
+def test_a_resumed_call_draws_what_the_unbroken_one_would(tmp_path, has_own):
+    def trained(out, stops):
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        net = nn.Linear(3, 1)
+        own = torch.Generator().manual_seed(1) if has_own else None
+        data = DataLoader(Drawn(), 4, shuffle=True, generator=own)
+
+        def stop(epoch, _line):
+            if stops and epoch == 1:
+                raise KeyboardInterrupt
+
+        fit = FitConfig(epochs=4, lr=0.1, out=tmp_path / out, quiet=True, callback=stop)
+        try:
+            train_with_prior(net, data, fit=fit)
+        except KeyboardInterrupt:
+            return trained(out, False)
+        return net.weight.detach()
+
+    assert torch.equal(trained("whole", False), trained("broken", True))
+
+
+def test_workers_that_outlive_an_epoch_are_refused_where_a_call_is_to_be_resumed(tmp_path):
+    data = DataLoader(Drawn(), 4, num_workers=1, persistent_workers=True)
+    with pytest.raises(InputError, match="leave persistent_workers off"):
+        train_with_prior(nn.Linear(3, 1), data, fit=FitConfig(out=tmp_path / "run"))

@@ -50,7 +50,9 @@ def test_phi_is_learned_from_the_labelled_samples_inner_step(partial):
     for exact in (False, True):
         student, teacher = networks()
         distiller = Distiller(student, teacher, partial, PAIRS).double()
-        doubled = Batch(*(t.double() if t.is_floating_point() else t for t in partial))
+        doubled = Batch(
+            *(t if t is None or not t.is_floating_point() else t.double() for t in partial)
+        )
         learner = PriorLearner(distiller, MetaConfig(alpha=1e-2, beta=1.0, exact=exact))
         learner.update(doubled, distiller(doubled))
         found.append(torch.cat([phi.flatten() for phi in learner.prior.phi.values()]))
@@ -79,7 +81,7 @@ def test_without_any_label_the_regression_is_nought_with_a_graph(partial):
 
 
 def test_every_call_takes_them(partial):
-    x, depth, y, labelled = partial
+    x, depth, y, labelled = partial[:4]
     data = [{"x": x, "depth": depth, "y": y, "has_label": labelled}] * 2
     fit = FitConfig(quiet=True, lr=1e-3)
     student, teacher = networks()

@@ -4,8 +4,13 @@ What a model learned from a superior modality in one dataset, for datasets that 
 one; whole for 3D hand pose. Names load when they are first used: `cmkg --help` needs no torch.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# Nothing phones home. onnxruntime does from its import on: an identifier on disk, a name looked up.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
     from .attachment import Attachment as Attachment

@@ -7,6 +7,8 @@ What a step does, so that it is what weight decay written into the optimiser wou
 - With a closure (Lightning, L-BFGS) R's gradient is added after the closure has computed the
   loss's; an optimiser that looks at the loss itself (L-BFGS's line search) sees loss + R.
 - Coupled, `.grad` holds R's gradient, too, from the step on until it is set to zero.
+- A weight that is replaced (a new head, `load_state_dict(assign=True)`) is pulled as soon as the
+  optimiser holds it; phi that no longer fits is named in a warning.
 - Gradients that a GradScaler has not unscaled yet (fused optimisers) get R's in the same scale; a
   step that it skips does nothing. `maximize=True` turns the loss's sign, not R's.
 """
@@ -14,17 +16,17 @@ What a step does, so that it is what weight decay written into the optimiser wou
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .errors import InputError
-from .modules import expect_optimizer, groups_by_parameter
+from .modules import as_weights, expect_optimizer, groups_by_parameter
 
 if TYPE_CHECKING:
     from .prior import Prior
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 INSIDE = ("optimizer", "_optimizer", "base_optimizer")  # where wrappers keep the real one
 # The function that torch puts around each optimiser's step, which calls the hooks.
 TORCHS_STEP = torch.optim.Optimizer.profile_hook_step.__code__.co_filename
-_attached: WeakKeyDictionary[torch.optim.Optimizer, list[Attachment]] = WeakKeyDictionary()
 
 
 class Attachment:
@@ -49,7 +50,8 @@ class Attachment:
 
     Raises:
         InputError: nothing would happen (an optimiser of another model, one whose step never runs
-            torch's hooks), it would happen twice, or it has no meaning (decoupled L-BFGS).
+            torch's hooks), it would happen twice, or it would come out wrong (decoupled with
+            L-BFGS, with an optimiser that keeps the weights elsewhere, or on half precision).
     """
 
     def __init__(
@@ -69,10 +71,13 @@ class Attachment:
         self.coupled = coupled
         self.steps = 0
         self.active = True
+        self._model = model
+        self._prefix = prefix
         self._weights = dict(zip(prior.phi, prior.bind(model, prefix), strict=True))
         self._names = {id(weight): name for name, weight in self._weights.items()}
         self._optimizers = [innermost_optimizer(one) for one in several]
         self._refuse_what_would_not_act()
+        self._held = self._held_ids()
         for name, phi in prior.phi.items():
             if not bool(torch.isfinite(phi).all()):
                 raise InputError(f"phi of {name!r} is not finite: the weights would become so, too")
@@ -83,7 +88,6 @@ class Attachment:
         self._hooks: list[RemovableHandle] = []
         for one in self._optimizers:
             self._hooks.append(one.register_step_pre_hook(self._before_step))
-            _attached.setdefault(one, []).append(self)
             one.__dict__["__reduce_ex__"] = _refuse_copy
 
     def __enter__(self) -> Attachment:
@@ -102,6 +106,7 @@ class Attachment:
         copied = object.__new__(Attachment)
         copied.__dict__ |= {"prior": self.prior, "coupled": self.coupled, "steps": self.steps}
         copied.__dict__ |= {"active": False, "_optimizers": [], "_hooks": [], "_weights": {}}
+        copied.__dict__ |= {"_names": {}, "_model": None, "_prefix": "", "_held": frozenset()}
         return copied
 
     def remove(self) -> None:
@@ -111,26 +116,19 @@ class Attachment:
         self._hooks = []
         self.active = False
         for one in self._optimizers:
-            others = [other for other in _attached.get(one, []) if other is not self]
-            _attached[one] = others
-            if not others:
+            if not any(attachments_of(one)):
                 one.__dict__.pop("__reduce_ex__", None)
 
     # ---- what is refused at the start ------------------------------------------------------------
     def _refuse_what_would_not_act(self) -> None:
         holders: dict[str, int] = {}
         for number, optimizer in enumerate(self._optimizers):
-            if not self.coupled and isinstance(optimizer, torch.optim.LBFGS):
-                raise InputError(
-                    "L-BFGS's line search must see R in its loss: attach with coupled=True"
-                )
+            if not self.coupled:
+                _refuse_decoupled(optimizer)
             for group in optimizer.param_groups:
                 names = [self._names[id(w)] for w in group["params"] if id(w) in self._names]
-                if names and not self.coupled and not _is_number(group.get("lr")):
-                    raise InputError(
-                        f"coupled=False shrinks each weight by its group's lr: the group of "
-                        f"{names[0]!r} in {type(optimizer).__name__} has lr = {group.get('lr')!r}"
-                    )
+                if names and not self.coupled:
+                    self._refuse_decoupled_group(optimizer, group, names)
                 for name in names:
                     if holders.get(name, number) != number:
                         raise InputError(
@@ -145,6 +143,63 @@ class Attachment:
                 f"({found}): is it the optimiser of this model?"
             )
 
+    def _refuse_decoupled_group(
+        self, optimizer: torch.optim.Optimizer, group: Mapping[str, Any], names: Sequence[str]
+    ) -> None:
+        if not _is_number(group.get("lr")):
+            raise InputError(
+                f"coupled=False shrinks each weight by its group's lr: the group of "
+                f"{names[0]!r} in {type(optimizer).__name__} has lr = {group.get('lr')!r}"
+            )
+        for name in names:
+            weight = self._weights[name]
+            if weight.is_floating_point() and weight.element_size() < 4:
+                raise InputError(
+                    f"coupled=False on {name!r}, which is {weight.dtype}: a step's shrinkage is "
+                    "smaller than its rounding and would be lost; keep the weights in float32 "
+                    "(mixed precision), or attach with coupled=True"
+                )
+
+    # ---- weights that are replaced ---------------------------------------------------------------
+    def _held_ids(self) -> frozenset[int]:
+        return frozenset(
+            id(weight)
+            for one in self._optimizers
+            for group in one.param_groups
+            for weight in group["params"]
+        )
+
+    def _rebind(self) -> None:
+        """Finds phi's weights anew where the optimisers hold other tensors than at the last step.
+
+        Raises:
+            InputError: decoupled, on weights that it cannot shrink.
+        """
+        held = self._held_ids()
+        if held == self._held:
+            return
+        self._held = held
+        there = as_weights(self._model)
+        found = {name: there.get(self._prefix + name) for name in self.prior.phi}
+        lost = []
+        for name, before in list(self._weights.items()):
+            now = found[name]
+            if now is before:
+                continue
+            if now is None or now.shape != before.shape:
+                lost.append(name)
+                self._weights.pop(name)
+            else:
+                self._weights[name] = now
+        self._names = {id(weight): name for name, weight in self._weights.items()}
+        if lost:
+            warnings.warn(
+                f"the model's {lost[0]!r} was replaced by another layer, which phi does not fit: "
+                f"the prior holds {len(self._weights)} of {len(self.prior.phi)} weight tensors now",
+                stacklevel=4,
+            )
+        self._refuse_what_would_not_act()
+
     # ---- a step ----------------------------------------------------------------------------------
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -152,6 +207,7 @@ class Attachment:
         """torch's hook: args[0] is the optimiser."""
         if _is_nested(optimizer):
             return None
+        self._rebind()
         by_place = len(args) > 1 and callable(args[1])
         closure: Any = args[1] if by_place else kwargs.get("closure")
         if not callable(closure):
@@ -237,18 +293,51 @@ def innermost_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     return found
 
 
+def attachments_of(optimizer: torch.optim.Optimizer) -> Iterator[Attachment]:
+    """The priors that act at this optimiser's steps."""
+    for hook in optimizer._optimizer_step_pre_hooks.values():
+        owner = getattr(hook, "__self__", None)
+        if isinstance(owner, Attachment):
+            yield owner
+
+
 def _refuse_twice(new: Attachment) -> None:
-    mine = {held for one in new._optimizers for held in groups_by_parameter(one)}
-    mine &= new._names.keys()
-    for optimizer, attachments in list(_attached.items()):
-        for other in attachments:
-            if other.prior is not new.prior:
-                continue
-            if mine & groups_by_parameter(optimizer).keys() & other._names.keys():
+    """Refuses a second prior of the same exponent and centre at the steps of one optimiser.
+
+    Copies of one prior (`with_rms`, `scaled`) are such, l1 beside l2 is not. Another optimiser's
+    steps are its own.
+    """
+    for optimizer in new._optimizers:
+        mine = groups_by_parameter(optimizer).keys() & new._names.keys()
+        for other in attachments_of(optimizer):
+            is_alike = other.prior.p == new.prior.p and _centred_alike(other.prior, new.prior)
+            if is_alike and mine & other._names.keys():
                 raise InputError(
-                    "this prior is attached to these weights already: remove() the first handle, "
-                    "else phi would pull twice"
+                    f"a prior of p = {new.prior.p} with this centre is attached to these weights "
+                    "already: remove() the first handle, otherwise they would be pulled twice"
                 )
+
+
+def _centred_alike(a: Prior, b: Prior) -> bool:
+    if a.centre is None or b.centre is None:
+        return a.centre is b.centre
+    shared = a.centre.keys() & b.centre.keys()
+    return all(torch.equal(a.centre[n].cpu(), b.centre[n].cpu()) for n in shared)
+
+
+def _refuse_decoupled(optimizer: torch.optim.Optimizer) -> None:
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise InputError("L-BFGS's line search must see R in its loss: attach with coupled=True")
+    switches = (
+        callable(getattr(optimizer, "train", None)),
+        callable(getattr(optimizer, "eval", None)),
+    )
+    if all(switches):  # schedule-free optimisers
+        raise InputError(
+            f"{type(optimizer).__name__} keeps the weights that its steps move elsewhere (it has "
+            "train() and eval()), so that shrinking the model's would change its average only: "
+            "attach with coupled=True, or use its own weight_decay"
+        )
 
 
 def _is_nested(optimizer: torch.optim.Optimizer) -> bool:

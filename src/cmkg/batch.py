@@ -31,12 +31,14 @@ class Batch(NamedTuple):
     target: what the student's output is compared with; None where no sample has a label.
     labelled: (B,) of bool: which samples have one; None is all. What stands in target for the
     others is never looked at.
+    mask: (B, *places) of bool: which places are content, not padding; None is all.
     """
 
     student_input: Any
     teacher_input: Any = None
     target: Any = None
     labelled: Any = None
+    mask: Any = None
 
 
 Key = Hashable | tuple[Hashable, ...] | Mapping[str, Hashable] | Callable[[Any], Any] | None
@@ -50,27 +52,36 @@ class Fields:
     dict {argument of the network: key}, or a function of the batch; None where there is no such
     part. A network gets named parts as keyword arguments: ("input_ids", "mask") is called
     net(input_ids=..., mask=...).
+
+    mask: (B, *places) of bool, True where a padded sequence or picture has content. Places without
+    are left out of every loss of cmkg's own; a loss of yours leaves out its own (ignore_index).
+
+    Tuples of samples, as torchvision's detectors have them (pictures, dicts of targets), become
+    lists: a tuple is several inputs, a list is one of samples.
     """
 
     student: Key = 0
     teacher: Key = 1
     target: Key = 2
     labelled: Key = None
+    mask: Key = None
 
     def __call__(self, batch: Any, device: torch.device | str | None = None) -> Batch:
         """The parts of a batch, on the device; a Batch is taken as it is.
 
         Raises:
-            InputError: a part is not there.
+            InputError: a part is not there; a tuple that may be samples or several inputs.
         """
         if isinstance(batch, Batch):
             return batch if device is None else Batch(*to_device(tuple(batch), device))
-        parts = (
+        keys = self.student, self.teacher, self.target
+        parts = [
             _input_of(batch, self.student),
             _input_of(batch, self.teacher),
             field_of(batch, self.target),
-            field_of(batch, self.labelled),
-        )
+        ]
+        parts = _samples_as_lists(parts, [isinstance(key, tuple) for key in keys])
+        parts += [field_of(batch, self.labelled), field_of(batch, self.mask)]
         return Batch(*(part if device is None else to_device(part, device) for part in parts))
 
 
@@ -129,6 +140,75 @@ def _parts_of(batch: Any) -> str:
     if dataclasses.is_dataclass(batch):
         return str([field.name for field in dataclasses.fields(batch)])
     return f"{len(batch)} positions" if isinstance(batch, Sequence) else type(batch).__name__
+
+
+# ---- tuples of samples ---------------------------------------------------------------------------
+def _samples_as_lists(parts: list[Any], joined: Sequence[bool]) -> list[Any]:
+    """Tuples of samples as lists, where another part shows that they are samples.
+
+    A detector's batch, `tuple(zip(*samples))`, is a tuple of pictures and one of dicts.
+
+    Args:
+        parts: a batch's inputs and target.
+        joined: which of them are tuples that Fields has made of several keys.
+
+    Raises:
+        InputError: it is not clear.
+    """
+    counts = {len(one) for part in parts for one in _tuples_in(part) if _are_mappings(one)}
+    if len(counts) > 1:
+        raise InputError(
+            f"a batch has tuples of {' and of '.join(map(str, sorted(counts)))} dicts: expected "
+            "one dict a sample; give Fields functions of the batch that return lists"
+        )
+    if counts:
+        (count,) = counts
+        return [
+            tuple(_as_list(one, count) for one in part) if is_joined else _as_list(part, count)
+            for part, is_joined in zip(parts, joined, strict=True)
+        ]
+    if any(_may_be_pictures(p) and not j for p, j in zip(parts[:2], joined[:2], strict=True)):
+        lengths = {len(part) for part in parts if _is_plain_tuple(part)}
+        if sum(map(_is_plain_tuple, parts)) > 1 and len(lengths) == 1:
+            raise InputError(
+                f"a batch's input and target are tuples of {lengths.pop()} tensors, the first of "
+                f"shape {tuple(parts[0][0].shape)}: samples, or several inputs? Give lists for "
+                "samples (Fields(student=lambda batch: list(batch[0]), ...)), a tuple of keys for "
+                "several inputs"
+            )
+    return parts
+
+
+def _is_plain_tuple(value: Any) -> bool:
+    return isinstance(value, tuple) and not hasattr(value, "_fields") and len(value) > 0
+
+
+def _are_mappings(value: tuple[Any, ...]) -> bool:
+    return all(isinstance(one, Mapping) for one in value)
+
+
+def _tuples_in(part: Any) -> Iterator[tuple[Any, ...]]:
+    """A part that is a tuple, and tuples inside it."""
+    if _is_plain_tuple(part):
+        yield part
+        for one in part:
+            yield from _tuples_in(one)
+
+
+def _as_list(part: Any, count: int) -> Any:
+    """Tuples of `count` tensors or dicts as lists, also inside a tuple of several."""
+    if not _is_plain_tuple(part):
+        return part
+    if len(part) == count and all(isinstance(one, (Tensor, Mapping)) for one in part):
+        return list(part)
+    return tuple(_as_list(one, count) for one in part)
+
+
+def _may_be_pictures(part: Any) -> bool:
+    """A tuple of (C, H, W), which may also be inputs of a batch of C."""
+    return _is_plain_tuple(part) and all(
+        isinstance(one, Tensor) and one.dim() == 3 and len(one) in (1, 3, 4) for one in part
+    )
 
 
 # ---- containers ----------------------------------------------------------------------------------
@@ -320,8 +400,8 @@ def labelled_only(batch: Batch) -> Batch | None:
         return batch._replace(labelled=None)
     count = count_samples(batch.student_input)
     target = labelled_part(batch.target, numbers, count, "target")
-    own, other = (cut(part, numbers, count) for part in batch[:2])
-    return Batch(own, other, target)
+    own, other, mask = (cut(part, numbers, count) for part in (*batch[:2], batch.mask))
+    return Batch(own, other, target, mask=mask)
 
 
 # ---- whole data ----------------------------------------------------------------------------------

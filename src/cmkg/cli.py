@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import InputError
+from .errors import Diverged, InputError
 from .runtime.text import printable
 
 if TYPE_CHECKING:
@@ -240,8 +240,8 @@ def execute(command: Command, program: str, arguments: Sequence[str]) -> None:
 def end_in_one_sentence(program: Callable[[], object]) -> None:
     """Runs a program; what is the user's or the machine's fault becomes one sentence.
 
-    Exit code 2; 130 or 143 where it was stopped by SIGINT or SIGTERM. Errors of ours keep their
-    traceback.
+    Exit code 2; 1 where a training diverged; 130 or 143 where it was stopped by SIGINT or SIGTERM.
+    Errors of ours keep their traceback.
     """
     from .runtime.stopping import Stopped, stop_on_signals
 
@@ -251,6 +251,8 @@ def end_in_one_sentence(program: Callable[[], object]) -> None:
         program()
     except InputError as error:
         _exit(str(error))
+    except Diverged as error:
+        _exit(str(error), 1)
     except OSError as error:
         _exit(_describe_os_error(error))
     except ModuleNotFoundError as error:

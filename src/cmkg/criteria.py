@@ -14,15 +14,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .errors import InputError
-from .layouts import Layout
+from .layouts import Layout, lay_mask
 from .losses import (
     Losses,
     attention_map,
     expect_pairs,
     expect_same_shape,
+    lay_masks,
     lay_pairs,
     regression_loss,
     to_float32,
+    zero_padding,
 )
 
 OutputKind = Literal["classes", "numbers"]
@@ -36,17 +38,26 @@ class OutputLoss(nn.Module):
     Batch.labelled) it labels the pairs that nobody has annotated.
 
     Args:
-        kind: "classes": logits (B, C, ...); the Kullback-Leibler divergence from the teacher's
-            tempered softmax, times temperature^2 (Hinton, Vinyals and Dean, 2015), mean over the
-            batch and over places. "numbers": (B, ...); the squared distance, summed as Eq. 1 does.
+        kind: "classes": logits; the Kullback-Leibler divergence from the teacher's tempered
+            softmax, times temperature^2 (Hinton, Vinyals and Dean, 2015), mean over the batch and
+            over places. "numbers": (B, ...); the squared distance, summed as Eq. 1 does.
         weight: of the term in G.
         temperature: of "classes".
+        dim: which dimension of the logits holds the classes: 1 of (B, C, H, W), -1 of token logits
+            (B, L, C). None: 1 of (B, C); of more dimensions, where a Distiller can tell it by the
+            target or the network, else it is asked for.
 
     Raises:
         InputError: another kind, or a number out of range.
     """
 
-    def __init__(self, kind: OutputKind, weight: float = 1.0, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        kind: OutputKind,
+        weight: float = 1.0,
+        temperature: float = 1.0,
+        dim: int | None = None,
+    ) -> None:
         super().__init__()
         if kind not in get_args(OutputKind):
             raise InputError(f'OutputLoss: expected "classes" or "numbers", got {kind!r}')
@@ -55,26 +66,83 @@ class OutputLoss(nn.Module):
                 f"OutputLoss: expected a weight from 0 and a positive temperature, got {weight} "
                 f"and {temperature}"
             )
+        if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int) or dim == 0):
+            raise InputError(
+                f"OutputLoss: dim is the number of the classes' dimension (0 is the batch), got "
+                f"{dim!r}"
+            )
         self.kind = kind
         self.weight = weight
         self.temperature = temperature
+        self.dim = dim
 
-    def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Losses:
+    def forward(
+        self,
+        student_maps: Sequence[Tensor],
+        teacher_maps: Sequence[Tensor],
+        mask: Tensor | None = None,
+        dim: int | None = None,
+    ) -> Losses:
         """Returns {"outputs"}, weighted as it enters G; a scalar.
 
+        Args:
+            student_maps, teacher_maps: whose last is compared.
+            mask: (B, *places) of bool: places where it is False, padding, count nothing.
+            dim: the classes' dimension where it was not given at the start.
+
         Raises:
-            InputError: the two outputs have different shapes.
+            InputError: the two outputs have different shapes, it is not clear where the classes
+                are, or the mask does not fit.
         """
         own, other = to_float32(student_maps[-1]), to_float32(teacher_maps[-1])
         expect_same_shape("student's output", own, "teacher's output", other)
         if self.kind == "numbers":
+            if mask is not None:
+                own, other = _zero_places(own, mask), _zero_places(other, mask)
             return {"outputs": self.weight * regression_loss(own, other)}
-        if own.dim() < 2:
-            raise InputError(f"expected logits (B, C, ...), got shape {tuple(own.shape)}")
-        known = (other / self.temperature).log_softmax(1)
-        learned = (own / self.temperature).log_softmax(1)
-        divergence = (known.exp() * (known - learned)).sum(1).mean()
-        return {"outputs": self.weight * self.temperature**2 * divergence}
+        classes = self._class_dim(own, dim)
+        known = (other / self.temperature).log_softmax(classes)
+        learned = (own / self.temperature).log_softmax(classes)
+        divergence = (known.exp() * (known - learned)).sum(classes)
+        if mask is not None and divergence.dim() > 1:
+            there = lay_mask(mask, divergence.shape[1:]).squeeze(1)
+            mean = divergence.masked_fill(~there, 0.0).sum() / there.sum().clamp_min(1)
+        else:
+            mean = divergence.mean()
+        return {"outputs": self.weight * self.temperature**2 * mean}
+
+    def needs_dim(self, output: Tensor) -> bool:
+        """Whether it cannot be known from an output's shape alone where the classes are."""
+        return self.kind == "classes" and self.dim is None and output.dim() > 2
+
+    def _class_dim(self, output: Tensor, found: int | None) -> int:
+        shape = tuple(output.shape)
+        if output.dim() < 2:
+            raise InputError(f"expected logits (B, C, ...), got shape {shape}")
+        dim = self.dim if self.dim is not None else found
+        if dim is None and output.dim() == 2:
+            return 1
+        if dim is None:
+            raise InputError(
+                f"logits of shape {shape}: which dimension holds the classes is not clear; say it "
+                'with criterion=OutputLoss("classes", dim=1) for (B, C, ...), dim=-1 for token '
+                "logits (B, L, C)"
+            )
+        if not -output.dim() < dim < output.dim():
+            raise InputError(f"OutputLoss: dim={dim}, the logits have shape {shape}")
+        return dim % output.dim()
+
+
+def _zero_places(output: Tensor, mask: Tensor) -> Tensor:
+    """Numbers (B, *places, ...) with zeros where there is padding; one vector a sample has none."""
+    if tuple(output.shape[: mask.dim()]) != tuple(mask.shape):
+        if output.dim() == 2:
+            return output
+        raise InputError(
+            f"mask: it has shape {tuple(mask.shape)}, the outputs {tuple(output.shape)}: expected "
+            "the outputs' first dimensions"
+        )
+    return output.masked_fill(~mask.reshape(*mask.shape, *(1,) * (output.dim() - mask.dim())), 0.0)
 
 
 class FeatureLoss(nn.Module):
@@ -122,15 +190,28 @@ class FeatureLoss(nn.Module):
         self.widths = [b for _, b in channels]
         self.register_buffer("explained", torch.zeros(sum(self.widths)))
 
-    def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Losses:
-        """Returns {"features"}, weighted as it enters G; a scalar."""
+    def forward(
+        self,
+        student_maps: Sequence[Tensor],
+        teacher_maps: Sequence[Tensor],
+        mask: Tensor | None = None,
+    ) -> Losses:
+        """Returns {"features"}, weighted as it enters G; a scalar.
+
+        mask: (B, *places) of bool: places where it is False, padding, count nothing.
+        """
         mine, theirs = lay_pairs(student_maps, teacher_maps, self.layouts, self.drop_tokens)
+        masks = lay_masks(mask, theirs, self.drop_tokens)
         shares = self.explained.clone().split(self.widths)  # the graph keeps it
         total = mine[0].new_zeros((), dtype=torch.float32)
         found = []
-        for own, other, project, share in zip(mine, theirs, self.projections, shares, strict=True):
-            teacher = to_float32(other)
-            inside = foreground_of(teacher) if self.foreground else torch.ones_like(teacher[:, :1])
+        for own, other, project, share, where in zip(
+            mine, theirs, self.projections, shares, masks, strict=True
+        ):
+            teacher = zero_padding(to_float32(other), where)
+            inside = zero_padding(torch.ones_like(teacher[:, :1]), where)
+            if self.foreground:
+                inside = foreground_of(teacher, inside)
             teacher = standardise(teacher, inside)
             mine_there = own.to(next(project.parameters()).dtype)
             value = _errors(to_float32(project(mine_there)), teacher, inside)
@@ -149,11 +230,18 @@ class FeatureLoss(nn.Module):
 MOMENTUM = 0.05  # of FeatureLoss.explained, a batch
 
 
-def foreground_of(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
-    """1 where a map's attention (Eq. 3) is above its mean over places, else 0; all 1 if nowhere."""
+def foreground_of(
+    features: Float[Tensor, "b c h w"], content: Float[Tensor, "b 1 h w"] | None = None
+) -> Float[Tensor, "b 1 h w"]:
+    """1 where a map's attention (Eq. 3) is above its mean over places, else 0; all 1 if nowhere.
+
+    content: 1 at the places that count, 0 at padding, where the map has zeros; None is all.
+    """
     attention = attention_map(features)
-    inside = (attention > attention.mean(1, keepdim=True)).float()
-    inside = torch.where(inside.sum(1, keepdim=True) > 0, inside, torch.ones_like(inside))
+    counts = torch.ones_like(attention) if content is None else content.flatten(1)
+    mean = attention.sum(1, keepdim=True) / counts.sum(1, keepdim=True).clamp_min(1)
+    inside = (attention > mean).float()
+    inside = torch.where(inside.sum(1, keepdim=True) > 0, inside, counts)
     return inside.view(len(features), 1, *features.shape[2:])
 
 

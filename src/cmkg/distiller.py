@@ -13,7 +13,10 @@ It never steps: the loop, the optimiser and the precision are the user's.
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -24,21 +27,23 @@ from .batch import SOURCE_FIELDS, Batch, Fields, count_samples, expect_fields
 from .criteria import FeatureLoss, OutputLoss
 from .errors import InputError
 from .features import FeatureTap, Output, expect_gradient, tensor_of
-from .layouts import Layout, guess_layout
+from .layouts import Layout, guess_class_dim, guess_layout
 from .losses import (
     ATTENTION_WEIGHT,
     DistillationLoss,
+    attention_map,
     expect_loss,
     loss_of_labelled,
     regression_loss,
     to_scalar,
 )
 from .meta import preserve_weights
-from .modules import call_model, preserve_modes, unwrap
+from .modules import call_model, expect_numbers, preserve_modes, unwrap, without_fast_path
+from .runtime.distributed import average_over_ranks, broadcast_module_, world_size
 
 Loss = Callable[[Any, Any], Any]
 CriterionName = Literal["paper", "features", "classes", "numbers"]
-Criterion = Callable[[Sequence[Tensor], Sequence[Tensor]], Mapping[str, Tensor]]
+Criterion = Callable[..., Mapping[str, Tensor]]  # of the student's and the teacher's maps
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,9 @@ class Distiller(nn.Module):
         criterion: (student's maps, teacher's maps) to {name: scalar}, or its name: "paper" (Eq. 4),
             "features" (FeatureLoss), "classes" or "numbers" (OutputLoss: the networks' outputs are
             compared, pairs need not be named). Without a teacher there is nothing that it compares.
-        attention_weight: lambda of Eq. 4.
+            Of a batch with a mask it is called with a third argument, `mask`.
+        attention_weight: lambda of Eq. 4; None is the paper's 1e3 beside Eq. 1, and beside another
+            loss at most what makes L_ATT as large as that loss is on the example, which is said.
         fields: which part of a batch is which.
 
     Attributes:
@@ -98,7 +105,7 @@ class Distiller(nn.Module):
         pairs: Literal["auto"] | Sequence[Pair | tuple[str, str]] = "auto",
         loss: Loss = regression_loss,
         criterion: Criterion | CriterionName = "paper",
-        attention_weight: float = ATTENTION_WEIGHT,
+        attention_weight: float | None = None,
         fields: Fields = SOURCE_FIELDS,
     ) -> None:
         super().__init__()
@@ -107,7 +114,7 @@ class Distiller(nn.Module):
         _expect_networks(student, teacher)
         expect_fields(fields)
         expect_loss(loss)
-        if not 0 <= attention_weight < float("inf"):
+        if attention_weight is not None and not 0 <= attention_weight < float("inf"):
             raise InputError(f"attention_weight: expected a number from 0, got {attention_weight}")
         if teacher is not None:
             _expect_criterion(criterion, attention_weight)
@@ -118,10 +125,12 @@ class Distiller(nn.Module):
         self.criterion = None if isinstance(criterion, str) else criterion
         self._teacher = (teacher,)  # in a tuple: no submodule
         self._taps: tuple[FeatureTap, FeatureTap] | None = None
+        self._moves = _Moves()
         self.pairs: list[Pair] = []
         if teacher is None:
             return
         if isinstance(criterion, OutputLoss) and pairs == "auto":
+            self._share_over_ranks()
             return  # the outputs themselves are compared
         needs_example = pairs == "auto" or self.criterion is None
         if needs_example and example is None:
@@ -132,13 +141,19 @@ class Distiller(nn.Module):
         batch = fields(example, device_of(student)) if needs_example else Batch(None)
         self.pairs = _pairs_of(pairs, student, teacher, batch)
         if isinstance(criterion, str):
-            shapes, how = self._look_at_maps(batch)
-            made = (
-                DistillationLoss(*shapes, attention_weight, **how)
-                if criterion == "paper"
-                else FeatureLoss(*shapes, **how)
-            )
+            with without_fast_path():
+                shapes, how, maps, prediction = self._look_at_maps(batch)
+            made: nn.Module
+            if criterion == "paper":
+                weight = ATTENTION_WEIGHT if attention_weight is None else attention_weight
+                made = DistillationLoss(*shapes, weight, **how).to(device_of(student))
+                _warn_of_even_attention(made, self.pairs, *maps, batch.mask)
+                if attention_weight is None and loss is not regression_loss:
+                    made.attention_weight = _fitting_weight(made, *maps, batch, loss, prediction)
+            else:
+                made = FeatureLoss(*shapes, **how)
             self.criterion = made.to(device_of(student))
+        self._share_over_ranks()
 
     @property
     def teacher(self) -> nn.Module | None:
@@ -158,8 +173,10 @@ class Distiller(nn.Module):
             InputError: a loss that is no scalar; a layer that did not run, or carries no gradient.
         """
         parts = self.fields(batch)
+        self._moves.look(self)
         if self.teacher is not None:
             self._tapped()  # before the pass that it taps
+            self._broadcast_criterion_buffers()
         prediction = call_model(self.student, parts.student_input)
         losses = BatchLosses()
         if parts.target is not None:
@@ -173,13 +190,64 @@ class Distiller(nn.Module):
             if teacher_maps is None:
                 teacher_maps = self.teacher_maps(parts.teacher_input)
             losses.teacher_maps = teacher_maps
-            with_teacher = self.criterion(own, teacher_maps)
+            with_teacher = self._compare(own, teacher_maps, prediction, parts)
             for name, value in with_teacher.items():  # attention is 0 where no map has places
                 scalar = to_scalar(value, f"the {name} loss", needs_graph=False)
                 losses[name] = self.teacher_weight * scalar
         if not losses:
             raise InputError("a batch without a target, and no teacher: there is nothing to learn")
         return losses
+
+    def _compare(
+        self, own: list[Tensor], theirs: Sequence[Tensor], prediction: Any, parts: Batch
+    ) -> Mapping[str, Tensor]:
+        """What the criterion gives of both networks' maps."""
+        assert self.criterion is not None
+        more: dict[str, Any] = {}
+        if parts.mask is not None:
+            more["mask"] = parts.mask
+            _expect_takes_mask(self.criterion)
+        if isinstance(self.criterion, OutputLoss) and self.criterion.needs_dim(own[-1]):
+            more["dim"] = self._class_dim(own[-1], prediction, parts.target)
+        return self.criterion(own, theirs, **more)
+
+    def _class_dim(self, logits: Tensor, prediction: Any, target: Any) -> int | None:
+        """Where the classes are; of a named layer, where its channels are."""
+        network = unwrap(self.student)
+        if not self.pairs:
+            return guess_class_dim(network, logits.shape, target)
+        if logits is prediction:
+            found = guess_class_dim(network, logits.shape, target)
+            if found is not None:
+                return found
+        layout = guess_layout(network, self.pairs[-1].student, logits.shape, len(logits))
+        return None if layout is None else layout.index("C")
+
+    # ---- several processes -----------------------------------------------------------------------
+    def _share_over_ranks(self) -> None:
+        """Gradients of a criterion's and a loss's own parameters, averaged over processes.
+
+        DistributedDataParallel averages those inside it: where the student alone is wrapped, theirs
+        would be each process's own.
+        """
+        if world_size() == 1 or not isinstance(self.student, nn.parallel.DistributedDataParallel):
+            return
+        inside = {id(parameter) for parameter in self.student.parameters()}
+        for part in (self.criterion, self.loss):
+            if isinstance(part, nn.Module):
+                broadcast_module_(part)
+                for parameter in part.parameters():
+                    if parameter.requires_grad and id(parameter) not in inside:
+                        parameter.register_hook(_mean_over_ranks)
+
+    def _broadcast_criterion_buffers(self) -> None:
+        """The first process's, as DistributedDataParallel does with those inside it."""
+        is_wrapped = isinstance(self.student, nn.parallel.DistributedDataParallel)
+        if not is_wrapped or world_size() == 1 or not torch.is_grad_enabled():
+            return
+        if isinstance(self.criterion, nn.Module):
+            for buffer in self.criterion.buffers():
+                torch.distributed.broadcast(buffer.data, 0)
 
     @torch.no_grad()
     def teacher_maps(self, teacher_input: Any) -> list[Tensor]:
@@ -195,7 +263,7 @@ class Distiller(nn.Module):
                 "the superior modality is"
             )
         tap = self._tapped()[1]
-        with preserve_modes(teacher):
+        with preserve_modes(teacher), without_fast_path():
             teacher.eval()
             answer = call_model(teacher, teacher_input)
         if not self.pairs:
@@ -238,12 +306,18 @@ class Distiller(nn.Module):
         super()._apply(*args, **kwargs)
         return self
 
-    def _look_at_maps(self, batch: Batch) -> tuple[tuple[Any, Any], dict[str, Any]]:
-        """The shapes of both networks' maps, and their layouts: what a criterion needs to know."""
+    def _look_at_maps(
+        self, batch: Batch
+    ) -> tuple[tuple[Any, Any], dict[str, Any], tuple[list[Tensor], list[Tensor]], Any]:
+        """The shapes of both networks' maps and their layouts, which a criterion needs to know.
+
+        Then the maps, and the student's prediction.
+        """
         assert self.teacher is not None
         own, other = self._tapped()
-        with torch.no_grad(), preserve_modes(self.student), preserve_weights(self.student, []):
-            call_model(self.student.eval(), batch.student_input)
+        held = list(self.student.parameters())  # an embedding of max_norm= rewrites its weight
+        with torch.no_grad(), preserve_modes(self.student), preserve_weights(self.student, held):
+            prediction = call_model(self.student.eval(), batch.student_input)
         own.warn_of_overwritten()
         student_maps = [features.detach() for features in own.maps]
         teacher_maps = self.teacher_maps(batch.teacher_input)
@@ -265,10 +339,127 @@ class Distiller(nn.Module):
                 at = layout[side].index("B")
                 shape = tuple(features.shape)
                 shapes[side].append(shape[:at] + shape[at + 1 :])
-        return shapes, {"layouts": layouts, "drop_tokens": drops}
+        maps = student_maps, teacher_maps
+        return shapes, {"layouts": layouts, "drop_tokens": drops}, maps, prediction
 
 
-def _expect_criterion(criterion: object, attention_weight: float) -> None:
+class _Moves:
+    """Whether an optimiser moves the student and leaves out what is trained beside it."""
+
+    def __init__(self) -> None:
+        self.versions: tuple[int, int] | None = None
+        self.steps = 0
+
+    def look(self, distiller: Distiller) -> None:
+        """Called at each pass; says it once, after three steps of the student's."""
+        if self.steps < 0 or not torch.is_grad_enabled():
+            return
+        parts = [p for p in (distiller.criterion, distiller.loss) if isinstance(p, nn.Module)]
+        beside = [one for part in parts for one in part.parameters() if one.requires_grad]
+        if not beside:
+            return
+        trained = [one for one in distiller.student.parameters() if one.requires_grad]
+        if not all(isinstance(one, nn.Parameter) for one in trained):
+            return  # a look-ahead's weights stand in their place
+        own = sum(one._version for one in trained)
+        versions = own, sum(one._version for one in beside)
+        if self.versions is not None and versions[1] != self.versions[1]:
+            self.steps = -1  # they move
+            return
+        if self.versions is not None and own != self.versions[0]:
+            self.steps += 1
+        self.versions = versions
+        if self.steps == 3:
+            self.steps = -1
+            warnings.warn(
+                f"the student is trained, but not what is trained beside it ({len(beside)} "
+                "parameter tensors of the criterion or the loss, as a projection between layers of "
+                "different widths): give the optimiser distiller.parameters()",
+                stacklevel=4,
+            )
+
+
+def _mean_over_ranks(gradient: Tensor) -> Tensor:
+    return average_over_ranks([gradient])[0]
+
+
+def _expect_takes_mask(criterion: Criterion) -> None:
+    """Refuses a criterion that would not leave padding out."""
+    function = criterion.forward if isinstance(criterion, nn.Module) else criterion
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    if "mask" not in parameters and not takes_any:
+        raise InputError(
+            "the batch has a mask, which this criterion does not take: give it a third argument "
+            "`mask`, (B, *places) of bool, and leave out the places where it is False"
+        )
+
+
+EVEN = 1e-4  # spread of an attention map over its mean that rounding alone would give
+
+
+def _warn_of_even_attention(
+    criterion: DistillationLoss,
+    pairs: Sequence[Pair],
+    student_maps: list[Tensor],
+    teacher_maps: list[Tensor],
+    mask: Tensor | None,
+) -> None:
+    """Says that a map's attention is the same everywhere: Eq. 3 compares nothing there."""
+    if not criterion.attention_weight or mask is not None:
+        return
+    both = criterion.compared(student_maps, teacher_maps)
+    for pair, *maps in zip(pairs, *both, strict=True):
+        for what, features in zip(("student", "teacher"), maps, strict=True):
+            if features[0, 0].numel() == 1:
+                continue
+            attention = attention_map(features)
+            if bool((attention.std(1) < EVEN * attention.mean(1)).all()):
+                name = pair.student if what == "student" else pair.teacher
+                warnings.warn(
+                    f"the {what}'s map at {name!r} has the same attention everywhere (Eq. 3), as a "
+                    "LayerNorm's output has: L_ATT teaches nothing there; pair the layer before "
+                    'the norm, or give criterion="features"',
+                    stacklevel=4,
+                )
+                return
+
+
+def _fitting_weight(
+    criterion: DistillationLoss,
+    student_maps: list[Tensor],
+    teacher_maps: list[Tensor],
+    batch: Batch,
+    loss: Loss,
+    prediction: Any,
+) -> float:
+    """lambda beside a loss that is not Eq. 1: L_ATT as large as the loss on the example at most.
+
+    The paper's 1e3 where the loss cannot be looked at, or no sample of the example has a label.
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        attention = float(criterion(student_maps, teacher_maps, batch.mask)["attention"])
+        try:
+            held = preserve_weights(loss, []) if isinstance(loss, nn.Module) else nullcontext()
+            with held:
+                value = float(loss_of_labelled(loss, prediction, batch))
+        except Exception:  # of theirs: the loss needs training mode, or says so itself later
+            return ATTENTION_WEIGHT
+    if not (0 < value < attention < float("inf")):
+        return ATTENTION_WEIGHT
+    weight = float(f"{ATTENTION_WEIGHT * value / attention:.2g}")
+    warnings.warn(
+        f"attention_weight is {weight:g}: with the paper's {ATTENTION_WEIGHT:g}, L_ATT would be "
+        f"{attention:.3g} beside a loss of {value:.3g}; give attention_weight= to choose it",
+        stacklevel=4,
+    )
+    return weight
+
+
+def _expect_criterion(criterion: object, attention_weight: float | None) -> None:
     """Refuses a criterion beside what it would leave without effect."""
     if criterion == "paper":
         return
@@ -278,7 +469,7 @@ def _expect_criterion(criterion: object, attention_weight: float) -> None:
             f"criterion: expected one of {', '.join(names)}, or a function of the student's and "
             f"the teacher's maps, as OutputLoss(...), got {criterion!r:.60}"
         )
-    if attention_weight != ATTENTION_WEIGHT:
+    if attention_weight is not None:
         raise InputError(
             "attention_weight= beside criterion=: it is Eq. 4's; give the criterion its own weight"
         )
@@ -296,6 +487,8 @@ def _expect_networks(student: object, teacher: object) -> None:
             raise InputError(
                 f"the {what}: expected a network (torch.nn.Module), got {type(network).__name__}"
             )
+        if isinstance(network, nn.Module):
+            expect_numbers(network)
     if teacher is student:
         raise InputError(
             "the teacher is the student itself: there would be nothing to distil; give a copy "

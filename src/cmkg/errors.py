@@ -8,5 +8,8 @@ class InputError(ValueError):
     """
 
 
-class Diverged(InputError):
-    """A loss is not finite: training has left the numbers at this learning rate or strength."""
+class Diverged(ArithmeticError):
+    """A loss is not finite: training has left the numbers at this learning rate or strength.
+
+    No InputError: the input may be good. The command line prints it and ends with exit code 1.
+    """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ class FeatureTap:
         tap = FeatureTap(net, ["layer3", "layer4"])
         prediction = net(x)
         maps = tap.maps  # [output of layer3, output of layer4], in the order of the names
+
+    A network that torch.compile has compiled already is compiled anew with the tap's hooks.
 
     The maps keep their graph: they are the very tensors of the pass. Each pass of the module begins
     with none; what runs outside of one (a copy of the module, gradient checkpointing's second pass)
@@ -57,6 +60,7 @@ class FeatureTap:
         self.names = list(names)
         self.outputs = list(outputs) if outputs is not None else [None] * len(self.names)
         self._state = _Pass()
+        _forget_compiled()
         self._hooks = [
             network.register_forward_pre_hook(_Begin(self._state)),
             network.register_forward_hook(_End(self._state)),
@@ -115,6 +119,12 @@ class FeatureTap:
             hook.remove()
         self._hooks = []
         self.clear()
+
+
+def _forget_compiled() -> None:
+    """Lets torch.compile compile anew: code from before does not run hooks that came later."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 def tensor_of(value: Any, output: Output, name: str) -> Tensor:

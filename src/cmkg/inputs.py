@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .batch import Fields, length_of
+from .errors import InputError
 from .prior import Prior, fingerprint
 
 
@@ -69,7 +70,8 @@ def held_by(function: Any) -> list[Any]:
 
 def describe_fields(fields: Fields) -> list[Any]:
     """What goes where, functions by their code."""
-    keys = fields.student, fields.teacher, fields.target, fields.labelled
+    keys = [fields.student, fields.teacher, fields.target, fields.labelled]
+    keys += [] if fields.mask is None else [fields.mask]
     return [describe_function(key) if callable(key) else repr(key) for key in keys]
 
 
@@ -105,3 +107,25 @@ def as_json(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [as_json(part) for part in value]
     return describe_function(value) if callable(value) else value
+
+
+def expect_resumable(batches: Any) -> None:
+    """Refuses data that a resumed call could not go through as the unbroken one does.
+
+    Raises:
+        InputError: workers that outlive an epoch: their random streams are not kept.
+    """
+    if getattr(batches, "persistent_workers", False) and getattr(batches, "num_workers", 0):
+        raise InputError(
+            "out= beside a DataLoader with persistent_workers=True: its workers' random streams go "
+            "on from epoch to epoch and are not kept, so that a resumed call would come to other "
+            "weights; leave persistent_workers off, or out="
+        )
+
+
+def generators_of(batches: Any) -> list[torch.Generator]:
+    """The random streams of its own that a DataLoader or its samplers draw from."""
+    parts = [batches, *(getattr(batches, name, None) for name in ("sampler", "batch_sampler"))]
+    parts.append(getattr(getattr(batches, "batch_sampler", None), "sampler", None))
+    found = [getattr(part, "generator", None) for part in parts]
+    return list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -102,6 +102,30 @@ def lay_pair(
     return lay_over(own, other, layouts), other
 
 
+def lay_mask(mask: Tensor, places: Sequence[int], drop: int = 0) -> Tensor:
+    """A mask (B, *places) as (B, 1, *places) over a map that is laid; True is content.
+
+    Of tokens it may have those that are left out of the map (drop) or not; of a grid it may be
+    flat.
+
+    Raises:
+        InputError: it has another number of places than the map, or is not of bool.
+    """
+    if mask.dtype != torch.bool:
+        raise InputError(
+            f"mask: expected bool, True where there is content, got {mask.dtype}; give mask.bool()"
+        )
+    if drop and mask.dim() == 2 and mask.shape[1] == math.prod(places) + drop:
+        mask = mask[:, drop:]
+    if mask.dim() < 2 or mask.shape[1:].numel() != math.prod(places):
+        raise InputError(
+            f"mask: expected shape (B, {', '.join(map(str, places))}), the places of the maps "
+            f"that are compared, got {tuple(mask.shape)}; give Fields(mask=) a function of the "
+            "batch that gives it at these places"
+        )
+    return mask.reshape(len(mask), 1, *places)
+
+
 def as_grid(features: Tensor, like: Sequence[int]) -> Tensor:
     """Tokens (B, C, N) as (B, C, H, W): of the shape `like` where they fill it, else a square."""
     count = features.shape[2]
@@ -149,6 +173,8 @@ def guess_layout(network: nn.Module, name: str, shape: Sequence[int], batch: int
         return "NBC" if _is_time_first(layer) else None  # the batch may be either of two
     if shape[0] != batch or len(shape) not in (3, 4, 5):
         return None
+    if len(shape) == 3 and shape[1] == shape[2] and set(_last_sizes(network)):
+        return None  # as many tokens as channels: a transposed map looks the same
     of_convolutions: dict[int, Layout] = {3: "BCL", 4: "BCHW", 5: "BCDHW"}
     of_transformers: dict[int, Layout] = {3: "BNC", 4: "BHWC", 5: "BDHWC"}
     first, last = of_convolutions[len(shape)], of_transformers[len(shape)]
@@ -163,6 +189,34 @@ def guess_layout(network: nn.Module, name: str, shape: Sequence[int], batch: int
     if is_first != is_last:
         return first if is_first else last
     return None
+
+
+def guess_class_dim(network: nn.Module, shape: Sequence[int], target: Any) -> int | None:
+    """The dimension of logits that holds the classes; None where it is not clear.
+
+    Told by a target of class numbers, which has all other dimensions, and by the network: classes
+    come last from linear layers, second from convolutions.
+
+    Args:
+        network: that gives the logits.
+        shape: of the logits, with the batch.
+        target: what they are compared with, or None.
+    """
+    if len(shape) == 2:
+        return 1
+    if isinstance(target, Tensor) and not target.is_floating_point():
+        dims = [at for at in range(1, len(shape)) if _without(shape, at) == tuple(target.shape)]
+        if len(dims) == 1:
+            return dims[0]
+    sizes_first, sizes_last = set(_channel_counts(network)), set(_last_sizes(network))
+    is_first, is_last = shape[1] in sizes_first, shape[-1] in sizes_last
+    if is_first == is_last:
+        return None
+    return 1 if is_first else len(shape) - 1
+
+
+def _without(shape: Sequence[int], at: int) -> tuple[int, ...]:
+    return (*shape[:at], *shape[at + 1 :])
 
 
 def _is_time_first(layer: nn.Module) -> bool:

@@ -2,11 +2,11 @@
 
 learner = PriorLearner(distiller, MetaConfig(alpha=2.5e-4, beta=1e-3))
 for batch in source:
-losses = distiller(batch)
-learner.update(batch, losses)      # moves phi alone, before the losses' backward
-optimizer.zero_grad()
-sum(losses.values()).backward()
-optimizer.step()
+    losses = distiller(batch)
+    learner.update(batch, losses)  # moves phi alone, before the losses' backward
+    optimizer.zero_grad()
+    sum(losses.values()).backward()
+    optimizer.step()
 prior = learner.prior
 """
 
@@ -29,6 +29,7 @@ from .losses import to_scalar
 from .meta import (
     adam_scales,
     as_function_of_phi,
+    differentiable_max_norm,
     look_ahead_gradient,
     preserve_weights,
     scaled,
@@ -232,10 +233,11 @@ class PriorLearner:
         inner: dict[str, Tensor] = {}
         total: dict[str, Tensor] = {}
         try:
-            if not (unrolls or config.split):
-                inner = gradients_of(losses["regression"], weights, retain_graph=True)
-            if adam:
-                total = gradients_of(sum_of(losses), weights, retain_graph=True)
+            with preserve_weights(distiller, []):  # checkpointing passes through BatchNorm again
+                if not (unrolls or config.split):
+                    inner = gradients_of(losses["regression"], weights, retain_graph=True)
+                if adam:
+                    total = gradients_of(sum_of(losses), weights, retain_graph=True)
             if goes_backward:
                 go_backward(losses)
         except RuntimeError as error:
@@ -314,7 +316,8 @@ class PriorLearner:
                 return to_scalar(learned({name: at[name] for name in students}), "R", False)
 
         both = (lambda theta: losses_at(theta, first)["regression"]), outer
-        found = unroll(weights, penalty, phi, both, config.alpha, config.inner_steps, scales)
+        with differentiable_max_norm(distiller):
+            found = unroll(weights, penalty, phi, both, config.alpha, config.inner_steps, scales)
         if isinstance(learned, Prior):
             learned.learn_(found, config.beta, config.unit_free)
         else:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from .batch import Batch, count_samples, labelled_numbers, labelled_part, tensors_of
 from .errors import InputError
-from .layouts import Layout, example_map, lay_pair
+from .layouts import Layout, example_map, lay_mask, lay_pair
+from .runtime.distributed import sum_over_ranks, world_size
 
 ATTENTION_WEIGHT = 1e3  # lambda of Eq. 4
 Value = TypeVar("Value")
@@ -121,6 +122,27 @@ def distillation_loss(
     }
 
 
+def zero_padding(features: Tensor, mask: Tensor | None) -> Tensor:
+    """A map (B, C, *places) with zeros where the mask (B, 1, *places) is False."""
+    return features if mask is None else features.masked_fill(~mask, 0.0)
+
+
+def lay_masks(
+    mask: Tensor | None, maps: Sequence[Tensor], drop_tokens: Sequence[tuple[int, int]]
+) -> list[Tensor | None]:
+    """The mask over each pair's maps (B, C, H, W), None for those without places.
+
+    Raises:
+        InputError: it does not fit.
+    """
+    if mask is None:
+        return [None] * len(maps)
+    return [
+        lay_mask(mask, features.shape[2:], max(drops)) if features[0, 0].numel() > 1 else None
+        for features, drops in zip(maps, drop_tokens, strict=True)
+    ]
+
+
 def lay_pairs(
     student_maps: Sequence[Tensor],
     teacher_maps: Sequence[Tensor],
@@ -214,13 +236,31 @@ class DistillationLoss(nn.Module):
         """Both networks' maps, laid over each other: `lay_pairs`."""
         return lay_pairs(student_maps, teacher_maps, self.layouts, self.drop_tokens)
 
-    def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Losses:
-        """Returns {"activation", "attention"}, weighted as they enter G; scalars."""
+    def forward(
+        self,
+        student_maps: Sequence[Tensor],
+        teacher_maps: Sequence[Tensor],
+        mask: Tensor | None = None,
+    ) -> Losses:
+        """Returns {"activation", "attention"}, weighted as they enter G; scalars.
+
+        Args:
+            student_maps, teacher_maps: of the paired layers.
+            mask: (B, *places) of bool, True where there is content: the other places count nothing.
+
+        Raises:
+            InputError: maps or a mask that do not fit.
+        """
         mine, theirs = self.compared(student_maps, teacher_maps)
+        masks = lay_masks(mask, theirs, self.drop_tokens)
+        if mask is not None:
+            _refuse_resized(student_maps, teacher_maps, self.layouts)
+            mine = [zero_padding(one, where) for one, where in zip(mine, masks, strict=True)]
+            theirs = [zero_padding(one, where) for one, where in zip(theirs, masks, strict=True)]
         own = to_float32(mine[-1])
         if isinstance(self.project, nn.Conv2d):
             own = own.to(self.project.weight.dtype)
-        projected = self.project(own)
+        projected = zero_padding(self.project(own), masks[-1])
         activation = activation_loss(to_float32(projected), to_float32(theirs[-1]))
         with_places = [i for i, teacher in enumerate(theirs) if teacher[0, 0].numel() > 1]
         attention = projected.new_zeros(())
@@ -229,6 +269,25 @@ class DistillationLoss(nn.Module):
                 [mine[i] for i in with_places], [theirs[i] for i in with_places]
             )
         return {"activation": activation, "attention": self.attention_weight * attention}
+
+
+def _refuse_resized(
+    student_maps: Sequence[Tensor],
+    teacher_maps: Sequence[Tensor],
+    layouts: Sequence[tuple[Layout, Layout]],
+) -> None:
+    """Refuses a mask beside maps that are resized: content and padding would mix."""
+    for mine, theirs, (own, other) in zip(student_maps, teacher_maps, layouts, strict=True):
+        sizes = [
+            tuple(n for n, letter in zip(one.shape, layout, strict=True) if letter in "HWDL")
+            for one, layout in ((mine, own), (theirs, other))
+        ]
+        if all(sizes) and sizes[0] != sizes[1]:
+            raise InputError(
+                f"mask: the student's map has places of shape {sizes[0]}, the teacher's "
+                f"{sizes[1]}: resizing would mix padding into content; pair layers of equal "
+                "places"
+            )
 
 
 def _usual_layout(shape: Sequence[int]) -> Layout:
@@ -275,9 +334,13 @@ def loss_of_labelled(loss: Callable[[Any, Any], Any], prediction: Any, batch: Ba
             target.
     """
     prediction = to_float32(prediction)
+    if batch.mask is not None and loss is regression_loss:
+        prediction, target = _without_padding(prediction, batch.target, batch.mask)
+        batch = batch._replace(target=target)
     numbers = labelled_numbers(batch)
+    share = _share_of_labels(batch, numbers)
     if numbers is None:
-        return to_scalar(loss(prediction, batch.target))
+        return share * to_scalar(loss(prediction, batch.target))
     if batch.target is None:
         raise InputError("labelled= without target=: say with Fields(target=...) where labels are")
     if not len(numbers):
@@ -291,7 +354,33 @@ def loss_of_labelled(loss: Callable[[Any, Any], Any], prediction: Any, batch: Ba
         return torch.stack([part.flatten()[:0].sum() for part in (*parts, *trained)]).sum()
     count = count_samples(batch.student_input)
     own = labelled_part(prediction, numbers, count, "student's output")
-    return to_scalar(loss(own, labelled_part(batch.target, numbers, count, "target")))
+    return share * to_scalar(loss(own, labelled_part(batch.target, numbers, count, "target")))
+
+
+def _share_of_labels(batch: Batch, numbers: Tensor | None) -> float:
+    """What this process's mean counts, so that the processes' mean is that over all labels.
+
+    1 alone, and where all samples have a label.
+    """
+    if batch.labelled is None or world_size() == 1 or not torch.is_grad_enabled():
+        return 1.0
+    own = count_samples(batch.student_input) if numbers is None else len(numbers)
+    total = sum_over_ranks({"labelled": float(own)})["labelled"]
+    return own * world_size() / total if total else 1.0
+
+
+def _without_padding(prediction: Any, target: Any, mask: Tensor) -> tuple[Any, Any]:
+    """Predictions and targets (B, *places, ...) with zeros where there is padding.
+
+    One vector a sample has no padding.
+    """
+    if not isinstance(prediction, Tensor) or not isinstance(target, Tensor):
+        return prediction, target
+    if tuple(prediction.shape[: mask.dim()]) != tuple(mask.shape):
+        return prediction, target
+    where = mask.reshape(*mask.shape, *(1 for _ in prediction.shape[mask.dim() :]))
+    expect_same_shape("prediction", prediction, "target", target)
+    return prediction.masked_fill(~where, 0.0), target.masked_fill(~where, 0.0)
 
 
 def to_scalar(value: Any, what: str = "the loss", needs_graph: bool = True) -> Tensor:

@@ -15,14 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from .errors import InputError
-from .modules import groups_by_parameter
+from .modules import groups_by_parameter, put_back_
 from .prior import Prior, Tensors, weighted_norm
 from .steps import outside_autocast
 
@@ -51,8 +53,69 @@ def preserve_weights(model: nn.Module, weights: Iterable[Tensor]) -> Iterator[No
             weight.data.copy_(kept)  # .data: autograd need not know, the values are the old ones
         for held, name, buffer, copied in buffers:
             if buffer is not None and copied is not None:
-                buffer.data.copy_(copied)
+                put_back_(buffer, copied)
             held[name] = buffer
+
+
+@contextmanager
+def differentiable_max_norm(model: nn.Module) -> Iterator[None]:
+    """Inside, embeddings of max_norm= shorten the vectors that they give, with a gradient.
+
+    Else each pass rewrites the weight in place: a look-ahead's derivative would not know it, and an
+    unrolled graph would break.
+
+    Raises:
+        InputError: an EmbeddingBag with max_norm=.
+    """
+    changed: list[nn.Embedding] = []
+    for one in model.modules():
+        if getattr(one, "max_norm", None) is None:
+            continue
+        if not isinstance(one, nn.Embedding):
+            raise InputError(
+                f"{type(one).__name__}(max_norm=) rewrites its weight in each pass, which a "
+                "look-ahead cannot follow: give max_norm=None, or nn.Embedding"
+            )
+        changed.append(one)
+    try:
+        for layer in changed:
+            layer.forward = partial(_embed, layer)  # type: ignore[method-assign]
+        yield
+    finally:
+        for layer in changed:
+            del layer.forward
+
+
+def _embed(layer: nn.Embedding, numbers: Tensor) -> Tensor:
+    """As torch.embedding_renorm_ does it, without writing into the weight."""
+    given = nn.functional.embedding(
+        numbers, layer.weight, layer.padding_idx, None, 2.0, layer.scale_grad_by_freq, layer.sparse
+    )
+    assert layer.max_norm is not None
+    norms = given.norm(layer.norm_type, dim=-1, keepdim=True)
+    short = layer.max_norm / (norms + 1e-7)
+    return torch.where(norms > layer.max_norm, given * short, given)
+
+
+@contextmanager
+def without_checkpointing() -> Iterator[None]:
+    """Inside, non-reentrant gradient checkpointing keeps all activations, and recomputes nothing.
+
+    It would recompute them with the weights that the network holds when the graph goes backward,
+    which are not those of an unrolled step.
+    """
+    module = torch.utils.checkpoint
+    name = "_checkpoint_without_reentrant_generator"
+    original = getattr(module, name)
+
+    def keep_all(*_: Any, **__: Any) -> Iterator[None]:
+        yield
+
+    setattr(module, name, keep_all)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
 
 
 @torch.no_grad()
@@ -169,8 +232,6 @@ def look_ahead_gradient(
 ) -> dict[str, Tensor]:
     """{name: dG/dphi}, Algorithm 3: theta'' in the model's own weights, G there, theta back.
 
-    Nine parameters: what the equation has; the last three have defaults.
-
     Args:
         prior: phi.
         model: whose buffers are put back, too.
@@ -182,7 +243,7 @@ def look_ahead_gradient(
         steps: l; the terms of the steps are summed, which is exact to first order in alpha.
         scales: see `adam_scales`.
     """
-    with preserve_weights(model, weights.values()):
+    with preserve_weights(model, weights.values()), differentiable_max_norm(model):
         slope = inner_step_(weights, inner, prior, alpha, scales)
         inner.clear()
         names = list(slope)
@@ -281,28 +342,29 @@ def unroll(
         steps: l.
         scales: see `adam_scales`.
     """
-    inner_loss, outer_loss = losses
-    theta = {name: one.detach().clone().requires_grad_() for name, one in weights.items()}
-    for _ in range(steps):
-        names, values = list(theta), list(theta.values())
-        pulls: Sequence[Tensor | None] = [None] * len(names)
-        pull = regulariser(theta)
-        inner = inner_loss(theta)
-        with outside_autocast(inner):
-            if pull.requires_grad:
-                pulls = torch.autograd.grad(pull, values, create_graph=True, allow_unused=True)
-            gradients = torch.autograd.grad(inner, values, create_graph=True, allow_unused=True)
-        moved = {}
-        for name, weight, gradient, held in zip(names, values, gradients, pulls, strict=True):
-            moved[name] = weight
-            if gradient is None:  # a branch that this batch does not take
-                continue
-            rate = alpha if scales is None else alpha * scales[name]
-            moved[name] = weight - rate * (gradient if held is None else gradient + held)
-        theta = moved
-    outer = outer_loss(theta)
-    with outside_autocast(outer):
-        found = torch.autograd.grad(outer, list(phi.values()), allow_unused=True)
+    with without_checkpointing():
+        inner_loss, outer_loss = losses
+        theta = {name: one.detach().clone().requires_grad_() for name, one in weights.items()}
+        for _ in range(steps):
+            names, values = list(theta), list(theta.values())
+            pulls: Sequence[Tensor | None] = [None] * len(names)
+            pull = regulariser(theta)
+            inner = inner_loss(theta)
+            with outside_autocast(inner):
+                if pull.requires_grad:
+                    pulls = torch.autograd.grad(pull, values, create_graph=True, allow_unused=True)
+                gradients = torch.autograd.grad(inner, values, create_graph=True, allow_unused=True)
+            moved = {}
+            for name, weight, gradient, held in zip(names, values, gradients, pulls, strict=True):
+                moved[name] = weight
+                if gradient is None:  # a branch that this batch does not take
+                    continue
+                rate = alpha if scales is None else alpha * scales[name]
+                moved[name] = weight - rate * (gradient if held is None else gradient + held)
+            theta = moved
+        outer = outer_loss(theta)
+        with outside_autocast(outer):
+            found = torch.autograd.grad(outer, list(phi.values()), allow_unused=True)
     return {
         name: torch.zeros_like(one) if gradient is None else gradient
         for (name, one), gradient in zip(phi.items(), found, strict=True)

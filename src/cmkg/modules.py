@@ -29,6 +29,29 @@ def preserve_modes(*models: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def put_back_(buffer: Tensor, kept: Tensor) -> None:
+    """Gives a buffer its value again, and its shape: a quantiser's observers change theirs."""
+    if buffer.shape == kept.shape:
+        buffer.data.copy_(kept)
+    else:
+        buffer.data = kept
+
+
+@contextmanager
+def without_fast_path() -> Iterator[None]:
+    """Inside, torch's transformer layers give plain tensors also in eval mode.
+
+    Their fast path turns a padded batch into nested tensors, which nothing can be compared with,
+    and skips the hooks of the layers inside.
+    """
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """The user's own network inside any wrappers, whose parameters have their own names.
 
@@ -84,9 +107,11 @@ def named_weights(model: nn.Module, unique: bool = True) -> dict[str, nn.Paramet
         unique: a weight that is used in several places has its first name alone.
 
     Raises:
-        InputError: a parameter is sharded (FSDP2's DTensor), or has no shape yet (lazy layers).
+        InputError: a parameter is sharded (FSDP2's DTensor), has no shape yet (lazy layers) or no
+            numbers (the meta device).
     """
     found = _own_names(model, unique)
+    expect_numbers(unwrap(model))
     for name, weight in found.items():
         if isinstance(weight, nn.parameter.UninitializedParameter):
             raise InputError(
@@ -98,6 +123,20 @@ def named_weights(model: nn.Module, unique: bool = True) -> dict[str, nn.Paramet
                 "DistributedDataParallel"
             )
     return found
+
+
+def expect_numbers(network: nn.Module) -> None:
+    """Refuses a network on the meta device.
+
+    Raises:
+        InputError: one of its parameters is there.
+    """
+    for name, weight in network.named_parameters():
+        if weight.is_meta:
+            raise InputError(
+                f"{name!r} of {type(network).__name__} is on the meta device and has no numbers: "
+                "give the network its weights first, as with to_empty() and load_state_dict()"
+            )
 
 
 def as_weights(model_or_tensors: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:

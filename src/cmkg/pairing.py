@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,9 +15,11 @@ from .errors import InputError
 from .features import tensor_of, warn_of_overwritten
 from .layouts import Layout, example_map, guess_layout, lay_pair
 from .meta import preserve_weights
-from .modules import call_model, preserve_modes, unwrap
+from .modules import call_model, preserve_modes, unwrap, without_fast_path
 
 Pairs = list[tuple[str, str]]
+MIXING = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention)
+LEAVES = tuple(kind.__name__ for kind in (*MIXING, nn.LayerNorm, nn.Dropout, nn.Identity))
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class Layer:
 
     shape is without the batch. overwritten: a later layer works in place on it, so that a tap would
     see the changed values. layout: what its dimensions mean, None where that is not clear. calls:
-    how often it ran in the pass.
+    how often it ran in the pass. is_stem: no more than one layer that mixes has been computed: a
+    stem, an embedding of patches or words, what normalises one. inside: (name, kind) of the layers
+    inside it that gave the same output, as the last block of a sequence.
     """
 
     name: str
@@ -35,6 +39,8 @@ class Layer:
     overwritten: bool
     layout: Layout | None = None
     calls: int = 1
+    is_stem: bool = False
+    inside: tuple[tuple[str, str], ...] = ()
 
     @property
     def places(self) -> tuple[int, ...]:
@@ -52,6 +58,7 @@ class _Output:
     kind: str
     tensor: Tensor
     version: int  # counts the changes in place
+    mixed: int  # layers that mix, computed before it ends
 
 
 def layers_of(module: nn.Module, x: Any) -> list[Layer]:
@@ -64,16 +71,19 @@ def layers_of(module: nn.Module, x: Any) -> list[Layer]:
     network = unwrap(module)
     seen: list[_Output] = []
     calls: Counter[str] = Counter()
+    mixed = 0
 
     def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(child: nn.Module, _inputs: Any, output: Any) -> None:
+            nonlocal mixed
             calls[name] += 1
+            mixed += isinstance(child, MIXING)
             try:
                 tensor = tensor_of(output, None, name)
             except InputError:
                 return
             if tensor.dim() >= 2 and tensor.is_floating_point():
-                seen.append(_Output(name, type(child).__name__, tensor, tensor._version))
+                seen.append(_Output(name, type(child).__name__, tensor, tensor._version, mixed))
 
         return hook
 
@@ -83,7 +93,13 @@ def layers_of(module: nn.Module, x: Any) -> list[Layer]:
         if name and "parametrizations." not in f"{name}."
     ]
     try:
-        with torch.no_grad(), preserve_modes(network), preserve_weights(network, []):
+        held = list(network.parameters())  # an embedding of max_norm= rewrites its weight
+        with (
+            torch.no_grad(),
+            preserve_modes(network),
+            preserve_weights(network, held),
+            without_fast_path(),
+        ):
             result = call_model(network.eval(), x)
     finally:
         for handle in hooks:
@@ -98,6 +114,9 @@ def _distinct(
 ) -> list[Layer]:
     """One layer for each tensor: the shortest name is that of the outermost module that gave it."""
     found: dict[int, Layer] = {}
+    named: dict[int, list[tuple[str, str]]] = {}
+    for output in seen:
+        named.setdefault(id(output.tensor), []).append((output.name, output.kind))
     for output in seen:
         held = found.get(id(output.tensor))
         if held is not None and len(output.name) >= len(held.name):
@@ -114,6 +133,8 @@ def _distinct(
             output.tensor._version > output.version,
             layout,
             calls[output.name],
+            output.mixed <= 1,
+            tuple(one for one in named[id(output.tensor)] if one[0] != output.name),
         )
     return list(found.values())
 
@@ -121,11 +142,13 @@ def _distinct(
 def stage_ends(layers: list[Layer]) -> list[Layer]:
     """The last layer of each size of its map, in order of execution.
 
-    All where no map has places. Layers that run several times in a pass, or whose layout is not
-    clear, are left out.
+    All where no map has places; where all maps have the same (transformers), the repeated blocks.
+    Layers that run several times in a pass, or whose layout is not clear, are left out; so are
+    stems and embeddings of maps with places, where there is anything else.
     """
     clear = [layer for layer in layers if layer.layout is not None and layer.calls == 1]
     with_places = [layer for layer in clear if layer.places]
+    with_places = [layer for layer in with_places if not layer.is_stem] or with_places
     if not with_places:
         return clear
     ends: dict[tuple[int, ...], Layer] = {}
@@ -134,7 +157,27 @@ def stage_ends(layers: list[Layer]) -> list[Layer]:
         ends[layer.places] = layer
     if len(ends) > 1:
         return list(ends.values())
-    return with_places  # transformers: every block has the same places
+    return repeated_blocks(with_places) or with_places
+
+
+def repeated_blocks(layers: list[Layer]) -> list[Layer]:
+    """The outermost layers of one kind that stand beside each other: a transformer's blocks.
+
+    Those of the largest such group; none where there is no group of two.
+    """
+    groups: dict[tuple[str, str], list[Layer]] = {}
+    for layer in layers:
+        for name, kind in ((layer.name, layer.kind), *layer.inside):
+            one = replace(layer, name=name, kind=kind)
+            groups.setdefault((name.rpartition(".")[0], kind), []).append(one)
+    blocks = [group for group in groups.values() if len(group) > 1 and group[0].kind not in LEAVES]
+    members = [layer.name for group in blocks for layer in group]
+    outermost = [
+        group
+        for group in blocks
+        if not any(group[0].name.startswith(f"{member}.") for member in members)
+    ]
+    return max(outermost, key=len, default=[])
 
 
 def pair_layers(
@@ -142,9 +185,9 @@ def pair_layers(
 ) -> Pairs:
     """Proposes [(student layer, teacher layer)] of names, the deepest last.
 
-    The last layers of equal relative depth are paired: stage ends of both networks, counted from
-    their ends; maps of equal size first, where both have them. Warns of layers that are overwritten
-    in place.
+    Stage ends of both networks are paired, maps of equal size first where both have them, else
+    counted from the ends; of transformers the blocks at equal shares of the depth. Stems and
+    embeddings are not proposed. Warns of layers that are overwritten in place.
 
     Args:
         student, teacher: the networks.
@@ -185,11 +228,13 @@ def pair_layers(
 def _by_depth(mine: list[Layer], theirs: list[Layer], most: int) -> list[tuple[Layer, Layer]]:
     """Layers of equal relative depth, counted from both ends."""
     count = min(len(mine), len(theirs), most)
-    if len(mine) <= most and len(theirs) <= most:
+    stages = any(len({layer.places for layer in layers}) > 1 for layers in (mine, theirs))
+    if stages and len(mine) <= most and len(theirs) <= most:
         return list(zip(mine[-count:], theirs[-count:], strict=True))
 
     def spread(layers: list[Layer]) -> list[Layer]:
-        return [layers[(number + 1) * len(layers) // count - 1] for number in range(count)]
+        ends = [round((number + 1) * len(layers) / count) for number in range(count)]
+        return [layers[end - 1] for end in ends]
 
     return list(zip(spread(mine), spread(theirs), strict=True))
 

@@ -133,8 +133,8 @@ class Prior:
             model: whose parameters carry phi.
             value: of every phi_i, finite.
             p: the exponent, 1 or 2.
-            select: which of its trained parameters: "weights" (tensors of two or more dimensions:
-                no biases, no normalisation), "all", or a function of name and tensor.
+            select: which of its trained parameters: "weights" (see is_weight: no biases, no
+                normalisation, no tokens or positions), "all", or a function of name and tensor.
             centre: theta*, a network or {name: tensor}; None is zero.
             granularity: one number a "weight", an output "filter" or a "layer".
             facts: more for the manifest.
@@ -178,6 +178,9 @@ class Prior:
         This is what the meta-learned prior is to first order under SGD, where the sum over its
         steps telescopes; while the squared steps sum up to less than the change (docs/prior.md).
 
+        Of weights alone (see is_weight): with a network among the two its parameters, no buffers;
+        of two state_dicts what has moved between them, and no running statistics.
+
         Args:
             theta_0, theta_k: the earlier and the later weights: networks or {name: tensor}.
             beta: the step of phi that it stands for.
@@ -187,13 +190,17 @@ class Prior:
             InputError: names or shapes of the two differ.
         """
         before, after = without_prefix(as_weights(theta_0)), without_prefix(as_weights(theta_k))
+        networks = [one for one in (theta_0, theta_k) if isinstance(one, nn.Module)]
+        parameters = [named_weights(one) for one in networks]
         if not math.isfinite(beta):
             raise InputError(f"beta: expected a finite number, got {beta}")
         phi = {}
         seen: set[tuple[int, tuple[int, ...]]] = set()
         for name, end in after.items():
             place = end.data_ptr(), tuple(end.shape)
-            if end.dim() < 2 or not end.is_floating_point() or place in seen:
+            if not end.is_floating_point() or place in seen or not is_weight(name, end):
+                continue
+            if any(name not in known for known in parameters) or _is_statistic(name):
                 continue
             seen.add(place)  # a weight that is used twice has one phi, under its first name
             if name not in before or before[name].shape != end.shape:
@@ -202,6 +209,8 @@ class Prior:
                     f"{name!r} is {tuple(end.shape)} in the later checkpoint and {found} in the "
                     "earlier one: expected two of one network"
                 )
+            if not networks and torch.equal(end, before[name].to(end)):
+                continue  # a constant buffer, or frozen
             squares = end.detach().float() ** 2 - before[name].detach().float() ** 2
             phi[name] = -beta * squares
         known = {
@@ -210,6 +219,8 @@ class Prior:
             "granularity": "weight",
             "beta": beta,
         }
+        if not phi:
+            raise InputError("from_checkpoints: no weight differs between the two checkpoints")
         return cls(phi, 2, None, known | dict(_expect_mapping("facts", facts or {})))
 
     def _changed(self, phi: Tensors, variance: Tensors | None = None, **facts: Any) -> Prior:
@@ -634,7 +645,7 @@ class Prior:
             "shapes": {name: list(phi.shape) for name, phi in self.phi.items()},
         }
         try:
-            metadata = {"manifest": json.dumps(record, allow_nan=False)}
+            metadata = {"manifest": json.dumps(record, allow_nan=False, sort_keys=True)}
         except (TypeError, ValueError) as error:
             raise InputError(
                 f"{path}: a prior's facts are plain JSON (text, numbers, lists): {error}"
@@ -670,11 +681,10 @@ class Prior:
         for name, tensor in tensors.items():
             phi = tensors.get(f"phi/{name.partition('/')[2]}")
             is_variance = name.startswith("variance/")
-            if (
-                phi is None
-                or not tensor.is_floating_point()
-                or (is_variance and tensor.shape != phi.shape)
-            ):
+            is_number = tensor.is_floating_point() or (
+                tensor.is_complex() and name.startswith("centre/")
+            )
+            if phi is None or not is_number or (is_variance and tensor.shape != phi.shape):
                 raise InputError(f"{path}: tensor {name!r} belongs to no phi of the file")
         centre, variance = part("centre/") or None, part("variance/") or None
         return cls(part("phi/"), manifest["p"], centre, manifest, variance)
@@ -769,8 +779,7 @@ def select_parameters(model: nn.Module, select: Select) -> dict[str, nn.Paramete
 
     Args:
         model: the network.
-        select: "weights" (tensors of two or more dimensions), "all", or a function of name and
-            tensor.
+        select: "weights" (see is_weight), "all", or a function of name and tensor.
 
     Raises:
         InputError: another `select`.
@@ -781,16 +790,63 @@ def select_parameters(model: nn.Module, select: Select) -> dict[str, nn.Paramete
             f"tensor, got {select!r}"
         )
 
+    owners = dict(unwrap(model).named_modules())
+
     def is_selected(name: str, parameter: Tensor) -> bool:
         if callable(select):
             return bool(select(name, parameter))
-        return select == "all" or parameter.dim() >= 2
+        return select == "all" or is_weight(name, parameter, owners.get(name.rpartition(".")[0]))
 
     return {
         name: parameter
         for name, parameter in named_weights(model).items()
         if parameter.requires_grad and is_selected(name, parameter)
     }
+
+
+LAYERS = (
+    nn.Linear,
+    nn.Bilinear,
+    nn.modules.conv._ConvNd,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.Embedding,
+    nn.EmbeddingBag,
+)  # whose tensors of two dimensions are weights, whatever their sizes
+PLACES = ("pos_emb", "position", "cls_token", "class_token", "mask_token", "register_token")
+SHORT_NAMES = ("pos", "wpe", "pe")  # of whole parts of a name: learned positions
+MAGNITUDES = ("weight_g", "original0")  # weight norm's g, old and new
+
+
+def is_weight(name: str, tensor: Tensor, owner: nn.Module | None = None) -> bool:
+    """Whether a parameter is a weight: of connections, not of a unit, a token or a position.
+
+    Tensors of two or more dimensions, but for biases (also tables of them), weight norm's
+    magnitudes, class tokens, position embeddings, and scales of channels (C, 1, 1).
+
+    Args:
+        name: dotted.
+        tensor: the parameter.
+        owner: the module that holds it, where that is known.
+
+    >>> [is_weight(name, torch.ones(1, 5, 3)) for name in ("qkv.weight", "cls_token")]
+    [True, False]
+    """
+    *path, leaf = name.lower().split(".")
+    if tensor.dim() < 2 or "bias" in leaf or leaf in MAGNITUDES:
+        return False
+    if any(part in SHORT_NAMES or any(word in part for word in PLACES) for part in (*path, leaf)):
+        return False
+    if isinstance(owner, LAYERS) or (owner is None and leaf.startswith("weight")):
+        return True
+    if sum(size > 1 for size in tensor.shape) < 2:
+        return leaf.startswith(("weight", "original1")) and tensor.dim() == 2
+    return not (tensor.dim() == 3 and len(tensor) == 1)  # (1, N, C): tokens, the same for all
+
+
+def _is_statistic(name: str) -> bool:
+    leaf = name.rpartition(".")[2]
+    return leaf in STATISTICS or leaf.startswith("running_")
 
 
 def fingerprint(model_or_tensors: nn.Module | Tensors) -> str:

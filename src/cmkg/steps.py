@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import Diverged
-from .modules import trained_parameters
+from .errors import Diverged, InputError
+from .modules import put_back_, trained_parameters
 from .runtime.distributed import average_over_ranks, max_over_ranks, world_size
 
 Context = Callable[[], AbstractContextManager[Any]]
@@ -61,8 +61,31 @@ def gradients_of(
     if loss.requires_grad:  # it does not where all that it depends on is frozen
         with outside_autocast(loss):
             found = torch.autograd.grad(loss, tensors, retain_graph=retain_graph, allow_unused=True)
+        if any(gradient is None for gradient in found):
+            _refuse_reentrant(loss)
     found = _averaged(found, tensors)
     return {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
+
+
+def _refuse_reentrant(loss: Tensor) -> None:
+    """Refuses a graph with reentrant checkpointing: autograd.grad passes by what is inside it.
+
+    Raises:
+        InputError: there is some.
+    """
+    nodes, seen = [loss.grad_fn], {loss.grad_fn}
+    while nodes:
+        node = nodes.pop()
+        if node is None:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            raise InputError(
+                "gradient checkpointing with use_reentrant=True gives no gradient of the weights "
+                "inside it, which phi needs: give use_reentrant=False"
+            )
+        following = {one for one, _ in node.next_functions} - seen
+        seen |= following
+        nodes += following
 
 
 def outside_autocast(loss: Tensor) -> AbstractContextManager[Any]:
@@ -98,7 +121,7 @@ def restore_buffers_on_error(model: nn.Module) -> Iterator[None]:
         yield
     except BaseException:
         for buffer, kept in saved:
-            buffer.data.copy_(kept)
+            put_back_(buffer, kept)
         raise
 
 

@@ -6,8 +6,8 @@
 They are loops around Distiller, PriorLearner and Prior.attach, which serve any other loop, too.
 Data are iterables of batches that can be iterated anew each epoch (a DataLoader, a list). With
 FitConfig(out=folder) a killed call goes on at the epoch where it was when it is given again, with
-the same inputs: to the same weights, if the data's order follows from torch's global random stream,
-which is kept.
+the same inputs: to the same weights, if the data's order follows from random streams that are kept:
+the global ones of torch, NumPy and Python, and a DataLoader's or sampler's own generator.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, Literal
+from itertools import islice
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -45,12 +46,15 @@ from .inputs import (
     describe_function,
     describe_optimizer,
     describe_prior,
+    expect_resumable,
+    generators_of,
     held_by,
 )
 from .learner import MetaConfig, PriorLearner
-from .losses import ATTENTION_WEIGHT, expect_loss, loss_of_labelled, regression_loss, to_scalar
+from .losses import expect_loss, loss_of_labelled, regression_loss, to_scalar
 from .modules import (
     call_model,
+    expect_numbers,
     expect_optimizer,
     groups_by_parameter,
     preserve_modes,
@@ -64,18 +68,20 @@ from .runtime.distributed import (
     launch,
     place_model,
     sum_over_ranks,
+    world_size,
 )
 from .runtime.files import PathLike
 from .runtime.progress import Bar
-from .runtime.random import TorchRandomState
+from .runtime.random import GeneratorState, PythonRandomState, TorchRandomState
 from .runtime.runs import Losses, Run
-from .steps import average_gradients, backward
+from .steps import average_gradients, backward, go_backward
 
 Batches = Iterable[Any]
 Pairs = Literal["auto"] | Sequence[Pair | tuple[str, str]]
 TeacherWeight = Callable[[float], float]
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 Precision = Literal["32-true", "bf16-mixed", "64-true", "bf16-true"]
+T = TypeVar("T")
 TRUE_PRECISIONS = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
 DEFAULT_LR = 2.5e-4  # the paper's
 
@@ -88,7 +94,8 @@ class FitConfig:
     function of the list of parameters that makes one, such as torch.optim.SGD; None is Adam(lr).
     lr: Adam's rate, without an optimizer. schedule: a function of the optimiser that makes a
     torch.optim.lr_scheduler, which steps once an optimiser step. clip: largest norm of the
-    gradients. accumulate: batches an optimiser step. precision: of the networks ("true") or of
+    gradients. accumulate: batches an optimiser step, which is on the mean over their samples and,
+    for the loss, over those that have a label. precision: of the networks ("true") or of
     their passes ("mixed"). device: "auto" is a GPU where there is one. validate: a function of the
     model to {name: number}, called in eval mode after each epoch. callback: called with the epoch's
     number and its line of the history; returns True to stop. out: a folder to resume from; None
@@ -162,7 +169,7 @@ def distill(
     pairs: Pairs = "auto",
     fields: Fields = SOURCE_FIELDS,
     criterion: Criterion | CriterionName = "paper",
-    attention_weight: float = ATTENTION_WEIGHT,
+    attention_weight: float | None = None,
     teacher_weight: TeacherWeight | None = None,
     fit: FitConfig | None = None,
 ) -> Learned:
@@ -176,7 +183,7 @@ def distill(
         pairs: see Distiller.
         fields: which part of a batch is which.
         criterion: L_DIST of all sources, see Distiller; a module's parameters are trained.
-        attention_weight: lambda of Eq. 4.
+        attention_weight: lambda of Eq. 4, see Distiller.
         teacher_weight: of L_DIST after a share of the training from 0 to 1, as
             `lambda done: 1 - done`, which lets the teacher fade; None is 1 throughout. Of data
             without a length it changes from epoch to epoch.
@@ -204,7 +211,7 @@ def learn_prior(
     pairs: Pairs = "auto",
     fields: Fields = SOURCE_FIELDS,
     criterion: Criterion | CriterionName = "paper",
-    attention_weight: float = ATTENTION_WEIGHT,
+    attention_weight: float | None = None,
     teacher_weight: TeacherWeight | None = None,
     theta_0: nn.Module | None = None,
     fit: FitConfig | None = None,
@@ -297,6 +304,7 @@ def train_with_prior(
         "data": [describe_data(data)],
     }
     trainer = _Trainer(model, [_owner_of(loss)], how)
+    trainer.keep_streams([data])
     _warn_of_hidden(loss, trainer.parameters.values())
 
     frozen = {} if R is None else _frozen_state(R, trainer)
@@ -347,7 +355,7 @@ def _distillers(
     loss: Loss,
     pairs: Pairs,
     fields: Fields,
-    kind: tuple[Criterion | CriterionName, float],
+    kind: tuple[Criterion | CriterionName, float | None],
     fit: FitConfig,
 ) -> list[Distiller]:
     """One for each source, on the device and in the precision of the training.
@@ -360,6 +368,8 @@ def _distillers(
     teachers, sources = _sources(teacher, data)
     if not isinstance(student, nn.Module):
         raise InputError(f"the student: expected a network, got {type(student).__name__}")
+    for network in (student, *filter(None, teachers)):
+        expect_numbers(network)
     dtype = TRUE_PRECISIONS.get(fit.precision)
     fabric = launch("32-true", fit.device)
     broadcast_module_(place_model(student, fabric))
@@ -415,6 +425,7 @@ def _learn(
         )
     trained = [part for d in distillers for part in (d.criterion, _owner_of(d.loss))]
     trainer = _Trainer(first.student, trained, fit)
+    trainer.keep_streams(data)
     _warn_of_hidden(first.loss, trainer.parameters.values())
     if learners:
         trainer.state |= {"learner": learners[0]}
@@ -495,6 +506,19 @@ class _Trainer:
         if self.schedule is not None:
             self.state["schedule"] = self.schedule
 
+    def keep_streams(self, data: Sequence[Batches]) -> None:
+        """Keeps the data's own random streams in checkpoints.
+
+        Raises:
+            InputError: with a folder, data whose streams cannot be kept.
+        """
+        generators = {id(one): one for batches in data for one in generators_of(batches)}
+        for number, one in enumerate(generators.values()):
+            self.state[f"generator_{number}"] = GeneratorState(one)
+        if self.how.out is not None:
+            for batches in data:
+                expect_resumable(batches)
+
     def to_precision(self, batch: Batch) -> Batch:
         """The batch with its floats in the networks' precision."""
         return _cast(batch, self.dtype)
@@ -521,7 +545,7 @@ class _Trainer:
             "accumulate": self.how.accumulate,
         }
         run = Run(self.how.out, settings, settings["call"], own=("data",))
-        state = {**self.state, "random": TorchRandomState()}
+        state = {**self.state, "random": TorchRandomState(), "python_random": PythonRandomState()}
         history: list[Losses] = []
         with run.claim(), preserve_modes(self.model):
             set_training_modes(self.model)
@@ -546,40 +570,51 @@ class _Trainer:
         """Means of the losses over the samples of one epoch."""
         sums: Losses = {}
         weights: Losses = {}
-        waiting, batches = 0, 0
+        batches = 0
         self._forget_gradients()
         with Bar(title, total, things="batches", shown=not self.how.quiet) as advance:
-            for losses_of, learner, batch in in_step(items, "batches"):
-                count = count_samples(batch.student_input)
-                if not count:
-                    raise InputError("a batch has no sample: leave empty batches out")
-                numbers = labelled_numbers(batch)
-                has_label = count if numbers is None else len(numbers)
-                found = self._backward(losses_of, learner, batch)
-                for name, value in found.items():
-                    weight = has_label if name == "regression" else count
-                    sums[name] = sums.get(name, 0.0) + weight * value
-                    weights[name] = weights.get(name, 0.0) + weight
-                waiting, batches = waiting + 1, batches + 1
-                if waiting == self.how.accumulate:
-                    self._step(waiting)
-                    waiting = 0
-                advance()
+            for items_of_step in _in_groups(in_step(items, "batches"), self.how.accumulate):
+                counts = [_count(batch) for _, _, batch in items_of_step]
+                for (losses_of, learner, batch), count in zip(items_of_step, counts, strict=True):
+                    share = count.share_of(counts)
+                    found = self._backward(losses_of, learner, batch, share)
+                    for name, value in found.items():
+                        weight = count.of(name, batch)
+                        sums[name] = sums.get(name, 0.0) + weight * value
+                        weights[name] = weights.get(name, 0.0) + weight
+                    batches += 1
+                    advance()
+                self._step()
         if not batches:
             raise InputError("the data have no batch: expected at least one in every epoch")
-        if waiting:
-            self._step(waiting)
         sums, weights = sum_over_ranks(sums), sum_over_ranks(weights)
         return {name: value / weights[name] for name, value in sums.items() if weights[name]}
 
     def _backward(
-        self, losses_of: Callable[[Batch], dict[str, Tensor]], learner: Any, batch: Batch
+        self,
+        losses_of: Callable[[Batch], dict[str, Tensor]],
+        learner: Any,
+        batch: Batch,
+        share: _Counts,
     ) -> Losses:
-        learn = None
-        if learner is not None and batch.target is not None:
+        """Adds the gradients of a batch to .grad, by its share of the step."""
+        is_whole = share.samples == share.labels == 1
 
-            def learn(losses: Mapping[str, Tensor]) -> Losses:
-                return learner.backward(batch, losses, self.optimizer)
+        def weighted(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {
+                name: (share.labels if name == "regression" else share.samples) * value
+                for name, value in losses.items()
+            }
+
+        def learn(losses: Mapping[str, Tensor]) -> Losses:
+            if learner is None or batch.target is None:
+                go_backward(weighted(losses))
+                return {}
+            if is_whole:
+                return dict(learner.backward(batch, losses, self.optimizer))
+            found = dict(learner.update(batch, losses, self.optimizer))
+            go_backward(weighted(losses))
+            return found
 
         return backward(self.model, lambda: losses_of(batch), self.fabric.autocast, learn)
 
@@ -587,13 +622,9 @@ class _Trainer:
         for parameter in self.parameters.values():
             parameter.grad = None
 
-    def _step(self, batches: int) -> None:
-        """One step on the mean over the batches since the last one."""
+    def _step(self) -> None:
+        """One step on the mean over the samples since the last one."""
         average_gradients(self.parameters)
-        if batches > 1:
-            for parameter in self.parameters.values():
-                if parameter.grad is not None:
-                    parameter.grad /= batches
         if self.how.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters.values(), self.how.clip)
         self.optimizer.step()
@@ -611,6 +642,49 @@ class _Trainer:
                 f"validate: expected a function to {{name: number}}, it gave {type(found).__name__}"
             )
         return {name: float(value) for name, value in found.items()}
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Of a batch, or its shares of a step: samples, and samples that have a label."""
+
+    samples: float
+    labels: float
+
+    def of(self, name: str, batch: Batch) -> float:
+        """What a term is a mean over, so that sums over batches and processes are right.
+
+        On several processes the regression term is weighted for the mean over the processes.
+        """
+        if name != "regression":
+            return self.samples
+        if batch.labelled is None or world_size() == 1:
+            return self.labels
+        return sum_over_ranks({"labels": self.labels})["labels"] / world_size()
+
+    def share_of(self, whole: Sequence[_Counts]) -> _Counts:
+        """This batch's shares of a step's samples and labels."""
+        if len(whole) == 1:
+            return _Counts(1, 1)
+        labels = sum(sum_over_ranks({"labels": one.labels})["labels"] for one in whole)
+        own = sum_over_ranks({"labels": self.labels})["labels"]
+        samples = sum(one.samples for one in whole)
+        return _Counts(self.samples / samples, own / labels if labels else 0.0)
+
+
+def _count(batch: Batch) -> _Counts:
+    count = count_samples(batch.student_input)
+    if not count:
+        raise InputError("a batch has no sample: leave empty batches out")
+    numbers = labelled_numbers(batch)
+    return _Counts(count, count if numbers is None else len(numbers))
+
+
+def _in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items in turn, the last of what is left."""
+    each = iter(items)
+    while group := list(islice(each, size)):
+        yield group
 
 
 def set_training_modes(model: nn.Module) -> None:

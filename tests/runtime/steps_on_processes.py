@@ -3,7 +3,7 @@ first process to a file.
 
 torchrun --nproc-per-node N tests/runtime/steps_on_processes.py OUT KIND ...
 
-KIND: plain, wrapped, batchnorm, labelled, uneven
+KIND: plain, wrapped, projected, batchnorm, labelled, scarce, uneven
 """
 
 import sys
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from cmkg import Batch, Distiller, MetaConfig, PriorLearner, distillation_loss
+from cmkg import Batch, DistillationLoss, Distiller, MetaConfig, PriorLearner, distillation_loss
 from cmkg.runtime.distributed import launch, rank, sum_over_ranks
 from cmkg.runtime.random import batch_indices
 from cmkg.steps import take_step
@@ -39,8 +39,15 @@ def steps(fabric, kind):
     student, teacher = net(3, 0, kind == "batchnorm"), net(1, 7, kind == "batchnorm")
     layers = [("2", "2"), ("5", "5")]
     distiller = Distiller(student, teacher, pairs=layers, criterion=distillation_loss)
+    if kind == "projected":  # the student alone is wrapped, and a criterion learns beside it
+        torch.manual_seed(fabric.global_rank)
+        criterion = DistillationLoss([(5, 4, 4)], [(5, 4, 4)], attention_weight=1.0)
+        criterion.project = nn.Conv2d(5, 5, 1)
+        if fabric.world_size > 1:
+            student = nn.parallel.DistributedDataParallel(student)
+        distiller = Distiller(student, teacher, pairs=layers[1:], criterion=criterion)
     learner = PriorLearner(distiller, MetaConfig(alpha=1e-2, beta=1.0))
-    optimizer = torch.optim.Adam(student.parameters(), 1e-3)
+    optimizer = torch.optim.Adam(distiller.parameters(), 1e-3)
     trained = distiller
     if kind == "wrapped" and fabric.world_size > 1:
         trained = nn.parallel.DistributedDataParallel(distiller)
@@ -53,19 +60,24 @@ def steps(fabric, kind):
         losses = take_step(student, optimizer, lambda batch=batch: trained(batch), learn=learn)
     losses = {k: torch.tensor(v / fabric.world_size) for k, v in sum_over_ranks(losses).items()}
     return {
-        **{f"theta/{n}": t.detach().clone() for n, t in student.named_parameters()},
+        **{
+            f"theta/{n.replace('module.', '')}": t.detach() for n, t in distiller.named_parameters()
+        },
         **{f"phi/{n}": t for n, t in learner.prior.phi.items()},
         **{f"loss/{n}": t for n, t in losses.items()},
     }
 
 
 def labelled_of(kind, step, rows):
-    """labelled: every other row of both processes' shares; uneven: the first one's share alone."""
-    if kind not in ("labelled", "uneven"):
-        return None
+    """labelled: every other row of both processes' shares; scarce: the first one's share and one
+    row of the second's; uneven: the first one's share alone."""
     first, second = (batch_indices(0, step, 64, 16, place, 2) for place in (0, 1))
-    chosen = first if kind == "uneven" else torch.cat([first[::2], second[::2]])
-    return torch.isin(rows, chosen)
+    chosen = {
+        "labelled": torch.cat([first[::2], second[::2]]),
+        "scarce": torch.cat([first, second[:1]]),
+        "uneven": first,
+    }
+    return torch.isin(rows, chosen[kind]) if kind in chosen else None
 
 
 def main(out, *kinds):

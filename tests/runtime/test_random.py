@@ -1,6 +1,9 @@
+import random
+
+import numpy as np
 import torch
 
-from cmkg.runtime.random import TorchRandomState, batch_indices, generator
+from cmkg.runtime.random import PythonRandomState, TorchRandomState, batch_indices, generator
 
 
 def draw(*key):
@@ -32,3 +35,15 @@ def test_torchs_own_stream_goes_into_a_checkpoint():
     first = torch.rand(3)
     state.load_state_dict(held)
     assert torch.equal(torch.rand(3), first)
+
+
+def test_the_streams_of_python_and_numpy_come_back():
+    def draw():
+        return random.random(), random.gauss(), np.random.rand(), np.random.randn()  # noqa: NPY002
+
+    draw()
+    state = PythonRandomState().state_dict()
+    expected = draw()
+    draw()
+    PythonRandomState().load_state_dict(state)
+    assert draw() == expected

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import stat
@@ -32,7 +33,7 @@ MOST_BYTES = 8 << 30  # of any file that is read whole
 MOST_JSON_BYTES = 64 << 20  # of a run's own JSON
 MOST_HEADER_BYTES = 16 << 20  # of safetensors: names and shapes
 MOST_TENSORS = 100_000
-MOST_ARRAY_BYTES = 4 << 30  # of an .npz, unpacked
+MOST_ARRAY_BYTES = 1 << 30  # of an .npz, unpacked
 SEAL = b"\ncmkg sha256 "  # and 64 hexadecimal digits, at a file's end
 CHECKSUM = "checksum"  # of a sealed JSON file, over all its other fields
 WEIGHTS_CHECKSUM = "cmkg_sha256"  # in the metadata of a safetensors file
@@ -86,11 +87,20 @@ def parse_json(data: bytes, path: PathLike, what: str, hint: str = AGAIN) -> Any
         InputError: they are not JSON, or nested too deep.
     """
     try:
-        return json.loads(data)
+        return json.loads(data, object_pairs_hook=_expect_each_once)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: expected JSON ({what}), could not read it ({first_line(error)}); {hint}"
         ) from None
+
+
+def _expect_each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    held = dict(pairs)
+    if len(held) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the field {twice!r:.60} stands twice")
+    return held
 
 
 def read_json(path: PathLike, what: str = "a file of a finished run") -> Any:
@@ -103,27 +113,61 @@ def read_json(path: PathLike, what: str = "a file of a finished run") -> Any:
     return parse_json(data, path, what, "remove the folder and run its stage again")
 
 
+def load_array(data: bytes) -> np.ndarray:
+    """The array of an .npy file's bytes; its header is held against their number first.
+
+    Raises:
+        ValueError: it is none, or has another size than its header says.
+    """
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read_header is None:
+        raise ValueError(f"version {version} of .npy is not known")
+    shape, _, dtype = read_header(file)
+    expected = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or expected != len(data) - file.tell():
+        raise ValueError(f"its header says {shape} of {dtype}, which are not its bytes")
+    file.seek(0)
+    return np.asarray(np.load(file, allow_pickle=False))
+
+
 def read_arrays(
-    path: PathLike, what: str = "arrays (.npz)", hint: str = AGAIN
+    path: PathLike,
+    what: str = "arrays (.npz)",
+    hint: str = AGAIN,
+    most_bytes: int = MOST_ARRAY_BYTES,
 ) -> dict[str, np.ndarray]:
     """Reads everything in an .npz of plain arrays: {name: array}.
 
     How much it unpacks to is looked at first.
 
+    Args:
+        path: the file.
+        what: it should be, for the sentence.
+        hint: what to do where it cannot be read.
+        most_bytes: that it may unpack to.
+
     Raises:
-        InputError: the file cannot be read, or unpacks to more than MOST_ARRAY_BYTES.
+        InputError: the file cannot be read, or unpacks to more.
     """
-    data = read_file(path, what, hint)
+    data = read_file(path, what, hint, most_bytes)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as held:
             unpacked = sum(member.file_size for member in held.infolist())
-        if unpacked > MOST_ARRAY_BYTES:
+        if unpacked > most_bytes:
             raise InputError(
-                f"{path}: expected {what} of at most {MOST_ARRAY_BYTES:,} bytes, it unpacks to "
+                f"{path}: expected {what} of at most {most_bytes:,} bytes, it unpacks to "
                 f"{unpacked:,}; {hint}"
             )
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            found = {name: np.asarray(arrays[name]) for name in arrays.files}
+        with zipfile.ZipFile(io.BytesIO(data)) as held:
+            found = {
+                member.removesuffix(".npy"): load_array(held.read(member))
+                for member in held.namelist()
+            }
         expected = found.pop(CHECKSUM, None)
         if expected is not None and str(expected) != _array_checksum(found):
             raise InputError(
@@ -321,11 +365,22 @@ def write_tensors(
     path: PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
     """Writes tensors as safetensors, with a checksum among the metadata, atomically."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     held = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
     facts = {**metadata, WEIGHTS_CHECKSUM: _tensor_checksum(held, metadata)}
-    write_atomically(path, lambda partial: save_file(held, partial, metadata=facts))
+    data = _with_sorted_header(save(held, metadata=facts))
+    write_atomically(path, lambda partial: Path(partial).write_bytes(data))
+
+
+def _with_sorted_header(data: bytes) -> bytes:
+    """A safetensors file whose metadata stand in order: equal contents are equal files."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def read_tensors(path: PathLike, what: str, hint: str = AGAIN) -> StoredTensors:

@@ -5,9 +5,11 @@ So nothing of them needs saving, and a job that is resumed draws what the unbrok
 
 from __future__ import annotations
 
+import random
 import zlib
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,3 +50,45 @@ class TorchRandomState:
     def load_state_dict(self, held: dict[str, list[Tensor]]) -> None:
         """Puts this process's saved state back."""
         torch.set_rng_state(held["states"][rank()])
+
+
+class PythonRandomState:
+    """The global streams of Python's random and of NumPy, which people's datasets draw from."""
+
+    def state_dict(self) -> dict[str, list[dict[str, Tensor]]]:
+        """Returns the streams' states; all processes call it together."""
+        version, words, spare = random.getstate()
+        _, keys, place, has_spare, other = np.random.get_state(legacy=True)  # noqa: NPY002
+        numbers = [version, *words], [float("nan") if spare is None else spare]
+        own = {
+            "random": torch.tensor(numbers[0], dtype=torch.int64),
+            "random_spare": torch.tensor(numbers[1], dtype=torch.float64),
+            "numpy": torch.tensor([*map(int, keys), place, has_spare], dtype=torch.int64),
+            "numpy_spare": torch.tensor([other], dtype=torch.float64),
+        }
+        return {"states": gather_lists([own])}
+
+    def load_state_dict(self, held: dict[str, list[dict[str, Tensor]]]) -> None:
+        """Puts this process's saved state back."""
+        own = held["states"][rank()]
+        version, *words = own["random"].tolist()
+        spare = float(own["random_spare"])
+        random.setstate((version, tuple(words), None if spare != spare else spare))
+        *keys, place, has_spare = own["numpy"].tolist()
+        state = ("MT19937", np.array(keys, dtype=np.uint32), place, has_spare)
+        np.random.set_state((*state, float(own["numpy_spare"])))  # noqa: NPY002
+
+
+class GeneratorState:
+    """A torch.Generator of the user's own, as a DataLoader or a sampler has it."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        """Returns its state; all processes call it together."""
+        return {"states": gather_lists([self.generator.get_state()])}
+
+    def load_state_dict(self, held: dict[str, list[Tensor]]) -> None:
+        """Puts this process's saved state back."""
+        self.generator.set_state(held["states"][rank()])

@@ -66,8 +66,8 @@ def test_what_is_no_whole_picture_is_one_sentence(image, tmp_path, monkeypatch):
     (tmp_path / "text.jpg").write_text("not a picture")
     said = {
         "cut.jpg": "expected a whole picture",
-        "empty.jpg": "of no kind that is known",
-        "text.jpg": "of no kind that is known",
+        "empty.jpg": "it is none of these",
+        "text.jpg": "it is none of these",
         "none.jpg": "no such file",
     }
     for name, sentence in said.items():

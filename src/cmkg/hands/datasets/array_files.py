@@ -7,8 +7,8 @@ end the process without a word (SIGBUS), or give other numbers.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...errors import InputError
-from ...runtime.files import BROKEN, PathLike, first_line, read_file, write_json
+from ...runtime.files import BROKEN, PathLike, first_line, load_array, read_file, write_json
 
 PACK_AGAIN = "pack the set again"
 BLOCK = 1 << 24
+MOST_HEADER_BYTES = 4096  # of an .npy
 MOST_MEMORY_BYTES = 1 << 20  # of a file that remembers a checksum
 WORTH_REMEMBERING = 1 << 26  # bytes; smaller files are read in milliseconds
 
@@ -121,9 +122,10 @@ def read_small_array(
         InputError: it cannot be read, is of another shape or type, or was changed.
     """
     described = f"{tuple(shape)} {dtype}"
-    data = read_file(path, described, PACK_AGAIN)
+    expected_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    data = read_file(path, described, PACK_AGAIN, expected_bytes + MOST_HEADER_BYTES)
     try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
+        array = load_array(data)
     except BROKEN as error:
         raise InputError(
             f"{path}: expected {described}, could not read it ({first_line(error)}); {PACK_AGAIN}"

@@ -50,6 +50,7 @@ LAYOUT = (
     "tugraz.at/index.php?id=40231"
 )
 SIZE = (480, 640)
+MOST_NAMES_BYTES = 1 << 24
 DIGITS = 4  # of a frame's number
 DEPTH_UNIT_MM = 0.12498664727900177
 # Theirs: wrist, index, middle, little, ring, thumb (three joints each), then the five tips.
@@ -70,7 +71,7 @@ def listed(root: str) -> list[str]:
     expect_folder(root, LAYOUT)
     path = Path(root) / "train.txt"
     try:
-        lines = read_file(path, "the names of frames", COPY).decode().split()
+        lines = read_file(path, "the names of frames", COPY, MOST_NAMES_BYTES).decode().split()
     except UnicodeDecodeError:
         raise InputError(f"{path}: expected text, found other bytes; copy it again") from None
     for line in lines:

@@ -5,7 +5,7 @@ Each function returns what was asked for, or raises InputError with file and fie
 
 from __future__ import annotations
 
-import io
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +19,7 @@ from ...errors import InputError
 from ...runtime.files import (
     PathLike,
     first_line,
+    load_array,
     parse_json,
     read_arrays,
     read_file,
@@ -34,7 +35,12 @@ from .matlab import read_matlab
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG_END, JPEG_SCAN = b"\xff\xd9", 0xDA
-MOST_YAML_BYTES = 1 << 20
+MOST_YAML_BYTES = 1 << 16  # DexYCB's have a few kilobytes
+DEEPEST_YAML = 20
+LONGEST_WORD = 400  # of YAML: names, numbers
+MOST_JSON_BYTES = 1 << 30
+MOST_MATLAB_BYTES = 1 << 26
+MOST_ARRAYS_BYTES = 1 << 27  # of an .npz of one frame, unpacked
 COPY = "copy it again"
 TWO_BYTES = ("red-high", "red-low")  # which byte of a depth is in the red channel
 
@@ -150,13 +156,13 @@ def _kind(image: np.ndarray) -> str:
 
 def read_npz(path: PathLike, what: str, hint: str = COPY) -> dict[str, np.ndarray]:
     """{name: array} of a NumPy .npz of plain arrays; `what` it should be goes into the message."""
-    return read_arrays(path, f"{what} (.npz)", hint)
+    return read_arrays(path, f"{what} (.npz)", hint, MOST_ARRAYS_BYTES)
 
 
 def _read_npy(path: PathLike, hint: str) -> np.ndarray:
     data = read_file(path, "a depth map", hint, MOST_PICTURE_BYTES)
     try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
+        array = load_array(data)
     except Exception as error:  # whatever a damaged file makes of the parser
         raise InputError(
             f"{path}: expected a NumPy array, could not read it ({first_line(error)}); {hint}"
@@ -251,7 +257,7 @@ def _broken_png(data: bytes) -> str:
 
 def read_mat_field(path: PathLike, field: str, shape: Shape) -> np.ndarray:
     """A MATLAB file's array as float64 of `shape`."""
-    data = read_file(path, "a MATLAB file", COPY)
+    data = read_file(path, "a MATLAB file", COPY, MOST_MATLAB_BYTES)
     try:
         value = read_matlab(data, field)
     except ValueError as error:
@@ -264,7 +270,7 @@ def read_mat_field(path: PathLike, field: str, shape: Shape) -> np.ndarray:
 
 def read_json_value(path: PathLike, what: str) -> Any:
     """What a JSON file holds; `what` it should be goes into the message."""
-    return parse_json(read_file(path, what, COPY), path, what, COPY)
+    return parse_json(read_file(path, what, COPY, MOST_JSON_BYTES), path, what, COPY)
 
 
 def read_yaml(path: PathLike, what: str) -> Any:
@@ -273,6 +279,7 @@ def read_yaml(path: PathLike, what: str) -> Any:
 
     data = read_file(path, what, COPY, MOST_YAML_BYTES)
     try:
+        _expect_simple_yaml(data)
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, yaml.SafeLoader)):
             raise ValueError("it has aliases (*): a few of them stand for gigabytes")
         return yaml.safe_load(data)
@@ -281,6 +288,25 @@ def read_yaml(path: PathLike, what: str) -> Any:
             f"{path}: expected YAML ({what}), could not read it ({first_line(error)}); copy "
             "it again"
         ) from None
+
+
+def _expect_simple_yaml(data: bytes) -> None:
+    """Refuses what takes the parser minutes: it is slow where brackets or lines are nested.
+
+    Raises:
+        ValueError: the text is nested deeper than DEEPEST_YAML, or has endless words.
+    """
+    depth = deepest = 0
+    for character in data:
+        depth += (character in b"[{") - (character in b"]}")
+        deepest = max(deepest, depth)
+    lines = data.splitlines()
+    marks = max((len(re.findall(rb"(?:^|\s)[-?:](?=\s)", line)) for line in lines), default=0)
+    indents = len({len(line) - len(line.lstrip()) for line in lines})
+    if max(deepest, marks, indents) > DEEPEST_YAML:
+        raise ValueError(f"it is nested deeper than {DEEPEST_YAML} levels")
+    if any(len(word) > LONGEST_WORD for word in data.split()):
+        raise ValueError(f"it has a word of more than {LONGEST_WORD} characters")
 
 
 def read_json_numbers(path: PathLike, shape: Shape) -> np.ndarray:

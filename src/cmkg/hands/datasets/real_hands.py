@@ -61,7 +61,7 @@ def _width(path: Path) -> int:
     try:
         if not path.is_file():
             return 256
-        with Image.open(path) as picture:
+        with Image.open(path, formats=["JPEG"]) as picture:
             return picture.width
     except (OSError, SyntaxError):
         return 256

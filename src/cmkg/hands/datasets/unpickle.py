@@ -22,6 +22,7 @@ from ...runtime.files import PathLike, read_file
 from .reading import COPY
 
 MOST_PARTS = 20_000_000  # RHD's annotations have 1.3 million
+MOST_PICKLE_BYTES = 1 << 28  # RHD's annotations have 100 MB
 DEEPEST = 100
 
 Admitted = Mapping[tuple[str, str], Any]  # {(module, name): what stands for it}
@@ -186,7 +187,7 @@ def read_pickle(path: PathLike, what: str, admitted: Admitted = NUMPY) -> Any:
     Raises:
         InputError: the pickle asks for more, or is broken.
     """
-    data = read_file(path, what, COPY)
+    data = read_file(path, what, COPY, MOST_PICKLE_BYTES)
     try:
         return _Builder(2 * len(data) + 4096).build(_Restricted(data, admitted).load())
     except RefusedError as error:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import struct
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +11,12 @@ from jaxtyping import Shaped
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ...errors import InputError
-from ...runtime.files import PathLike, read_file, write_atomically
-from ..picture_files import JPEG_START, expect_whole_jpeg
+from ...runtime.files import BROKEN, PathLike, first_line, read_file, write_atomically
+from ..picture_files import FORMATS, JPEG_START, MOST_PIXELS, expect_whole_jpeg, open_picture
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jp2")
 MOST_BYTES = 1 << 30
-MOST_PIXELS = 170_000_000  # 500 MB of RGB, and below Pillow's own limit
-# What Pillow makes of damaged files.
-BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error)
+MOST_JPEG_PIXELS = 170_000_000  # below Pillow's own limit; read at a part of their sides
 WORKING_PIXELS = 30_000_000
 
 
@@ -32,7 +27,7 @@ def read_photograph(path: PathLike) -> Shaped[np.ndarray, "h w 3"]:
     `read_with_scale` says at which.
 
     Raises:
-        InputError: it is no picture, is not whole, or has more pixels than MOST_PIXELS.
+        InputError: it is no picture, is not whole, or has too many pixels.
     """
     return read_with_scale(path)[0]
 
@@ -44,48 +39,47 @@ def read_with_scale(path: PathLike) -> tuple[Shaped[np.ndarray, "h w 3"], float]
         InputError: see read_photograph.
     """
     data = read_file(path, "a picture", "give another file", MOST_BYTES)
+    is_jpeg = data.startswith(JPEG_START)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as opened:
-                width, height = opened.size
-                if width * height > MOST_PIXELS:
-                    raise InputError(
-                        f"{path}: has {width} x {height} pixels, expected {MOST_PIXELS:,} at most; "
-                        "make it smaller first"
-                    )
-                if data.startswith(JPEG_START):
-                    expect_whole_jpeg(data)
-                part = 1
-                while part < 8 and width * height > WORKING_PIXELS * part**2:
-                    part *= 2
-                if part > 1:
-                    opened.draft("RGB", (-(-width // part), -(-height // part)))
-                opened.load()
-                scale = width / opened.width
-                turned = ImageOps.exif_transpose(opened)
-                return np.array(_as_rgb(turned)), scale
+        with open_picture(data, most_pixels=MOST_JPEG_PIXELS if is_jpeg else MOST_PIXELS) as opened:
+            width, height = opened.size
+            if is_jpeg:
+                expect_whole_jpeg(data)
+            part = 1
+            while part < 8 and width * height > WORKING_PIXELS * part**2:
+                part *= 2
+            if part > 1:
+                opened.draft("RGB", (-(-width // part), -(-height // part)))
+            opened.load()
+            scale = width / opened.width
+            turned = ImageOps.exif_transpose(opened)
+            return np.array(_as_rgb(turned)), scale
     except UnidentifiedImageError:
-        raise InputError(f"{path}: expected a picture, it is of no kind that is known") from None
+        raise InputError(
+            f"{path}: expected a picture ({', '.join(FORMATS)}), it is none of these"
+        ) from None
     except Image.DecompressionBombError:
         raise InputError(
-            f"{path}: has more than {MOST_PIXELS:,} pixels; make it smaller first"
+            f"{path}: has more pixels than can be read; make it smaller first"
         ) from None
-    except InputError:
-        raise
     except MemoryError:
         raise InputError(f"{path}: does not fit into memory; make it smaller first") from None
     except BROKEN as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: expected a whole picture, could not read it: {reason}") from None
+        raise InputError(
+            f"{path}: expected a whole picture, could not read it: {first_line(error)}"
+        ) from None
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     """8 bits a channel, without transparency."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image, np.float64)
-        top = 65535.0 if image.mode != "F" else max(float(values.max(initial=0.0)), 1.0)
-        return Image.fromarray((255 * values.clip(0, top) / top).astype(np.uint8)).convert("RGB")
+        values = np.asarray(image)
+        if image.mode == "F":
+            top = max(float(np.nanmax(values, initial=0.0)), 1.0)
+            grey = (np.nan_to_num(values) * (255 / top)).clip(0, 255)
+        else:
+            grey = values.clip(0, 65535) // 257
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -12,11 +11,10 @@ from typing import Any
 import cv2
 import numpy as np
 from jaxtyping import Float, Shaped
-from PIL import Image
 
 from ...errors import InputError
 from ...runtime.files import BROKEN, read_file
-from ..picture_files import MOST_PICTURE_BYTES, MOST_PIXELS
+from ..picture_files import JPEG_START, MOST_PICTURE_BYTES, expect_whole_jpeg, open_picture
 
 OWN = Path(__file__).with_name("photographs")  # SOURCES.txt there says whose they are
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -98,13 +96,13 @@ def _read(path: Path, _size: int, _time: int) -> Picture:
 def _decode(path: Path) -> Picture:
     data = read_file(path, "a photograph", "remove or replace it", MOST_PICTURE_BYTES)
     try:
-        with Image.open(io.BytesIO(data)) as opened:  # reads its header alone
-            width, height = opened.size
+        with open_picture(data, ("JPEG", "PNG", "WEBP")):
+            pass  # its header is one, and of a sane size
+        if data.startswith(JPEG_START):
+            expect_whole_jpeg(data)
     except BROKEN:
         raise _unreadable(path) from None
-    image = None
-    if width * height <= MOST_PIXELS:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise _unreadable(path)
     scale = min(1.0, SHORT_SIDE_PX / min(image.shape[:2]))
