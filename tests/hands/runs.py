@@ -115,12 +115,12 @@ def run_here(arguments):
     return said.getvalue()
 
 
-def says(arguments):
-    """What a command that ends with exit code 2 writes to standard error."""
+def says(arguments, code=2):
+    """What a command that ends with this exit code writes to standard error."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said), pytest.raises(SystemExit) as end:
         end_in_one_sentence(lambda: run_command(arguments))
-    assert end.value.code == 2, said.getvalue()
+    assert end.value.code == code, said.getvalue()
     assert "Traceback" not in said.getvalue()
     return said.getvalue()
 

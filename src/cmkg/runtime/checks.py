@@ -83,6 +83,22 @@ def expect_different_seeds(seeds: Sequence[int]) -> None:
         raise InputError(f"--seeds: expected different numbers from 0, got {tuple(seeds)}")
 
 
+def expect_apart(out: PathLike, *inputs: PathLike) -> None:
+    """Refuses an output folder that is, holds, or lies in one that the command reads.
+
+    Raises:
+        InputError: names which.
+    """
+    own = Path(out).resolve()
+    for source in inputs:
+        read = Path(source).resolve()
+        if own == read or read in own.parents or own in read.parents:
+            raise InputError(
+                f"--out {out}: is, holds or lies in what this command reads ({source}); choose "
+                "another folder"
+            )
+
+
 def expect_new_file(path: PathLike, suffix: str, *inputs: PathLike) -> None:
     """Refuses an output file of another kind, a folder, or one that is read as well.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -79,6 +79,50 @@ def _try_lock_windows(descriptor: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file is what a killed command of ours left: a lock, a half-written file."""
+    return name == ".lock" or name.endswith(".partial")
+
+
+def expect_own_folder(
+    folder: Path, names: Collection[str] | None, marks: Collection[str] = ()
+) -> None:
+    """Refuses a folder in which something else lies than a command writes there.
+
+    Args:
+        folder: it may be missing or empty.
+        names: of what the command writes; None is any.
+        marks: one of which must be there, if anything is.
+
+    Raises:
+        InputError: names what lies there.
+    """
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if not folder.is_dir():
+        raise InputError(f"--out {folder}: is no folder; give a new or an empty one")
+    there = sorted(one.name for one in folder.iterdir() if not is_leftover(one.name))
+    strange = [name for name in there if names is not None and name not in names]
+    if there and marks and not any(name in there for name in marks):
+        strange = strange or there
+    if strange:
+        raise InputError(
+            f"--out {folder}: holds something else ({strange[0]}); give an empty or a new folder"
+        )
+
+
+@contextmanager
+def hold_folder_of(folder: Path, names: Collection[str]) -> Iterator[None]:
+    """Makes a folder of such files and works in it alone, inside the block.
+
+    Raises:
+        InputError: something else lies there, or another command works on it.
+    """
+    expect_own_folder(folder, names)
+    with hold_folder(folder):
+        yield
 
 
 @contextmanager

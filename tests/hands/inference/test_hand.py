@@ -5,6 +5,7 @@ import torch
 from cmkg.errors import InputError
 from cmkg.hands.inference import hand as hand_module
 from cmkg.hands.inference import pictures
+from cmkg.hands.inference.export_files import write_manifest
 from cmkg.hands.inference.hand import Hand, HandResult, expect_camera, first_boxes
 from cmkg.hands.inference.pictures import write_picture
 from cmkg.hands.inference.seeing import Box
@@ -145,15 +146,17 @@ def test_what_is_no_picture_is_one_sentence(hand, tmp_path):
         hand(picture, side="both")
     with pytest.raises(InputError, match="pooled head"):
         Hand(HandStudent("resnet10", 0.125, px=32))
-    with pytest.raises(InputError, match="found no config.json"):
+    with pytest.raises(InputError, match="found no manifest.json"):
         Hand.from_pretrained(tmp_path / "runs/typed-wrong")
     for settings, weights, sentence in (
         ("{", b"", "expected a hand student's settings"),
         ('{"nonsense": 1}', b"", "expected a hand student's settings"),
-        ('{"backbone": "resnet10", "width": 0.125}', b"junk", "expected weights of HandStudent"),
+        ('{"backbone": "resnet10", "width": 0.0625}', b"junk" * 10**6, "expected weights of"),
+        ('{"backbone": "resnet10", "width": 16}', b"junk", "they describe .* weights"),
     ):
         (tmp_path / "config.json").write_text(settings)
         (tmp_path / "model.safetensors").write_bytes(weights)
+        write_manifest(tmp_path)
         with pytest.raises(InputError, match=sentence):
             Hand.from_pretrained(tmp_path)
     assert expect_camera([[1, 0, 0], [0, 1, 0], [0, 0, 1]]).shape == (3, 3)

@@ -1,10 +1,16 @@
+import io
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
+import cmkg
 from cmkg.errors import InputError
 from cmkg.hands.inference import pictures
 from cmkg.hands.inference.pictures import list_files, read_photograph, read_with_scale
+from cmkg.hands.rendering.backgrounds import photographs
 
 SIZE = (40, 30)  # width, height
 
@@ -75,8 +81,8 @@ def test_what_is_no_whole_picture_is_one_sentence(image, tmp_path, monkeypatch):
             read_photograph(tmp_path / name)
     with pytest.raises(InputError, match="this is a folder"):
         read_photograph(tmp_path)
-    monkeypatch.setattr(pictures, "MOST_PIXELS", 1000)
-    with pytest.raises(InputError, match="has 40 x 30 pixels, expected 1,000 at most"):
+    monkeypatch.setattr(pictures, "MOST_JPEG_PIXELS", 1000)
+    with pytest.raises(InputError, match="it has 40 x 30 pixels, expected 1,000 at most"):
         read_photograph(tmp_path / "whole.jpg")
 
 
@@ -88,3 +94,44 @@ def test_folders_are_looked_through_in_order(image, tmp_path):
     assert names == ["a.jpg", "b.PNG", "c.jpg"]
     with pytest.raises(InputError, match="no such file or folder"):
         list(list_files((str(tmp_path / "other"),), pictures.PICTURES))
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_only_kinds_that_are_named_are_opened(tmp_path):
+    """Pillow hands PostScript to Ghostscript, which runs it, whatever the file is called."""
+    for name in ("holiday.png", "holiday.jpg", "holiday.webp"):
+        (tmp_path / name).write_bytes(POSTSCRIPT)
+        with pytest.raises(InputError, match=f"{name}: .*it is none of these"):
+            read_photograph(tmp_path / name)
+        with pytest.raises(InputError):
+            photographs((str(tmp_path),))[0]
+    calls = re.compile(r"Image\.open\(")
+    for path in Path(cmkg.__file__).parent.rglob("*.py"):
+        for line in filter(calls.search, path.read_text().splitlines()):
+            assert "formats=" in line, (path, line)
+
+
+def progressive(scans):
+    """A JPEG whose last scan stands many times: each is a pass over the whole picture."""
+    held = io.BytesIO()
+    Image.new("L", (64, 64)).save(held, "JPEG", progressive=True)
+    data = held.getvalue()
+    at = data.rindex(b"\xff\xda")
+    return data[:at] + data[at:-2] * scans + data[-2:]
+
+
+def test_pictures_that_would_take_minutes_or_gigabytes_are_a_sentence(tmp_path):
+    webp = b"RIFF\x1a\0\0\0WEBPVP8X\x0a\0\0\0" + bytes(4) + b"\xff\x3f\0\xff\x3f\0" + bytes(4)
+    long = io.BytesIO()
+    Image.new("1", (40_000, 4)).save(long, "PNG")
+    cases = {
+        "scans.jpg": (progressive(3000), "is written in 3,0.. scans"),
+        "wide.webp": (webp, "it has 16384 x 16384 pixels"),
+        "long.png": (long.getvalue(), "it has 40000 x 4 pixels"),
+    }
+    for name, (data, sentence) in cases.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError, match=sentence):
+            read_photograph(tmp_path / name)

@@ -1,12 +1,19 @@
 import csv
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from cmkg.hands.inference import pictures
+from cmkg.hands.inference import exchange, pictures
+from cmkg.hands.inference.videos import VideoFile
 from cmkg.hands.rendering.backgrounds import crop_photograph, photographs
 from cmkg.hands.skeleton import JOINTS
 from cmkg.hands.stages import predict
@@ -100,7 +107,9 @@ def test_mistakes_are_one_sentence_and_claim_nothing(weights, tmp_path):
     Image.fromarray(photo()).save(tmp_path / "a.jpg")
     picture, out = str(tmp_path / "a.jpg"), tmp_path / "out"
     given = ["predict", picture, "--out", str(out)]
-    assert "none: expected config.json" in says([*given, "--weights", str(tmp_path / "none")])
+    assert "none: expected a folder that `cmkg export` wrote" in says(
+        [*given, "--weights", str(tmp_path / "none")]
+    )
     given += ["--weights", weights]
     assert "--box 1,2,3: expected four numbers" in says([*given, "--box", "1,2,3"])
     assert "box: expected finite numbers" in says([*given, "--box", "1,2,0,5"])
@@ -135,3 +144,97 @@ def test_names_with_dots_and_a_folder_that_holds_its_own_answers(weights, tmp_pa
         assert len({one["image"] for one in hands_of(tmp_path / "hands")["hands"]}) == 2
     drawn = sorted(path.name for path in (tmp_path / "hands").glob("*.jpg"))
     assert drawn == ["shot 10.30.15.jpg", "shot 10.30.59.jpg"]
+
+
+ODD_NAMES = [b"caf\xe9.png", b"a\nb.png", b"\x1b[2J.png", b"=1+1.png", b"x" * 251 + b".png"]
+
+
+def test_odd_names_are_named_and_the_others_go_on(weights, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ODD_NAMES:
+        with open(os.fsencode(tmp_path / "in") + b"/" + name, "wb") as file:
+            Image.fromarray(photo()).save(file, "PNG")
+    out = tmp_path / "out"
+    given = ["predict", str(tmp_path / "in"), "--weights", weights, "--out", str(out)]
+    run_here([*given, "--side", "right", "--box", "8,8,60,60"])
+    images = {one["image"] for one in hands_of(out)["hands"]}
+    assert len(images) == len(ODD_NAMES)
+    assert any(name.endswith("caf\\xe9.png") for name in images)
+    assert len(list(out.glob("*.jpg"))) == len(ODD_NAMES)
+    with open(out / "hands.csv", encoding="utf-8") as file:
+        assert not any(row["image"].startswith("=") for row in csv.DictReader(file))
+    assert exchange.csv_of([hands_of(out)["hands"][0] | {"image": "=1+1.png"}]).count("'=1+1") == 21
+
+
+def test_ctrl_c_says_how_many_files_were_looked_at(weights, tmp_path, monkeypatch):
+    for name in "abc":
+        Image.fromarray(photo()).save(tmp_path / f"{name}.png")
+    real, looked = predict.of_picture, []
+
+    def press(*arguments):
+        looked.append(1)
+        if len(looked) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments)
+
+    monkeypatch.setattr(predict, "of_picture", press)
+    given = ["predict", str(tmp_path), "--weights", weights, "--out", str(tmp_path / "out")]
+    said = says([*given, "--box", "8,8,60,60"], code=130)
+    assert "in 1 of 3 files, the others were not looked at" in said
+
+
+def test_a_folder_whose_first_write_was_killed_is_gone_on_with(weights, tmp_path):
+    Image.fromarray(photo()).save(tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/hands.json.host-1.partial").write_text("{")
+    run_here(["predict", str(tmp_path / "a.png"), "--weights", weights, "--out", f"{tmp_path}/out"])
+
+
+def test_its_own_overlays_are_not_read_again_however_the_folder_is_spelled(weights, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    Image.fromarray(photo()).save(tmp_path / "a.png")
+    given = ["predict", str(tmp_path / "link"), "--weights", weights, "--box", "8,8,60,60"]
+    for _ in range(2):
+        run_here([*given, "--side", "left", "--out", f"{tmp_path}/./hands"])
+        assert len(hands_of(tmp_path / "hands")["hands"]) == 1
+
+
+def test_a_video_opens_no_address_and_no_playlist(weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    server = socket.create_server(("localhost", 0))
+    server.settimeout(0.5)
+    port = server.getsockname()[1]
+    url = f"http://localhost:{port}/a.ts"
+    Path(f"http:localhost:{port}.mp4").write_bytes(b"")
+    Path("list.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{url}\n")
+    for name in (f"http:localhost:{port}.mp4", "list.mp4"):
+        says(["predict", name, "--weights", weights, "--out", str(tmp_path / "out")])
+    with pytest.raises(TimeoutError):
+        server.accept()
+
+
+def test_a_video_that_was_cut_off_is_no_success(tmp_path, monkeypatch):
+    class Forgets(cv2.VideoWriter):
+        def write(self, frame):
+            """As on a full disk: nothing is said."""
+
+    frame = photo(64)
+    monkeypatch.setattr(cv2, "VideoWriter", Forgets)
+    with pytest.raises(OSError, match="frames"), VideoFile(tmp_path / "a.mp4", 25.0) as file:
+        file.write(frame)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_phones_home(weights, tmp_path):
+    Image.fromarray(photo()).save(tmp_path / "a.png")
+    home = tmp_path / "home"
+    home.mkdir()
+    command = ["predict", str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("ORT_", "XDG_"))}
+    subprocess.run(
+        [sys.executable, "-m", "cmkg", *command],
+        env=kept | {"HOME": str(home)},
+        check=True,
+        capture_output=True,
+    )
+    assert not [path for path in home.rglob("*") if "icrosoft" in str(path)]

@@ -31,5 +31,5 @@ def test_another_setting_in_the_same_folder_is_refused(whole):
 
 def test_a_loss_that_is_not_finite_ends_in_a_sentence(whole, tmp_path):
     command = stage_commands(whole, tmp_path)["student"]
-    assert "expected a finite number" in says([*command, "--lr", "1e30"])
+    assert "expected a finite number" in says([*command, "--lr", "1e30"], code=1)
     assert not (tmp_path / "run/student.safetensors").exists()

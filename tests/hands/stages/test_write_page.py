@@ -189,13 +189,27 @@ def test_the_page_follows_a_camera(page, tmp_path):
 
 
 def test_what_cannot_be_written_is_one_sentence(tmp_path):
-    with pytest.raises(InputError, match="none: expected config.json"):
+    with pytest.raises(InputError, match="none: expected a folder that `cmkg export` wrote"):
         write_page.run(write_page.Page(str(tmp_path / "none"), str(tmp_path / "out")))
     sure_student().save_pretrained(tmp_path / "hub")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/file").write_text("mine")
     with pytest.raises(InputError, match="holds something else"):
         write_page.run(write_page.Page(str(tmp_path / "hub"), str(tmp_path / "other")))
-    with pytest.raises(InputError, match="expected the package's folder dist"):
-        write_page.run(write_page.Page(str(tmp_path / "hub"), str(tmp_path / "out"), str(tmp_path)))
+    page = write_page.Page(str(tmp_path / "hub"), str(tmp_path / "out"), str(tmp_path))
+    for name in write_page.RUNTIME:
+        (tmp_path / name).write_text("another")
+    with pytest.raises(InputError, match=r"is not the file of onnxruntime-web .* \(checksum\)"):
+        write_page.run(page)
+    (tmp_path / "ort.wasm.min.mjs").unlink()
+    with pytest.raises(InputError, match=r"ort.wasm.min.mjs: no such file; .* give its 1"):
+        write_page.run(page)
+    (tmp_path / "secret").write_text("a private key")
+    (tmp_path / "hub/finder.onnx").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match="was not exported with its folder"):
+        write_page.run(page)
+    (tmp_path / "hub/finder.onnx").unlink()
+    inside = write_page.Page(str(tmp_path / "hub"), str(tmp_path / "hub/page"), str(tmp_path))
+    with pytest.raises(InputError, match="lies in what this command reads"):
+        write_page.run(inside)
     assert not (tmp_path / "out").exists()

@@ -57,6 +57,11 @@ def document_of(records: list[dict[str, Any]], bone_mm: float) -> dict[str, Any]
     }
 
 
+def _as_text(name: str) -> str:
+    """A file's name as a spreadsheet shows it: one that begins as formulas do is none."""
+    return f"'{name}" if name[:1] in ("=", "+", "-", "@", "\t", "\r") else name
+
+
 def csv_of(records: list[dict[str, Any]]) -> str:
     """A row a joint."""
     text = io.StringIO()
@@ -70,5 +75,6 @@ def csv_of(records: list[dict[str, Any]]) -> str:
         for joint, name in enumerate(JOINTS):
             pixels, mm = record["joints_px"][joint], record["joints_mm"][joint]
             sure = record["confidence"][joint]
-            writer.writerow([*place, number, record["side"], joint, name, *pixels, *mm, sure])
+            shown = _as_text(place[0]), place[1]
+            writer.writerow([*shown, number, record["side"], joint, name, *pixels, *mm, sure])
     return text.getvalue()

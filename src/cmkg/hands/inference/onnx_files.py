@@ -7,7 +7,6 @@ Python: `joints` (B, 21, 3) in units of the middle finger's first bone (x right,
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -27,9 +26,8 @@ from ..network.finder import FINDER_PX, Finder
 from ..network.hand_student import HandStudent
 from ..network.posenet import NetConfig
 from ..network.presence import PRESENCE_PX, Presence
-from ..skeleton import JOINTS
 from ..stages.fitting import Loader
-from .running import OnnxFile
+from .running import OnnxFile, facts_of
 
 OPSET = 17
 SMALL = 256  # numbers that are not worth 16 bits
@@ -104,19 +102,6 @@ class OnnxStudent(nn.Module):
         pose = self.student(self.normalised(picture))
         assert pose.uv is not None
         return pose.joints - pose.joints[:, :1], pose.uv, self.student.confidence(pose)
-
-
-def facts_of(student: HandStudent) -> dict[str, str]:
-    """What another program needs to know, kept in the file's metadata."""
-    unit = float(student.net.unit_mm) or student.bone_mm
-    return {
-        "cmkg": "hand student",
-        "px": str(student.px),
-        "upright": str(int(student.config.upright)),
-        "bone_mm": f"{unit:g}",
-        "unit_mm": f"{float(student.net.unit_mm):g}",
-        "joints": json.dumps(JOINTS),
-    }
 
 
 def write_onnx(student: HandStudent, path: PathLike, half: bool = False) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +13,54 @@ import torch
 from jaxtyping import Float, Shaped
 
 from ...errors import InputError
-from ...runtime.files import PathLike, read_file
+from ...runtime.files import PathLike, first_line, read_file
 from ..network.augment import normalise
 from ..network.finder import Said
 from ..network.hand_student import HandStudent
+from ..skeleton import JOINTS
+from .export_files import FINDER_FILE, PRESENCE_FILE, STUDENT_FILE
 
-STUDENT_FILE, FINDER_FILE, PRESENCE_FILE = "student.onnx", "finder.onnx", "presence.onnx"
-MOST_ONNX_BYTES = 1 << 31
+MOST_ONNX_BYTES = 1 << 28
+EXPORT_AGAIN = "export it again"
+# Of all that `cmkg export` writes. Others may loop for ever, or take any amount of memory.
+OPERATIONS = frozenset(
+    [
+        "Add",
+        "BatchNormalization",
+        "Cast",
+        "Clip",
+        "Concat",
+        "Constant",
+        "Conv",
+        "DequantizeLinear",
+        "Div",
+        "Einsum",
+        "Exp",
+        "Flatten",
+        "Gather",
+        "Gemm",
+        "GlobalAveragePool",
+        "Identity",
+        "Log",
+        "MatMul",
+        "MaxPool",
+        "Mul",
+        "QuantizeLinear",
+        "ReduceMean",
+        "ReduceSum",
+        "Relu",
+        "Reshape",
+        "Resize",
+        "Shape",
+        "Sigmoid",
+        "Slice",
+        "Softmax",
+        "Sqrt",
+        "Sub",
+        "Transpose",
+        "Unsqueeze",
+    ]
+)
 Pictures = Shaped[np.ndarray, "b px px 3"]
 
 
@@ -39,33 +82,138 @@ class Judgement(NamedTuple):
 class OnnxFile:
     """A written file, run by onnxruntime: picture to {name: output}, in the file's names.
 
+    Args:
+        path: the file.
+        outputs: that it must have.
+        threads: of its computation.
+
     Raises:
-        InputError: onnxruntime is not installed; the file is no ONNX.
+        InputError: onnxruntime is not installed; the file is no ONNX, has other operations than
+            exported networks have, or not these outputs.
     """
 
-    def __init__(self, path: PathLike, threads: int = 1) -> None:
+    def __init__(self, path: PathLike, outputs: Sequence[str] = (), threads: int = 1) -> None:
         try:
             import onnxruntime
         except ImportError:
             raise InputError("ONNX files are run by onnxruntime: pip install onnxruntime") from None
+        onnxruntime.disable_telemetry_events()  # where somebody has imported it before us
+        self.path = path
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4
+        data = read_file(path, "an ONNX file", EXPORT_AGAIN, MOST_ONNX_BYTES)
+        expect_operations(path, data)
         try:
-            data = read_file(path, "an ONNX file", "export it again", MOST_ONNX_BYTES)
             self.session = onnxruntime.InferenceSession(
                 data, options, providers=["CPUExecutionProvider"]
             )
-        except InputError:
-            raise
         except Exception as error:  # of its own many kinds
-            raise InputError(f"{path}: expected ONNX, could not read it: {error}") from None
+            raise InputError(
+                f"{path}: expected ONNX, could not read it ({first_line(error)}); {EXPORT_AGAIN}"
+            ) from None
         self.facts: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
         self.outputs = [one.name for one in self.session.get_outputs()]
+        inputs = [one.name for one in self.session.get_inputs()]
+        missing = [name for name in outputs if name not in self.outputs]
+        if inputs != ["picture"] or missing:
+            raise InputError(
+                f"{path}: expected the input 'picture' and the outputs {', '.join(outputs)}, it "
+                f"has {', '.join(inputs)} and {', '.join(self.outputs)}; {EXPORT_AGAIN}"
+            )
 
     def __call__(self, picture: Float[np.ndarray, "b 3 h w"]) -> dict[str, Any]:
-        """One pass."""
-        return dict(zip(self.outputs, self.session.run(None, {"picture": picture}), strict=True))
+        """One pass.
+
+        Raises:
+            InputError: the file does not take such pictures, or gives a number that is not finite.
+        """
+        try:
+            found = self.session.run(None, {"picture": picture})
+        except Exception as error:  # of its own many kinds
+            raise InputError(
+                f"{self.path}: does not take pictures of shape {picture.shape} "
+                f"({first_line(error)}); {EXPORT_AGAIN}"
+            ) from None
+        for name, one in zip(self.outputs, found, strict=True):
+            if not isinstance(one, np.ndarray) or not np.isfinite(one).all():
+                raise InputError(
+                    f"{self.path}: its output {name!r} has a number that is not finite; "
+                    f"{EXPORT_AGAIN}"
+                )
+        return dict(zip(self.outputs, found, strict=True))
+
+    def expect_facts(self, expected: Mapping[str, str]) -> None:
+        """Refuses a file that says other things of itself than its folder does.
+
+        Raises:
+            InputError: names the first.
+        """
+        for name, value in expected.items():
+            if self.facts.get(name) != value:
+                raise InputError(
+                    f"{self.path}: says {name} = {self.facts.get(name)!r:.60}, its folder's "
+                    f"settings {value!r:.60}; {EXPORT_AGAIN}"
+                )
+
+
+def expect_operations(path: PathLike, data: bytes) -> None:
+    """Refuses an ONNX file with operations that exported networks do not have, such as loops.
+
+    Read from the file's own fields: ModelProto.graph (7), GraphProto.node (1), NodeProto.op_type
+    (4) and its attributes (5), which may hold graphs (6).
+
+    Raises:
+        InputError: names the operation; or the file is no ONNX.
+    """
+    try:
+        for graph in _fields(data, 7):
+            for node in _fields(graph, 1):
+                names = {bytes(name).decode("utf-8", "replace") for name in _fields(node, 4)}
+                subgraphs = [one for held in _fields(node, 5) for one in _fields(held, 6)]
+                if strange := names - OPERATIONS:
+                    raise InputError(
+                        f"{path}: has the operation {strange.pop()!r:.60}, which no exported "
+                        f"network has; {EXPORT_AGAIN}"
+                    )
+                if subgraphs:
+                    raise InputError(f"{path}: has a graph inside an operation; {EXPORT_AGAIN}")
+    except (IndexError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: expected ONNX, could not read it; {EXPORT_AGAIN}") from None
+
+
+def _fields(message: bytes | memoryview, wanted: int) -> Iterator[memoryview]:
+    """The parts of a protobuf message that are its field `wanted`, of those that have a length."""
+    view, at = memoryview(message), 0
+    while at < len(view):
+        key, at = _varint(view, at)
+        kind = key & 7
+        if kind == 0:
+            _, at = _varint(view, at)
+        elif kind in (1, 5):
+            at += 8 if kind == 1 else 4
+        elif kind == 2:
+            length, at = _varint(view, at)
+            if at + length > len(view):
+                raise ValueError("a field ends behind its message")
+            if key >> 3 == wanted:
+                yield view[at : at + length]
+            at += length
+        else:
+            raise ValueError("a field of no known kind")
+
+
+def _varint(view: memoryview, at: int) -> tuple[int, int]:
+    """A number of 7 bits a byte, and where the next field begins."""
+    value = 0
+    for place in range(10):
+        byte = view[at + place]
+        value |= (byte & 0x7F) << (7 * place)
+        if byte < 0x80:
+            return value, at + place + 1
+    raise ValueError("a number of more than ten bytes")
 
 
 class Networks:
@@ -92,15 +240,28 @@ class Networks:
         Raises:
             InputError: a file is no ONNX.
         """
-        paths = [Path(folder) / name for name in (STUDENT_FILE, FINDER_FILE, PRESENCE_FILE)]
-        files = [OnnxFile(path) if path.exists() else None for path in paths]
-        return cls(files[0] or student, *files[1:])
+        outputs = {
+            STUDENT_FILE: Seen._fields,
+            FINDER_FILE: Said._fields,
+            PRESENCE_FILE: Judgement._fields,
+        }
+        paths = {name: Path(folder) / name for name in outputs}
+        files = {
+            name: OnnxFile(path, outputs[name]) if path.exists() else None
+            for name, path in paths.items()
+        }
+        own = files[STUDENT_FILE]
+        if own is not None:
+            own.expect_facts(facts_of(student))
+        return cls(own or student, files[FINDER_FILE], files[PRESENCE_FILE])
 
     def see(self, pictures: Pictures) -> Seen:
         """uint8 RGB of places, as the student sees them."""
         if isinstance(self.student, OnnxFile):
             found = self.student(_channels_first(pictures))
-            parts = [found[name].astype(np.float64) for name in ("joints", "uv", "confidence")]
+            count = len(pictures)
+            shapes = {"joints": (count, 21, 3), "uv": (count, 21, 2), "confidence": (count, 21)}
+            parts = [_of_shape(self.student, found, name, shapes[name]) for name in shapes]
         else:
             parts = _see_by_torch(self.student, pictures)
         return Seen(*parts)
@@ -108,18 +269,52 @@ class Networks:
     def judge(self, pictures: Pictures) -> Judgement:
         """What such pictures show, whatever joints the student sees in them."""
         assert self.presence is not None
-        px = int(self.presence.facts["px"])
+        px = _px_of(self.presence)
         if pictures.shape[1] != px:
             resized = [cv2.resize(one, (px, px), interpolation=cv2.INTER_AREA) for one in pictures]
             pictures = np.stack(resized)
         found = self.presence(_channels_first(pictures))
-        return Judgement(*(found[name].astype(np.float64) for name in Judgement._fields))
+        shape = (len(pictures),)
+        return Judgement(*(_of_shape(self.presence, found, n, shape) for n in Judgement._fields))
 
     def search(self, picture: Shaped[np.ndarray, "h w 3"]) -> Said:
         """uint8 RGB, its sides multiples of 32."""
         assert self.finder is not None
         found = self.finder(_channels_first(picture[None]))
         return Said(*(found[name][0] for name in Said._fields))
+
+
+def _of_shape(
+    file: OnnxFile, found: Mapping[str, Any], name: str, shape: tuple[int, ...]
+) -> np.ndarray:
+    if found[name].shape != shape:
+        raise InputError(
+            f"{file.path}: its output {name!r} has shape {found[name].shape}, expected {shape}; "
+            f"{EXPORT_AGAIN}"
+        )
+    return np.asarray(found[name], np.float64)
+
+
+def _px_of(file: OnnxFile) -> int:
+    said = file.facts.get("px", "")
+    if not said.isdecimal() or not 8 <= int(said[:9]) <= 1024:
+        raise InputError(
+            f"{file.path}: says px = {said!r:.40}, expected 8 to 1024 pixels; {EXPORT_AGAIN}"
+        )
+    return int(said)
+
+
+def facts_of(student: HandStudent) -> dict[str, str]:
+    """What another program needs to know, kept in the file's metadata."""
+    unit = float(student.net.unit_mm) or student.bone_mm
+    return {
+        "cmkg": "hand student",
+        "px": str(student.px),
+        "upright": str(int(student.config.upright)),
+        "bone_mm": f"{unit:g}",
+        "unit_mm": f"{float(student.net.unit_mm):g}",
+        "joints": json.dumps(JOINTS),
+    }
 
 
 @torch.inference_mode()

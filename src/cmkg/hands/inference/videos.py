@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ class Video:
         self.is_camera = isinstance(source, int)
         if isinstance(source, Path) and not source.is_file():
             raise InputError(f"{source}: no such file; expected a video")
-        self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
+        self._capture = cv2.VideoCapture(source) if isinstance(source, int) else _open_file(source)
         if not self._capture.isOpened():
             what = (
                 "no such camera, or another program has it"
@@ -77,6 +78,16 @@ class Video:
             )
 
 
+def _open_file(path: Path) -> cv2.VideoCapture:
+    """A capture of a file, and of nothing that the file or its name points to.
+
+    FFmpeg takes `http:host:1.mp4` for an address, and follows a playlist that is called a video.
+    """
+    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "protocol_whitelist;file"
+    whole = f"file:{path.resolve()}"
+    return cv2.VideoCapture(whole, cv2.CAP_FFMPEG)
+
+
 class VideoFile:
     """An mp4 that is there when its last frame is; a context that gives write(frame).
 
@@ -88,6 +99,7 @@ class VideoFile:
     def __init__(self, path: Path, hz: float) -> None:
         self.path, self.hz = path, hz
         self.partial = path.with_name(f".{path.stem}.partial.mp4")
+        self.frames = 0
         self._writer: cv2.VideoWriter | None = None
 
     def __enter__(self) -> VideoFile:
@@ -106,6 +118,7 @@ class VideoFile:
             if not self._writer.isOpened():
                 raise OSError(5, "could not be written as mp4", str(self.path))
         self._writer.write(cv2.cvtColor(frame[:height, :width], cv2.COLOR_RGB2BGR))
+        self.frames += 1
 
     def __exit__(
         self,
@@ -113,9 +126,34 @@ class VideoFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._writer is not None:
-            self._writer.release()
+        if self._writer is None:
+            return
+        self._writer.release()
+        try:
+            self._expect_written()
             os.replace(self.partial, self.path)  # of a video that ends early what there is
+        finally:
+            self.partial.unlink(missing_ok=True)
+
+    def _expect_written(self) -> None:
+        """OpenCV does not say that the disk is full: the file is read again.
+
+        Raises:
+            OSError: it has fewer frames than were written.
+        """
+        held = _open_file(self.partial) if self.partial.exists() else None
+        frames = 0
+        while held is not None and held.grab():
+            frames += 1
+        if held is not None:
+            held.release()
+        if frames != self.frames:
+            raise OSError(
+                errno.ENOSPC,
+                f"could not be written whole ({frames} of {self.frames} frames): is the disk full, "
+                "or a quota reached?",
+                str(self.path),
+            )
 
 
 class Follower:

@@ -66,6 +66,15 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
             )
         self.net = pose_net(self.config)
 
+    def save_pretrained(self, save_directory: PathLike, **options: Any) -> str | None:
+        """As the mixin does, with a manifest of the files, which `load_student` asks for."""
+        from ..inference.export_files import MANIFEST, write_manifest
+
+        (Path(save_directory) / MANIFEST).unlink(missing_ok=True)
+        found: str | None = super().save_pretrained(save_directory, **options)
+        write_manifest(save_directory)
+        return found
+
     def forward(self, x: Float[Tensor, "b 3 px px"]) -> Pose:
         """Normalised pictures to a Pose, in units of |middle MCP - middle PIP|."""
         return self.net(x)
@@ -98,23 +107,32 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
         return unit * self.eval()(normalise(x)).joints
 
 
+def _expect_as_large(weights: Path, settings: dict[str, Any]) -> None:
+    """Refuses settings of a network that is larger than its weights' file, before it is made."""
+    with torch.device("meta"):
+        described = HandStudent(**settings)
+    count = sum(parameter.numel() for parameter in described.parameters())
+    if 2 * count > weights.stat().st_size:
+        raise ValueError(
+            f"they describe {count:,} weights, {weights.name} has {weights.stat().st_size:,} bytes"
+        )
+
+
 def load_student(folder: PathLike) -> HandStudent:
     """The student of a folder that `cmkg export` wrote; of a hub: HandStudent.from_pretrained.
 
     Raises:
         InputError: it holds none, or a damaged one.
     """
+    from ..inference.export_files import expect_whole_export
+
     path = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (path / name).is_file():
-            raise InputError(
-                f"{folder}: expected config.json and model.safetensors, as `cmkg export` writes "
-                f"them, found no {name}"
-            )
+    expect_whole_export(path)
     try:
         settings = read_json(path / "config.json", "a hand student's settings")
         if not isinstance(settings, dict):
             raise TypeError("expected settings by name")
+        _expect_as_large(path / "model.safetensors", settings)
         student = HandStudent(**settings)
     except (ValueError, TypeError, RecursionError) as error:
         raise InputError(

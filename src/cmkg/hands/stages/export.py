@@ -11,16 +11,25 @@ from pathlib import Path
 
 from ...cards import write_card
 from ...errors import InputError
+from ...runtime.checks import expect_apart
 from ...runtime.files import load_weights, save_weights, write_text
+from ...runtime.locks import hold_folder_of
 from ...runtime.run_files import read_own_settings, read_result
 from ..datasets.packed import Packed
+from ..inference.export_files import (
+    EXPORTED,
+    FINDER_FILE,
+    INT8_FILE,
+    MANIFEST,
+    PRESENCE_FILE,
+    STUDENT_FILE,
+    write_manifest,
+)
 from ..network.finder import Finder
 from ..network.hand_student import CALIBRATION, HandStudent
 from ..network.presence import Presence
 from .networks import read_net_config, student_weights
 from .student_card import ABOUT_STUDENT, card_facts
-
-COMPANIONS = ("student-int8.onnx", "finder.onnx", "presence.onnx", "reliability.svg")
 
 
 @dataclass(frozen=True)
@@ -57,8 +66,6 @@ class Export:
 def run(config: Export) -> None:
     """Writes the weights, their settings and a model card."""
     from ..inference.calibrating import calibrated
-    from ..inference.onnx_files import write_onnx
-    from ..inference.running import STUDENT_FILE
 
     stage, net = Path(config.stage), read_net_config(config.student)
     student = HandStudent(
@@ -82,7 +89,19 @@ def run(config: Export) -> None:
     if packed is not None:
         student = calibrated(student, packed)
     out = Path(config.out)
-    for name in (*COMPANIONS, STUDENT_FILE):  # of an earlier export: they belong to other weights
+    sources = (config.stage, config.student, config.data, config.finder, config.presence)
+    expect_apart(out, *filter(None, sources))
+    with hold_folder_of(out, EXPORTED):
+        write_export(config, student, packed, out)
+    print(f"{config.out}: load it with cmkg.Hand.from_pretrained({config.out!r})")
+
+
+def write_export(config: Export, student: HandStudent, packed: Packed | None, out: Path) -> None:
+    """All files of the folder; its manifest goes first and comes last: between, it is not whole."""
+    from ..inference.onnx_files import write_onnx
+
+    stage = Path(config.stage)
+    for name in (MANIFEST, *EXPORTED):  # of an earlier export: they belong to other weights
         (out / name).unlink(missing_ok=True)
     facts = card_facts(read_own_settings(stage), read_result(stage / "result.json"))
     try:
@@ -102,13 +121,12 @@ def run(config: Export) -> None:
     if config.int8 and packed is not None:
         facts |= write_in_8_bits(student, packed, out)
     write_card(out / "README.md", "A hand student", facts, ABOUT_STUDENT)
-    print(f"{config.out}: load it with cmkg.Hand.from_pretrained({config.out!r})")
+    write_manifest(out)
 
 
 def write_companions(config: Export, out: Path) -> dict[str, str]:
     """finder.onnx and presence.onnx; what their tests said, for the card."""
     from ..inference.onnx_files import write_finder_onnx, write_presence_onnx
-    from ..inference.running import FINDER_FILE, PRESENCE_FILE
 
     told: dict[str, float] = {}
     if config.finder:
@@ -151,7 +169,7 @@ def write_in_8_bits(student: HandStudent, packed: Packed, out: Path) -> dict[str
     from ..inference.onnx_files import error_of, write_int8
     from ..inference.running import OnnxFile
 
-    path, small = out / "student.onnx", out / "student-int8.onnx"
+    path, small = out / STUDENT_FILE, out / INT8_FILE
     write_int8(path, small, packed, student.config)
     whole, eighth = (error_of(OnnxFile(one), packed, student.config) for one in (path, small))
     loss = f"{100 * (eighth / whole - 1):+.1f} % error ({whole:.3f} to {eighth:.3f} bones)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,13 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import cv2
 import numpy as np
 import tyro
 
 from ...errors import InputError
 from ...runtime.checks import expect_from_zero
 from ...runtime.files import write_json, write_text
+from ...runtime.locks import expect_own_folder
 from ...runtime.progress import Bar, note
+from ...runtime.stopping import Stopped
+from ...runtime.text import printable
 from ..inference.drawing import draw_hands
 from ..inference.exchange import csv_of, document_of, record_of
 from ..inference.hand import (
@@ -32,6 +37,9 @@ from ..inference.pictures import PICTURES, list_files, read_with_scale, write_pi
 from ..inference.seeing import Box
 from ..inference.videos import VIDEOS, Follower, Video, VideoFile
 
+RESULT = "hands.json"
+MARKS = (RESULT,)  # of a folder that an earlier prediction wrote
+LONGEST_NAME = 120  # bytes; 255 with all that is put behind it is what disks take
 CAMERA = "camera"  # as a path: the first one; camera1 the second
 
 
@@ -74,23 +82,25 @@ def run(config: Predict) -> None:
 
     Raises:
         InputError: at the end, where files could not be read.
+        Stopped: Ctrl-C came before the last file was over; what was found is written.
     """
     hand = Hand.from_pretrained(config.weights or OWN, config.bone_mm or None)
     box = expect_box(numbers_of("--box", config.box)) if config.box else None
     K = camera_of(numbers_of("--camera", config.camera)) if config.camera else None
     sources = list(sources_of(config.paths))
-    out = expect_own_folder(config.out)
-    sources = [one for one in sources if isinstance(one, int) or out not in one.parents]
+    out = Path(config.out)
+    expect_own_folder(out, None, MARKS)  # overlays have the pictures' names
+    sources = [one for one in sources if isinstance(one, int) or not lies_in(one, out)]
     out.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
-    if not (out / "hands.json").exists():  # the folder is ours from now on, whatever happens
-        write_json(out / "hands.json", document_of(records, hand.bone_mm))
+    if not (out / RESULT).exists():  # the folder is ours from now on, whatever happens
+        write_json(out / RESULT, document_of(records, hand.bone_mm))
     failed: list[str] = []
     taken: set[str] = set()
 
     def keep(source: Path | int, is_over: Callable[[], bool]) -> None:
         """One file's or camera's hands; those of frames before a mistake are kept, too."""
-        name = str(source) if isinstance(source, Path) else f"{CAMERA}{source}"
+        name = shown_name(source)
         drawn = out / overlay_name(source, taken)
         try:
             if isinstance(source, Path) and source.suffix.lower() not in VIDEOS:
@@ -98,11 +108,13 @@ def run(config: Predict) -> None:
             else:
                 for record in of_video(hand, source, name, drawn, config, box, K, is_over):
                     records.append(record)
-        except InputError as error:
-            said = str(error) if name in str(error) else f"{name}: {error}"
+        except (InputError, MemoryError, UnicodeError, cv2.error) as error:
+            reason = "does not fit into memory" if isinstance(error, MemoryError) else str(error)
+            said = reason if name in reason else f"{name}: {reason}"
             note(said)
             failed.append(said)
 
+    done = 0
     try:
         with (
             Bar("predict", len(sources), things="files", shown=len(sources) > 1) as advance,
@@ -111,13 +123,19 @@ def run(config: Predict) -> None:
             for source in sources:
                 keep(source, is_over)
                 advance()
+                if is_over() and not isinstance(source, int):  # a camera ends by Ctrl-C
+                    break
+                done += 1
                 if is_over():
                     break
     finally:
-        write_json(out / "hands.json", document_of(records, hand.bone_mm))
+        write_json(out / RESULT, document_of(records, hand.bone_mm))
         write_text(out / "hands.csv", csv_of(records))
     hands = f"{len(records)} hand{'' if len(records) == 1 else 's'}"
-    print(f"{out}: {hands} in {len(sources) - len(failed)} of {len(sources)} files")
+    said = f"{out}: {hands} in {done - len(failed)} of {len(sources)} files"
+    if done < len(sources):
+        raise Stopped(int(signal.SIGINT), f"{said}, the others were not looked at")
+    print(printable(said))
     if failed:
         raise InputError(f"{len(failed)} of {len(sources)} could not be read whole: {failed[0]}")
 
@@ -225,23 +243,22 @@ def camera_of(numbers: list[float]) -> np.ndarray:
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
 
 
-def expect_own_folder(out: str) -> Path:
-    """A folder that is empty, or holds an earlier prediction.
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether a file lies in a folder, however the two are spelled."""
+    return folder.resolve() in path.resolve().parents
 
-    Raises:
-        InputError: it holds something else.
-    """
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out {out}: is a file; expected a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "hands.json").exists():
-        raise InputError(f"--out {out}: holds something else; give an empty or a new folder")
-    return folder
+
+def shown_name(source: Path | int) -> str:
+    """A file's name as text, whatever its bytes are."""
+    if isinstance(source, int):
+        return f"{CAMERA}{source}"
+    return os.fsencode(source).decode("utf-8", "backslashreplace")
 
 
 def overlay_name(source: Path | int, taken: set[str]) -> str:
-    """A file's own name, with a number where another file has it already."""
-    stem = source.stem if isinstance(source, Path) else f"{CAMERA}{source}"
+    """A file's own name, with a number where another file has it already; short enough to grow."""
+    stem = printable(shown_name(Path(source.stem) if isinstance(source, Path) else source))
+    stem = stem.replace("\n", " ").encode()[:LONGEST_NAME].decode("utf-8", "ignore")
     name, number = stem, 1
     while name in taken:
         number += 1

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
 import tarfile
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...errors import InputError
-from ...runtime.files import write_atomically, write_json
+from ...runtime.checks import expect_apart
+from ...runtime.files import read_file, write_atomically, write_json
+from ...runtime.locks import expect_own_folder
 from ..inference.exchange import UNITS
+from ..inference.export_files import FINDER_FILE, PRESENCE_FILE, STUDENT_FILE, read_own_file
 from ..inference.hand import OWN as STUDENT
-from ..inference.onnx_files import facts_of, write_onnx
-from ..inference.running import FINDER_FILE, PRESENCE_FILE, STUDENT_FILE
+from ..inference.onnx_files import write_onnx
+from ..inference.running import Networks, facts_of
 from ..network.finder import FINDER_PX
 from ..network.hand_student import load_student
 from ..network.presence import PRESENCE_PX
@@ -24,7 +29,18 @@ from ..skeleton import BONES, FINGER_COLOURS, JOINTS
 OWN = Path(__file__).parents[1] / "page"
 FILES = ("index.html", "page.css", "page.js", "hand.js")
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
-RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+MOST_RUNTIME_BYTES = 1 << 26
+# Its files and their SHA-256: what is downloaded is what was tested.
+RUNTIME = {
+    "ort.wasm.min.mjs": ("219e6a1fc8a9938268d18efca3c91d310bd2f4a59bbd13744df5b2b7fc6cee3b"),
+    "ort-wasm-simd-threaded.mjs": (
+        "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b"
+    ),
+    "ort-wasm-simd-threaded.wasm": (
+        "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2"
+    ),
+}
+WRITTEN = (*FILES, *RUNTIME, STUDENT_FILE, FINDER_FILE, PRESENCE_FILE, "hand.json")
 ABOUT = (
     "The network is cmkg's hand student; it runs by onnxruntime-web (MIT licence, Microsoft). Its "
     "size in millimetres is that of a usual hand: a picture does not tell it."
@@ -52,24 +68,22 @@ def run(config: Page) -> None:
     folder = Path(config.weights or STUDENT)
     student = load_student(folder)
     out = Path(config.out)
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not is_page(out))):
-        raise InputError(f"--out {out}: holds something else; give an empty or a new folder")
+    expect_apart(out, folder)
+    expect_own_folder(out, WRITTEN, FILES[:1])
     with tempfile.TemporaryDirectory() as home:
         runtime = Path(config.onnxruntime_web or fetch_runtime(Path(home)))
-        missing = [name for name in RUNTIME if not (runtime / name).exists()]
-        if missing:
-            raise InputError(
-                f"--onnxruntime-web {runtime}: expected the package's folder dist with "
-                f"{missing[0]}, found none"
-            )
-        out.mkdir(parents=True, exist_ok=True)
-        for source in (*(OWN / name for name in FILES), *(runtime / name for name in RUNTIME)):
-            copy_file(source, out / source.name)
+        files = {name: read_runtime(runtime / name) for name in RUNTIME}
+        files |= {name: (OWN / name).read_bytes() for name in FILES}
         networks = [folder / name for name in (STUDENT_FILE, FINDER_FILE, PRESENCE_FILE)]
+        Networks.of_folder(folder, student)  # they are networks, and of this student
+        for source in networks:
+            if source.exists():
+                files[source.name] = read_own_file(folder, source.name, "an ONNX file")
+        out.mkdir(parents=True, exist_ok=True)
         for source in networks:
             (out / source.name).unlink(missing_ok=True)
-            if source.exists():
-                copy_file(source, out / source.name)
+        for name, data in files.items():
+            write_atomically(out / name, partial(_write_bytes, data))
         if not networks[0].exists():
             write_onnx(student, out / STUDENT_FILE)
     facts = facts_of(student)
@@ -89,19 +103,23 @@ def run(config: Page) -> None:
     print(f"{out}: serve it, e.g. with python -m http.server --directory {out}")
 
 
-def is_page(folder: Path) -> bool:
-    """Whether an earlier call wrote this folder, or began to."""
-    return (folder / FILES[0]).exists() and all(
-        one.name.startswith(
-            (*FILES, *RUNTIME, STUDENT_FILE, FINDER_FILE, PRESENCE_FILE, "hand.json")
+def _write_bytes(data: bytes, path: Path) -> None:
+    path.write_bytes(data)
+
+
+def read_runtime(path: Path) -> bytes:
+    """One of onnxruntime-web's files, the very one that the page was tested with.
+
+    Raises:
+        InputError: it is missing, or another.
+    """
+    data = read_file(path, f"{PACKAGE}'s {path.name}", f"give its {VERSION}", MOST_RUNTIME_BYTES)
+    if hashlib.sha256(data).hexdigest() != RUNTIME[path.name]:
+        raise InputError(
+            f"{path}: is not the file of {PACKAGE} {VERSION} (checksum); give the folder dist of "
+            "that very version"
         )
-        for one in folder.iterdir()
-    )
-
-
-def copy_file(source: Path, to: Path) -> None:
-    """Copies a file, atomically."""
-    write_atomically(to, lambda partial: shutil.copyfile(source, partial))
+    return data
 
 
 def fetch_runtime(home: Path) -> Path:

@@ -1,0 +1,85 @@
+"""What makes an exported folder whole: a sealed list of its files and of their checksums.
+
+`cmkg export` writes it last; whoever opens the folder holds every file against it. So a bit that
+flipped, an old network beside new weights, or a file that a copy left out is a sentence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from ...errors import InputError
+from ...runtime.files import PathLike, read_file, read_sealed_json, write_sealed_json
+
+MANIFEST = "manifest.json"
+SETTINGS_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+STUDENT_FILE, FINDER_FILE, PRESENCE_FILE = "student.onnx", "finder.onnx", "presence.onnx"
+NETWORKS = (SETTINGS_FILE, WEIGHTS_FILE, STUDENT_FILE, FINDER_FILE, PRESENCE_FILE)
+INT8_FILE = "student-int8.onnx"
+EXPORTED = (*NETWORKS, INT8_FILE, "reliability.svg", "README.md", MANIFEST)
+MOST_FILE_BYTES = 1 << 30
+EXPORT_AGAIN = "export it again, or copy the whole folder"
+
+
+def read_own_file(folder: PathLike, name: str, what: str) -> bytes:
+    """A file of a folder that may be somebody else's: regular, inside the folder, of a sane size.
+
+    Of a hub's cache, whose folders hold links, inside the same model's files.
+
+    Raises:
+        InputError: it is missing, a link to elsewhere, no file, or too large.
+    """
+    home, path = Path(folder).resolve(), Path(folder) / name
+    allowed = [home]
+    if home.parent.name == "snapshots":
+        allowed.append(home.parents[1] / "blobs")
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError):
+        raise InputError(f"{path}: no such file; expected {what}; {EXPORT_AGAIN}") from None
+    if real.parent not in allowed:
+        raise InputError(f"{path}: is a link out of its folder; expected {what}; {EXPORT_AGAIN}")
+    return read_file(path, what, EXPORT_AGAIN, MOST_FILE_BYTES)
+
+
+def write_manifest(folder: PathLike) -> None:
+    """Lists the networks' files that lie in a folder, with their checksums."""
+    home = Path(folder)
+    names = [name for name in (*NETWORKS, INT8_FILE) if (home / name).exists()]
+    files = {name: _checksum(read_own_file(home, name, "an exported file")) for name in names}
+    write_sealed_json(home / MANIFEST, {"format": "cmkg-export/1", "files": files})
+
+
+def expect_whole_export(folder: PathLike) -> None:
+    """Refuses a folder whose files are not those that were exported together.
+
+    Raises:
+        InputError: a file is missing, changed, or not listed; or there is no list.
+    """
+    home = Path(folder)
+    if not (home / MANIFEST).exists():
+        raise InputError(
+            f"{folder}: expected a folder that `cmkg export` wrote, found no {MANIFEST} in it; "
+            f"{EXPORT_AGAIN}"
+        )
+    held = read_sealed_json(home / MANIFEST).get("files")
+    files = held if isinstance(held, dict) else {}
+    for name in (SETTINGS_FILE, WEIGHTS_FILE):
+        if name not in files:
+            raise InputError(f"{home / MANIFEST}: lists no {name}; {EXPORT_AGAIN}")
+    for name in (*NETWORKS, INT8_FILE):
+        path = home / name
+        if name not in files:
+            if path.exists() or path.is_symlink():
+                raise InputError(f"{path}: was not exported with its folder; {EXPORT_AGAIN}")
+            continue
+        if _checksum(read_own_file(home, name, "an exported file")) != files[name]:
+            raise InputError(
+                f"{path}: its checksum is not the one in {MANIFEST}: it was changed, or is of "
+                f"another export; {EXPORT_AGAIN}"
+            )
+
+
+def _checksum(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
