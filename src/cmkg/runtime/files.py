@@ -244,6 +244,28 @@ def write_text(path: PathLike, text: str) -> None:
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
+def append_line(path: PathLike, line: str) -> None:
+    """Appends a line to a log; one that a full disk or a power cut left half written is cut off."""
+    with open(path, "ab+") as file:
+        end = file.seek(0, os.SEEK_END)
+        whole = _end_of_last_line(file, end)
+        if whole < end:
+            file.truncate(whole)
+        file.write(line.encode() + b"\n")
+
+
+def _end_of_last_line(file: Any, end: int, block: int = 1 << 16) -> int:
+    """Where the last whole line of an open file ends; 0 where it has none."""
+    while end > 0:
+        start = max(0, end - block)
+        file.seek(start)
+        at = file.read(end - start).rfind(b"\n")
+        if at >= 0:
+            return int(start + at + 1)
+        end = start
+    return 0
+
+
 def write_json(path: PathLike, value: object) -> None:
     """Writes a JSON file, atomically."""
     write_text(path, json.dumps(value, indent=1) + "\n")

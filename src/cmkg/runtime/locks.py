@@ -12,6 +12,8 @@ from pathlib import Path
 from ..errors import InputError
 from .distributed import rank
 
+HOLDER = "process "  # what a lock's file begins with
+
 
 @contextmanager
 def hold_lock(path: Path, folder: Path) -> Iterator[None]:
@@ -36,9 +38,12 @@ def hold_lock(path: Path, folder: Path) -> Iterator[None]:
             )
         if not _is_file_at(file.fileno(), path):  # whoever held it has removed it meanwhile
             raise InputError(f"{folder}: another process has just left it; start again")
+        file.seek(0)
+        if (held := file.read(len(HOLDER))) and held != HOLDER:
+            raise InputError(f"{path}: is in the way and none of cmkg's locks; move it")
         file.truncate(0)
         started = datetime.now().astimezone().isoformat(timespec="seconds")
-        file.write(f"process {os.getpid()} on {platform.node()}, since {started},\n")
+        file.write(f"{HOLDER}{os.getpid()} on {platform.node()}, since {started},\n")
         file.flush()
         try:
             yield

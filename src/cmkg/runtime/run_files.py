@@ -108,11 +108,10 @@ def read_log(path: PathLike) -> list[dict[str, Any]]:
     Raises:
         InputError: a line is no step with numbers by name.
     """
-    lines = read_file(path, "a log", BEGIN_ANEW, MOST_LOG_BYTES).decode(errors="replace")
+    data = read_file(path, "a log", BEGIN_ANEW, MOST_LOG_BYTES)
+    lines = data[: data.rfind(b"\n") + 1].decode(errors="replace").split("\n")[:-1]
     found = []
-    for number, line in enumerate(lines.splitlines(), 1):
-        if not line.endswith("}"):
-            continue
+    for number, line in enumerate(lines, 1):
         try:
             held = json.loads(line)
         except (ValueError, RecursionError):

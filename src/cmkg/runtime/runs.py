@@ -45,6 +45,7 @@ from .environment import describe_environment
 from .files import (
     BROKEN,
     PathLike,
+    append_line,
     first_line,
     read_sealed_json,
     save_sealed,
@@ -53,7 +54,7 @@ from .files import (
     write_sealed_json,
     write_text,
 )
-from .locks import hold_folder
+from .locks import expect_own_folder, hold_folder
 from .progress import Bar, note
 from .run_files import (
     BEGIN_ANEW,
@@ -67,9 +68,10 @@ from .run_files import (
 from .settings import flatten_settings, settings_of
 from .stopping import Stopped, tell_on_stop, wait_with_signals
 
+MARKS = ("config.json", "environment.json", "checkpoint.pt", "result.json")  # of a run's folder
 OF_INPUT = "checksum of "  # and a setting's name on the command line
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl
-CHECKPOINT_SECONDS = float(os.environ.get("CMKG_CHECKPOINT_SECONDS") or 20)
+CHECKPOINT_SECONDS = 20.0
 Losses = dict[str, float]
 Log = Callable[[Losses], None]
 
@@ -87,6 +89,22 @@ class Stateful(Protocol):
 
 # {name: object with state_dict and load_state_dict, or dict of tensors that are updated in place}.
 State = Mapping[str, Stateful | dict[str, Tensor]]
+
+
+def checkpoint_seconds() -> float:
+    """Seconds between two checkpoints: CMKG_CHECKPOINT_SECONDS, or 20.
+
+    Raises:
+        InputError: it is no number from 0.
+    """
+    said = os.environ.get("CMKG_CHECKPOINT_SECONDS") or str(CHECKPOINT_SECONDS)
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise InputError(f"CMKG_CHECKPOINT_SECONDS: expected seconds from 0, got {said!r:.40}")
+    return seconds
 
 
 # ---- the folder ----------------------------------------------------------------------------------
@@ -124,10 +142,10 @@ class Run:
             if world_size() > 1:
                 self.settings[name] = gather_lists([self.settings[name]])
         self.title = title or type(config).__name__.lower()
-        self.checkpoint_seconds = CHECKPOINT_SECONDS
+        self.checkpoint_seconds = checkpoint_seconds()
         if not isinstance(config, Mapping):
             flat = flatten_settings(dataclasses.asdict(config))
-            self.checkpoint_seconds = flat.get("checkpoint_seconds", CHECKPOINT_SECONDS)
+            self.checkpoint_seconds = flat.get("checkpoint_seconds", self.checkpoint_seconds)
         self.began = time.monotonic()
         self.seconds_before = 0.0
         self._result: dict[str, Any] | None = None
@@ -152,6 +170,8 @@ class Run:
             self._refuse_other_settings(read_settings(path), path)
         elif self._has("meta.json"):
             raise InputError(f"{self.folder}: holds a packed set; give another --out")
+        else:
+            expect_own_folder(self.folder, None, MARKS)
         if self._has("result.json"):
             path = self.folder / "result.json"
             self._refuse_other_settings(read_sealed_json(path).get("settings"), path)
@@ -331,8 +351,7 @@ class Run:
         """Appends a line to metrics.jsonl."""
         if self.folder is None or rank():
             return
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self.folder / "metrics.jsonl", json.dumps(line))
 
     def logged(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""

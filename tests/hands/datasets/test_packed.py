@@ -24,6 +24,7 @@ from cmkg.hands.datasets.packed import (
 from cmkg.hands.datasets.rendered import Rendered
 from cmkg.hands.rendering.scenes import SceneConfig
 from cmkg.hands.stages.fitting import Loader, convention_matrix
+from cmkg.runtime.partial_folders import MARK
 
 HANDS = Rendered(SceneConfig(px=32, seed=3), count=40)
 
@@ -191,4 +192,7 @@ def test_what_is_left_of_a_damaged_pack_is_made_anew(tmp_path):
     hands = Rendered(SceneConfig(px=16), 40)
     (partial / "holds.json").write_text(json.dumps(hands.describe()))
     (partial / "chunks.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(InputError, match="it was not begun by cmkg"):
+        pack(hands, tmp_path / "set", workers=1)
+    (partial / MARK).touch()
     assert len(pack(hands, tmp_path / "set", workers=1)) == 40

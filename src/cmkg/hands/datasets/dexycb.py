@@ -233,6 +233,15 @@ class DexYcb:
         names = ("color_{:06d}.jpg", "aligned_depth_to_color_{:06d}.png", "labels_{:06d}.npz")
         return [self.path(name, i) for name in names]
 
+    def label_files(self) -> list[Path]:
+        """The files of labels that are no sample's own."""
+        root = Path(self.root)
+        sequences = dict.fromkeys(place.sequence for place in self.places)
+        cameras = dict.fromkeys(place.camera for place in self.places)
+        return [root / name / "meta.yml" for name in sequences] + [
+            root / f"calibration/intrinsics/{name}_640x480.yml" for name in cameras
+        ]
+
     def color(self, i: int) -> Shaped[np.ndarray, "h w 3"]:
         """RGB."""
         return read_photograph(self.files(i)[0], SIZE)

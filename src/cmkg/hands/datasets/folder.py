@@ -371,6 +371,10 @@ class Folder:
             paths.append(Path(self.root) / self._text(i, "depth"))
         return paths
 
+    def label_files(self) -> list[Path]:
+        """The files of labels that are no sample's own."""
+        return [Path(_read_records(self.root, _changed(self.root)).name)]
+
     def color(self, i: int) -> Shaped[np.ndarray, "h w 3"]:
         """RGB."""
         return read_photograph(self.image(i), hint=HINT)

@@ -145,6 +145,10 @@ class FreiHand:
         """The files of a sample; a mask is none of it: no loader reads one."""
         return [self.path("rgb", i)]
 
+    def label_files(self) -> list[Path]:
+        """The files of labels that are no sample's own."""
+        return [Path(self.root) / f"{self.part}_{name}.json" for name in SHAPES]
+
     def color(self, i: int) -> Shaped[np.ndarray, "h w 3"]:
         """RGB."""
         return read_photograph(self.path("rgb", i), SIZE)

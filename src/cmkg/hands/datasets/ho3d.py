@@ -141,6 +141,10 @@ class Ho3d:
         depth = file_of(self.root, name, "depth", ".png")
         return [picture, depth, file_of(self.root, name, "meta", ".pkl")]
 
+    def label_files(self) -> list[Path]:
+        """The files of labels that are no sample's own."""
+        return [Path(self.root) / "train.txt"]
+
     def color(self, i: int) -> Shaped[np.ndarray, "h w 3"]:
         """RGB."""
         return read_photograph(self.files(i)[0], SIZE)

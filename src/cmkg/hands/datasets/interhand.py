@@ -145,6 +145,10 @@ class InterHand:
         """The files of a sample."""
         return [Path(self.root) / "images" / self.split / self._seen(i).file]
 
+    def label_files(self) -> list[Path]:
+        """The files of labels that are no sample's own."""
+        return [label_file(self.root, self.split, kind) for kind in ("data", "camera", "joint_3d")]
+
     def color(self, i: int) -> Shaped[np.ndarray, "h w 3"]:
         """RGB."""
         return read_photograph(self.files(i)[0])

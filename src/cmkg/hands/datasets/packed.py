@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -34,12 +33,21 @@ from ...runtime.files import (
     write_sealed_json,
 )
 from ...runtime.locks import hold_lock
+from ...runtime.partial_folders import begin_anew, rename_whole, take_up
 from ...runtime.progress import Bar
 from ...runtime.stopping import tell_on_stop
 from ...runtime.workers import core_count, process_map
 from ..skeleton import BONES, bone_scale
 from .array_files import DiskArray, checksum, expect_checksum, read_small_array
 from .sample import BONE_MM, Dataset, Sample
+from .sources import (
+    MODULUS,
+    expect_same_files,
+    files_checksum,
+    files_stamp,
+    has_files,
+    labels_checksum,
+)
 
 FORMAT = "cmkg-packed/1"
 CHUNK = 32
@@ -302,6 +310,18 @@ class Shard:
         """What the whole is, and which part."""
         return self.dataset.describe() | {"shard": self.shard}
 
+    def __getattr__(self, name: str) -> Any:
+        """files and label_files, of a dataset that has some."""
+        if name == "files" and hasattr(self.dataset, "files"):
+            return self._files
+        if name == "label_files" and hasattr(self.dataset, "label_files"):
+            return self.dataset.label_files
+        raise AttributeError(name)
+
+    def _files(self, i: int) -> list[Path]:
+        files: list[Path] = self.dataset.files(self.first + i)  # type: ignore[attr-defined]
+        return files
+
 
 class JoinedSets:
     """Two packed sets as one, in the first one's bone convention."""
@@ -346,19 +366,27 @@ def pack(dataset: Dataset, folder: PathLike, workers: int | None = None) -> Pack
 
 def _pack(dataset: Dataset, folder: Path, workers: int) -> None:
     description = dataset.describe()
+    if (labels := labels_checksum(dataset)) is not None:
+        description |= {"labels_crc32": labels}
     if (folder / "meta.json").exists():
         _expect_same_set(folder, description)
+        expect_same_files(dataset, read_meta(folder).get("sources"), folder)
         return
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty and holds no packed set; choose another folder")
     partial = folder.with_name(folder.name + ".partial")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with hold_lock(folder.with_name(folder.name + ".lock"), folder):
+        stamp = files_stamp(dataset)
         arrays = _prepare(dataset, partial, description)
         _fill(dataset, partial, arrays, workers)
-        write_sealed_json(partial / "meta.json", _describe_set(partial, arrays, description))
-        os.replace(partial, folder)
-        for scaffold in ("chunks.npy", "holds.json"):
+        facts = _describe_set(partial, arrays, description)
+        if has_files(dataset):
+            files = sum(map(int, np.load(partial / "sources.npy"))) % MODULUS
+            facts["sources"] = {"files": files, "stamp": stamp}
+        write_sealed_json(partial / "meta.json", facts)
+        rename_whole(partial, folder)
+        for scaffold in ("chunks.npy", "sources.npy", "holds.json"):
             # After the rename: killed between the two, the set is still whole.
             (folder / scaffold).unlink()
 
@@ -375,6 +403,7 @@ def _expect_same_set(folder: Path, description: dict[str, Any]) -> None:
 
 def _prepare(dataset: Dataset, partial: Path, description: dict[str, Any]) -> ArraySpecs:
     """Creates the empty arrays, or takes up those of a killed pack of the same dataset."""
+    take_up(partial)
     first = dataset.samples([0])[0]
     arrays = array_specs(len(dataset), len(first.rgb))
     if first.depth is None:
@@ -384,13 +413,13 @@ def _prepare(dataset: Dataset, partial: Path, description: dict[str, Any]) -> Ar
     held = partial / "holds.json"
     if held.exists() and read_json(held) == description and _is_whole(partial, arrays):
         return arrays
-    partial.mkdir(parents=True, exist_ok=True)
     held.unlink(missing_ok=True)
     for name, (shape, dtype) in arrays.items():
         _allocate_array(partial / f"{name}.npy", dtype, shape)
     chunks = _allocate_array(partial / "chunks.npy", "int64", (-(-len(dataset) // CHUNK),))
     chunks[:] = TO_DO
     chunks.flush()
+    _allocate_array(partial / "sources.npy", "int64", chunks.shape)
     write_json(held, description)
     return arrays
 
@@ -398,7 +427,8 @@ def _prepare(dataset: Dataset, partial: Path, description: dict[str, Any]) -> Ar
 def _is_whole(partial: Path, arrays: ArraySpecs) -> bool:
     """Whether the files of a killed pack can be gone on with."""
     count = arrays["rgb"][0][0]
-    every = {**arrays, "chunks": ((-(-count // CHUNK),), "int64")}
+    chunks = ((-(-count // CHUNK),), "int64")
+    every = {**arrays, "chunks": chunks, "sources": chunks}
     try:
         for name, (shape, dtype) in every.items():
             DiskArray(partial / f"{name}.npy", shape, dtype)
@@ -439,9 +469,13 @@ def _write_zeros(file: Any, start: int, count: int, block: int = 1 << 24) -> Non
 
 
 def _fill(dataset: Dataset, partial: Path, arrays: ArraySpecs, workers: int) -> None:
-    chunks = np.load(partial / "chunks.npy")
+    chunks, sources = np.load(partial / "chunks.npy"), np.load(partial / "sources.npy")
     for chunk in np.flatnonzero(chunks != TO_DO):  # a killed pack's: is it what was written?
-        if _checksum_of_chunk(partial, list(arrays), int(chunk)) != chunks[chunk]:
+        is_same = _checksum_of_chunk(partial, list(arrays), int(chunk)) == chunks[chunk]
+        if (
+            not is_same
+            or files_checksum(dataset, _samples_of(dataset, int(chunk))) != sources[chunk]
+        ):
             chunks[chunk] = TO_DO
     todo = np.flatnonzero(chunks == TO_DO)
     jobs = [(dataset, partial, list(arrays), int(chunk)) for chunk in todo]
@@ -463,13 +497,26 @@ def _fill(dataset: Dataset, partial: Path, arrays: ArraySpecs, workers: int) -> 
                 advance()
 
 
+def _samples_of(dataset: Dataset, chunk: int) -> range:
+    return range(chunk * CHUNK, min((int(chunk) + 1) * CHUNK, len(dataset)))
+
+
 def _write_chunk(dataset: Dataset, partial: Path, names: Sequence[str], chunk: int) -> None:
-    first, last = chunk * CHUNK, min((chunk + 1) * CHUNK, len(dataset))
-    samples = dataset.samples(range(first, last))
+    numbers = _samples_of(dataset, chunk)
+    first, last = numbers.start, numbers.stop
+    made_from = files_checksum(dataset, numbers)
+    samples = dataset.samples(numbers)
+    if files_checksum(dataset, numbers) != made_from:
+        raise InputError(
+            f"{partial}: pictures were changed while they were packed; start the command again"
+        )
     for name in names:
         array = open_memmap(partial / f"{name}.npy", "r+")
         array[first:last] = np.stack([getattr(sample, name) for sample in samples])
         array.flush()  # before it is called done: a power cut must not leave that alone
+    sources = open_memmap(partial / "sources.npy", "r+")
+    sources[chunk] = made_from
+    sources.flush()
     done = open_memmap(partial / "chunks.npy", "r+")
     done[chunk] = _checksum_of_chunk(partial, names, chunk)
     done.flush()
@@ -528,14 +575,13 @@ def merge_shards(folders: Sequence[PathLike], out: PathLike) -> Packed:
     partial = out.with_name(out.name + ".merging")
     out.parent.mkdir(parents=True, exist_ok=True)
     with hold_lock(out.with_name(out.name + ".lock"), out):
+        begin_anew(partial)
         _merge(shards, whole, partial)
-        os.replace(partial, out)
+        rename_whole(partial, out)
     return Packed(out)
 
 
 def _merge(shards: Sequence[Packed], whole: dict[str, Any], partial: Path) -> None:
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     arrays: ArraySpecs = {}
     for name, (shape, dtype) in shards[0].meta["arrays"].items():
         arrays[name] = ((sum(map(len, shards)), *shape[1:]), dtype)

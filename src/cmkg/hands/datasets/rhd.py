@@ -163,6 +163,10 @@ class Rhd:
         """The files of a sample."""
         return [self.path(kind, i) for kind in ("color", "depth", "mask")]
 
+    def label_files(self) -> list[Path]:
+        """The files of labels that are no sample's own."""
+        return [Path(self.root) / self.split / f"anno_{self.split}.pickle"]
+
     def color(self, i: int) -> Shaped[np.ndarray, "h w 3"]:
         """RGB."""
         return read_photograph(self.path("color", i), SIZE)

@@ -100,6 +100,9 @@ class Recording(Dataset, Protocol):
     def files(self, i: int) -> list[Path]:
         """The files of a sample; its picture is the first."""
 
+    def label_files(self) -> list[Path]:
+        """The files of labels that are no sample's own."""
+
     def frame(self, i: int) -> Frame:
         """The frame of a sample, as its dataset gives it."""
 

@@ -185,6 +185,10 @@ class Stb:
         """The files of a sample."""
         return [self.path(self.camera, i)]
 
+    def label_files(self) -> list[Path]:
+        """The files of labels that are no sample's own."""
+        return [Path(self.root) / f"labels/{name}_{self.pair}.mat" for name in self.sequences]
+
     def color(self, i: int, camera: str | None = None) -> Shaped[np.ndarray, "h w 3"]:
         """RGB of this camera, or of another."""
         return read_photograph(self.path(camera or self.camera, i), SIZE)

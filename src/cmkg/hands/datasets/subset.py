@@ -42,6 +42,10 @@ class Subset:
         """The files of a sample."""
         return self.whole.files(self.numbers[i])
 
+    def label_files(self) -> list[Path]:
+        """The files of labels that are no sample's own."""
+        return self.whole.label_files()
+
     def file_checks(self) -> list[Callable[[], Any]]:
         """None: label files may be of more samples, or of fewer than were published."""
         return []

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import pickle
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from jaxtyping import Float
 
 from ...errors import InputError
 from ...runtime.files import PathLike, read_json, write_json
+from ...runtime.partial_folders import begin_anew, rename_whole
 from ...runtime.progress import Bar
 from .. import geometry
 from ..body.mesh import anny_hand
@@ -91,11 +90,10 @@ def make_dataset(dataset: str, root: PathLike, count: int = 40, seed: int = 0) -
             )
         return counts
     partial = root.with_name(root.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    begin_anew(partial)
     write(partial, counts, seed)
     write_json(partial / "made.json", facts)
-    os.replace(partial, root)
+    rename_whole(partial, root)
     return counts
 
 

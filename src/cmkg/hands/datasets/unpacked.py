@@ -66,6 +66,10 @@ class Unpacked:
         """The set's own files; all samples are in them."""
         return [Path(self.folder) / "rgb.npy"]
 
+    def label_files(self) -> list[Path]:
+        """The set's own facts."""
+        return [Path(self.folder) / "meta.json"]
+
     def file_checks(self) -> list[Callable[[], Any]]:
         """The checksums."""
         return [lambda: verify_checksums(self.folder)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -12,7 +12,7 @@ import tyro
 from ...errors import InputError
 from ...runtime.checks import expect_from_zero, expect_positive
 from ...runtime.distributed import Precision
-from ...runtime.runs import CHECKPOINT_SECONDS
+from ...runtime.runs import checkpoint_seconds as default_seconds
 from ..datasets.packed import MARGINS
 
 Flat = tyro.conf.OmitArgPrefixes  # a group whose settings have no prefix on the command line
@@ -30,7 +30,7 @@ class OptimConfig:
     seed: int = 0
     """Of the order of the samples and their augmentation, and of random weights."""
     precision: Precision = "auto"
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    checkpoint_seconds: float = field(default_factory=default_seconds)
     """How often the training is kept on disk: what a kill can cost, and a step. It may differ when
     a run goes on; CMKG_CHECKPOINT_SECONDS is its default."""
 
