@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,13 +14,23 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import InputError
-from .files import PathLike, load_sealed, read_file, read_json, read_sealed_json
+from .files import (
+    PathLike,
+    load_sealed,
+    read_file,
+    read_json,
+    read_sealed_json,
+    stored_checksum,
+)
 
 MOST_LOG_BYTES = 1 << 30
 DEEPEST_SETTINGS = 8
 BEGIN_ANEW = "remove it to begin anew"
 AGAIN = "run the command that wrote this folder again"
-ABOUT_THE_RUN = ("settings", "processes", "outputs")  # in a result, beside what came out
+ABOUT_THE_RUN = ("settings", "processes", "outputs", "place")  # in a result, beside what came out
+KEPT = (".npz", ".jsonl", ".json")  # of what a run wrote, beside weights and priors
+UNSEALED = ("config.json", "environment.json", "result.json")
+PLACES = 4  # parts of a folder's path that a result remembers
 
 
 @lru_cache(maxsize=16)
@@ -74,14 +86,75 @@ def read_settings(path: PathLike) -> dict[str, Any]:
     return held
 
 
-def read_result(path: PathLike) -> dict[str, Any]:
+def read_result(path: PathLike, root: PathLike | None = None) -> dict[str, Any]:
     """What a finished run's result.json says.
 
+    Args:
+        path: the file.
+        root: a folder of several runs: the result must be of this very place in it.
+
     Raises:
-        InputError: the run is not finished, or the file was changed.
+        InputError: the run is not finished, the file was changed, lies in another place than it was
+            written to, or what the run wrote beside it is gone or was changed.
     """
-    held = read_sealed_json(path)
+    held, path = read_sealed_json(path), Path(path)
+    expect_outputs(path.parent, held.get("outputs"))
+    if root is not None:
+        _expect_place(held, path.parent, Path(root))
     return {name: value for name, value in held.items() if name not in ABOUT_THE_RUN}
+
+
+def place_of(folder: PathLike) -> list[str]:
+    """Where a run lies: the last parts of its folder's path."""
+    return list(Path(folder).resolve().parts[-PLACES:])
+
+
+def _expect_place(held: Mapping[str, Any], folder: Path, root: Path) -> None:
+    inside = list(folder.resolve().relative_to(root.resolve()).parts[-PLACES:])
+    place = held.get("place")
+    if not isinstance(place, list) or (inside and place[-len(inside) :] != inside):
+        written = "/".join(map(str, place)) if isinstance(place, list) else "nowhere it says"
+        raise InputError(
+            f"{folder}: holds what was written to {written}: results or folders were exchanged; "
+            f"put them back, or {AGAIN}"
+        )
+
+
+def outputs_of(folder: Path) -> dict[str, str | None]:
+    """{name: checksum} of what a run has written, for its result."""
+    files = [one for one in sorted(folder.iterdir()) if one.is_file()]
+    found: dict[str, str | None] = {}
+    for one in files:
+        if one.suffix == ".safetensors":
+            found[one.name] = stored_checksum(one)
+        elif one.suffix in KEPT and one.name not in UNSEALED:
+            found[one.name] = hashlib.sha256(one.read_bytes()).hexdigest()
+    return found
+
+
+def expect_outputs(folder: Path, outputs: Any) -> None:
+    """Refuses a finished run's folder in which a file is gone or another than the run wrote.
+
+    Raises:
+        InputError: names the file.
+    """
+    for name, expected in (outputs if isinstance(outputs, dict) else {}).items():
+        path = folder / Path(str(name)).name
+        if not path.is_file():
+            raise InputError(
+                f"{path}: this run wrote it, and it is gone; put it back, or remove the folder and "
+                "run its stage again"
+            )
+        if path.suffix == ".safetensors":
+            found = stored_checksum(path)
+        else:
+            data = read_file(path, "what a run wrote", BEGIN_ANEW)
+            found = hashlib.sha256(data).hexdigest()
+        if expected is not None and found != expected:
+            raise InputError(
+                f"{path}: is not the file that this run wrote (checksum); put it back, or remove "
+                "the folder and run its stage again"
+            )
 
 
 def read_own_settings(folder: PathLike) -> dict[str, Any]:
@@ -143,7 +216,7 @@ class Checkpoint(NamedTuple):
     """Where a run goes on.
 
     sums: losses since the last line of the log. settings: whose it is. state: of model, optimiser
-    and what else the run keeps.
+    and what else the run keeps. arithmetic: threads and kernels, which decide a sum's last bits.
     """
 
     step: int
@@ -152,6 +225,7 @@ class Checkpoint(NamedTuple):
     settings: dict[str, Any]
     processes: int
     state: dict[str, Any]
+    arithmetic: dict[str, Any]
 
 
 def read_checkpoint(path: PathLike) -> Checkpoint:
@@ -168,6 +242,7 @@ def read_checkpoint(path: PathLike) -> Checkpoint:
         "settings": dict,
         "processes": int,
         "state": dict,
+        "arithmetic": dict,
     }
     fields = held if isinstance(held, dict) else {}
     for name, kind in kinds.items():

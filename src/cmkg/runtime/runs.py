@@ -41,7 +41,7 @@ from .distributed import (
     wait_for_all,
     world_size,
 )
-from .environment import describe_environment
+from .environment import describe_arithmetic, describe_environment
 from .files import (
     BROKEN,
     PathLike,
@@ -49,7 +49,6 @@ from .files import (
     first_line,
     read_sealed_json,
     save_sealed,
-    stored_checksum,
     write_json,
     write_sealed_json,
     write_text,
@@ -59,6 +58,8 @@ from .progress import Bar, note
 from .run_files import (
     BEGIN_ANEW,
     Checkpoint,
+    outputs_of,
+    place_of,
     read_checkpoint,
     read_log,
     read_result,
@@ -263,9 +264,8 @@ class Run:
         result = json.loads(json.dumps(result | {"seconds": round(self.seconds, 1)}))
         if rank() == 0:
             folder = self.path("result.json").parent
-            files = sorted(folder.glob("*.safetensors"))
-            outputs = {file.name: stored_checksum(file) for file in files}
-            facts = {"settings": self.settings, "processes": world_size(), "outputs": outputs}
+            facts: dict[str, Any] = {"settings": self.settings, "processes": world_size()}
+            facts |= {"outputs": outputs_of(folder), "place": place_of(folder)}
             write_sealed_json(self.path("result.json"), result | facts)
             self.path("checkpoint.pt").unlink(missing_ok=True)
         wait_for_all()
@@ -373,6 +373,7 @@ class Run:
             sums=sum_over_ranks(sums or {}),
             settings=self.settings,
             processes=world_size(),
+            arithmetic=describe_arithmetic(),
             state={
                 name: part.state_dict() if isinstance(part, Stateful) else part
                 for name, part in state.items()
@@ -433,6 +434,14 @@ class Run:
                 f"{path}: does not fit this run ({type(error).__name__}: {first_line(error)}); "
                 f"{BEGIN_ANEW}"
             ) from None
+        now = describe_arithmetic()
+        others = [name for name in now if held.arithmetic.get(name, now[name]) != now[name]]
+        if others and not rank():
+            note(
+                f"{path}: was written with {others[0]} = {held.arithmetic[others[0]]}, this "
+                f"session has {now[others[0]]}: the result may differ from the unbroken run's in "
+                "the last bits"
+            )
         self.seconds_before = held.seconds
         if sums is not None and rank() == 0:
             sums.update(held.sums)

@@ -34,7 +34,7 @@ def test_a_student_is_adapted_and_the_gain_is_told_on_frames_it_has_not_seen(who
 
 def test_too_few_frames_and_no_student_are_refused(whole, tmp_path):
     data = str(whole / "data/target-test")
-    with pytest.raises(InputError, match="none: expected config.json"):
+    with pytest.raises(InputError, match="none: expected a folder that `cmkg export` wrote"):
         adapt.run(adapt.Adapt(data, str(tmp_path / "none"), str(tmp_path / "own")))
     with pytest.raises(InputError, match="--held-out: expected a share"):
         adapt.Adapt(data, "hub", held_out=1.0)

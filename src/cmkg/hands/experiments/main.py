@@ -26,7 +26,7 @@ from ...runtime.checks import (
 from ...runtime.distributed import Precision, on_first_rank
 from ...runtime.files import write_sealed_json
 from ...runtime.progress import Overall, format_duration, say
-from ...runtime.run_files import expect_shape, read_settings
+from ...runtime.run_files import expect_shape, outputs_of, place_of, read_settings
 from ...runtime.runs import Run
 from ...runtime.settings import replace_settings
 from ..datasets.folder import FIT, TEST, TRAIN, Folder
@@ -454,7 +454,9 @@ def write_mean_pose(out: Path) -> None:
     if not (folder / "result.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         train, test = Packed(out / "data/target"), Packed(out / "data/target-test")
-        write_sealed_json(folder / "result.json", score_mean_pose(train, test, folder))
+        found = score_mean_pose(train, test, folder)
+        facts = {"outputs": outputs_of(folder), "place": place_of(folder)}
+        write_sealed_json(folder / "result.json", found | facts)
 
 
 def target_rows(config: Experiment, out: Path) -> list[Row]:

@@ -101,7 +101,7 @@ def collect_row(out: Path, row: Mapping[str, Any]) -> Facts:
     """A trained row of a run's folder."""
     whole = Path(out) / "target" / row["name"]
     paths = seed_results(row_folder(out, row["name"]))
-    results = [read_score(path, TargetScore) for path in paths]
+    results = [read_score(path, out, TargetScore) for path in paths]
     tried = whole / "tried.json"
     return {
         "name": row["name"],
@@ -114,13 +114,15 @@ def collect_row(out: Path, row: Mapping[str, Any]) -> Facts:
         "weights": results[0]["weights"],
         "epochs": flatten_settings(read_settings(paths[0].with_name("config.json"))).get("epochs"),
         "tried": read_tried(tried) if tried.exists() else None,
-        "seconds": sum(read_score(path).get("seconds", 0.0) for path in whole.rglob("result.json")),
+        "seconds": sum(
+            read_score(path, out).get("seconds", 0.0) for path in whole.rglob("result.json")
+        ),
     }
 
 
 def collect_untrained_row(out: Path, name: str) -> Facts:
     """A row without training on the target."""
-    result = read_score(Path(out) / "target" / name / "result.json")
+    result = read_score(Path(out) / "target" / name / "result.json", out)
     return {
         "name": name,
         "label": UNTRAINED[name],
@@ -149,7 +151,7 @@ def collect_run(out: Path) -> Facts:
     rows += [collect_row(out, row) for row in plan["rows"]]
     trained = [row for row in rows if row["trained"]]
     best = min(trained, key=lambda row: row["epe_mm"]["mean"])
-    sources = {name: read_score(out / name / "result.json") for name in plan["stages"]}
+    sources = {name: read_score(out / name / "result.json", out) for name in plan["stages"]}
     seconds = {name: result.get("seconds", 0.0) for name, result in sources.items()}
     return {
         "target": TARGETS.get(settings["target"], settings["target"]),

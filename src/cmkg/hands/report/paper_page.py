@@ -130,7 +130,7 @@ def collect_stage(
 ) -> Facts:
     """One row: the paper's numbers, and ours over the finished seeds; None where none is."""
     paths = sorted(out.glob(f"seed-*/{stage}/result.json"))
-    results = [read_score(path, PaperScore) for path in paths]
+    results = [read_score(path, out, PaperScore) for path in paths]
     ours = None
     if results:
         ours = {

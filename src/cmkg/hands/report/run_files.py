@@ -7,6 +7,7 @@ page can show.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
 import numpy as np
@@ -165,9 +166,9 @@ class LayerQuantiles(TypedDict):
 Quantiles = Annotated[dict[Text, LayerQuantiles], Field(min_length=1, max_length=10_000)]
 
 
-def read_score(path: PathLike, kind: Any = Score) -> dict[str, Any]:
-    """A stage's result.json; kind: Score, TargetScore or PaperScore."""
-    found: dict[str, Any] = expect_shape(read_result(path), kind, path)
+def read_score(path: PathLike, root: PathLike, kind: Any = Score) -> dict[str, Any]:
+    """A stage's result.json, in its place below `root`; kind: Score, TargetScore or PaperScore."""
+    found: dict[str, Any] = expect_shape(read_result(path, root), kind, path)
     return found
 
 
@@ -178,8 +179,19 @@ def read_plan(path: PathLike) -> dict[str, Any]:
 
 
 def read_tried(path: PathLike) -> dict[str, Any]:
-    """A row's tried.json."""
+    """A row's tried.json, held against the results of its tries where they lie beside it.
+
+    Raises:
+        InputError: it says another error than a try's own result.
+    """
     found: dict[str, Any] = expect_shape(read_sealed_json(path), Tried, path)
+    for value, error in found.get("validation_epe_mm", {}).items():
+        result = Path(path).parent / f"try-{value}" / "result.json"
+        if result.exists() and read_result(result).get("epe_mm") != error:
+            raise InputError(
+                f"{path}: says {error} mm for {value}, {result} another error: one of them is of "
+                f"another run; {AGAIN}"
+            )
     return found
 
 

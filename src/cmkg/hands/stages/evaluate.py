@@ -97,19 +97,18 @@ def run(config: Evaluate) -> dict[str, Any]:
     packed = Packed(config.data)
     packed.expect_labels()
     file = Path(config.predictions or config.weights)
-    run = Run(config.out, config, "evaluate")
+    inputs = {"data": config.data, "convention": config.convention, "source": config.source}
+    if not config.predictions:
+        inputs |= {"student": config.student, "weights": config.weights}
+    checksums = checksums_of(**inputs, predictions=config.predictions)
+    run = Run(config.out, config, "evaluate", inputs=checksums)
     if config.predictions:
         foreign = read_predictions(config.predictions, len(packed))
         target_mm = np.asarray(packed.joints_mm, np.float64)
         scored = _Scored(from_dataset_frame(foreign, packed), target_mm, {}, None)
     if not file.exists():
         raise InputError(f"{file}: expected weights, found no such file")
-    inputs = {"data": config.data, "convention": config.convention, "source": config.source}
-    if not config.predictions:
-        inputs["student"] = config.student
-    said = repr(sorted(checksums_of(**inputs).items()))
-    checksum = zlib.crc32(read_file(file, "weights or predictions") + said.encode())
-    facts = {"crc32": checksum, "export_crc32": _checksum_of_export(config)}
+    facts = {"export_crc32": _checksum_of_export(config)}
     if run.result and all(run.result.get(name) == value for name, value in facts.items()):
         return run.result
     if not config.predictions:
@@ -131,7 +130,7 @@ def run(config: Evaluate) -> dict[str, Any]:
             config.protocol,
             placed=not config.predictions and not config.no_truth,
         )
-        facts = {"crc32": checksum, "export_crc32": _checksum_of_export(config)}
+        facts = {"export_crc32": _checksum_of_export(config)}
         protocol = {"protocol": asdict(config.protocol)}
         return run.finish(scored.by_the_paper | found | facts | protocol)
 
