@@ -1,7 +1,11 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
 from cmkg.hands.network.pose import HandBatch
+from cmkg.hands.skeleton import retarget_matrix
 
 
 def batch(count, rgb=True):
@@ -23,16 +27,19 @@ def test_batches_join_sample_by_sample_and_lose_what_one_lacks():
     assert batch(2).join(batch(3, rgb=False)).rgb is None
 
 
-def test_a_convention_moves_joints_and_their_places_about_the_wrist():
+@pytest.mark.parametrize("unit", [1.0, 0.55, 1.8])
+def test_another_convention_leaves_the_hand_where_it_is_on_the_picture(unit):
+    """The unit is one bone, which annotators measure differently: most differ by its ratio."""
     held = batch(2)
-    matrix = torch.eye(21)
-    matrix[4, 3], matrix[4, 4] = 0.5, 0.5  # the thumb's tip half way to the joint before it
-    moved = held.to_convention(matrix)
-    torch.testing.assert_close(moved.joints[:, 4], (held.joints[:, 3] + held.joints[:, 4]) / 2)
-    wrist = held.uv[:, 0]
-    torch.testing.assert_close(moved.uv[:, 0], wrist)
-    relative = (held.uv[:, 3] + held.uv[:, 4]) / 2 - wrist
-    torch.testing.assert_close(moved.uv[:, 4] - wrist, relative)
+    held = replace(held, joints=held.joints - held.joints[:, :1])
+    lengths = np.random.default_rng(0).uniform(0.5, 3, 20)
+    other = lengths / unit
+    other[9] = lengths[9]  # the bone that is the unit
+    moved = held.to_convention(torch.from_numpy(retarget_matrix(lengths, other)).float())
+    torch.testing.assert_close(moved.uv, held.uv)
+    before, after = (one.joints * one.scale_mm[:, None, None] for one in (held, moved))
+    same = [joint for joint in range(21) if joint not in (10, 11, 12)]  # beyond that bone
+    torch.testing.assert_close(after[:, same], before[:, same], rtol=1e-4, atol=1e-4)
 
 
 def test_a_picture_that_is_not_there_is_refused():

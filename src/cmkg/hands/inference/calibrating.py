@@ -57,6 +57,9 @@ def judged_confidence(student: HandStudent, judged: Judged) -> Float[np.ndarray,
     return 1 / (1 + np.exp(-(a + b * judged.log_spread)))
 
 
+WRIST_TO_TIP = slice(8, 12)  # of skeleton.BONES: the middle finger's
+
+
 def fit_calibration(judged: Judged) -> tuple[float, float]:
     """a and b of sigmoid(a + b log spread), by maximum likelihood."""
     x, y = judged.log_spread, judged.is_near.astype(float)
@@ -84,6 +87,7 @@ def calibrated(student: HandStudent, packed: Packed) -> HandStudent:
         bone_mm,
         list(calibration),
         net.upright,
+        round(sum(packed.bone_lengths[WRIST_TO_TIP]), 3),
     )
     again.load_state_dict(student.state_dict())
     return again.eval()

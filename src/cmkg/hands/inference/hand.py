@@ -100,8 +100,8 @@ class Hand:
 
     Args:
         student: the network, with its bone length and its calibration.
-        bone_mm: the length of the middle finger's first bone, of the hands to come; None takes the
-            student's (of the people it was trained on).
+        bone_mm: what a ruler says of the hands to come, from the middle finger's knuckle to its
+            next joint, the finger bent; None takes the people that the student was trained on.
         networks: how the student is run, and its companions; None runs it by torch, alone.
 
     Raises:
@@ -119,10 +119,10 @@ class Hand:
         self.student = student.eval()
         self.networks = networks or Networks(self.student)
         own = float(student.net.unit_mm) or student.bone_mm
-        self.bone_mm = own if bone_mm is None else float(bone_mm)
-        if not 5 < self.bone_mm < 120:
+        self.bone_mm = own if bone_mm is None else student.unit_of(float(bone_mm))
+        if bone_mm is not None and not 5 < bone_mm < 120:
             raise InputError(
-                f"bone_mm: expected a finger's first bone, 5 to 120 mm, got {self.bone_mm:g}"
+                f"bone_mm: expected a finger's first bone, 5 to 120 mm, got {bone_mm:g}"
             )
 
     @classmethod

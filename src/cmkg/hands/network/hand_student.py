@@ -23,6 +23,10 @@ from .posenet import Head, NetConfig, StemStride, pose_net
 NEAR = 0.1  # of the box's side: what a joint's confidence is the chance of
 BONE_MM = 32.0  # |middle MCP - middle PIP| where nothing is known of the people
 CALIBRATION = (-4.0, -1.5)
+HAND_BONES = 5.6  # of the hand that ships with cmkg
+# The middle finger's first bone, of the hand's length from the wrist to that finger's tip: what a
+# ruler says from the knuckle to the next joint (Buryanov and Kotiuk, 2010: 45 mm of 192).
+RULER_SHARE = 0.235
 
 
 class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["cmkg", "hand-pose"]):
@@ -35,6 +39,8 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
         backbone, width, head, stem_stride, px, upright: see posenet.NetConfig.
         bone_mm: mean |middle MCP - middle PIP| of the hands that it was trained on.
         calibration: a and b of `confidence`, as `cmkg export --data` fits them.
+        hand_bones: how many of these bones the hand is long, from the wrist to the middle finger's
+            tip: where its annotators put the knuckle.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
         bone_mm: float = BONE_MM,
         calibration: Any = CALIBRATION,
         upright: bool = False,
+        hand_bones: float = HAND_BONES,
     ) -> None:
         super().__init__()
         self.config = NetConfig(backbone, width, head, stem_stride, px=px, upright=upright)
@@ -54,11 +61,14 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
         self.bone_mm = float(bone_mm)
         a, b = calibration
         self.calibration = float(a), float(b)
-        numbers = (self.bone_mm, *self.calibration)
-        if not all(map(math.isfinite, numbers)) or not 1 < self.bone_mm < 1000:
+        self.hand_bones = float(hand_bones)
+        numbers = (self.bone_mm, self.hand_bones, *self.calibration)
+        is_sane = 1 < self.bone_mm < 1000 and 2 < self.hand_bones < 10
+        if not all(map(math.isfinite, numbers)) or not is_sane:
             raise InputError(
-                f"a hand student: expected a bone's length in mm and two finite numbers of its "
-                f"confidence, got {self.bone_mm} and {self.calibration}"
+                f"a hand student: expected a bone's length in mm, 2 to 10 of them a hand, and two "
+                f"finite numbers of its confidence, got {self.bone_mm}, {self.hand_bones} and "
+                f"{self.calibration}"
             )
         if not isinstance(upright, bool):
             raise InputError(
@@ -74,6 +84,13 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
         found: str | None = super().save_pretrained(save_directory, **options)
         write_manifest(save_directory)
         return found
+
+    def unit_of(self, measured_mm: float) -> float:
+        """The student's own bone of a hand whose first bone a ruler says to be so long.
+
+        Annotators put the knuckle elsewhere than a ruler finds it; the hand's length is one.
+        """
+        return measured_mm / (RULER_SHARE * self.hand_bones)
 
     def forward(self, x: Float[Tensor, "b 3 px px"]) -> Pose:
         """Normalised pictures to a Pose, in units of |middle MCP - middle PIP|."""
@@ -96,14 +113,15 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
 
         Args:
             crops: boxed as in docs/datasets.md.
-            bone_mm: the length of the middle finger's first bone, which a picture does not tell;
-                None is that of the people it was trained on.
+            bone_mm: what a ruler says of the middle finger's first bone, see `unit_of`; None is
+                the people that it was trained on.
         """
         device = next(self.parameters()).device
         x = torch.as_tensor(np.ascontiguousarray(crops)).to(device)
         x = x.permute(0, 3, 1, 2).float() / 255
         x = F.interpolate(x, (self.px, self.px), mode="bilinear", antialias=True)
-        unit = (float(self.net.unit_mm) or self.bone_mm) if bone_mm is None else bone_mm
+        own = float(self.net.unit_mm) or self.bone_mm
+        unit = own if bone_mm is None else self.unit_of(bone_mm)
         return unit * self.eval()(normalise(x)).joints
 
 

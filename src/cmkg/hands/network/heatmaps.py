@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-SPREAD = 0.12  # standard deviation of a target heatmap, of half the box: half a cell at 8 x 8
+SPREAD_CELLS = 0.6  # standard deviation of a target heatmap; at half a cell its centre is off
 
 
 def cell_centres(
@@ -43,6 +43,19 @@ def spread_of(logits: Float[Tensor, "b 21 h w"]) -> Float[Tensor, "b 21"]:
     return (weights * off).sum(2).clamp_min(1e-8).sqrt()
 
 
+def target_heatmaps(
+    uv: Float[Tensor, "b 21 2"], height: int, width: int
+) -> Float[Tensor, "b 21 hw"]:
+    """Gaussians around the joints, of SPREAD_CELLS cells: their centres of mass are the joints.
+
+    Each sums to 1; of a joint far outside the box to 0.
+    """
+    cell = uv.new_tensor((2 / width, 2 / height))
+    off = (uv[:, :, None] - cell_centres(height, width, uv.device)) / (SPREAD_CELLS * cell)
+    target = (-off.square().sum(3) / 2).exp()
+    return target / (target.sum(2, keepdim=True) + 1e-8)
+
+
 def heatmap_loss(
     logits: Float[Tensor, "b 21 h w"], uv: Float[Tensor, "b 21 2"]
 ) -> Float[Tensor, ""]:
@@ -51,7 +64,5 @@ def heatmap_loss(
     Mean over the batch and the joints. A joint far outside the box counts nothing.
     """
     height, width = (int(length) for length in logits.shape[2:])
-    to_cell = uv[:, :, None] - cell_centres(height, width, logits.device)
-    target = (-to_cell.square().sum(3) / (2 * SPREAD**2)).exp()
-    target = target / (target.sum(2, keepdim=True) + 1e-8)
+    target = target_heatmaps(uv, height, width)
     return -(target * logits.flatten(2).log_softmax(2)).sum(2).mean()

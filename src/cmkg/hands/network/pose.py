@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..skeleton import WRIST
-
 
 class Pose(NamedTuple):
     """A network's answer, or its labels.
@@ -60,13 +58,13 @@ class HandBatch:
     def to_convention(self, matrix: Float[Tensor, "21 21"]) -> HandBatch:
         """The batch with its joints in another convention: see skeleton.retarget_matrix.
 
-        Their places on the picture move likewise, as under a weak perspective.
+        Most of what differs is the bone that is the unit: the hand is as large as it was, so that
+        scale_mm changes with it, and the joints' places on the picture stay.
         """
         matrix = matrix.to(self.joints.device)
-        wrist = self.uv[:, WRIST : WRIST + 1]
         joints = torch.einsum("ij,bjk->bik", matrix, self.joints)
-        uv = wrist + torch.einsum("ij,bjk->bik", matrix, self.uv - wrist)
-        return replace(self, joints=joints, uv=uv)
+        unit = 1 / matrix.diagonal()[1:].median()  # of the old units, what most bones agree on
+        return replace(self, joints=joints, scale_mm=self.scale_mm * unit)
 
     def join(self, other: HandBatch) -> HandBatch:
         """This batch, followed by another."""

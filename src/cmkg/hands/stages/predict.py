@@ -62,8 +62,8 @@ class Predict:
     camera: str = ""
     """fx,fy,cx,cy in pixels: gives where the wrist is, too; empty assumes a usual lens."""
     bone_mm: float = 0.0
-    """Length of the middle finger's first bone; 0 takes that of the people the student was trained
-    on."""
+    """What a ruler says from the middle finger's knuckle to its next joint, the finger bent; 0
+    takes the people that the student was trained on."""
     overlays: bool = True
     """Write the pictures with skeletons."""
     steady: bool = True
