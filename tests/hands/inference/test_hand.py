@@ -87,7 +87,10 @@ def test_with_a_camera_the_wrist_has_a_place(hand):
 
 def test_a_students_own_unit_counts(hand):
     hand.student.net.unit_mm.fill_(25.0)
-    for again, bone_mm in ((Hand(hand.student), 25.0), (Hand(hand.student, 28.0), 28.0)):
+    for again, bone_mm in (
+        (Hand(hand.student), 25.0),
+        (Hand(hand.student, 28.0), hand.student.unit_of(28.0)),
+    ):
         (found,) = again(spot(70, 30), side="right")
         assert again.bone_mm == bone_mm
         lengths = np.linalg.norm(found.joints_mm[1:], axis=1)
