@@ -13,6 +13,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -220,7 +221,7 @@ def execute(command: Command, program: str, arguments: Sequence[str]) -> None:
 
     config = parse_settings(command, program, arguments)
     expect_sane(config)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if "WORLD_SIZE" in os.environ:
         from .runtime.distributed import join_launched_processes
 
         join_launched_processes()
@@ -243,12 +244,17 @@ def end_in_one_sentence(program: Callable[[], object]) -> None:
     Exit code 2; 1 where a training diverged; 130 or 143 where it was stopped by SIGINT or SIGTERM.
     Errors of ours keep their traceback.
     """
-    from .runtime.stopping import Stopped, stop_on_signals
+    from .runtime.stopping import Stopped, received, stop_on_signals
 
     warnings.showwarning = _show_warning
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - they may be closed
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     try:
         stop_on_signals()
         program()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough
+        _leave_quietly()
     except InputError as error:
         _exit(str(error))
     except Diverged as error:
@@ -257,6 +263,7 @@ def end_in_one_sentence(program: Callable[[], object]) -> None:
         _exit(_describe_os_error(error))
     except ModuleNotFoundError as error:
         if error.name not in TRAINING_MODULES:
+            _exit_if_stopped(received())
             raise
         _exit(
             f"this command needs {error.name}, which is not installed: install cmkg with its extra "
@@ -268,12 +275,24 @@ def end_in_one_sentence(program: Callable[[], object]) -> None:
         if any(words in str(error) for words in ("allocate memory", "out of memory")):
             _exit(NO_MEMORY)
         if not _is_lost_contact(error):
+            _exit_if_stopped(received())
             raise
         from .runtime.distributed import describe_lost_contact
 
         _exit(f"{describe_lost_contact(error)}; start the same command again")
     except KeyboardInterrupt as stop:
         _exit(*_describe_stop(stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)))
+    except (ImportError, SystemError):
+        _exit_if_stopped(received())
+        raise
+
+
+def _exit_if_stopped(number: int) -> None:
+    """Where a signal came in the middle of an import, libraries call it an error of theirs."""
+    from .runtime.stopping import Stopped
+
+    if number:
+        _exit(*_describe_stop(Stopped(number)))
 
 
 def _describe_stop(stop: Stopped) -> tuple[str, int]:
@@ -292,14 +311,23 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 def _describe_os_error(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     hint = ""
+    if error.errno == errno.ELOOP:
+        hint = "; links lead in a circle there, give the file itself"
     if error.errno in FULL_DISK:
         hint = "; free space or choose another --out, then run the same command again"
     return f"{where}{error.strerror or error}{hint}"
 
 
 def _exit(sentence: str, code: int = 2) -> None:
-    print(printable(f"cmkg: {sentence}"), file=sys.stderr)
+    with suppress(OSError, ValueError):  # standard error is closed: the exit code says it
+        print(printable(f"cmkg: {sentence}"), file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def _leave_quietly() -> None:
+    """Ends with code 0; Python must not complain of the closed pipe when it flushes at its end."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.exit(0)
 
 
 def _is_lost_contact(error: RuntimeError) -> bool:

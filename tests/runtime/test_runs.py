@@ -6,12 +6,15 @@ import sys
 import time
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 import torch
 
 from cmkg.errors import InputError
 from cmkg.hands.stages.networks import load_network
+from cmkg.runtime.files import save_weights, write_arrays
 from cmkg.runtime.locks import hold_folder
+from cmkg.runtime.run_files import read_result
 from cmkg.runtime.runs import Run
 from cmkg.runtime.settings import flatten_settings, replace_settings
 from tests.hands.runs import cmkg, expect_same_training, run_here, stage_commands
@@ -141,3 +144,88 @@ def test_weights_that_the_run_did_not_write_are_refused(whole, tmp_path):
     config.write_text(config.read_text().replace('"px": 32', '"px": 40'))
     with pytest.raises(InputError, match="config.json: says other settings than result.json"):
         load_network(tmp_path / "student", "rgb", "student")
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 150, "a', b'{"step": 150, "a": {', b"\0\0\0\0"])
+def test_a_torn_last_line_is_cut_off(tmp_path, torn):
+    """What a full disk or a power cut leaves: the run goes on, and is reported."""
+    run = Run(tmp_path / "run", {"seed": 0})
+    with run.claim():
+        for step in (50, 100):
+            run.log(step=step, a=1.0)
+        log = run.path("metrics.jsonl")
+        log.write_bytes(log.read_bytes() + torn)
+        assert [line["step"] for line in run.logged()] == [50, 100]
+        run.log(step=150, a=2.0)
+        assert [line["step"] for line in run.logged()] == [50, 100, 150]
+        run.save_checkpoint(150, {"model": torch.nn.Linear(2, 2)})
+        log.write_bytes(log.read_bytes() + torn)
+        assert run.resume({"model": torch.nn.Linear(2, 2)}) == 150
+        assert log.read_bytes().endswith(b"}\n")
+
+
+def test_a_folder_of_somebody_elses_is_not_written_into(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/README.md").write_text("mine")
+    with pytest.raises(InputError, match=r"holds something else \(README.md\)"):
+        Run(tmp_path / "run", {"seed": 0})
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="is no folder"):
+        Run(tmp_path / "file", {"seed": 0})
+
+
+def finished(folder, epe_mm):
+    run = Run(folder, {"seed": 0})
+    with run.claim():
+        write_arrays(run.path("predictions.npz"), errors=np.full(3, epe_mm))
+        run.log(step=50, a=1.0)
+        save_weights(run.path("target.safetensors"), torch.nn.Linear(2, 2))
+        run.finish({"epe_mm": epe_mm})
+    return folder
+
+
+def test_a_result_is_held_against_where_it_lies_and_what_lies_beside_it(tmp_path):
+    out = tmp_path / "out"
+    one, other = (finished(out / f"target/none/seed-{n}", 10.0 + n) for n in range(2))
+    assert read_result(one / "result.json", out)["epe_mm"] == 10.0
+    moved = tmp_path / "moved"
+    shutil.copytree(out, moved)  # a whole run may lie elsewhere
+    assert read_result(moved / "target/none/seed-1/result.json", moved)["epe_mm"] == 11.0
+    assert Run(moved / "target/none/seed-1", {"seed": 0}).result["epe_mm"] == 11.0
+    for name in ("result.json", "predictions.npz", "metrics.jsonl", "target.safetensors"):
+        copy = tmp_path / f"exchanged-{name}"
+        shutil.copytree(out, copy)
+        a, b = (copy / f"target/none/seed-{n}/{name}" for n in range(2))
+        if name == "metrics.jsonl":
+            b.write_text('{"step": 50, "a": 0.5}\n')
+        held = a.read_bytes()
+        shutil.copy(b, a)
+        b.write_bytes(held)
+        with pytest.raises(InputError, match=r"were exchanged|is not the file that this run wrote"):
+            read_result(copy / "target/none/seed-0/result.json", copy)
+    (moved / "target/none/seed-1").rename(moved / "target/none/seed-7")
+    with pytest.raises(InputError, match="results or folders were exchanged"):
+        read_result(moved / "target/none/seed-7/result.json", moved)
+    (other / "target.safetensors").unlink()
+    with pytest.raises(InputError, match="this run wrote it, and it is gone"):
+        Run(other, {"seed": 0})
+
+
+def test_other_threads_are_said_on_resuming(tmp_path, capsys):
+    run = Run(tmp_path / "run", {"seed": 0})
+    with run.claim():
+        run.save_checkpoint(3, {"model": torch.nn.Linear(2, 2)})
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        assert Run(tmp_path / "run", {"seed": 0}).resume({"model": torch.nn.Linear(2, 2)}) == 3
+    finally:
+        torch.set_num_threads(before)
+    assert f"threads = {before}, this session has {before + 1}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("said", ["abc", "-1", "inf"])
+def test_a_variable_that_is_no_number_is_a_sentence(tmp_path, monkeypatch, said):
+    monkeypatch.setenv("CMKG_CHECKPOINT_SECONDS", said)
+    with pytest.raises(InputError, match="CMKG_CHECKPOINT_SECONDS: expected seconds from 0"):
+        Run(tmp_path / "run", {"seed": 0})

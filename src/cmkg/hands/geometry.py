@@ -114,7 +114,19 @@ def warp_depth(
 def mirror(
     image: np.ndarray, joints: Float[np.ndarray, "21 3"], K: Matrix
 ) -> tuple[np.ndarray, Float[np.ndarray, "21 3"], Matrix]:
-    """A left hand as a right one: image flipped, x negated, principal point mirrored."""
+    """A left hand as a right one: image flipped, x negated, principal point and skew mirrored."""
     flipped = K.copy()
     flipped[0, 2] = image.shape[1] - 1 - K[0, 2]
+    flipped[0, 1] = -K[0, 1]
     return np.ascontiguousarray(image[:, ::-1]), joints * np.array([-1.0, 1.0, 1.0]), flipped
+
+
+FOCAL_PX = (1.0, 1e6)  # of any camera
+
+
+def is_camera(K: np.ndarray) -> bool:
+    """Whether a matrix is [[fx, s, cx], [0, fy, cy], [0, 0, 1]] of a camera that can be one."""
+    if K.shape != (3, 3) or not (np.abs(K) < FOCAL_PX[1]).all():  # of NaN neither is true
+        return False
+    focal = K[0, 0], K[1, 1]
+    return min(focal) >= FOCAL_PX[0] and K[1, 0] == 0 and np.allclose(K[2], [0, 0, 1])

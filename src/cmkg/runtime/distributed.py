@@ -28,7 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .stopping import signals_end_at_once
 
+LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # set by torchrun
 Precision = Literal["auto", "32-true", "bf16-mixed"]
 T = TypeVar("T")
 Model = TypeVar("Model", bound=nn.Module)
@@ -72,8 +74,7 @@ def launch(precision: Precision = "auto", accelerator: str = "auto") -> Processe
         precision = "bf16-mixed" if _computes_bf16() else "32-true"
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    total = int(os.environ.get("WORLD_SIZE", 1))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    total, local = launched_processes()
     strategy: Any = "auto"
     if total > 1:
         from lightning_fabric.strategies import DDPStrategy
@@ -86,15 +87,44 @@ def launch(precision: Precision = "auto", accelerator: str = "auto") -> Processe
         precision=precision,
         strategy=strategy,
     )
-    fabric.launch()
+    with signals_end_at_once(unless=total == 1):  # it waits for the others outside of Python
+        fabric.launch()
     if world_size() > 1:
         atexit.register(_leave_group)
     return fabric
 
 
+def launched_processes() -> tuple[int, int]:
+    """How many processes `torchrun` has started, in all and on this machine; 1 and 1 without it.
+
+    Raises:
+        InputError: WORLD_SIZE or LOCAL_WORLD_SIZE is no number of processes, or its companions are
+            missing: the process would wait for others that nobody has started.
+    """
+    found = {}
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        said = os.environ.get(name, "1")
+        if not said.isdecimal() or not 0 < int(said[:9]) < 1_000_000:
+            raise InputError(
+                f"{name}: expected the number of processes, as torchrun sets it, got {said!r:.40}; "
+                "unset it to work alone"
+            )
+        found[name] = int(said)
+    total, local = found["WORLD_SIZE"], found["LOCAL_WORLD_SIZE"]
+    missing = [name for name in LAUNCHED if name not in os.environ]
+    if total > 1 and missing:
+        raise InputError(
+            f"WORLD_SIZE is {total}, and {missing[0]} is not set: start several processes with "
+            "torchrun, or unset WORLD_SIZE to work alone"
+        )
+    if total % local:
+        raise InputError(f"WORLD_SIZE {total} is no multiple of LOCAL_WORLD_SIZE {local}")
+    return total, local
+
+
 def join_launched_processes() -> None:
     """Joins the other processes if `torchrun` started this one; for the command line alone."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if launched_processes()[0] > 1:
         launch("32-true")
 
 

@@ -205,8 +205,8 @@ def write_atomically(path: PathLike, write: Callable[[Path], object]) -> None:
         os.replace(partial, path)
         _to_disk(path.parent)
     except OSError as error:
-        if error.filename == str(partial):  # a message names the file that was asked for
-            error.filename = str(path)
+        if error.filename in (None, str(partial)):  # a message names the file that was asked for
+            raise named(error, path) from None
         raise
     except (
         RuntimeError,
@@ -216,6 +216,11 @@ def write_atomically(path: PathLike, write: Callable[[Path], object]) -> None:
         raise OSError(errno.EIO, f"could not be written ({reason})", str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def named(error: OSError, path: PathLike) -> OSError:
+    """The error with the file's name: of a full disk Python does not say where."""
+    return OSError(error.errno or errno.EIO, error.strerror or str(error), str(path))
 
 
 def _to_disk(path: Path) -> None:
@@ -246,12 +251,15 @@ def write_text(path: PathLike, text: str) -> None:
 
 def append_line(path: PathLike, line: str) -> None:
     """Appends a line to a log; one that a full disk or a power cut left half written is cut off."""
-    with open(path, "ab+") as file:
-        end = file.seek(0, os.SEEK_END)
-        whole = _end_of_last_line(file, end)
-        if whole < end:
-            file.truncate(whole)
-        file.write(line.encode() + b"\n")
+    try:
+        with open(path, "ab+") as file:
+            end = file.seek(0, os.SEEK_END)
+            whole = _end_of_last_line(file, end)
+            if whole < end:
+                file.truncate(whole)
+            file.write(line.encode() + b"\n")
+    except OSError as error:
+        raise named(error, path) from None
 
 
 def _end_of_last_line(file: Any, end: int, block: int = 1 << 16) -> int:

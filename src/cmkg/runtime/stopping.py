@@ -31,8 +31,17 @@ class Stopped(KeyboardInterrupt):
         return 128 + self.number
 
 
+_last: list[int] = []
+
+
 def _stop_now(number: int, _frame: FrameType | None) -> None:
+    _last.append(number)
     raise Stopped(number)
+
+
+def received() -> int:
+    """The signal that has asked this program to end; 0 where none has."""
+    return _last[-1] if _last else 0
 
 
 def stop_on_signals() -> None:
@@ -40,6 +49,20 @@ def stop_on_signals() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in ASKED:
             signal.signal(number, _stop_now)
+
+
+@contextmanager
+def signals_end_at_once(unless: bool = False) -> Iterator[None]:
+    """Inside, SIGTERM and SIGINT end the process without Python: where it waits in C++."""
+    if unless or signal.getsignal(signal.SIGTERM) is not _stop_now:
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in ASKED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Request:

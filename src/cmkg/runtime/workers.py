@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -39,6 +40,11 @@ def process_map(
         try:
             for future in futures:
                 yield future.result()
+        except KeyboardInterrupt:  # what is begun is done again by who goes on: nobody waits for it
+            for process in list((pool._processes or {}).values()):
+                process.kill()
+            pool.shutdown(cancel_futures=True)
+            raise
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -64,6 +70,7 @@ def _use_one_thread() -> None:
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all: the parent ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

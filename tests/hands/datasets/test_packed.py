@@ -8,9 +8,12 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from cmkg.errors import InputError
+from cmkg.hands.datasets import packed as packed_module
 from cmkg.hands.datasets.folder import Folder
+from cmkg.hands.datasets.freihand import FreiHand
 from cmkg.hands.datasets.packed import (
     TO_DO,
     JoinedSets,
@@ -22,7 +25,9 @@ from cmkg.hands.datasets.packed import (
     verify_checksums,
 )
 from cmkg.hands.datasets.rendered import Rendered
+from cmkg.hands.datasets.synthetic import make_dataset
 from cmkg.hands.rendering.scenes import SceneConfig
+from cmkg.hands.stages import data
 from cmkg.hands.stages.fitting import Loader, convention_matrix
 from cmkg.runtime.partial_folders import MARK
 
@@ -160,17 +165,14 @@ def test_a_joined_set_is_both_in_the_convention_of_the_first(tmp_path):
     first = Loader(a, 16, "cpu", both).fetch([0, 3])
     second = Loader(b, 16, "cpu", both).fetch([1, 3])
     assert len(joined) == 10
-    for key in ("rgb", "depth", "scale_mm"):
+    for key in ("rgb", "depth", "uv"):  # the picture and the places on it stay
         assert (getattr(batch, key)[:2] == getattr(first, key)).all()
         assert (getattr(batch, key)[2:] == getattr(second, key)).all()
-    # on the picture, too, the joints move to where the other annotators would put them
-    matrix = convention_matrix(b, a).numpy()
-    for key in ("joints", "uv"):
-        found, own, other = (getattr(part, key).numpy() for part in (batch, first, second))
-        wrist = other[:, :1]
-        expected = wrist + np.einsum("ij,bjk->bik", matrix, other - wrist)
+    expected = second.to_convention(convention_matrix(b, a))
+    for key in ("joints", "scale_mm"):
+        found, own, other = (getattr(part, key) for part in (batch, first, expected))
         assert (found[:2] == own).all()
-        np.testing.assert_allclose(found[2:], expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found[2:], other)
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -196,3 +198,83 @@ def test_what_is_left_of_a_damaged_pack_is_made_anew(tmp_path):
         pack(hands, tmp_path / "set", workers=1)
     (partial / MARK).touch()
     assert len(pack(hands, tmp_path / "set", workers=1)) == 40
+
+
+LABELS = {
+    "rhd": "training/anno_training.pickle",
+    "stb": "labels/B2Counting_BB.mat",
+    "freihand": "training_xyz.json",
+    "dexycb": "calibration/intrinsics/*_640x480.yml",
+    "ho3d": "train/MC1/meta/0000.pkl",
+    "interhand": "annotations/train/InterHand2.6M_train_joint_3d.json",
+    "folder": "joints.json",
+}
+
+
+@pytest.mark.parametrize("name", list(LABELS))
+@pytest.mark.parametrize("changed", ["labels", "a picture"])
+def test_a_set_whose_labels_or_pictures_were_corrected_is_not_reused(
+    made_sets, tmp_path, name, changed
+):
+    root = tmp_path / "root"
+    if name in made_sets:
+        shutil.copytree(made_sets[name], root)
+    else:
+        make_dataset(name, root, 8)
+    which = data.Which(name, str(root), px=32)
+    out = str(tmp_path / "set")
+    data.pack(data.Pack(which, out, workers=1))
+    dataset = data.open_dataset(which)
+    picture = dataset.files(0)[0]
+    os.utime(picture)  # another time alone is no other picture
+    data.pack(data.Pack(which, out, workers=1))
+    for path in sorted(root.glob(LABELS[name]))[:1] if changed == "labels" else [picture]:
+        path.write_bytes(path.read_bytes() + b"\n")  # still read, and another file
+    with pytest.raises(InputError, match=r"labels_crc32|records_crc32|other pictures"):
+        data.pack(data.Pack(which, out, workers=1))
+
+
+def test_a_killed_pack_takes_the_corrected_pictures(made_sets, tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    shutil.copytree(made_sets["freihand"], root)
+    which = data.Which("freihand", str(root), px=32)
+    whole = FreiHand(str(root), "train", "gs", 32, 1.25, True)
+    monkeypatch.setattr(packed_module, "CHUNK", 2)
+    real = packed_module._write_chunk
+
+    def killed(dataset, partial, names, chunk):
+        if chunk == 2:
+            raise KeyboardInterrupt
+        real(dataset, partial, names, chunk)
+
+    monkeypatch.setattr(packed_module, "_write_chunk", killed)
+    with pytest.raises(KeyboardInterrupt):
+        data.pack(data.Pack(which, str(tmp_path / "set"), workers=1))
+    monkeypatch.setattr(packed_module, "_write_chunk", real)
+    shutil.copy(whole.files(5)[0], whole.files(0)[0])
+    data.pack(data.Pack(which, str(tmp_path / "set"), workers=1))
+    data.pack(data.Pack(which, str(tmp_path / "again"), workers=1))
+    for path in sorted((tmp_path / "set").iterdir()):
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("name", ["set.partial", "set.merging", "made.partial", "set.lock"])
+def test_nothing_of_the_users_is_taken_or_deleted(tmp_path, name):
+    hands = Rendered(SceneConfig(px=16), 4)
+    shards = [
+        pack(Shard(hands, f"{i}/2"), tmp_path / f"shard{i}", workers=1).folder for i in range(2)
+    ]
+    mine = tmp_path / name
+    if name.endswith(".lock"):
+        mine.write_text("mine")
+    else:
+        mine.mkdir()
+        (mine / "thesis.txt").write_text("mine")
+    write = {
+        "made.partial": lambda: make_dataset("folder", tmp_path / "made", 4),
+        "set.merging": lambda: merge_shards(shards, tmp_path / "set"),
+    }.get(name, lambda: pack(hands, tmp_path / "set", workers=1))
+    with pytest.raises(InputError, match="is in the way"):
+        write()
+    held = mine if name.endswith(".lock") else mine / "thesis.txt"
+    assert held.read_text() == "mine"

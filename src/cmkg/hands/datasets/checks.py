@@ -35,6 +35,10 @@ LONGEST_TO_BASES = 1.9  # of the hand's other ratios; fingers from tip to base h
 WRONG_CURL = -0.2
 # What differs among findings of one kind: numbers and joints.
 VARYING = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?|" + "|".join(JOINTS))
+# A joint bends by 115 degrees at most; an exchange turns a bone by nearly 180. Of 5,000 rendered
+# hands in free poses and 460 photographs none has three such fingers.
+RUNS_BACK = -0.8
+FEWEST_FINGERS = 3
 BASES, TIPS = [5, 9, 13, 17], [8, 12, 16, 20]
 
 
@@ -57,6 +61,7 @@ def disagreements(
         _on_mask(frame, mask),
         _at_depth(frame),
         *_proportions(frame.joints_mm),
+        _folded(frame.joints_mm),
         _side(frame),
     ]
     return [f"{name}: {sentence}" for sentence in found if sentence]
@@ -146,6 +151,21 @@ def _proportions(joints_mm: Joints) -> list[str]:
             "index, middle, ring, little (are the fingers in order?)"
         )
     return found
+
+
+def _folded(joints_mm: Joints) -> str:
+    """Fingers that run back along themselves: two joints of each are exchanged."""
+    fingers = joints_mm[1:].reshape(5, 4, 3)[1:]  # the thumb's joints bend otherwise
+    bones = np.diff(fingers, axis=1)
+    bones = bones / np.linalg.norm(bones, axis=2, keepdims=True).clip(1e-9)
+    straight = (bones[:, 1:] * bones[:, :-1]).sum(2)  # the cosine between a bone and the next
+    back = (straight < RUNS_BACK).any(1)
+    if back.sum() < FEWEST_FINGERS:
+        return ""
+    return (
+        f"{back.sum()} fingers run back along themselves; expected each from its base to its tip "
+        "(are two joints of each exchanged?)"
+    )
 
 
 def curl(joints_mm: Joints) -> float:

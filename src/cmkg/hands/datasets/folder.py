@@ -25,8 +25,11 @@ of the 460 real hands (images/, params.mat, pose_gt.mat) is read as such a folde
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,6 +41,9 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from ...errors import InputError
+from ...runtime.files import read_file
+from ..geometry import is_camera
+from ..picture_files import MOST_PICTURE_BYTES
 from ..skeleton import JOINTS
 from . import real_hands
 from .checks import disagreements
@@ -278,15 +284,47 @@ def _groups(held: Records, numbers: Sequence[int], fields: Sequence[str]) -> lis
         return number
 
     first: dict[tuple[str, str], int] = {}
+    pictures = pictures_of(held)
     for number in numbers:
         for field in fields:
             if field in held.records[number]:
-                other = first.setdefault((field, str(held.records[number][field])), number)
+                value = pictures[number] if field == "image" else held.records[number][field]
+                other = first.setdefault((field, str(value)), number)
                 home[root_of(number)] = root_of(other)
     groups: dict[int, list[int]] = {}
     for number in numbers:
         groups.setdefault(root_of(number), []).append(number)
     return sorted(groups.values(), key=lambda group: group[-1])
+
+
+def pictures_of(held: Records) -> list[str]:
+    """Which picture each record is of, however its file is spelled, linked or copied."""
+    home = Path(held.name).parent
+    names = [str(record.get("image", "")) for record in held.records]
+    facts: dict[str, tuple[int, int]] = {}
+    for name in dict.fromkeys(names):
+        try:
+            found = (home / name).stat()
+        except (OSError, ValueError):  # named where it is read
+            facts[name] = (-1, 0)
+        else:
+            facts[name] = (found.st_size, found.st_mtime_ns)
+    known = _identities(str(home), tuple(facts.items()))
+    return [known[name] for name in names]
+
+
+@lru_cache(maxsize=8)
+def _identities(home: str, facts: tuple[tuple[str, tuple[int, int]], ...]) -> dict[str, str]:
+    """{name: its picture}: of files of one size their bytes decide, of others their place."""
+    sizes = Counter(size for _, (size, _) in facts)
+    found = {}
+    for name, (size, _) in facts:
+        path = Path(home) / name
+        found[name] = os.path.normpath(path)
+        if size > 0 and sizes[size] > 1 and path.is_file():
+            data = read_file(path, "a picture", HINT, MOST_PICTURE_BYTES)
+            found[name] = hashlib.blake2b(data).hexdigest()
+    return found
 
 
 def _refuse_half_named(held: Records) -> None:
@@ -300,13 +338,15 @@ def _refuse_half_named(held: Records) -> None:
 
 
 def _refuse_cut(held: Records, named: Sequence[Any]) -> None:
+    pictures = pictures_of(held)
     for field in ("person", "sequence", "image"):
         home: dict[str, str] = {}
         for number, (record, split) in enumerate(zip(held.records, named, strict=True)):
             name = record.get(field)
             if name is None:
                 continue
-            other = home.setdefault(str(name), split)
+            value = pictures[number] if field == "image" else str(name)
+            other = home.setdefault(value, split)
             if other != split:
                 raise InputError(
                     f"{held.name}: record {number}: {field} {name!r} is in the splits {other!r} "
@@ -564,7 +604,7 @@ class Folder:
 
 def refuse_camera(K: Matrix, name: str) -> None:
     """Refuses a camera that cannot be one."""
-    if min(K[0, 0], K[1, 1]) <= 0 or not np.allclose(K[2], [0, 0, 1]):
+    if not is_camera(K):
         raise InputError(
             f"{name}, field 'K': focal lengths {K[0, 0]:g} and {K[1, 1]:g}, last row "
             f"{K[2].tolist()}; expected positive pixels and [0, 0, 1]"

@@ -27,6 +27,7 @@ from ...errors import InputError
 from ...runtime.distributed import on_first_rank
 from ...runtime.files import (
     PathLike,
+    named,
     read_json,
     read_sealed_json,
     write_json,
@@ -403,8 +404,8 @@ def _expect_same_set(folder: Path, description: dict[str, Any]) -> None:
 
 def _prepare(dataset: Dataset, partial: Path, description: dict[str, Any]) -> ArraySpecs:
     """Creates the empty arrays, or takes up those of a killed pack of the same dataset."""
-    take_up(partial)
     first = dataset.samples([0])[0]
+    take_up(partial)
     arrays = array_specs(len(dataset), len(first.rgb))
     if first.depth is None:
         del arrays["depth"]
@@ -449,14 +450,17 @@ def _checksum_of_chunk(partial: Path, names: Sequence[str], chunk: int) -> int:
 
 def _allocate_array(path: Path, dtype: str, shape: tuple[int, ...]) -> np.memmap:
     """A new array on disk whose space is taken now: a full disk must fail here, not by SIGBUS."""
-    array = open_memmap(path, "w+", dtype, shape)
-    array.flush()
-    allocate = getattr(os, "posix_fallocate", None)  # not on macOS and Windows
-    with open(path, "r+b") as file:
-        if allocate is not None:
-            allocate(file.fileno(), 0, path.stat().st_size)
-        else:
-            _write_zeros(file, file.seek(0, os.SEEK_END) - array.nbytes, array.nbytes)
+    try:
+        array = open_memmap(path, "w+", dtype, shape)
+        array.flush()
+        allocate = getattr(os, "posix_fallocate", None)  # not on macOS and Windows
+        with open(path, "r+b") as file:
+            if allocate is not None:
+                allocate(file.fileno(), 0, path.stat().st_size)
+            else:
+                _write_zeros(file, file.seek(0, os.SEEK_END) - array.nbytes, array.nbytes)
+    except OSError as error:
+        raise named(error, path) from None
     return array
 
 

@@ -150,13 +150,15 @@ def implausible(joints_mm: Joints, K: Matrix, size: Size, name: str) -> list[str
     if not (np.isfinite(joints_mm).all() and np.isfinite(K).all()):
         return [f"{name}: a joint or the camera is not finite; expected numbers"]
     found = []
-    if K[0, 0] <= 0 or K[1, 1] <= 0:
+    if min(K[0, 0], K[1, 1]) < geometry.FOCAL_PX[0]:
         found.append(
             f"{name}: the camera's focal lengths are {K[0, 0]:g} and {K[1, 1]:g}; expected "
             "positive pixels"
         )
-    if not np.allclose(K[2], [0, 0, 1]):
+    elif not np.allclose(K[2], [0, 0, 1]):
         found.append(f"{name}: the last row of the camera K is {K[2].tolist()}; expected [0, 0, 1]")
+    elif not geometry.is_camera(K):
+        found.append(f"{name}: the camera K is {K.tolist()}; expected [[fx, s, cx], [0, fy, cy], …")
     behind = joints_mm[:, 2] <= 0
     if behind.any():
         joint = np.flatnonzero(behind)[0]

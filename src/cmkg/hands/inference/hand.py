@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...runtime.files import PathLike
+from ..geometry import is_camera
 from ..network.hand_student import HandStudent, load_student
 from .finding import find_candidates, first_boxes
 from .pictures import read_with_scale
@@ -35,6 +36,7 @@ from .seeing import (
 Sides = Literal["right", "left", "auto"]
 
 OWN = Path(__file__).with_name("student")  # what comes with cmkg: README.md there is its card
+FAR_PX = 1e6  # no box begins or ends there
 SMALLEST = 8  # pixels a side of a picture that is looked at
 PASSES = 3  # looks at a hand at most, each at the box of the joints that the last one found
 # Which way a hand may point where nobody says it.
@@ -395,7 +397,8 @@ def expect_box(box: Sequence[float]) -> Box:
         x, y, width, height = (float(number) for number in box)
     except (TypeError, ValueError):
         raise InputError(f"box: expected x, y, width, height in pixels, got {box!r:.80}") from None
-    if not np.isfinite([x, y, width, height]).all() or min(width, height) < 2:
+    largest = float(np.abs([x, y, width, height]).max())
+    if not largest < FAR_PX or min(width, height) < 2:
         raise InputError(f"box: expected finite numbers and 2 pixels a side or more, got {box!r}")
     return Box.around(x, y, width, height)
 
@@ -410,8 +413,7 @@ def expect_camera(K: Any) -> Float[np.ndarray, "3 3"]:
         camera = np.asarray(K, np.float64)
     except (TypeError, ValueError):
         camera = np.zeros(0)
-    fits = camera.shape == (3, 3) and np.isfinite(camera).all()
-    if not fits or min(camera[0, 0], camera[1, 1]) <= 0 or not np.allclose(camera[2], [0, 0, 1]):
+    if not is_camera(camera):
         raise InputError(
             "K: expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in the picture's pixels, got "
             f"{np.array2string(camera, precision=4, separator=', ')}"

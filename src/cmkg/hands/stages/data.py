@@ -19,6 +19,7 @@ from ...errors import InputError
 from ...runtime.checks import expect_from_zero, expect_new_file, expect_positive
 from ...runtime.files import read_file, write_atomically
 from ...runtime.progress import Bar
+from ...runtime.text import printable
 from ...runtime.workers import core_count, process_map
 from ..datasets import packed
 from ..datasets.checks import grouped
@@ -214,7 +215,7 @@ def inspect(config: Inspect) -> None:
     expect_new_file(config.out, ".png", config.which.root)
     dataset = open_dataset(config.which)
     for name, value in dataset.describe().items():
-        print(f"{name:13} {value}")
+        print(printable(f"{name:13} {value}"))
     last = len(dataset) - 1
     count = last + 1 if config.which.indices else min(config.count, last + 1)
     numbers = np.linspace(0, last, count).round().astype(int)
@@ -232,7 +233,7 @@ def inspect(config: Inspect) -> None:
         tile=config.tile,
     )
     write_atomically(config.out, lambda partial: partial.write_bytes(sheet))
-    print(f"{'sheet':13} {config.out}: {len(columns)} samples")
+    print(printable(f"{'sheet':13} {config.out}: {len(columns)} samples"))
 
 
 def title_of(dataset: Recording, i: int, frame: Frame) -> str:
@@ -313,14 +314,15 @@ def verify(config: Verify) -> None:
     found = list(dict.fromkeys(found))  # a broken label file is met by every sample
     kinds = grouped(found)
     for sentence in kinds:
-        print(sentence)
+        print(printable(sentence))
     part = "" if "subset" not in said else f" (a subset: {said['subset']})"
     if kinds:
         raise InputError(
             f"{config.which.root}: {len(found):,} finding(s) in {count:,} samples{part}, of "
             f"{len(kinds)} kind(s), listed above"
         )
-    print(f"{config.which.root}: {count:,} samples{part}, every file and field is as expected")
+    good = "every file and field is as expected"
+    print(printable(f"{config.which.root}: {count:,} samples{part}, {good}"))
 
 
 def same_pictures(dataset: Recording, count: int) -> list[str]:
@@ -359,23 +361,24 @@ def pack(config: Pack) -> None:
         )
     part = packed.Shard(dataset, config.shard) if config.shard else dataset
     written = packed.pack(part, config.out, config.workers or None)
-    print(f"{config.out}: {len(written)} samples, middle bone {written.bone_mm:.1f} mm on average")
+    bone = f"middle bone {written.bone_mm:.1f} mm on average"
+    print(printable(f"{config.out}: {len(written)} samples, {bone}"))
 
 
 def merge(config: Merge) -> None:
     """Writes one set of its shards."""
     whole = packed.merge_shards(config.folders, config.out)
-    print(f"{config.out}: {len(whole)} samples of {len(config.folders)} shards")
+    print(printable(f"{config.out}: {len(whole)} samples of {len(config.folders)} shards"))
 
 
 def print_info(config: Info) -> None:
     """Prints what a packed set holds; its checksums are compared."""
     held = packed.verify_checksums(config.folder)
     for name, value in (held.meta["holds"] | {"count": len(held)}).items():
-        print(f"{name:12} {value}")
+        print(printable(f"{name:12} {value}"))
     for name, (shape, dtype) in held.meta["arrays"].items():
-        print(f"{name:12} {tuple(shape)} {dtype}")
-    print(f"{'middle bone':12} {held.bone_mm:.2f} mm on average\n{'checksums':12} right")
+        print(printable(f"{name:12} {tuple(shape)} {dtype}"))
+    print(printable(f"{'middle bone':12} {held.bone_mm:.2f} mm on average\n{'checksums':12} right"))
 
 
 def make(config: Make) -> None:
@@ -384,4 +387,4 @@ def make(config: Make) -> None:
 
     counts = make_dataset(config.dataset, config.root, config.count, config.seed)
     made = ", ".join(f"{part} {count}" for part, count in counts.items())
-    print(f"{config.root}: made data in the layout of {config.dataset}, {made}")
+    print(printable(f"{config.root}: made data in the layout of {config.dataset}, {made}"))

@@ -15,6 +15,7 @@ from ...runtime.checks import expect_apart
 from ...runtime.files import load_weights, save_weights, write_text
 from ...runtime.locks import hold_folder_of
 from ...runtime.run_files import read_own_settings, read_result
+from ...runtime.text import printable
 from ..datasets.packed import Packed
 from ..inference.export_files import (
     EXPORTED,
@@ -93,7 +94,7 @@ def run(config: Export) -> None:
     expect_apart(out, *filter(None, sources))
     with hold_folder_of(out, EXPORTED):
         write_export(config, student, packed, out)
-    print(f"{config.out}: load it with cmkg.Hand.from_pretrained({config.out!r})")
+    print(printable(f"{config.out}: load it with cmkg.Hand.from_pretrained({config.out!r})"))
 
 
 def write_export(config: Export, student: HandStudent, packed: Packed | None, out: Path) -> None:
@@ -173,5 +174,5 @@ def write_in_8_bits(student: HandStudent, packed: Packed, out: Path) -> dict[str
     write_int8(path, small, packed, student.config)
     whole, eighth = (error_of(OnnxFile(one), packed, student.config) for one in (path, small))
     loss = f"{100 * (eighth / whole - 1):+.1f} % error ({whole:.3f} to {eighth:.3f} bones)"
-    print(f"{small}: {loss}")
+    print(printable(f"{small}: {loss}"))
     return {"in 8 bits": loss}

@@ -22,6 +22,7 @@ from ...runtime.locks import expect_own_folder
 from ...runtime.progress import Bar, note
 from ...runtime.stopping import Stopped
 from ...runtime.text import printable
+from ..geometry import is_camera
 from ..inference.drawing import draw_hands
 from ..inference.exchange import csv_of, document_of, record_of
 from ..inference.hand import (
@@ -238,9 +239,10 @@ def camera_of(numbers: list[float]) -> np.ndarray:
         InputError: a focal length is not positive.
     """
     fx, fy, cx, cy = numbers
-    if min(fx, fy) <= 0:
+    K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+    if not is_camera(K):
         raise InputError(f"--camera: expected positive focal lengths, got {fx:g} and {fy:g}")
-    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+    return K
 
 
 def lies_in(path: Path, folder: Path) -> bool:

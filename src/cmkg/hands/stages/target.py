@@ -173,6 +173,11 @@ def load_regulariser(config: Target, model: nn.Module, packed: Packed) -> Prior 
         raise InputError("--per-layer: it is of a prior's strength; give --prior and --sigma")
     if settings.low_rank and not settings.sigma:
         raise InputError("--low-rank: give --sigma, its strength")
+    is_held = settings.sigma or settings.prior or settings.low_rank or settings.evidence
+    if settings.centre and not is_held:
+        raise InputError(
+            "--centre: nothing holds the weights there; give --sigma, its strength, or --prior"
+        )
     if settings.low_rank or (settings.sigma == 0 and not settings.prior):
         return None
     centre = load_centre(config, packed)

@@ -16,6 +16,7 @@ from ...errors import InputError
 from ...runtime.checks import expect_apart
 from ...runtime.files import read_file, write_atomically, write_json
 from ...runtime.locks import expect_own_folder
+from ...runtime.text import printable
 from ..inference.exchange import UNITS
 from ..inference.export_files import FINDER_FILE, PRESENCE_FILE, STUDENT_FILE, read_own_file
 from ..inference.hand import OWN as STUDENT
@@ -100,7 +101,7 @@ def run(config: Page) -> None:
         "about": ABOUT,
     }
     write_json(out / "hand.json", page_facts)
-    print(f"{out}: serve it, e.g. with python -m http.server --directory {out}")
+    print(printable(f"{out}: serve it, e.g. with python -m http.server --directory {out}"))
 
 
 def _write_bytes(data: bytes, path: Path) -> None:
