@@ -14,7 +14,7 @@ real: .venv/installed ## the same on your recordings, with the prior: make real 
 weights: .venv/installed ## the hand student from rendered hands: two to three hours on two cores (not timed whole), resumable
 	$(BIN)/cmkg run weights
 
-test: .venv/installed ## 3 to 8 minutes on two cores
+test: .venv/installed ## 6 minutes on two cores
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
 
 test-slow: .venv/installed ## minutes each; also installs Anny, and others' training loops

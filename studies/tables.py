@@ -1,4 +1,4 @@
-"""The studies' tables: every row beside references, paired by seed, with bootstrap intervals.
+"""The studies' tables: every row beside references, paired by seed, with t intervals.
 
     python -m studies.tables --out runs/ingredients
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import ttest_1samp
 
 from cmkg.cli import end_in_one_sentence
 from cmkg.errors import InputError
@@ -30,29 +30,26 @@ from .chart import draw_errors
 REFERENCES = {"fine-tune-student": "plain fine-tuning"}
 BULKY = ("weights", "pck", "per_joint_mm")
 KEPT = ("target", "epochs", "seeds", "tries", "base")
-DRAWS, LEVEL = 10_000, 0.95
+LEVEL = 0.95
+FEWEST = 3  # seeds of an interval
 
 Facts = dict[str, Any]
 
 
-def interval(values: Sequence[float], draws: int = DRAWS, level: float = LEVEL) -> np.ndarray:
-    """Percentile bootstrap of the mean: (low, high). With few seeds it is rough, and too narrow.
+def interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
+    """Student's t interval of a mean, for differences of few seeds; None of fewer than FEWEST.
 
-    >>> low, high = interval([1.0, 1.0, 1.0])
-    >>> (float(low), float(high))
-    (1.0, 1.0)
+    >>> interval([1.0, 2.0]) is None
+    True
+    >>> [round(end, 2) for end in interval([1.0, 2.0, 3.0])]
+    [-0.48, 4.48]
     """
-    if len(values) == 1:
-        return np.array([values[0], values[0]])
-    drawn = bootstrap(
-        (np.asarray(values),),
-        np.mean,
-        n_resamples=draws,
-        confidence_level=level,
-        method="percentile",
-        rng=0,
-    )
-    return np.array(drawn.confidence_interval)
+    if len(values) < FEWEST:
+        return None
+    if min(values) == max(values):
+        return float(values[0]), float(values[0])
+    found = ttest_1samp(np.asarray(values), 0.0).confidence_interval(level)
+    return float(found.low), float(found.high)
 
 
 def describe_sessions(out: Path) -> Facts:
@@ -98,16 +95,19 @@ def difference(values: np.ndarray, reference: np.ndarray) -> Facts:
     return {
         "mean": float(paired.mean()),
         "share": float(paired.mean() / reference.mean()),
-        "interval": [float(end) for end in interval(paired)],
+        "interval": interval(paired),
+        "seeds": len(paired),
     }
 
 
 def format_difference(difference: Mapping[str, Any] | None) -> str:
-    """As "-1.25 [-1.32, -1.20], -5%", or nothing."""
+    """As "-1.25 [-1.32, -1.20], -5%", of fewer than three seeds "-1.25 (2), -5%", or nothing."""
     if difference is None:
         return ""
-    low, high = difference["interval"]
     share = f", {difference['share']:+.0%}" if "share" in difference else ""
+    if difference["interval"] is None:
+        return f"{difference['mean']:+.2f} ({difference['seeds']}){share}"
+    low, high = difference["interval"]
     return f"{difference['mean']:+.2f} [{low:+.2f}, {high:+.2f}]{share}"
 
 

@@ -80,4 +80,4 @@ def test_two_parts_of_a_study_are_one_and_pairs_share_their_seeds(tool):
     assert "| old | 2.0 ± 1.0 (3) |" in block
     assert "| new | 37.5 ± 0.7 (2) |" in block
     text = "<!-- =worth:rendered/new vs plain -->?<!-- / -->"
-    assert ">−3.0 [−4.0, −2.0]<" in tool.sentences(text, {"worth": whole})
+    assert ">−3.0 (2 seeds)<" in tool.sentences(text, {"worth": whole})

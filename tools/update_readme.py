@@ -133,13 +133,13 @@ def format_number(results, file, row, what, reference):
         ) from None
     if other:
         d = tables.difference(*map(np.array, other))
-        low, high = d["interval"]
-        digits = 1 if max(-low, high) >= 0.5 else 2
-        text = (
-            f"{d['mean']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
-            if what == "vs"
-            else f"{100 * d['share']:+.0f} %"
-        )
+        text = f"{100 * d['share']:+.0f} %"
+        if what == "vs" and d["interval"] is None:
+            text = f"{d['mean']:+.1f} ({d['seeds']} seeds)"
+        elif what == "vs":
+            low, high = d["interval"]
+            digits = 1 if max(-low, high) >= 0.5 else 2
+            text = f"{d['mean']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
         return text.replace("-", "−")
     return (
         f"{error['mean']:.1f}"
@@ -448,7 +448,7 @@ def front_worth_block(held):
         ("control: taught by a network that sees pictures, too", "rgb", "untouched-rgb"),
         ("instead: 5,000 labels", "all", "untouched-all"),
         ("*then trained on the other set:* from random weights, weight decay", "", "l2"),
-        ("from random weights, the paper's prior", "", "letter"),
+        ("from random weights, a prior by the paper's inner step", "", "letter"),
         ("from random weights, our variant of that prior", "", "adam"),
         ("control: our variant, learned without the teacher", "", "adam-no-teacher"),
         ("instead: from the student that depth taught", "", "tuned-depth"),

@@ -43,7 +43,7 @@ from ..stages.predicting import score_mean_pose
 from ..stages.settings import Flat, OptimConfig, SourceData, expect_share
 from .rows import Blocks, Folders, Row, SourceStage, run_stage, train_row
 
-# In the source each picture is new: little augmentation is needed. A target is small: more.
+# The source has thousands of poses and scenes: little augmentation. A target is small: more.
 SOURCE_AUGMENTATION = Augmentation(
     turn_deg=20, shift=0.03, zoom=0.05, colour=0.15, noise=0, erase=0
 )
