@@ -1,10 +1,14 @@
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from cmkg.cli import GROUPS, end_in_one_sentence, parse_settings
+from cmkg.runtime import stopping
+from cmkg.runtime.stopping import Stopped
 from tests.hands.runs import common, says
 
 
@@ -165,3 +169,81 @@ def test_open_is_a_size_of_its_own_and_its_flags_are_still_flags():
     drawn = parse_settings(command, "cmkg run table1", ["--open", "--px", "96"])
     assert (plain.px, plain.open, plain.width) == (256, False, 1.0)
     assert (drawn.px, drawn.open, drawn.width) == (96, True, 0.25)
+
+
+def cmkg_with(shell, **environment):
+    """What a shell line with `cmkg` in it ends with: exit code, standard output and error."""
+    line = shell.replace("cmkg", f"{sys.executable} -m cmkg")
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("shell", "code"),
+    [
+        ("cmkg --help | head -1", 0),
+        ("cmkg predict --help | head -1", 0),
+        ("cmkg predict none.jpg 2>&-", 2),
+        ("cmkg nonsense >&-", 2),
+    ],
+)
+def test_closed_pipes_end_as_open_ones_do(shell, code):
+    assert cmkg_with(shell)[0] == code
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE: expected the number of processes"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE: expected the number of processes"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, and RANK is not set"),
+        ({"CMKG_CHECKPOINT_SECONDS": "abc"}, "CMKG_CHECKPOINT_SECONDS: expected seconds"),
+    ],
+)
+def test_odd_variables_are_a_sentence(tmp_path, environment, sentence):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    command = f"cmkg student --data {tmp_path} --test {tmp_path} --out {tmp_path}/out"
+    code, _, err = cmkg_with(command, **environment)
+    assert code == 2
+    assert sentence in err
+    assert "Traceback" not in err
+
+
+def test_a_process_that_waits_for_others_ends_at_a_signal(tmp_path):
+    """It waits outside of Python, where no handler of Python's runs."""
+    alone = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    alone |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "29511"}
+    job = subprocess.Popen(
+        [sys.executable, "-m", "cmkg", "student", "--data", "x", "--test", "x", "--out", "y"],
+        env=os.environ | alone,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+    )
+    time.sleep(6)
+    job.terminate()
+    assert job.wait(10) in (143, -signal.SIGTERM)
+
+
+def test_a_signal_in_an_import_is_a_signal(monkeypatch, capsys):
+    def interrupted():
+        with pytest.raises(Stopped):
+            signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
+        raise ImportError("numpy.core.multiarray failed to import")
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(SystemExit) as end:
+            end_in_one_sentence(interrupted)
+    finally:
+        stopping._last.clear()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert end.value.code == 143
+    assert "stopped by SIGTERM" in capsys.readouterr().err

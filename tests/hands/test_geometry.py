@@ -98,3 +98,30 @@ def test_a_shrunk_picture_is_averaged_and_beyond_the_picture_is_nothing():
     grey = geometry.warp(np.uint8(255 * np.ones((64, 64, 3))), quarter, 20)
     assert grey[2:14, 2:14].min() == 255
     assert grey[18:].max() == 0
+
+
+def test_a_mirrored_camera_sees_the_mirrored_hand_where_it_is_in_the_mirrored_picture():
+    rng = np.random.default_rng(0)
+    joints = rng.uniform(-80, 80, (21, 3)) + [0, 0, 500]
+    K = np.array([[500.0, 12.0, 150.0], [0, 480.0, 110.0], [0, 0, 1]])  # with a skew
+    picture = rng.integers(0, 255, (240, 320, 3), np.uint8)
+    flipped, mirrored, K_mirrored = geometry.mirror(picture, joints, K)
+    u, v = geometry.project(joints, K).T
+    np.testing.assert_allclose(geometry.project(mirrored, K_mirrored).T, [319 - u, v])
+    assert (flipped == picture[:, ::-1]).all()
+
+
+def test_cameras_that_cannot_be_are_none():
+    good = np.array([[500.0, 0, 150], [0, 480, 110], [0, 0, 1]])
+    assert geometry.is_camera(good)
+    for row, column, value in (
+        (0, 0, 1e-300),
+        (1, 1, 1e300),
+        (0, 2, float("nan")),
+        (1, 0, 3.0),
+        (2, 2, 2.0),
+        (0, 0, -5.0),
+    ):
+        bad = good.copy()
+        bad[row, column] = value
+        assert not geometry.is_camera(bad)

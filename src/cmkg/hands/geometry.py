@@ -129,4 +129,5 @@ def is_camera(K: np.ndarray) -> bool:
     if K.shape != (3, 3) or not (np.abs(K) < FOCAL_PX[1]).all():  # of NaN neither is true
         return False
     focal = K[0, 0], K[1, 1]
-    return min(focal) >= FOCAL_PX[0] and K[1, 0] == 0 and np.allclose(K[2], [0, 0, 1])
+    is_upper = K[1, 0] == 0 and np.allclose(K[2], [0, 0, 1])
+    return bool(min(focal) >= FOCAL_PX[0] and is_upper)

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from cmkg.errors import InputError
-from cmkg.hands.datasets.checks import curl, grouped
+from cmkg.hands.datasets.checks import curl, disagreements, grouped
+from cmkg.hands.datasets.rendered import Rendered
+from cmkg.hands.datasets.sample import Frame
+from cmkg.hands.rendering.scenes import SceneConfig
 from cmkg.hands.stages.data import Verify, Which, verify
 from tests.hands.copies import clear, rewrite
 
@@ -164,3 +167,19 @@ def test_right_hands_curl_to_the_positive_side():
 def test_numbers_and_joints_make_no_kind():
     said = ["a 3: index tip off by 2.5", "a 44: wrist off by -1e-3", "b"]
     assert grouped(said) == ["a 3: index tip off by 2.5 (and 1 more like it)", "b"]
+
+
+@pytest.mark.parametrize("pair", [(1, 2), (2, 3)])
+def test_joints_of_a_finger_that_are_exchanged_are_seen(pair):
+    """PIP with DIP, DIP with tip: the finger runs back along itself."""
+    hands = Rendered(SceneConfig(px=16, seed=5), 40).samples(range(40))
+    found = 0
+    for sample in hands:
+        frame = Frame(sample.rgb, sample.joints_mm, sample.K)
+        assert not [s for s in disagreements(frame, "a") if "run back" in s]
+        exchanged = sample.joints_mm.copy()
+        first, second = (1 + 4 * np.arange(5) + part for part in pair)
+        exchanged[first], exchanged[second] = sample.joints_mm[second], sample.joints_mm[first]
+        said = disagreements(Frame(sample.rgb, exchanged, sample.K), "a")
+        found += any("run back along themselves" in sentence for sentence in said)
+    assert found >= 38

@@ -289,3 +289,26 @@ def test_bad_real_hands_are_one_sentence(photographs, damage, sentence):
     damage(photographs[0])
     with pytest.raises(InputError, match=sentence):
         Folder(str(photographs[0]), "train").samples([0, 1])
+
+
+@pytest.mark.parametrize("how", ["spelled", "linked", "copied"])
+def test_one_picture_under_two_names_is_in_one_split(made_sets, tmp_path, how):
+    root = tmp_path / "root"
+    shutil.copytree(made_sets["folder"], root)
+    held = json.loads((root / "joints.json").read_text())
+    records = (held["samples"] if isinstance(held, dict) else held)[:6]
+    for number, record in enumerate(records):
+        record.pop("person", None)
+        record.pop("sequence", None)
+        record["split"] = "test" if number == 5 else "train"
+    records[5]["image"] = "other.png"
+    first = root / records[0]["image"]
+    if how == "spelled":
+        records[5]["image"] = f"./{records[0]['image']}"
+    elif how == "linked":
+        (root / "other.png").symlink_to(first)
+    else:
+        shutil.copy(first, root / "other.png")
+    (root / "joints.json").write_text(json.dumps(records))
+    with pytest.raises(InputError, match="is in the splits 'train' and 'test'"):
+        len(Folder(str(root), "train", 32))

@@ -1,5 +1,7 @@
 import io
 import pickle
+import time
+import zipfile
 from collections import OrderedDict
 
 import cv2
@@ -13,8 +15,11 @@ from cmkg.hands.datasets.reading import (
     expected_counts,
     read_depth,
     read_json_numbers,
+    read_json_value,
+    read_npz,
     read_photograph,
     read_picture,
+    read_yaml,
 )
 from cmkg.hands.datasets.unpickle import read_pickle
 
@@ -136,3 +141,48 @@ def test_an_ordered_dict_of_an_old_pickle_is_a_dict(tmp_path):
     found = read_pickle(tmp_path / "a.pickle", "labels")
     assert type(found) is dict
     assert list(found) == [1, 0]
+
+
+HOSTILE_YAML = {
+    "brackets": b"a: " + b"[" * 30_000,
+    "flow maps": b"a: " + b"{a: " * 15_000,
+    "indents": b"".join(b" " * n + b"a:\n" for n in range(300)),
+    "dashes": b"- " * 30_000 + b"a",
+    "a number of many digits": b"a: 0x" + b"f" * 6000,
+    "aliases": b"a: &a [1]\nb: [*a, *a]\n",
+    "too long": b"a: 1\n" * 20_000,
+}
+
+
+@pytest.mark.parametrize("name", list(HOSTILE_YAML))
+def test_yaml_that_would_take_minutes_is_refused_before_it_is_read(tmp_path, name):
+    path = tmp_path / "meta.yml"
+    path.write_bytes(HOSTILE_YAML[name])
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"meta.yml"):
+        read_yaml(path, "facts")
+    assert time.monotonic() - began < 10  # the parser takes minutes
+
+
+def test_a_field_that_stands_twice_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('{"K": 1, "joints": 2, "K": 3}')
+    with pytest.raises(InputError, match="the field 'K' stands twice"):
+        read_json_value(tmp_path / "a.json", "labels")
+
+
+def test_arrays_are_as_large_as_their_headers_say(tmp_path):
+    whole = io.BytesIO()
+    np.save(whole, np.zeros((4, 4), np.float32))
+    data = whole.getvalue()
+    for held in (data.replace(b"(4, 4)", b"(9, 9)"), data[:-4], data + bytes(8)):
+        (tmp_path / "a.npy").write_bytes(held)
+        with pytest.raises(InputError, match="which are not its bytes"):
+            read_depth(tmp_path / "a.npy")
+    with open(tmp_path / "sparse.npy", "wb") as file:
+        file.truncate(8 << 30)
+    with pytest.raises(InputError, match="of at most"):
+        read_depth(tmp_path / "sparse.npy")
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as held:
+        held.writestr("a.npy", bytes(200 << 20))
+    with pytest.raises(InputError, match="it unpacks to"):
+        read_npz(tmp_path / "bomb.npz", "labels")
