@@ -13,6 +13,7 @@ from tests.hands.runs import common, says
 
 
 def test_mistakes_are_one_sentence_and_exit_code_2(whole, tmp_path):
+    (tmp_path / "empty").mkdir()
     assert "--epochs: expected a positive number, got 0" in says(["teacher", "--epochs", "0"])
     assert "--seed: expected a number from 0, got -1" in says(["render", "--seed", "-1"])
     assert "--seeds: expected different numbers from 0" in says(
@@ -29,7 +30,7 @@ def test_mistakes_are_one_sentence_and_exit_code_2(whole, tmp_path):
             "--test",
             f"{whole}/data/target-test",
             "--student",
-            str(tmp_path),
+            str(tmp_path / "empty"),
             "--out",
             str(tmp_path / "b"),
         ]
@@ -209,7 +210,7 @@ def test_closed_pipes_end_as_open_ones_do(shell, code):
 )
 def test_odd_variables_are_a_sentence(tmp_path, environment, sentence):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    command = f"cmkg student --data {tmp_path} --test {tmp_path} --out {tmp_path}/out"
+    command = f"cmkg student --data {tmp_path}/no --test {tmp_path}/no --out {tmp_path}/out"
     code, _, err = cmkg_with(command, **environment)
     assert code == 2
     assert sentence in err
@@ -247,3 +248,12 @@ def test_a_signal_in_an_import_is_a_signal(monkeypatch, capsys):
             signal.signal(number, handler)
     assert end.value.code == 143
     assert "stopped by SIGTERM" in capsys.readouterr().err
+
+
+def test_no_output_lies_in_what_is_read(tmp_path):
+    (tmp_path / "recordings").mkdir()
+    pack = ["data", "pack", "--dataset", "folder", "--root", str(tmp_path / "recordings")]
+    for out in ("recordings", "recordings/packed", "./recordings/../recordings"):
+        said = says([*pack, "--out", f"{tmp_path}/{out}"])
+        assert "is or lies in what this command reads (--root" in said
+    assert not list((tmp_path / "recordings").iterdir())

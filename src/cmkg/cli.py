@@ -217,10 +217,11 @@ def parse_settings(command: Command, program: str, arguments: Sequence[str]) -> 
 
 def execute(command: Command, program: str, arguments: Sequence[str]) -> None:
     """Runs a command and prints its score, if it has one."""
-    from .runtime.checks import expect_sane
+    from .runtime.checks import expect_out_of_inputs, expect_sane
 
     config = parse_settings(command, program, arguments)
     expect_sane(config)
+    expect_out_of_inputs(config)
     if "WORLD_SIZE" in os.environ:
         from .runtime.distributed import join_launched_processes
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import InputError
 from .files import PathLike
+from .settings import flatten_settings
 
 MOST = 2**53  # what every number of JSON can be
 
@@ -81,6 +82,47 @@ def expect_different_seeds(seeds: Sequence[int]) -> None:
     """Refuses seeds below zero or there twice."""
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise InputError(f"--seeds: expected different numbers from 0, got {tuple(seeds)}")
+
+
+READ = (
+    "data",
+    "test",
+    "root",
+    "source",
+    "student",
+    "teacher",
+    "stage",
+    "weights",
+    "folders",
+    "convention",
+    "extra",
+)  # settings that name folders which a command reads
+
+
+def expect_out_of_inputs(config: Any) -> None:
+    """Refuses --out that is or lies in a folder which the command reads.
+
+    Raises:
+        InputError: names both.
+    """
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        return
+    flat = flatten_settings(dataclasses.asdict(config))
+    out = flat.get("out")
+    if not isinstance(out, str) or not out:
+        return
+    own = Path(out).resolve()
+    for name in READ:
+        value = flat.get(name)
+        for folder in value if isinstance(value, (list, tuple)) else [value]:
+            if not isinstance(folder, str) or not folder or not Path(folder).is_dir():
+                continue
+            read = Path(folder).resolve()
+            if own == read or read in own.parents:
+                raise InputError(
+                    f"--out {out}: is or lies in what this command reads (--{name} {folder}); "
+                    "choose another folder"
+                )
 
 
 def expect_apart(out: PathLike, *inputs: PathLike) -> None:

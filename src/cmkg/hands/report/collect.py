@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from ...runtime.files import read_file
 from ...runtime.run_files import AGAIN, expect_shape, read_log, read_settings
 from ...runtime.settings import flatten_settings
 from ..datasets.packed import read_meta, subsets_in
@@ -138,6 +140,7 @@ def collect_untrained_row(out: Path, name: str) -> Facts:
 def collect_run(out: Path) -> Facts:
     """Everything of one `cmkg run` folder."""
     out = Path(out)
+    before = _digest_of(out)
     plan = read_plan(out / "rows.json")
     if missing := [name for name in SOURCE_LABELS if name not in plan["stages"]]:
         raise InputError(f"{out}/rows.json: field 'stages' lacks {missing[0]!r}; {AGAIN}")
@@ -150,6 +153,8 @@ def collect_run(out: Path) -> Facts:
     rows = [collect_untrained_row(out, name) for name in UNTRAINED]
     rows += [collect_row(out, row) for row in plan["rows"]]
     trained = [row for row in rows if row["trained"]]
+    if _digest_of(out) != before:
+        raise InputError(f"{out}: was changed while it was read; write the report again")
     best = min(trained, key=lambda row: row["epe_mm"]["mean"])
     sources = {name: read_score(out / name / "result.json", out) for name in plan["stages"]}
     seconds = {name: result.get("seconds", 0.0) for name, result in sources.items()}
@@ -176,6 +181,14 @@ def collect_run(out: Path) -> Facts:
         "subsets": subsets_in(out / "data"),
         "loss_shares": loss_shares(out / "depth/metrics.jsonl"),
     }
+
+
+def _digest_of(out: Path) -> str:
+    """Of all results of a run's folder: what a report reads belongs to one state of it."""
+    digest = hashlib.sha256()
+    for path in sorted(out.rglob("result.json")):
+        digest.update(str(path.relative_to(out)).encode() + read_file(path, "a result"))
+    return digest.hexdigest()
 
 
 def read_phi(path: Path) -> Facts:
