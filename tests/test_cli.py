@@ -41,7 +41,7 @@ def test_mistakes_are_one_sentence_and_exit_code_2(whole, tmp_path):
             "run",
             "real",
             "--root",
-            str(tmp_path),
+            str(tmp_path / "empty"),
             "--out",
             str(tmp_path / "c"),
             "--source-count",

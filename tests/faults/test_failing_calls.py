@@ -33,7 +33,7 @@ def sweep(folder, jobs):
         "OMP_NUM_THREADS": "1",
         "CMKG_CHECKPOINT_SECONDS": "0",
     }
-    subprocess.run(command, check=True, env=environment, cwd=HERE.parents[1], timeout=560)
+    subprocess.run(command, check=True, env=environment, cwd=HERE.parents[1], timeout=1500)
     return json.loads((folder / "ends.json").read_text())
 
 
@@ -104,5 +104,5 @@ def test_every_call_fails_in_turn(whole, tmp_path, stage):
         "render": (render(), same_set),
         "student": (student(whole / "data"), same_training),
     }[stage]
-    calls = [(kind, k) for kind in KINDS for k in range(40)]
-    assert expect_ends(tmp_path, cases(command, calls), same) > 40
+    calls = [(kind, k) for kind in KINDS for k in (*range(10), 12, 16, 24)]
+    assert expect_ends(tmp_path, cases(command, calls), same) > 20

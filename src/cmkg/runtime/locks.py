@@ -41,10 +41,13 @@ def hold_lock(path: Path, folder: Path) -> Iterator[None]:
         file.seek(0)
         if (held := file.read(len(HOLDER))) and held != HOLDER:
             raise InputError(f"{path}: is in the way and none of cmkg's locks; move it")
-        file.truncate(0)
         started = datetime.now().astimezone().isoformat(timespec="seconds")
-        file.write(f"{HOLDER}{os.getpid()} on {platform.node()}, since {started},\n")
-        file.flush()
+        try:
+            file.truncate(0)
+            file.write(f"{HOLDER}{os.getpid()} on {platform.node()}, since {started},\n")
+            file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
         try:
             yield
         finally:
