@@ -430,3 +430,20 @@ def test_phi_that_is_not_finite_is_refused():
     prior.phi["0.weight"][0, 0] = float("nan")
     with pytest.raises(InputError, match="phi of '0.weight' is not finite"):
         prior.attach(torch.optim.SGD(net.parameters(), 0.1), net)
+
+
+def test_a_rate_that_the_optimiser_estimates_itself_is_no_groups_rate():
+    net = make()
+    optimizer = torch.optim.SGD(net.parameters(), 1.0)
+    optimizer.param_groups[0]["d"] = 1e-6  # as Prodigy and D-Adaptation have it
+    with pytest.raises(InputError, match="it estimates its own"):
+        Prior.constant(net, 0.5).attach(optimizer, net, coupled=False)
+
+
+def test_a_centre_of_zeros_is_no_other_centre():
+    net = make()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    zeros = {name: torch.zeros_like(one) for name, one in net.named_parameters()}
+    Prior.constant(net, 0.5).attach(optimizer, net)
+    with pytest.raises(InputError, match="attached to these weights already"):
+        Prior.constant(net, 0.5, centre=zeros).attach(optimizer, net)

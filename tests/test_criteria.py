@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from cmkg import Fields, FitConfig, distill
+from cmkg.batch import Batch
 from cmkg.criteria import FeatureLoss, OutputLoss, foreground_of, standardise
 from cmkg.distiller import Distiller, Pair
 from cmkg.errors import InputError
-from cmkg.losses import regression_loss
+from cmkg.losses import DistillationLoss, regression_loss
 from tests.conftest import LAYERS, small_net
 
 PAIRS = [(name, name) for name in LAYERS]
@@ -179,16 +180,13 @@ def token_loss(prediction, y):
 @pytest.mark.parametrize("told", ["by the target", "by the network", "stated", "not at all"])
 def test_classes_are_compared_over_their_own_dimension(told):
     torch.manual_seed(0)
-    x, z = torch.randn(4, 7, 3), torch.randn(4, 7, 5)
+    steps = 11 if told == "not at all" else 7  # as many steps as classes
+    x, z = torch.randn(4, steps, 3), torch.randn(4, steps, 5)
     y = torch.randint(0, 11, (4, 7)) if told == "by the target" else None
     student, teacher = Tagger(3, 0), Tagger(5, 1)
     if told == "not at all":
-        student.head = nn.Conv1d(8, 11, 1)  # which may have come first or last
-        student.forward = lambda x: student.head(student.rnn(x)[0].mT).mT
         with pytest.raises(InputError, match=r"OutputLoss\(\"classes\", dim=1\)"):
-            Distiller(student, teacher, (x, z, y), criterion=OutputLoss("classes"))(
-                (x[:, :7], z, y)
-            )
+            Distiller(student, teacher, (x, z, y), criterion=OutputLoss("classes"))((x, z, y))
         return
     criterion = OutputLoss("classes", dim=-1) if told == "stated" else "classes"
     found = Distiller(student, teacher, (x, z, y), loss=token_loss, criterion=criterion)((x, z, y))
@@ -236,4 +234,78 @@ def test_a_mask_that_would_not_act_is_refused():
         distiller((*batch[:3], batch[3].bool()))
     own = Distiller(*networks, None, pairs, criterion=lambda a, b: {}, fields=Fields(mask=3))
     with pytest.raises(InputError, match="which this criterion does not take"):
-        own(batch)
+        own((*batch[:3], batch[3].bool()))
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 16, 3, 1, 1), nn.Conv2d(16, 5, 1)
+
+    def forward(self, x):
+        return self.head(self.body(x).relu()).permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("is_labelled", [True, False])
+def test_classes_that_were_moved_last_are_found_there(is_labelled):
+    torch.manual_seed(0)
+    student, teacher, x = ChannelsLast(), ChannelsLast(), torch.randn(4, 3, 16, 16)
+    y = torch.randint(0, 5, (4, 16, 16)) if is_labelled else None
+    distiller = Distiller(
+        student,
+        teacher,
+        loss=lambda p, y: F.cross_entropy(p.permute(0, 3, 1, 2), y),
+        criterion="classes",
+    )
+    logs = [net(x).log_softmax(-1) for net in (student, teacher)]
+    expected = (logs[1].exp() * (logs[1] - logs[0])).sum(-1).mean()
+    torch.testing.assert_close(distiller(Batch(x, x, y))["outputs"], expected)
+
+
+def test_classes_that_the_target_and_the_network_tell_apart_are_asked_for():
+    x = torch.randn(4, 9, 5)
+    several = torch.randint(0, 2, (4, 6))  # many classes a sequence, not one a step
+    distiller = Distiller(
+        nn.Linear(5, 6),
+        nn.Linear(5, 6),
+        (x, x, several),
+        loss=lambda p, y: F.binary_cross_entropy_with_logits(p.mean(1), y.float()),
+        criterion="classes",
+    )
+    with pytest.raises(InputError, match="which dimension holds the classes is not clear"):
+        distiller((x, x, several))
+    with pytest.raises(InputError, match="have one class in dimension 1"):
+        OutputLoss("classes")([torch.randn(4, 1)], [torch.randn(4, 1)])
+
+
+def test_padding_of_pictures_counts_nothing_and_is_not_mixed_in():
+    torch.manual_seed(0)
+    mask = (torch.arange(6) < 3).expand(4, 6).unsqueeze(2).expand(4, 6, 6)
+    x, y = torch.randn(4, 3, 6, 6), torch.randn(4, 2, 6, 6)
+    net = nn.Conv2d(3, 2, 1)
+    found = Distiller(net, None, fields=Fields(0, None, 1, mask=2))((x, y, mask))
+    inside = mask[:, None].float()
+    expected = regression_loss(net(x) * inside, y * inside)
+    torch.testing.assert_close(found["regression"], expected)
+    square = torch.randn(4, 6, 6)  # as many channels as places
+    with pytest.raises(InputError, match="told apart by their sizes"):
+        OutputLoss("numbers")([square], [square], mask[:, :, 0])
+    places = torch.randn(3, 6, 8, 8), torch.randn(3, 6, 4, 4)
+    here = torch.ones(3, 4, 4, dtype=torch.bool)
+    tokens = torch.randn(3, 16, 6)
+    for criterion, maps, where in (
+        (FeatureLoss([(6, 8, 8)], [(6, 4, 4)]), places, here),
+        (DistillationLoss([(6, 8, 8)], [(6, 4, 4)]), places, here),
+        (
+            DistillationLoss([(16, 6)], [(6, 8, 8)], layouts=[("BNC", "BCHW")]),
+            (tokens, places[0]),
+            torch.ones(3, 8, 8, dtype=torch.bool),
+        ),
+    ):
+        with pytest.raises(InputError, match="resizing would mix padding into content"):
+            criterion([maps[0]], [maps[1]], where)
+    features = FeatureLoss([(6, 4, 4)], [(6, 4, 4)])
+    own = torch.randn(3, 6, 4, 4)
+    own[:, :, 2:] = float("nan")
+    here[:, 2:] = False
+    assert features([own], [places[1]], here)["features"].isfinite()

@@ -506,3 +506,40 @@ def test_observers_of_quantisation_change_their_shapes_and_come_back(exact):
     learner.update(batch, losses)
     assert learner.prior.rms() > 0
     assert all(torch.equal(before[n], b) for n, b in student.state_dict().items())
+
+
+def test_what_would_come_out_wrong_is_refused(batch):
+    def learner(student, **settings):
+        return PriorLearner(Distiller(student, None, batch), MetaConfig(**settings))
+
+    normed = nn.Sequential(nn.Flatten(), nn.Linear(192, 6)).double()
+    nn.utils.parametrizations.weight_norm(normed[1])
+    with pytest.raises(InputError, match="torch's second derivative of it is wrong"):
+        learner(normed, exact=True, inner_steps=3)
+    learner(normed, exact=True)
+    complex_one = nn.Sequential(nn.Flatten(), nn.Linear(192, 6))
+    complex_one.register_parameter("w", nn.Parameter(torch.ones(2, 2, dtype=torch.complex64)))
+    with pytest.raises(InputError, match="'w' is complex"):
+        learner(complex_one)
+
+    class Own(nn.Embedding):
+        def forward(self, numbers):
+            return 3 * super().forward(numbers)
+
+    numbers = torch.randint(0, 6, (7, 2)), None, torch.randn(7, 3)
+    student = nn.Sequential(Own(6, 4, max_norm=0.5), nn.Flatten(), nn.Linear(8, 3))
+    distiller = Distiller(student, None, numbers)
+    losses = distiller(numbers)
+    learner = PriorLearner(distiller)
+    with pytest.raises(InputError, match="with a forward of its own"):
+        learner.update(numbers, losses)
+
+
+def test_halves_of_time_are_no_halves_of_samples():
+    x, y = torch.randn(10, 4, 3), torch.randn(4, 2)  # time first
+    student = nn.Linear(3, 2)
+    distiller = Distiller(student, None, loss=lambda p, y: (p.mean(0) - y).square().sum())
+    learner = PriorLearner(distiller, MetaConfig(split=True))
+    losses = distiller((x, None, y))
+    with pytest.raises(InputError, match="is time the first dimension"):
+        learner.update((x, None, y), losses)

@@ -214,3 +214,33 @@ def test_transformers_are_paired_at_the_ends_of_equal_shares_of_depth(depths, ex
     pairs = pair_layers(student, teacher, torch.randn(2, 3, 16, 16), torch.randn(2, 1, 16, 16))
     named = [(f"blocks.{one}", f"blocks.{other}") for one, other in map(str.split, expected)]
     assert pairs == named
+
+
+class Encoder(nn.Module):
+    def __init__(self, width, depth, batch_first=True):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(width, 4, 64, batch_first=batch_first)
+        self.inp = nn.Linear(5, width)
+        self.encoder = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x):
+        return self.head(self.encoder(self.inp(x)).mean(1))
+
+
+@pytest.mark.parametrize("tokens", [9, 64, 24, 16])
+def test_an_encoders_layers_are_paired_or_asked_for(tokens):
+    """As many tokens as the student's, the teacher's or the hidden width."""
+    x = torch.randn(2, tokens, 5)
+    if tokens in (16, 24):
+        with pytest.raises(InputError, match="whose layout is not clear"):
+            pair_layers(Encoder(16, 4), Encoder(24, 8), x, x)
+    else:
+        pairs = pair_layers(Encoder(16, 4), Encoder(24, 8), x, x)
+        assert pairs == [(f"encoder.layers.{n}", f"encoder.layers.{2 * n + 1}") for n in range(4)]
+
+
+def test_an_encoder_with_time_first_is_paired_layer_by_layer():
+    x = torch.randn(9, 2, 5)
+    pairs = pair_layers(Encoder(16, 4, False), Encoder(24, 4, False), x, x)
+    assert pairs == [(f"encoder.layers.{n}", f"encoder.layers.{n}") for n in range(4)]

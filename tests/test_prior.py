@@ -644,3 +644,19 @@ def test_a_complex_centre_is_kept_and_equal_priors_are_equal_files(tmp_path):
         files.add(path.read_bytes())
     assert len(files) == 1
     assert Prior.load(path) == prior
+
+
+def test_layers_are_weights_whatever_they_are_called():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.position_head = nn.Linear(4, 3)
+            self.composition = nn.Linear(4, 4)
+            self.pe = nn.Conv2d(3, 4, 2)
+            self.pos_enc = nn.Parameter(torch.randn(50, 16))
+
+    net, expected = Net(), ["position_head.weight", "composition.weight", "pe.weight"]
+    assert list(select_parameters(net, "weights")) == expected
+    later = {name: tensor + 1 for name, tensor in net.state_dict().items()}
+    found = Prior.from_checkpoints(net.state_dict(), later, 1.0).phi
+    assert sorted(found) == sorted(expected)

@@ -9,9 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from cmkg.batch import Batch
 from cmkg.errors import Diverged, InputError
 from cmkg.learner import MetaConfig
-from cmkg.losses import DistillationLoss
+from cmkg.losses import DistillationLoss, regression_loss
 from cmkg.prior import Prior
 from cmkg.training import (
     Fields,
@@ -613,4 +614,28 @@ def test_a_resumed_call_draws_what_the_unbroken_one_would(tmp_path, has_own):
 def test_workers_that_outlive_an_epoch_are_refused_where_a_call_is_to_be_resumed(tmp_path):
     data = DataLoader(Drawn(), 4, num_workers=1, persistent_workers=True)
     with pytest.raises(InputError, match="leave persistent_workers off"):
+        train_with_prior(nn.Linear(3, 1), data, fit=FitConfig(out=tmp_path / "run"))
+
+
+def test_a_batch_without_targets_has_no_labels_in_an_accumulated_step():
+    torch.manual_seed(0)
+    x, y, student, teacher = torch.randn(8, 3), torch.randn(4, 2), nn.Linear(3, 2), nn.Linear(3, 2)
+    before = student.weight.detach().clone()
+    copied = copy.deepcopy(student)
+    data = [Batch(x[:4], x[:4], y), Batch(x[4:], x[4:], None)]
+    fit = FitConfig(accumulate=2, quiet=True, optimizer=sgd)
+    distill(student, teacher, data, criterion="numbers", fit=fit)
+    loss = regression_loss(copied(x[:4]), y) + regression_loss(copied(x), teacher(x).detach())
+    loss.backward()
+    torch.testing.assert_close(student.weight, before - 0.01 * copied.weight.grad)
+
+
+class OwnStream(Drawn):
+    def __init__(self):
+        self.stream = np.random.default_rng(0)
+
+
+def test_streams_that_are_not_kept_are_refused_where_a_call_is_to_be_resumed(tmp_path):
+    data = DataLoader(OwnStream(), 4)
+    with pytest.raises(InputError, match=r"OwnStream with a random stream of its own \(stream\)"):
         train_with_prior(nn.Linear(3, 1), data, fit=FitConfig(out=tmp_path / "run"))

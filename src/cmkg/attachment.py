@@ -151,6 +151,12 @@ class Attachment:
                 f"coupled=False shrinks each weight by its group's lr: the group of "
                 f"{names[0]!r} in {type(optimizer).__name__} has lr = {group.get('lr')!r}"
             )
+        if "d" in group:
+            raise InputError(
+                f"coupled=False shrinks each weight by its group's lr, which is not the rate of "
+                f"{type(optimizer).__name__} (it estimates its own): attach with coupled=True, or "
+                "use its own weight_decay"
+            )
         for name in names:
             weight = self._weights[name]
             if weight.is_floating_point() and weight.element_size() < 4:
@@ -319,10 +325,16 @@ def _refuse_twice(new: Attachment) -> None:
 
 
 def _centred_alike(a: Prior, b: Prior) -> bool:
-    if a.centre is None or b.centre is None:
-        return a.centre is b.centre
-    shared = a.centre.keys() & b.centre.keys()
-    return all(torch.equal(a.centre[n].cpu(), b.centre[n].cpu()) for n in shared)
+    shared = a.phi.keys() & b.phi.keys()
+    for name in shared:
+        one, other = (c.centre[name].cpu() if c.centre else None for c in (a, b))
+        if one is None or other is None:
+            given = other if one is None else one
+            if given is not None and bool(given.any()):
+                return False
+        elif not torch.equal(one, other):
+            return False
+    return True
 
 
 def _refuse_decoupled(optimizer: torch.optim.Optimizer) -> None:

@@ -338,6 +338,11 @@ def halve(batch: Batch) -> tuple[Batch, Batch]:
     middle = count // 2
     if middle == 0:
         raise InputError("split: expected batches of two samples or more")
+    if batch.target is not None and (found := count_samples(batch.target)) != count:
+        raise InputError(
+            f"split: the input has {count} samples, the target {found}: is time the first "
+            "dimension? Give batches whose first dimension is that of the samples"
+        )
     first = cut(batch, slice(None, middle), count)
     return first, cut(batch, slice(middle, None), count)
 

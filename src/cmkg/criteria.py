@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .errors import InputError
-from .layouts import Layout, lay_mask
+from .layouts import Layout, lay_mask, lay_mask_over_output
 from .losses import (
     Losses,
     attention_map,
@@ -22,6 +22,7 @@ from .losses import (
     expect_same_shape,
     lay_masks,
     lay_pairs,
+    refuse_resized,
     regression_loss,
     to_float32,
     zero_padding,
@@ -97,8 +98,9 @@ class OutputLoss(nn.Module):
         own, other = to_float32(student_maps[-1]), to_float32(teacher_maps[-1])
         expect_same_shape("student's output", own, "teacher's output", other)
         if self.kind == "numbers":
-            if mask is not None:
-                own, other = _zero_places(own, mask), _zero_places(other, mask)
+            where = None if mask is None else lay_mask_over_output(mask, own, "outputs")
+            if where is not None:
+                own, other = own.masked_fill(~where, 0.0), other.masked_fill(~where, 0.0)
             return {"outputs": self.weight * regression_loss(own, other)}
         classes = self._class_dim(own, dim)
         known = (other / self.temperature).log_softmax(classes)
@@ -121,7 +123,7 @@ class OutputLoss(nn.Module):
             raise InputError(f"expected logits (B, C, ...), got shape {shape}")
         dim = self.dim if self.dim is not None else found
         if dim is None and output.dim() == 2:
-            return 1
+            return _with_several(1, shape)
         if dim is None:
             raise InputError(
                 f"logits of shape {shape}: which dimension holds the classes is not clear; say it "
@@ -130,19 +132,16 @@ class OutputLoss(nn.Module):
             )
         if not -output.dim() < dim < output.dim():
             raise InputError(f"OutputLoss: dim={dim}, the logits have shape {shape}")
-        return dim % output.dim()
+        return _with_several(dim % output.dim(), shape)
 
 
-def _zero_places(output: Tensor, mask: Tensor) -> Tensor:
-    """Numbers (B, *places, ...) with zeros where there is padding; one vector a sample has none."""
-    if tuple(output.shape[: mask.dim()]) != tuple(mask.shape):
-        if output.dim() == 2:
-            return output
+def _with_several(dim: int, shape: tuple[int, ...]) -> int:
+    if shape[dim] < 2:
         raise InputError(
-            f"mask: it has shape {tuple(mask.shape)}, the outputs {tuple(output.shape)}: expected "
-            "the outputs' first dimensions"
+            f"logits of shape {shape} have one class in dimension {dim}, whose softmax is always "
+            '1: of one logit for yes and no give two, (0, logit), or criterion="numbers"'
         )
-    return output.masked_fill(~mask.reshape(*mask.shape, *(1,) * (output.dim() - mask.dim())), 0.0)
+    return dim
 
 
 class FeatureLoss(nn.Module):
@@ -202,6 +201,9 @@ class FeatureLoss(nn.Module):
         """
         mine, theirs = lay_pairs(student_maps, teacher_maps, self.layouts, self.drop_tokens)
         masks = lay_masks(mask, theirs, self.drop_tokens)
+        if mask is not None:
+            refuse_resized(student_maps, teacher_maps, self.layouts, self.drop_tokens)
+            mine = [zero_padding(one, where) for one, where in zip(mine, masks, strict=True)]
         shares = self.explained.clone().split(self.widths)  # the graph keeps it
         total = mine[0].new_zeros((), dtype=torch.float32)
         found = []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import zlib
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -121,11 +123,29 @@ def expect_resumable(batches: Any) -> None:
             "on from epoch to epoch and are not kept, so that a resumed call would come to other "
             "weights; leave persistent_workers off, or out="
         )
+    for part in _parts_of(batches):
+        for name, value in vars(part).items() if hasattr(part, "__dict__") else ():
+            if isinstance(value, (random.Random, np.random.Generator, np.random.RandomState)):
+                raise InputError(
+                    f"out= beside a {type(part).__name__} with a random stream of its own "
+                    f"({name}), which is not kept, so that a resumed call would come to other "
+                    "weights; draw from the global streams, or from a torch.Generator"
+                )
 
 
 def generators_of(batches: Any) -> list[torch.Generator]:
-    """The random streams of its own that a DataLoader or its samplers draw from."""
-    parts = [batches, *(getattr(batches, name, None) for name in ("sampler", "batch_sampler"))]
+    """The random streams of its own that a DataLoader, its samplers or its dataset draw from."""
+    found = [
+        value
+        for part in _parts_of(batches)
+        for value in [getattr(part, "generator", None), *getattr(part, "__dict__", {}).values()]
+        if isinstance(value, torch.Generator)
+    ]
+    return list({id(one): one for one in found}.values())
+
+
+def _parts_of(batches: Any) -> list[Any]:
+    """Data, and what a DataLoader draws from."""
+    parts = [batches, *(getattr(batches, n, None) for n in ("dataset", "sampler", "batch_sampler"))]
     parts.append(getattr(getattr(batches, "batch_sampler", None), "sampler", None))
-    found = [getattr(part, "generator", None) for part in parts]
-    return list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())
+    return [part for part in parts if part is not None]

@@ -126,6 +126,32 @@ def lay_mask(mask: Tensor, places: Sequence[int], drop: int = 0) -> Tensor:
     return mask.reshape(len(mask), 1, *places)
 
 
+def lay_mask_over_output(mask: Tensor, output: Tensor, what: str) -> Tensor | None:
+    """A mask (B, *places) that broadcasts over an output; None of an output without places.
+
+    The output is (B, *places, ...) or (B, C, *places, ...).
+
+    Raises:
+        InputError: it fits neither, or both.
+    """
+    if mask.dtype != torch.bool:
+        raise InputError(
+            f"mask: expected bool, True where there is content, got {mask.dtype}; give mask.bool()"
+        )
+    if output.dim() <= 2 and tuple(output.shape) != tuple(mask.shape):
+        return None
+    places, shape = tuple(mask.shape[1:]), tuple(output.shape)
+    is_last, is_first = shape[1 : mask.dim()] == places, shape[2 : mask.dim() + 1] == places
+    if is_last == is_first or mask.shape[0] != shape[0]:
+        raise InputError(
+            f"mask of shape {tuple(mask.shape)} beside {what} of shape {shape}: expected (B, "
+            "*places, ...) or (B, C, *places), told apart by their sizes; leave padding out in a "
+            "loss of your own, or give another mask"
+        )
+    laid = mask if is_last else mask.unsqueeze(1)
+    return laid.reshape(*laid.shape, *(1 for _ in shape[laid.dim() :]))
+
+
 def as_grid(features: Tensor, like: Sequence[int]) -> Tensor:
     """Tokens (B, C, N) as (B, C, H, W): of the shape `like` where they fill it, else a square."""
     count = features.shape[2]
@@ -194,8 +220,8 @@ def guess_layout(network: nn.Module, name: str, shape: Sequence[int], batch: int
 def guess_class_dim(network: nn.Module, shape: Sequence[int], target: Any) -> int | None:
     """The dimension of logits that holds the classes; None where it is not clear.
 
-    Told by a target of class numbers, which has all other dimensions, and by the network: classes
-    come last from linear layers, second from convolutions.
+    Told by a target of class numbers, which has all other dimensions, and by the network's last
+    layer, which has as many outputs; where the two disagree it is not clear.
 
     Args:
         network: that gives the logits.
@@ -204,15 +230,20 @@ def guess_class_dim(network: nn.Module, shape: Sequence[int], target: Any) -> in
     """
     if len(shape) == 2:
         return 1
-    if isinstance(target, Tensor) and not target.is_floating_point():
-        dims = [at for at in range(1, len(shape)) if _without(shape, at) == tuple(target.shape)]
-        if len(dims) == 1:
-            return dims[0]
-    sizes_first, sizes_last = set(_channel_counts(network)), set(_last_sizes(network))
-    is_first, is_last = shape[1] in sizes_first, shape[-1] in sizes_last
-    if is_first == is_last:
-        return None
-    return 1 if is_first else len(shape) - 1
+    told: list[list[int]] = []
+    if isinstance(target, Tensor) and not target.is_floating_point() and target.dim():
+        told.append(
+            [at for at in range(1, len(shape)) if _without(shape, at) == tuple(target.shape)]
+        )
+    counts = [
+        part.out_features if isinstance(part, nn.Linear) else part.out_channels
+        for part in network.modules()
+        if isinstance(part, (nn.Linear, nn.modules.conv._ConvNd))
+    ]
+    if counts:  # the last layer's outputs are the classes, wherever they were moved to
+        told.append([at for at in range(1, len(shape)) if shape[at] == counts[-1]])
+    found = {dims[0] for dims in told if len(dims) == 1}
+    return found.pop() if len(found) == 1 else None
 
 
 def _without(shape: Sequence[int], at: int) -> tuple[int, ...]:
@@ -220,7 +251,8 @@ def _without(shape: Sequence[int], at: int) -> tuple[int, ...]:
 
 
 def _is_time_first(layer: nn.Module) -> bool:
-    return getattr(layer, "batch_first", None) is False
+    """Whether it, or a layer inside it, has time before the batch."""
+    return any(getattr(part, "batch_first", None) is False for part in layer.modules())
 
 
 def _channel_counts(module: nn.Module) -> Iterator[int]:

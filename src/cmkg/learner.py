@@ -116,6 +116,7 @@ class PriorLearner:
         self.config = config or MetaConfig()
         self.regulariser = regulariser
         self.priors: list[Prior] = []
+        _refuse_what_is_not_exact(inner.student, self.config, regulariser)
         if world_size() > 1 and (regulariser is not None or self.config.exact):
             what = "exact=True" if regulariser is None else "regulariser="
             raise InputError(f"{what}: the unrolled gradient is for one process alone")
@@ -404,6 +405,20 @@ def _apart(loss: Tensor) -> Iterator[None]:
     )
     with torch.enable_grad(), torch.random.fork_rng(devices), cast:
         yield
+
+
+def _refuse_what_is_not_exact(student: nn.Module, config: MetaConfig, regulariser: Any) -> None:
+    """Refuses weights whose phi would come out wrong."""
+    for name, weight in trained_parameters(student).items():
+        if weight.is_complex():
+            raise InputError(f"{name!r} is complex: phi is learned of real weights; freeze it")
+    unrolls = (config.exact or regulariser is not None) and config.inner_steps > 1
+    names = [name for name, _ in unwrap(student).named_parameters()]
+    if unrolls and any(name.endswith(("weight_g", "weight.original0")) for name in names):
+        raise InputError(
+            "weight norm beside several unrolled inner steps: torch's second derivative of it is "
+            "wrong; give inner_steps=1, exact=False, or remove weight norm"
+        )
 
 
 def _expect_regulariser(regulariser: object, *others: object) -> None:

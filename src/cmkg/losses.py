@@ -6,6 +6,7 @@ over the batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from .batch import Batch, count_samples, labelled_numbers, labelled_part, tensors_of
 from .errors import InputError
-from .layouts import Layout, example_map, lay_mask, lay_pair
+from .layouts import Layout, example_map, lay_mask, lay_mask_over_output, lay_pair
 from .runtime.distributed import sum_over_ranks, world_size
 
 ATTENTION_WEIGHT = 1e3  # lambda of Eq. 4
@@ -254,7 +255,7 @@ class DistillationLoss(nn.Module):
         mine, theirs = self.compared(student_maps, teacher_maps)
         masks = lay_masks(mask, theirs, self.drop_tokens)
         if mask is not None:
-            _refuse_resized(student_maps, teacher_maps, self.layouts)
+            refuse_resized(student_maps, teacher_maps, self.layouts, self.drop_tokens)
             mine = [zero_padding(one, where) for one, where in zip(mine, masks, strict=True)]
             theirs = [zero_padding(one, where) for one, where in zip(theirs, masks, strict=True)]
         own = to_float32(mine[-1])
@@ -271,22 +272,24 @@ class DistillationLoss(nn.Module):
         return {"activation": activation, "attention": self.attention_weight * attention}
 
 
-def _refuse_resized(
+def refuse_resized(
     student_maps: Sequence[Tensor],
     teacher_maps: Sequence[Tensor],
     layouts: Sequence[tuple[Layout, Layout]],
+    drop_tokens: Sequence[tuple[int, int]],
 ) -> None:
     """Refuses a mask beside maps that are resized: content and padding would mix."""
-    for mine, theirs, (own, other) in zip(student_maps, teacher_maps, layouts, strict=True):
-        sizes = [
-            tuple(n for n, letter in zip(one.shape, layout, strict=True) if letter in "HWDL")
-            for one, layout in ((mine, own), (theirs, other))
-        ]
-        if all(sizes) and sizes[0] != sizes[1]:
+    for mine, theirs, both, drops in zip(
+        student_maps, teacher_maps, layouts, drop_tokens, strict=True
+    ):
+        counts = []
+        for one, layout, drop in zip((mine, theirs), both, drops, strict=True):
+            sizes = zip(one.shape, layout, strict=True)
+            counts.append(math.prod(n for n, letter in sizes if letter not in "BC") - drop)
+        if counts[0] != counts[1]:
             raise InputError(
-                f"mask: the student's map has places of shape {sizes[0]}, the teacher's "
-                f"{sizes[1]}: resizing would mix padding into content; pair layers of equal "
-                "places"
+                f"mask: the student's map has {counts[0]} places, the teacher's {counts[1]}: "
+                "resizing would mix padding into content; pair layers of equal places"
             )
 
 
@@ -376,10 +379,10 @@ def _without_padding(prediction: Any, target: Any, mask: Tensor) -> tuple[Any, A
     """
     if not isinstance(prediction, Tensor) or not isinstance(target, Tensor):
         return prediction, target
-    if tuple(prediction.shape[: mask.dim()]) != tuple(mask.shape):
-        return prediction, target
-    where = mask.reshape(*mask.shape, *(1 for _ in prediction.shape[mask.dim() :]))
     expect_same_shape("prediction", prediction, "target", target)
+    where = lay_mask_over_output(mask, prediction, "predictions")
+    if where is None:
+        return prediction, target
     return prediction.masked_fill(~where, 0.0), target.masked_fill(~where, 0.0)
 
 

@@ -76,6 +76,11 @@ def differentiable_max_norm(model: nn.Module) -> Iterator[None]:
                 f"{type(one).__name__}(max_norm=) rewrites its weight in each pass, which a "
                 "look-ahead cannot follow: give max_norm=None, or nn.Embedding"
             )
+        if type(one).forward is not nn.Embedding.forward or "forward" in vars(one):
+            raise InputError(
+                f"{type(one).__name__}(max_norm=) with a forward of its own: a look-ahead cannot "
+                "follow how it shortens its vectors; give max_norm=None"
+            )
         changed.append(one)
     try:
         for layer in changed:

@@ -19,6 +19,7 @@ from .modules import call_model, preserve_modes, unwrap, without_fast_path
 
 Pairs = list[tuple[str, str]]
 MIXING = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention)
+FEWEST_BLOCKS = 3  # of one shape: a transformer's, or another network's that has no stages
 LEAVES = tuple(kind.__name__ for kind in (*MIXING, nn.LayerNorm, nn.Dropout, nn.Identity))
 
 
@@ -140,13 +141,23 @@ def _distinct(
 
 
 def stage_ends(layers: list[Layer]) -> list[Layer]:
-    """The last layer of each size of its map, in order of execution.
+    """The last layer of each size of its map, in order of execution; or a transformer's blocks.
 
     All where no map has places; where all maps have the same (transformers), the repeated blocks.
     Layers that run several times in a pass, or whose layout is not clear, are left out; so are
     stems and embeddings of maps with places, where there is anything else.
     """
     clear = [layer for layer in layers if layer.layout is not None and layer.calls == 1]
+    blocks = repeated_blocks([layer for layer in layers if layer.calls == 1])
+    if len(blocks) >= FEWEST_BLOCKS and len({layer.shape for layer in blocks}) == 1:
+        if any(layer.layout is None for layer in blocks):
+            raise InputError(
+                f"the blocks {blocks[0].name!r}, ... have maps of shape (B, "
+                f"{', '.join(map(str, blocks[0].shape))}), whose layout is not clear: say it with "
+                "Pair(student, teacher, layout=...), as ('BNC', 'BNC')"
+            )
+        if blocks[0].places:
+            return blocks
     with_places = [layer for layer in clear if layer.places]
     with_places = [layer for layer in with_places if not layer.is_stem] or with_places
     if not with_places:

@@ -813,8 +813,9 @@ LAYERS = (
     nn.Embedding,
     nn.EmbeddingBag,
 )  # whose tensors of two dimensions are weights, whatever their sizes
-PLACES = ("pos_emb", "position", "cls_token", "class_token", "mask_token", "register_token")
-SHORT_NAMES = ("pos", "wpe", "pe")  # of whole parts of a name: learned positions
+TOKENS = ("cls_token", "class_token", "class_embedding", "mask_token", "register_token")
+POSITIONS = {"pos", "position", "positions", "positional", "wpe", "pe"}  # words of a name
+TABLES = ("emb", "enc", "table")
 MAGNITUDES = ("weight_g", "original0")  # weight norm's g, old and new
 
 
@@ -835,13 +836,22 @@ def is_weight(name: str, tensor: Tensor, owner: nn.Module | None = None) -> bool
     *path, leaf = name.lower().split(".")
     if tensor.dim() < 2 or "bias" in leaf or leaf in MAGNITUDES:
         return False
-    if any(part in SHORT_NAMES or any(word in part for word in PLACES) for part in (*path, leaf)):
+    if isinstance(owner, LAYERS) and not isinstance(owner, (nn.Embedding, nn.EmbeddingBag)):
+        return True
+    if tensor.dim() <= 3 and any(map(_is_place, (*path, leaf))):
         return False
     if isinstance(owner, LAYERS) or (owner is None and leaf.startswith("weight")):
         return True
     if sum(size > 1 for size in tensor.shape) < 2:
         return leaf.startswith(("weight", "original1")) and tensor.dim() == 2
     return not (tensor.dim() == 3 and len(tensor) == 1)  # (1, N, C): tokens, the same for all
+
+
+def _is_place(part: str) -> bool:
+    """Whether a part of a name is that of a token, or of a table of positions."""
+    if part in POSITIONS or any(word in part for word in TOKENS):
+        return True
+    return bool(POSITIONS & set(part.split("_"))) and any(word in part for word in TABLES)
 
 
 def _is_statistic(name: str) -> bool:

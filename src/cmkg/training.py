@@ -676,6 +676,8 @@ def _count(batch: Batch) -> _Counts:
     count = count_samples(batch.student_input)
     if not count:
         raise InputError("a batch has no sample: leave empty batches out")
+    if batch.target is None:
+        return _Counts(count, 0)
     numbers = labelled_numbers(batch)
     return _Counts(count, count if numbers is None else len(numbers))
 

@@ -45,11 +45,16 @@ class TorchRandomState:
 
     def state_dict(self) -> dict[str, list[Tensor]]:
         """Returns the streams' states; all processes call it together."""
-        return {"states": gather_lists([torch.get_rng_state()])}
+        found = {"states": gather_lists([torch.get_rng_state()])}
+        if torch.cuda.is_available():
+            found["cuda"] = gather_lists([torch.cuda.get_rng_state()])
+        return found
 
     def load_state_dict(self, held: dict[str, list[Tensor]]) -> None:
         """Puts this process's saved state back."""
         torch.set_rng_state(held["states"][rank()])
+        if "cuda" in held and torch.cuda.is_available():
+            torch.cuda.set_rng_state(held["cuda"][rank()])
 
 
 class PythonRandomState:

@@ -9,10 +9,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+
+from ..errors import InputError
 
 T = TypeVar("T")
 THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -45,6 +48,11 @@ def process_map(
                 process.kill()
             pool.shutdown(cancel_futures=True)
             raise
+        except BrokenProcessPool:
+            raise InputError(
+                "a worker process was ended from outside (killed, or no memory left?): start the "
+                "same command again, with fewer --workers"
+            ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
