@@ -123,7 +123,8 @@ class FeatureTap:
 
 def _forget_compiled() -> None:
     """Lets torch.compile compile anew: code from before does not run hooks that came later."""
-    if "torch._dynamo" in sys.modules:
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is not None and dynamo.utils.counters["frames"]:  # something was compiled
         torch.compiler.reset()
 
 

@@ -12,6 +12,7 @@ from cmkg.prior import Prior
 from cmkg.runtime.files import (
     read_arrays,
     read_json,
+    read_tensors,
     save_weights,
     write_arrays,
     write_atomically,
@@ -115,3 +116,11 @@ def test_a_disk_that_fills_up_is_a_sentence_and_the_run_goes_on(whole, small_dis
 def run_to_its_end(command):
     out, err = cmkg(command).communicate(timeout=120)
     return out or err
+
+
+def test_weights_are_as_long_as_their_header_says(tmp_path):
+    save_weights(tmp_path / "a.safetensors", torch.nn.Linear(2, 2))
+    with open(tmp_path / "a.safetensors", "ab") as file:
+        file.truncate(6 << 30)  # takes no space, and would take the memory
+    with pytest.raises(InputError, match="it is longer than its header says"):
+        read_tensors(tmp_path / "a.safetensors", "weights")

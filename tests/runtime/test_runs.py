@@ -13,7 +13,7 @@ import torch
 from cmkg.errors import InputError
 from cmkg.hands.stages.networks import load_network
 from cmkg.runtime.files import save_weights, write_arrays
-from cmkg.runtime.locks import hold_folder
+from cmkg.runtime.locks import hold_folder, hold_lock
 from cmkg.runtime.run_files import read_result
 from cmkg.runtime.runs import Run
 from cmkg.runtime.settings import flatten_settings, replace_settings
@@ -229,3 +229,12 @@ def test_a_variable_that_is_no_number_is_a_sentence(tmp_path, monkeypatch, said)
     monkeypatch.setenv("CMKG_CHECKPOINT_SECONDS", said)
     with pytest.raises(InputError, match="CMKG_CHECKPOINT_SECONDS: expected seconds from 0"):
         Run(tmp_path / "run", {"seed": 0})
+
+
+@pytest.mark.parametrize("held", [b"\xff\xfe", b"process of making cheese\n"])
+def test_a_lock_that_is_none_of_ours_is_left_alone(tmp_path, held):
+    path = tmp_path / "set.lock"
+    path.write_bytes(held)
+    with pytest.raises(InputError, match="none of cmkg's locks"):
+        hold_lock(path, tmp_path / "set").__enter__()
+    assert path.read_bytes() == held

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import re
 import stat
 import zipfile
 from collections.abc import Callable, Mapping
@@ -97,8 +98,8 @@ def parse_json(data: bytes, path: PathLike, what: str, hint: str = AGAIN) -> Any
 def _expect_each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     held = dict(pairs)
     if len(held) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore
         raise ValueError(f"the field {twice!r:.60} stands twice")
     return held
 
@@ -413,6 +414,22 @@ def _with_sorted_header(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
+def _expect_extents(path: PathLike, what: str, hint: str) -> None:
+    """Refuses a safetensors file that is longer than its header says, before it is read whole."""
+    try:
+        size = os.stat(path).st_size
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = file.read(min(length, MOST_HEADER_BYTES))
+    except OSError:
+        return  # said by who reads it
+    ends = [
+        int(end) for end in re.findall(rb'"data_offsets":\s*\[\s*\d+\s*,\s*(\d{1,18})\s*\]', header)
+    ]
+    if size > 8 + length + max(ends, default=0):
+        raise InputError(f"{path}: expected {what}, it is longer than its header says; {hint}")
+
+
 def read_tensors(path: PathLike, what: str, hint: str = AGAIN) -> StoredTensors:
     """Reads a safetensors file, anyone's; where it has a checksum of ours, that must hold.
 
@@ -422,6 +439,7 @@ def read_tensors(path: PathLike, what: str, hint: str = AGAIN) -> StoredTensors:
     """
     from safetensors.torch import load
 
+    _expect_extents(path, what, hint)
     data = read_file(path, what, hint)
     length = int.from_bytes(data[:8], "little")
     if length > MOST_HEADER_BYTES or data.count(b'"dtype"', 8, 8 + length) > MOST_TENSORS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -13,6 +14,7 @@ from ..errors import InputError
 from .distributed import rank
 
 HOLDER = "process "  # what a lock's file begins with
+HELD, MOST_LOCK = re.compile(r"process \d+ on \S*, since \S+,$"), 400
 
 
 @contextmanager
@@ -28,7 +30,7 @@ def hold_lock(path: Path, folder: Path) -> Iterator[None]:
     """
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: expected a lock's file, this is none; remove it")
-    with open(path, "a+", encoding="utf-8") as file:
+    with open(path, "a+", encoding="utf-8", errors="replace") as file:
         if not _try_lock(file.fileno()):
             file.seek(0)
             holder = file.read().strip() or "another process"
@@ -39,7 +41,8 @@ def hold_lock(path: Path, folder: Path) -> Iterator[None]:
         if not _is_file_at(file.fileno(), path):  # whoever held it has removed it meanwhile
             raise InputError(f"{folder}: another process has just left it; start again")
         file.seek(0)
-        if (held := file.read(len(HOLDER))) and held != HOLDER:
+        held = file.read(MOST_LOCK)
+        if held and HELD.match(held) is None:
             raise InputError(f"{path}: is in the way and none of cmkg's locks; move it")
         started = datetime.now().astimezone().isoformat(timespec="seconds")
         try:
@@ -47,6 +50,8 @@ def hold_lock(path: Path, folder: Path) -> Iterator[None]:
             file.write(f"{HOLDER}{os.getpid()} on {platform.node()}, since {started},\n")
             file.flush()
         except OSError as error:
+            with suppress(OSError):
+                path.unlink()
             raise OSError(error.errno, error.strerror, str(path)) from None
         try:
             yield
@@ -122,13 +127,15 @@ def expect_own_folder(
 
 
 @contextmanager
-def hold_folder_of(folder: Path, names: Collection[str]) -> Iterator[None]:
-    """Makes a folder of such files and works in it alone, inside the block.
+def hold_folder_of(
+    folder: Path, names: Collection[str], marks: Collection[str] = ()
+) -> Iterator[None]:
+    """Makes a folder of such files and works in it alone, inside the block; see expect_own_folder.
 
     Raises:
         InputError: something else lies there, or another command works on it.
     """
-    expect_own_folder(folder, names)
+    expect_own_folder(folder, names, marks)
     with hold_folder(folder):
         yield
 

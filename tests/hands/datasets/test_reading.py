@@ -151,6 +151,7 @@ HOSTILE_YAML = {
     "a number of many digits": b"a: 0x" + b"f" * 6000,
     "aliases": b"a: &a [1]\nb: [*a, *a]\n",
     "too long": b"a: 1\n" * 20_000,
+    "a key that stands twice": b"mano_sides: [left]\nmano_sides: [right]\n",
 }
 
 
@@ -167,6 +168,13 @@ def test_yaml_that_would_take_minutes_is_refused_before_it_is_read(tmp_path, nam
 def test_a_field_that_stands_twice_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('{"K": 1, "joints": 2, "K": 3}')
     with pytest.raises(InputError, match="the field 'K' stands twice"):
+        read_json_value(tmp_path / "a.json", "labels")
+    many = ", ".join(f'"k{number}": 0' for number in [*range(60_000), 59_999])
+    (tmp_path / "a.json").write_text(f"{{{many}}}")
+    with pytest.raises(InputError, match="the field 'k59999' stands twice"):
+        read_json_value(tmp_path / "a.json", "labels")
+    (tmp_path / "a.json").write_text("[" + "[]," * 20_000_000 + "[]]")
+    with pytest.raises(InputError, match="parts, expected"):
         read_json_value(tmp_path / "a.json", "labels")
 
 

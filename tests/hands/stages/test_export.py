@@ -38,10 +38,7 @@ def test_students_and_priors_have_cards_and_are_given_away(whole, tmp_path):
 
 def test_what_is_given_away_shows_a_changed_bit_and_holds_one_network(whole, tmp_path):
     out = tmp_path / "given"
-    out.mkdir()
-    (out / "finder.onnx").write_bytes(b"of an earlier export")
     export.run(export.Export(f"{whole}/student", f"{whole}/student", str(out)))
-    assert not (out / "finder.onnx").exists()
     load_student(out)
     data = bytearray((out / "model.safetensors").read_bytes())
     data[-100] ^= 1
@@ -146,3 +143,23 @@ def test_outputs_that_are_no_numbers_are_a_sentence(tmp_path):
         OnnxFile(tmp_path / "nan.onnx")(np.zeros((1, 3, 40, 32), np.float32))
     with pytest.raises(InputError, match="the outputs chance"):
         OnnxFile(tmp_path / "nan.onnx", ("chance",))
+
+
+def test_another_model_is_not_replaced_and_a_failed_export_leaves_the_earlier_one(whole, tmp_path):
+    student, out = f"{whole}/student", tmp_path / "out"
+    model = tmp_path / "bert"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors", "README.md"):
+        (model / name).write_text("mine")
+    with pytest.raises(InputError, match="holds something else"):
+        export.run(export.Export(student, student, str(model)))
+    assert (model / "config.json").read_text() == "mine"
+    export.run(export.Export(student, student, str(out), onnx=True))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(InputError, match="holds no finder.safetensors"):
+        export.run(export.Export(student, student, str(out), finder=f"{tmp_path}/none"))
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    export.run(export.Export(student, student, str(out)))
+    assert not (out / "student.onnx").exists()  # of the earlier one
+    load_student(out)
+    assert not list(tmp_path.glob("*.partial"))

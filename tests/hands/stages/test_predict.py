@@ -214,9 +214,19 @@ def test_a_video_opens_no_address_and_no_playlist(weights, tmp_path, monkeypatch
 
 
 def test_a_video_that_was_cut_off_is_no_success(tmp_path, monkeypatch):
-    class Forgets(cv2.VideoWriter):
+    real = cv2.VideoWriter
+
+    class Forgets:
+        """As on a full disk: nothing is said. (OpenCV's own types cannot be subclassed safely.)"""
+
+        fourcc = staticmethod(real.fourcc)
+
+        def __init__(self, *arguments):
+            self.held = real(*arguments)
+            self.isOpened, self.release = self.held.isOpened, self.held.release
+
         def write(self, frame):
-            """As on a full disk: nothing is said."""
+            pass
 
     frame = photo(64)
     monkeypatch.setattr(cv2, "VideoWriter", Forgets)
@@ -238,3 +248,33 @@ def test_nothing_phones_home(weights, tmp_path):
         capture_output=True,
     )
     assert not [path for path in home.rglob("*") if "icrosoft" in str(path)]
+
+
+@pytest.mark.parametrize("out", [b"o\xff", b"2026-01-01T10:00", b"tcp:127.0.0.1:9"])
+def test_videos_and_folders_with_odd_names_are_read_and_written(
+    weights, tmp_path, out, monkeypatch
+):
+    """In a process of its own: OpenCV ends the whole program at such names."""
+    write_video(tmp_path / "plain.mp4", 3)
+    os.rename(tmp_path / "plain.mp4", os.fsencode(tmp_path) + b"/caf\xe9.mp4")
+    given = ["--weights", weights, "--side", "right", "--box", "8,8,40,40"]
+    command = [sys.executable, "-m", "cmkg", "predict", ".", *given, "--out", os.fsdecode(out)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [one.suffix for one in (tmp_path / os.fsdecode(out)).glob("caf*")] == [".mp4"]
+
+
+def test_a_list_of_files_is_no_video(weights, tmp_path):
+    write_video(tmp_path / "in.mp4", 3)
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\n" + "file 'in.mp4'\n" * 9999)
+    given = ["predict", str(tmp_path / "list.mp4"), "--weights", weights]
+    assert "expected a video, this is text" in says([*given, "--out", str(tmp_path / "out")])
+
+
+def test_a_folder_with_another_hands_json_is_not_ours(weights, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/hands.json").write_text('{"mine": 1}')
+    Image.fromarray(photo()).save(tmp_path / "a.png")
+    given = ["predict", str(tmp_path / "a.png"), "--weights", weights]
+    assert "holds something else" in says([*given, "--out", str(tmp_path / "mine")])
+    assert (tmp_path / "mine/hands.json").read_text() == '{"mine": 1}'

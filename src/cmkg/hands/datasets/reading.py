@@ -39,6 +39,7 @@ MOST_YAML_BYTES = 1 << 16  # DexYCB's have a few kilobytes
 DEEPEST_YAML = 20
 LONGEST_WORD = 400  # of YAML: names, numbers
 MOST_JSON_BYTES = 1 << 30
+MOST_JSON_PARTS = 30_000_000  # InterHand2.6M's joints have some 13 million
 MOST_MATLAB_BYTES = 1 << 26
 MOST_ARRAYS_BYTES = 1 << 27  # of an .npz of one frame, unpacked
 COPY = "copy it again"
@@ -270,7 +271,13 @@ def read_mat_field(path: PathLike, field: str, shape: Shape) -> np.ndarray:
 
 def read_json_value(path: PathLike, what: str) -> Any:
     """What a JSON file holds; `what` it should be goes into the message."""
-    return parse_json(read_file(path, what, COPY, MOST_JSON_BYTES), path, what, COPY)
+    data = read_file(path, what, COPY, MOST_JSON_BYTES)
+    if (count := sum(data.count(one) for one in (b",", b"[", b"{"))) > MOST_JSON_PARTS:
+        raise InputError(
+            f"{path}: expected {what}, it has {count:,} parts, expected {MOST_JSON_PARTS:,} at "
+            f"most; {COPY}"
+        )
+    return parse_json(data, path, what, COPY)
 
 
 def read_yaml(path: PathLike, what: str) -> Any:
@@ -282,12 +289,32 @@ def read_yaml(path: PathLike, what: str) -> Any:
         _expect_simple_yaml(data)
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, yaml.SafeLoader)):
             raise ValueError("it has aliases (*): a few of them stand for gigabytes")
+        _expect_keys_once(yaml.compose(data, yaml.SafeLoader))
         return yaml.safe_load(data)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: expected YAML ({what}), could not read it ({first_line(error)}); copy "
             "it again"
         ) from None
+
+
+def _expect_keys_once(node: Any) -> None:
+    """Refuses a key that stands twice in one mapping of composed YAML.
+
+    Raises:
+        ValueError: one does.
+    """
+    value = getattr(node, "value", None)
+    if not isinstance(value, list):
+        return
+    pairs = [one for one in value if isinstance(one, tuple)]
+    keys = [str(key.value) for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        twice = next(key for number, key in enumerate(keys) if key in keys[:number])
+        raise ValueError(f"the field {twice!r:.60} stands twice")
+    for one in value:
+        for part in one if isinstance(one, tuple) else (one,):
+            _expect_keys_once(part)
 
 
 def _expect_simple_yaml(data: bytes) -> None:

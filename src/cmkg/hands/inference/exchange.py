@@ -10,6 +10,7 @@ from ..skeleton import JOINTS
 from .hand import HandResult
 
 DIGITS = 3
+FORMAT = "cmkg-hands/1"
 
 
 def record_of(result: HandResult, image: str, frame: int | None = None) -> dict[str, Any]:
@@ -49,7 +50,7 @@ UNITS = {
 def document_of(records: list[dict[str, Any]], bone_mm: float) -> dict[str, Any]:
     """hands.json: the records, and what their numbers are."""
     return {
-        "format": "cmkg-hands/1",
+        "format": FORMAT,
         "joints": list(JOINTS),
         "units": UNITS,
         "bone_mm": bone_mm,

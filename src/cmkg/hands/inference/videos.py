@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -14,12 +18,14 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from ...errors import InputError
+from ...runtime.files import write_atomically
 from .hand import Hand, HandResult, Sides
 from .seeing import Box, Picture
 from .steady import SteadyHand
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 USUAL_HZ = 30.0
+PLAIN_TEXT = re.compile(rb"[\t\n\r -~]+")
 LOOK_EVERY = 30  # frames between two looks for more hands, while some are followed
 
 
@@ -84,8 +90,13 @@ def _open_file(path: Path) -> cv2.VideoCapture:
     FFmpeg takes `http:host:1.mp4` for an address, and follows a playlist that is called a video.
     """
     os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "protocol_whitelist;file"
-    whole = f"file:{path.resolve()}"
-    return cv2.VideoCapture(whole, cv2.CAP_FFMPEG)
+    with open(path, "rb") as file:
+        if PLAIN_TEXT.fullmatch(file.read(64)):  # a list of other files
+            raise InputError(f"{path}: expected a video, this is text")
+    with tempfile.TemporaryDirectory() as home:  # OpenCV dies of a name that is not UTF-8
+        plain = Path(home) / f"video{path.suffix if path.suffix.isascii() else ''}"
+        plain.symlink_to(path.resolve())
+        return cv2.VideoCapture(f"file:{plain}", cv2.CAP_FFMPEG)
 
 
 class VideoFile:
@@ -98,7 +109,8 @@ class VideoFile:
 
     def __init__(self, path: Path, hz: float) -> None:
         self.path, self.hz = path, hz
-        self.partial = path.with_name(f".{path.stem}.partial.mp4")
+        self._home = tempfile.TemporaryDirectory()  # FFmpeg takes odd names for addresses
+        self.partial = Path(self._home.name) / "video.mp4"
         self.frames = 0
         self._writer: cv2.VideoWriter | None = None
 
@@ -126,14 +138,12 @@ class VideoFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._writer is None:
-            return
-        self._writer.release()
-        try:
-            self._expect_written()
-            os.replace(self.partial, self.path)  # of a video that ends early what there is
-        finally:
-            self.partial.unlink(missing_ok=True)
+        with self._home:
+            if self._writer is None:
+                return
+            self._writer.release()
+            self._expect_written()  # of a video that ends early what there is
+            write_atomically(self.path, partial(shutil.copyfile, self.partial))
 
     def _expect_written(self) -> None:
         """OpenCV does not say that the disk is full: the file is read again.

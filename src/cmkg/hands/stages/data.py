@@ -219,6 +219,9 @@ def inspect(config: Inspect) -> None:
     last = len(dataset) - 1
     count = last + 1 if config.which.indices else min(config.count, last + 1)
     numbers = np.linspace(0, last, count).round().astype(int)
+    own = Path(config.out).resolve()
+    if any(own == path.resolve() for n in numbers for path in dataset.files(int(n))):
+        raise InputError(f"--out {config.out}: is a picture that is read; choose another name")
     frames = [dataset.frame(int(number)) for number in numbers]
     columns = [
         pictures_of(dataset, int(number), frame, config.tile)

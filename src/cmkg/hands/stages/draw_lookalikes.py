@@ -5,6 +5,7 @@ To train beside it. The hand's fit to the target's joints is written beside the 
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -47,7 +48,8 @@ def run(config: DrawLookAlikes) -> Packed:
     packed = Packed(config.data)
     first, last = frame_range(packed, config.frames)
     packed.expect_labels(first, last)
-    path = Path(f"{config.out}-fit.npz")
+    of = repr((sorted(packed.meta["crc32"].items()), first, last))  # another target, another fit
+    path = Path(f"{config.out}-fit-{zlib.crc32(of.encode()):08x}.npz")
     if not path.exists():
         joints_mm = np.asarray(packed.joints_mm[first:last], np.float64)
         on_first_rank(lambda: write_fit(joints_mm, path))

@@ -18,7 +18,7 @@ from ...runtime.checks import expect_at_least_one
 from ...runtime.distributed import Precision, launch
 from ...runtime.files import read_file
 from ...runtime.progress import note, say
-from ...runtime.runs import Run
+from ...runtime.runs import MARKS, Run
 from ..datasets.packed import Packed
 from ..datasets.prediction_files import (
     expect_prediction_file,
@@ -79,6 +79,12 @@ class Evaluate:
         expect_at_least_one(self, "test_time_rotations_deg")
         if self.export:
             expect_prediction_file(self.export)
+            home = Path(self.export).parent
+            if any((home / mark).exists() for mark in (*MARKS, "meta.json")):
+                raise InputError(
+                    f"--export {self.export}: lies in the folder of a run or a packed set; choose "
+                    "another one"
+                )
         if self.export and self.predictions:
             raise InputError("--export: of weights; a prediction file is one already")
         if self.no_truth and self.predictions:
@@ -117,6 +123,7 @@ def run(config: Evaluate) -> dict[str, Any]:
         if scored.predictions is not None:
             save_predictions(run.path("predictions.npz"), scored.predictions)
         if config.export:
+            expect_earlier_predictions(config.export, len(packed))
             from_truth = NO_TRUTH if config.no_truth else AT_TRUTH
             own = to_dataset_frame(scored.prediction_mm, packed)
             write_predictions(config.export, own, from_truth)
@@ -133,6 +140,23 @@ def run(config: Evaluate) -> dict[str, Any]:
         facts = {"export_crc32": _checksum_of_export(config)}
         protocol = {"protocol": asdict(config.protocol)}
         return run.finish(scored.by_the_paper | found | facts | protocol)
+
+
+def expect_earlier_predictions(path: str, count: int) -> None:
+    """Refuses to write over a file that is no export of predictions.
+
+    Raises:
+        InputError: something else lies there.
+    """
+    if not Path(path).exists():
+        return
+    try:
+        read_predictions(path, count)
+    except InputError:
+        raise InputError(
+            f"--export {path}: is there already and holds no predictions of this set; choose "
+            "another name"
+        ) from None
 
 
 def _checksum_of_export(config: Evaluate) -> int | None:

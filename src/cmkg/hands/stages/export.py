@@ -6,6 +6,8 @@ huggingface_hub's mixin loads it, cmkg.Hand does; with --onnx any program that r
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from ...errors import InputError
 from ...runtime.checks import expect_apart
 from ...runtime.files import load_weights, save_weights, write_text
 from ...runtime.locks import hold_folder_of
+from ...runtime.partial_folders import begin_anew
 from ...runtime.run_files import read_own_settings, read_result
 from ...runtime.text import printable
 from ..datasets.packed import Packed
@@ -92,26 +95,30 @@ def run(config: Export) -> None:
     out = Path(config.out)
     sources = (config.stage, config.student, config.data, config.finder, config.presence)
     expect_apart(out, *filter(None, sources))
-    with hold_folder_of(out, EXPORTED):
-        write_export(config, student, packed, out)
+    for name, folder in (("finder", config.finder), ("presence", config.presence)):
+        if folder and not (Path(folder) / f"{name}.safetensors").is_file():
+            raise InputError(f"--{name} {folder}: holds no {name}.safetensors; give a finished run")
+    with hold_folder_of(out, EXPORTED, (MANIFEST,)):
+        partial = out.with_name(f"{out.name}.partial")
+        begin_anew(partial)
+        write_export(config, student, packed, partial)
+        replace_export(partial, out)
     print(printable(f"{config.out}: load it with cmkg.Hand.from_pretrained({config.out!r})"))
 
 
 def write_export(config: Export, student: HandStudent, packed: Packed | None, out: Path) -> None:
-    """All files of the folder; its manifest goes first and comes last: between, it is not whole."""
+    """All files of the folder."""
     from ..inference.onnx_files import write_onnx
 
     stage = Path(config.stage)
-    for name in (MANIFEST, *EXPORTED):  # of an earlier export: they belong to other weights
-        (out / name).unlink(missing_ok=True)
     facts = card_facts(read_own_settings(stage), read_result(stage / "result.json"))
     try:
-        student.save_pretrained(config.out)
+        student.save_pretrained(out)
     except OSError:
         raise
     except Exception as error:  # what safetensors makes of a full disk
         reason = str(error).splitlines()[0]
-        raise OSError(28, f"could not be written ({reason})", config.out) from error
+        raise OSError(28, f"could not be written ({reason})", str(out)) from error
     facts |= write_companions(config, out)
     kept = copy.deepcopy(student).half() if config.half else student
     save_weights(out / "model.safetensors", kept)  # again, with a checksum
@@ -123,6 +130,16 @@ def write_export(config: Export, student: HandStudent, packed: Packed | None, ou
         facts |= write_in_8_bits(student, packed, out)
     write_card(out / "README.md", "A hand student", facts, ABOUT_STUDENT)
     write_manifest(out)
+
+
+def replace_export(partial: Path, out: Path) -> None:
+    """The new files in place of an earlier export's; the manifest goes first and comes last."""
+    for name in (MANIFEST, *EXPORTED):
+        (out / name).unlink(missing_ok=True)
+    for name in (*(one for one in EXPORTED if one != MANIFEST), MANIFEST):
+        if (partial / name).exists():
+            os.replace(partial / name, out / name)
+    shutil.rmtree(partial)
 
 
 def write_companions(config: Export, out: Path) -> dict[str, str]:

@@ -17,14 +17,14 @@ import tyro
 
 from ...errors import InputError
 from ...runtime.checks import expect_from_zero
-from ...runtime.files import write_json, write_text
+from ...runtime.files import read_json, write_json, write_text
 from ...runtime.locks import expect_own_folder
 from ...runtime.progress import Bar, note
 from ...runtime.stopping import Stopped
 from ...runtime.text import printable
 from ..geometry import is_camera
 from ..inference.drawing import draw_hands
-from ..inference.exchange import csv_of, document_of, record_of
+from ..inference.exchange import FORMAT, csv_of, document_of, record_of
 from ..inference.hand import (
     OWN,
     Hand,
@@ -90,6 +90,10 @@ def run(config: Predict) -> None:
     K = camera_of(numbers_of("--camera", config.camera)) if config.camera else None
     sources = list(sources_of(config.paths))
     out = Path(config.out)
+    if (out / RESULT).exists() and not is_result(out / RESULT):
+        raise InputError(
+            f"--out {out}: holds something else ({RESULT}); give an empty or a new one"
+        )
     expect_own_folder(out, None, MARKS)  # overlays have the pictures' names
     sources = [one for one in sources if isinstance(one, int) or not lies_in(one, out)]
     out.mkdir(parents=True, exist_ok=True)
@@ -243,6 +247,15 @@ def camera_of(numbers: list[float]) -> np.ndarray:
     if not is_camera(K):
         raise InputError(f"--camera: expected positive focal lengths, got {fx:g} and {fy:g}")
     return K
+
+
+def is_result(path: Path) -> bool:
+    """Whether a file is what an earlier prediction wrote."""
+    try:
+        held = read_json(path, "hands")
+    except InputError:
+        return False
+    return isinstance(held, dict) and held.get("format") == FORMAT
 
 
 def lies_in(path: Path, folder: Path) -> bool:

@@ -30,6 +30,7 @@ from ..skeleton import BONES, FINGER_COLOURS, JOINTS
 OWN = Path(__file__).parents[1] / "page"
 FILES = ("index.html", "page.css", "page.js", "hand.js")
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
+FACTS = "hand.json"
 MOST_RUNTIME_BYTES = 1 << 26
 # Its files and their SHA-256: what is downloaded is what was tested.
 RUNTIME = {
@@ -41,7 +42,7 @@ RUNTIME = {
         "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2"
     ),
 }
-WRITTEN = (*FILES, *RUNTIME, STUDENT_FILE, FINDER_FILE, PRESENCE_FILE, "hand.json")
+WRITTEN = (*FILES, *RUNTIME, STUDENT_FILE, FINDER_FILE, PRESENCE_FILE, FACTS)
 ABOUT = (
     "The network is cmkg's hand student; it runs by onnxruntime-web (MIT licence, Microsoft). Its "
     "size in millimetres is that of a usual hand: a picture does not tell it."
@@ -70,7 +71,7 @@ def run(config: Page) -> None:
     student = load_student(folder)
     out = Path(config.out)
     expect_apart(out, folder)
-    expect_own_folder(out, WRITTEN, FILES[:1])
+    expect_own_folder(out, WRITTEN, (FACTS,))
     with tempfile.TemporaryDirectory() as home:
         runtime = Path(config.onnxruntime_web or fetch_runtime(Path(home)))
         files = {name: read_runtime(runtime / name) for name in RUNTIME}
@@ -80,13 +81,9 @@ def run(config: Page) -> None:
         for source in networks:
             if source.exists():
                 files[source.name] = read_own_file(folder, source.name, "an ONNX file")
-        out.mkdir(parents=True, exist_ok=True)
-        for source in networks:
-            (out / source.name).unlink(missing_ok=True)
-        for name, data in files.items():
-            write_atomically(out / name, partial(_write_bytes, data))
         if not networks[0].exists():
-            write_onnx(student, out / STUDENT_FILE)
+            write_onnx(student, Path(home) / STUDENT_FILE)
+            files[STUDENT_FILE] = (Path(home) / STUDENT_FILE).read_bytes()
     facts = facts_of(student)
     page_facts = {
         "px": student.px,
@@ -100,7 +97,13 @@ def run(config: Page) -> None:
         "units": UNITS,
         "about": ABOUT,
     }
-    write_json(out / "hand.json", page_facts)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / FACTS, page_facts)  # the mark, too, that the folder is ours
+    for source in networks:
+        if source.name not in files:
+            (out / source.name).unlink(missing_ok=True)
+    for name, data in files.items():
+        write_atomically(out / name, partial(_write_bytes, data))
     print(printable(f"{out}: serve it, e.g. with python -m http.server --directory {out}"))
 
 
