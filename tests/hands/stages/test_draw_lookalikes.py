@@ -17,11 +17,12 @@ def test_the_fit_lies_beside_the_set_and_serves_again(whole, tmp_path):
         workers=1,
     )
     assert len(draw_lookalikes.run(config)) == 3
-    with np.load(tmp_path / "likes-fit.npz") as fit:
+    (path,) = tmp_path.glob("likes-fit-*.npz")  # of this target and these frames
+    with np.load(path) as fit:
         assert len(fit["angles_deg"]) == 4
-    before = (tmp_path / "likes-fit.npz").stat().st_mtime_ns
+    before = path.stat().st_mtime_ns
     draw_lookalikes.run(settings(config, out=str(tmp_path / "likes")))
-    assert (tmp_path / "likes-fit.npz").stat().st_mtime_ns == before
+    assert path.stat().st_mtime_ns == before
     with pytest.raises(InputError, match="frames 2 to 99: expected a range inside"):
         draw_lookalikes.run(settings(config, frames=(2, 99), out=str(tmp_path / "other")))
     assert not list(tmp_path.glob("other*"))
