@@ -417,7 +417,10 @@ def _with_sorted_header(data: bytes) -> bytes:
 def _expect_extents(path: PathLike, what: str, hint: str) -> None:
     """Refuses a safetensors file that is longer than its header says, before it is read whole."""
     try:
-        size = os.stat(path).st_size
+        facts = os.stat(path)
+        if not stat.S_ISREG(facts.st_mode):  # opening a pipe waits for ever
+            return
+        size = facts.st_size
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = file.read(min(length, MOST_HEADER_BYTES))
