@@ -111,10 +111,7 @@ def lay_mask(mask: Tensor, places: Sequence[int], drop: int = 0) -> Tensor:
     Raises:
         InputError: it has another number of places than the map, or is not of bool.
     """
-    if mask.dtype != torch.bool:
-        raise InputError(
-            f"mask: expected bool, True where there is content, got {mask.dtype}; give mask.bool()"
-        )
+    _expect_bool(mask)
     if drop and mask.dim() == 2 and mask.shape[1] == math.prod(places) + drop:
         mask = mask[:, drop:]
     if mask.dim() < 2 or mask.shape[1:].numel() != math.prod(places):
@@ -126,6 +123,13 @@ def lay_mask(mask: Tensor, places: Sequence[int], drop: int = 0) -> Tensor:
     return mask.reshape(len(mask), 1, *places)
 
 
+def _expect_bool(mask: Tensor) -> None:
+    if mask.dtype != torch.bool:
+        raise InputError(
+            f"mask: expected bool, True where there is content, got {mask.dtype}; give mask.bool()"
+        )
+
+
 def lay_mask_over_output(mask: Tensor, output: Tensor, what: str) -> Tensor | None:
     """A mask (B, *places) that broadcasts over an output; None of an output without places.
 
@@ -134,10 +138,7 @@ def lay_mask_over_output(mask: Tensor, output: Tensor, what: str) -> Tensor | No
     Raises:
         InputError: it fits neither, or both.
     """
-    if mask.dtype != torch.bool:
-        raise InputError(
-            f"mask: expected bool, True where there is content, got {mask.dtype}; give mask.bool()"
-        )
+    _expect_bool(mask)
     if output.dim() <= 2 and tuple(output.shape) != tuple(mask.shape):
         return None
     places, shape = tuple(mask.shape[1:]), tuple(output.shape)

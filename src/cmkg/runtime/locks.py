@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from .distributed import rank
+from .files import named
 
 HOLDER = "process "  # what a lock's file begins with
 HELD, MOST_LOCK = re.compile(r"process \d+ on \S*, since \S+,$"), 400
@@ -52,7 +53,7 @@ def hold_lock(path: Path, folder: Path) -> Iterator[None]:
         except OSError as error:
             with suppress(OSError):
                 path.unlink()
-            raise OSError(error.errno, error.strerror, str(path)) from None
+            raise named(error, path) from None
         try:
             yield
         finally:
