@@ -38,7 +38,6 @@ bench: .venv/installed ## ratios, each against a named alternative in the same r
 	$(BIN)/python benchmarks/verify.py
 	$(BIN)/python benchmarks/prior_overhead.py
 	$(BIN)/python benchmarks/processes.py
-	$(BIN)/python benchmarks/hand_speed.py
 
 package: .venv/installed ## wheel and sdist, and `cmkg predict` from the wheel in a clean environment
 	tools/check_package.sh

@@ -1,67 +1,79 @@
-"""MediaPipe Hands on a folder of pictures, for benchmarks/photographs.py: joints and times.
+"""MediaPipe Hands on pictures, for benchmarks/photographs.py: what it finds, times and memory.
 
-Runs in an environment of its own (mediapipe 0.10.21 needs numpy 1):
-    python benchmarks/mediapipe_hands.py FOLDER out.npz [PICTURE WITHOUT A HAND …]
+Runs in an environment of its own, since mediapipe 0.10.21 needs numpy 1:
+    python benchmarks/mediapipe_hands.py pictures.json out.json COMPLEXITY
+
+pictures.json: {"pictures": [path], "timed": [path]}; COMPLEXITY: 0 is its lite network, 1 its full.
 """
 
+import json
 import os
+import resource
 import sys
 import time
-from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import cv2
 import mediapipe
-import numpy as np
 
-REPEAT = 20
+HANDS = 4
 
 
-def main(folder, out, *without):
-    """Writes image (N,), joints_m (N, 21, 3) with nan where there is no hand, seconds a call."""
-    paths = sorted(Path(folder).glob("*.jpg"))
-    pictures = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in paths]
-    hands = mediapipe.solutions.hands
-    joints = np.full((len(paths), 21, 3), np.nan)
-    pixels = np.full((len(paths), 21, 2), np.nan)
-    sides = []
-    with hands.Hands(static_image_mode=True, max_num_hands=1) as detect:
-        for number, picture in enumerate(pictures):
-            found = detect.process(picture)
-            sides.append("")
-            if not found.multi_hand_world_landmarks:
-                continue
-            world = found.multi_hand_world_landmarks[0].landmark
-            joints[number] = [(p.x, p.y, p.z) for p in world]
-            height, width = picture.shape[:2]
-            places = found.multi_hand_landmarks[0].landmark
-            pixels[number] = [(p.x * width, p.y * height) for p in places]
-            sides[-1] = found.multi_handedness[0].classification[0].label
-        detecting = seconds_of(detect, pictures)
-        false = sum(
-            bool(detect.process(cv2.imread(path)[..., ::-1].copy()).multi_hand_landmarks)
-            for path in without
+def read(path):
+    return cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
+
+
+def main(pictures, out, complexity):
+    with open(pictures) as file:
+        given = json.load(file)
+    solution = mediapipe.solutions.hands.Hands
+    settings = {"max_num_hands": HANDS, "model_complexity": int(complexity)}
+    found = {}
+    with solution(static_image_mode=True, **settings) as detect:
+        for path in given["pictures"]:
+            picture = read(path)
+            found[path] = hands_of(detect.process(picture), picture.shape)
+        timed = [read(path) for path in given["timed"]]
+        detecting = seconds_of(detect, timed)
+    with solution(static_image_mode=False, **(settings | {"max_num_hands": 1})) as follow:
+        following = seconds_of(follow, timed)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    with open(out, "w") as file:
+        json.dump(
+            {
+                "hands": found,
+                "detecting_s": detecting,
+                "following_s": following,
+                "memory_mb": memory,
+                "version": mediapipe.__version__,
+            },
+            file,
         )
-    with hands.Hands(static_image_mode=False, max_num_hands=1) as follow:
-        tracking = seconds_of(follow, pictures)
-    np.savez(
-        out,
-        image=[path.name for path in paths],
-        joints_m=joints,
-        joints_px=pixels,
-        side=sides,
-        detecting_s=detecting,
-        tracking_s=tracking,
-        false=false,
-        version=mediapipe.__version__,
-    )
+
+
+def hands_of(answer, shape):
+    """Joints in our pixels and in mm; sides as they are, not as in a mirror."""
+    height, width = shape[:2]
+    hands = []
+    for number in range(len(answer.multi_hand_landmarks or [])):
+        places = answer.multi_hand_landmarks[number].landmark
+        world = answer.multi_hand_world_landmarks[number].landmark
+        side = answer.multi_handedness[number].classification[0]
+        hands.append(
+            {
+                "px": [(p.x * width - 0.5, p.y * height - 0.5) for p in places],
+                "mm": [(1000 * p.x, 1000 * p.y, 1000 * p.z) for p in world],
+                "side": {"Left": "right", "Right": "left"}[side.label],
+            }
+        )
+    return hands
 
 
 def seconds_of(hands, pictures):
-    """Of each of REPEAT calls on pictures that follow each other."""
+    """Of each call on pictures that follow each other, after a first one."""
     hands.process(pictures[0])
     seconds = []
-    for picture in pictures[:REPEAT]:
+    for picture in pictures:
         began = time.perf_counter()
         hands.process(picture)
         seconds.append(time.perf_counter() - began)

@@ -1,222 +1,315 @@
-"""A hand student beside MediaPipe Hands, on photographs that neither has seen, in one run.
+"""The hand networks of cmkg beside MediaPipe's own, lite and full, in one run, on one thread.
 
-    python benchmarks/photographs.py --real-hands FOLDER --mediapipe PYTHON --without FOLDER
+    python benchmarks/photographs.py --real-hands FOLDER --open FOLDER --mediapipe PYTHON
 
-PYTHON is an interpreter that has mediapipe 0.10.21 (its models are inside its wheel); without it,
-ours alone. --without: pictures that show no hand, to count what is found in them. --adapted: five
-folders of `cmkg adapt`, the i-th adapted without the i-th block and judged on that block alone.
-Both get the whole photograph. Annotators differ in where a joint is: each method's mean
-bone lengths are brought to the set's (skeleton.retarget_matrix), measured on frames 0 to 359, for
-both alike. Errors in mm over 21 joints, relative to the wrist:
+FOLDER of --real-hands: photographs with 3D joints, which nobody here was trained on
+(datasets/real_hands.py). Of --open: folders of photographs without labels, every one with a hand.
+PYTHON: an interpreter that has mediapipe 0.10.21 (its networks are inside its wheel). --adapted:
+five folders of `cmkg adapt`, the i-th adapted without the i-th fifth and judged on that one.
 
-    set's bones     the set's mean bone lengths, one size for all frames
+Every method gets whole pictures and no camera. Measured:
+
+    mm              mean error from the wrist on; each method's mean bones are brought to the set's
+                    on frames 0 to 359, for all alike, since annotators differ in where a joint is
     best scale      each frame scaled as fits best
     Procrustes      each frame turned and scaled as fits best
+    on the picture  mean distance, in per cent of the hand's extent
+    found, side     shares of the hands; good: within GOOD of the extent on the picture
+    false           pictures without a hand in which one is found
+    by share        each photograph inside a larger picture, as that share of its height: hands as
+                    small as those of people in rooms
 
-A photograph in which a method finds no hand is not in its errors: how many is said. Times are of
-one thread, detecting (a new picture each) and following (the last frame is known), as medians.
+Errors are of the hands that were found. Milliseconds are medians, detecting (a new picture each)
+and following (the last frame is known); memory is the process's largest.
 """
 
 import argparse
+import json
 import os
+import resource
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+import cv2
 import numpy as np
-import torch
 
-from cmkg import Hand
+from cmkg import Hand, Tracker
 from cmkg.hands.datasets.folder import ALL, Folder
-from cmkg.hands.inference.drawing import draw_hands
 from cmkg.hands.inference.hand import OWN
-from cmkg.hands.inference.pictures import write_picture
+from cmkg.hands.inference.pictures import read_photograph, write_picture
+from cmkg.hands.mediapipe.frames import bones_of, folder_frames
+from cmkg.hands.mediapipe.regions import Region
+from cmkg.hands.mediapipe.scoring import SAME_HAND, extents
 from cmkg.hands.metrics import procrustes
-from cmkg.hands.skeleton import BONES, JOINTS, retarget_matrix
+from cmkg.hands.rendering.backgrounds import background, photographs
+from cmkg.hands.rendering.scenes import stream
+from cmkg.hands.skeleton import retarget_matrix
 from cmkg.runtime.environment import describe_processor
 from cmkg.runtime.files import write_json
 
-LENGTH = 92  # frames of a block: five of them, one after another
-TRAIN = 360  # frames; the others are the test
-WORST = 20
-REPEAT = 20
+FIFTH = 92  # frames
+FITTED = 360  # frames on which bones are brought to the set's
+GOOD = 0.15  # of the hand's extent: the largest mean distance of a good skeleton
+WITHOUT = 260  # pictures without a hand
+SHARES = (0.5, 0.25, 0.12)
+LARGE = (960, 1280)
+EVERY = 5  # of the photographs, inside a larger picture
+TIMED = 40
 
 
-def bone_lengths(joints):
-    parents, children = np.array(BONES).T
-    return np.linalg.norm(joints[:, children] - joints[:, parents], axis=2).mean(0)
+# ---- the pictures --------------------------------------------------------------------------------
+def make_pictures(folder, frames, home):
+    """{set: [path]}; places {path: joints_px} of those with labels."""
+    sets, places = {"photographs": []}, {}
+    for number in range(len(frames)):
+        path = str(Path(folder.image(number)).resolve())
+        sets["photographs"].append(path)
+        places[path] = frames.joints_px[number]
+    for share in SHARES:
+        sets[f"share {share:g}"] = []
+        for number in range(0, len(frames), EVERY):
+            picture, joints_px = inside_larger(frames, number, share)
+            path = str(home / f"share-{share:g}-{number}.png")
+            write_picture(Path(path), picture)
+            sets[f"share {share:g}"].append(path)
+            places[path] = joints_px
+    sets["without"] = []
+    for number in range(WITHOUT):
+        picture = background(stream("without", 1, number), photographs(), 320)
+        path = home / f"without-{number}.png"
+        write_picture(path, picture.astype(np.uint8))
+        sets["without"].append(str(path))
+    return sets, places
 
 
-def ours(hand, photographs, without):
-    """Joints (N, 21, 3), nan where no hand is found; the results; seconds; how many false ones."""
-    joints, results = look_at_all(hand, photographs, range(len(photographs)))
-    pictures = [photographs.color(number) for number in range(REPEAT)]
-    known = [(p, r) for p, r in zip(pictures, results, strict=False) if r is not None]
+def inside_larger(frames, number, share):
+    """A photograph as a share of the height of a larger picture, somewhere in it."""
+    rng = stream("inside", number, round(100 * share))
+    height, width = LARGE
+    large = background(rng, photographs(), width)[:height].astype(np.uint8)
+    small = frames.pictures[number]
+    px = round(share * height)
+    scale = px / small.shape[0]
+    small = cv2.resize(small, (round(small.shape[1] * scale), px), interpolation=cv2.INTER_AREA)
+    y = int(rng.integers(0, height - px + 1))
+    x = int(rng.integers(0, width - small.shape[1] + 1))
+    large[y : y + px, x : x + small.shape[1]] = small
+    return large, (frames.joints_px[number] + 0.5) * scale - 0.5 + [x, y]
+
+
+# ---- the methods ---------------------------------------------------------------------------------
+def ours(weights, pictures, timed, looks=1):
+    """What MediaPipe's script says of itself; in a process of its own, for its memory."""
+    hand = Hand.from_pretrained(weights, looks=looks)
+    found = {}
+    for path in pictures:
+        found[path] = [
+            {"px": one.joints_px.tolist(), "mm": one.joints_mm.tolist(), "side": one.side}
+            for one in hand(path)
+        ]
+    frames = [read_photograph(path) for path in timed]
+    single = Hand.from_pretrained(weights, looks=looks, max_hands=1)
+    track = Tracker(single, search_every=10**6)
     return {
-        "joints": joints,
-        "side": [one.side if one else "" for one in results],
-        "detecting": seconds_of(hand, [(picture,) for picture in pictures]),
-        "tracking": seconds_of(hand.follow, known),
-        "results": results,
-        "false": sum(bool(hand(path)) for path in without),
+        "hands": found,
+        "detecting_s": seconds_of(hand, frames),
+        "following_s": seconds_of(track, frames),
+        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
-def look_at_all(hand, photographs, numbers):
-    """The surest hand of each of these: joints, nan where there is none, and results."""
-    joints = np.full((len(photographs), 21, 3), np.nan)
-    results = [None] * len(photographs)
-    for number in numbers:
-        found = hand(photographs.color(number))
-        if found:
-            results[number] = found[0]
-            joints[number] = found[0].joints_mm
-    return joints, results
-
-
-def adapted(folders, photographs):
-    """Each block by the student that was adapted without it."""
-    joints = np.full((len(photographs), 21, 3), np.nan)
-    for folder, block in zip(folders, blocks_of(len(photographs)), strict=True):
-        own, _ = look_at_all(
-            Hand.from_pretrained(folder), photographs, range(len(photographs))[block]
-        )
-        joints[block] = own[block]
-    return joints
-
-
-def blocks_of(count):
-    """Contiguous ones of LENGTH frames."""
-    return [slice(at, min(at + LENGTH, count)) for at in range(0, count, LENGTH)]
-
-
-def seconds_of(call, arguments):
-    call(*arguments[0])
+def seconds_of(call, pictures):
+    call(pictures[0])
     seconds = []
-    for one in arguments:
+    for picture in pictures:
         began = time.perf_counter()
-        call(*one)
+        call(picture)
         seconds.append(time.perf_counter() - began)
     return seconds
 
 
-def mediapipes(python, folder, without):
-    """The same of MediaPipe, by its own interpreter."""
-    with tempfile.TemporaryDirectory() as home:
-        out = Path(home) / "found.npz"
-        script = Path(__file__).with_name("mediapipe_hands.py")
-        command = [python, str(script), str(Path(folder) / "images"), str(out), *map(str, without)]
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-        held = np.load(out)
-        return {
-            "joints": 1000 * held["joints_m"],
-            # it takes pictures for mirrored ones, as of a webcam
-            "side": [{"Left": "right", "Right": "left"}.get(str(one), "") for one in held["side"]],
-            "detecting": held["detecting_s"].tolist(),
-            "tracking": held["tracking_s"].tolist(),
-            "false": int(held["false"]),
-        }
+def run_method(command, given, home):
+    """A method's answers, by a process of its own."""
+    (home / "pictures.json").write_text(json.dumps(given))
+    script = [*command[:2], str(home / "pictures.json"), str(home / "out.json"), *command[2:]]
+    subprocess.run(script, check=True, stderr=subprocess.DEVNULL)
+    return json.loads((home / "out.json").read_text())
 
 
-def errors_of(joints, truth, train):
-    """{measure: (N, 21) errors in mm}, nan where there is no hand."""
-    joints = joints - joints[:, :1]
-    truth = truth - truth[:, :1]
+# ---- scores --------------------------------------------------------------------------------------
+def nearest(hands, joints_px):
+    """The hand at a label's place; None where there is none."""
+    label = Region.of_joints(joints_px)
+
+    def off(one):
+        region = Region.of_joints(np.array(one["px"]))
+        return np.hypot(region.x - label.x, region.y - label.y) / label.side
+
+    near = sorted((one for one in hands if off(one) < SAME_HAND), key=off)
+    return near[0] if near else None
+
+
+def on_the_picture(said, paths, places, side="left"):
+    """found, side, good and the error on the picture, of labelled hands; and how many were more."""
+    best = [nearest(said["hands"][path], places[path]) for path in paths]
+    label = np.array([places[path] for path in paths])
+    seen = np.array([one is not None for one in best])
+    joints = np.array([one["px"] if one else np.full((21, 2), np.nan) for one in best])
+    off = np.linalg.norm(joints - label, axis=2).mean(1) / extents(label)
+    return {
+        "hands": len(paths),
+        "found": int(seen.sum()),
+        "side": sum(one is not None and one["side"] == side for one in best),
+        "good": int((off < GOOD).sum()),
+        "px_percent": mean(100 * off),
+        "more": sum(
+            len(said["hands"][path]) > (one is not None)
+            for path, one in zip(paths, best, strict=True)
+        ),
+    }
+
+
+def joints_of(said, paths, places):
+    best = [nearest(said["hands"][path], places[path]) for path in paths]
+    return np.array([one["mm"] if one else np.full((21, 3), np.nan) for one in best])
+
+
+def errors_of(joints, truth):
+    """{measure: (N,) errors in mm}, nan where there is no hand."""
+    joints, truth = joints - joints[:, :1], truth - truth[:, :1]
     seen = np.isfinite(joints).all((1, 2))
-    own, right = bone_lengths(joints[train & seen]), bone_lengths(truth[train])
+    fitted = np.arange(len(truth)) < FITTED
+    own, right = (bones_of(one[fitted & seen]).mean(0) for one in (joints, truth))
     moved = np.einsum("ij,njk->nik", retarget_matrix(own, right), joints)
     scale = (moved * truth).sum((1, 2)) / (moved**2).sum((1, 2))
     aligned = np.full_like(moved, np.nan)
     aligned[seen] = procrustes(moved[seen], truth[seen])
-    by_measure = {"set's bones": moved, "best scale": scale[:, None, None] * moved}
-    by_measure["Procrustes"] = aligned
-    return {name: np.linalg.norm(one - truth, axis=2) for name, one in by_measure.items()}
+    measures = {"mm": moved, "best scale": scale[:, None, None] * moved, "Procrustes": aligned}
+    return {name: np.linalg.norm(one - truth, axis=2).mean(1) for name, one in measures.items()}
 
 
-def summary_of(found, truth, train):
-    errors = errors_of(found["joints"], truth, train)
-    blocks = blocks_of(len(truth))
-    test = slice(TRAIN, None)
-    per_joint = np.nanmean(errors["Procrustes"], 0).round(2)
-    seen = np.isfinite(found["joints"]).all((1, 2))
-    facts = {
-        "found": int(seen.sum()),
-        "mm": {
-            name: {
-                "all": mean(one),
-                "360-459": mean(one[test]),
-                "blocks": [mean(one[block]) for block in blocks],
-            }
-            for name, one in errors.items()
-        },
-        "joints_mm": dict(zip(JOINTS, per_joint.tolist(), strict=True)),
+def by_fifths(errors):
+    return {
+        "all": mean(errors),
+        "fifths": [mean(errors[at : at + FIFTH]) for at in range(0, len(errors), FIFTH)],
     }
-    if "side" in found:
-        facts |= {
-            "left": sum(side == "left" for side in found["side"]),
-            "false": found["false"],
-            "detecting_ms": round(1000 * float(np.median(found["detecting"])), 2),
-            "tracking_ms": round(1000 * float(np.median(found["tracking"])), 2),
-        }
-    return facts
 
 
-def mean(errors):
-    return round(float(np.nanmean(errors)), 2)
+def mean(values):
+    return round(float(np.nanmean(values)), 2)
 
 
-def draw_worst(photographs, found, truth, train, path):
-    """The pictures with the largest errors after Procrustes: the next rendering's to-do list."""
-    errors = errors_of(found["joints"], truth, train)["Procrustes"].mean(1)
-    order = np.argsort(-np.nan_to_num(errors, nan=1e9))[:WORST]
-    tiles = []
-    for number in order:
-        result = found["results"][number]
-        tiles.append(draw_hands(photographs.color(int(number)), [result] if result else []))
-    rows = [np.hstack(tiles[at : at + 5]) for at in range(0, WORST, 5)]
-    write_picture(path, np.vstack(rows))
+def summary_of(said, sets, places, truth, open_sets):
+    paths = sets["photographs"]
+    errors = errors_of(joints_of(said, paths, places), truth)
+    return {
+        "mm": {name: by_fifths(one) for name, one in errors.items()},
+        "photographs": on_the_picture(said, paths, places),
+        "shares": {
+            name: on_the_picture(said, sets[name], places) for name in sets if "share" in name
+        },
+        "open": {
+            name: {"pictures": len(own), "found": sum(bool(said["hands"][one]) for one in own)}
+            for name, own in open_sets.items()
+        },
+        "digits_right": sum(
+            bool(said["hands"][one]) and said["hands"][one][0]["side"] == "right"
+            for one in open_sets.get("digits", [])
+        ),
+        "false": sum(bool(said["hands"][path]) for path in sets["without"]),
+        "detecting_ms": round(1000 * float(np.median(said["detecting_s"])), 1),
+        "following_ms": round(1000 * float(np.median(said["following_s"])), 1),
+        "memory_mb": round(said["memory_mb"]),
+    }
+
+
+def adapted_errors(folders, folder, frames):
+    """Each fifth by the network that was adapted without it, found in whole pictures."""
+    places = {str(n): frames.joints_px[n] for n in range(len(frames))}
+    hands = {}
+    for fifth, own in enumerate(folders):
+        hand = Hand.from_pretrained(own)
+        for number in range(fifth * FIFTH, min((fifth + 1) * FIFTH, len(frames))):
+            found = hand(folder.color(number), K=frames.K[number])
+            hands[str(number)] = [
+                {"px": one.joints_px, "mm": one.joints_mm, "side": one.side} for one in found
+            ]
+    said = {"hands": hands}
+    joints = joints_of(said, list(places), places)
+    truth = frames.joints_mm - frames.joints_mm[:, :1]
+    aligned = np.full_like(joints, np.nan)
+    seen = np.isfinite(joints).all((1, 2))
+    aligned[seen] = procrustes(joints[seen], truth[seen])
+    errors = {"mm": joints, "Procrustes": aligned}
+    found = {name: np.linalg.norm(one - truth, axis=2).mean(1) for name, one in errors.items()}
+    return {
+        "mm": {name: by_fifths(one) for name, one in found.items()},
+        "photographs": on_the_picture(said, list(places), places),
+    }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--real-hands", required=True)
-    parser.add_argument("--weights", default=str(OWN), help="an export; that of cmkg")
+    parser.add_argument("--open", nargs="*", default=())
+    parser.add_argument("--weights", nargs="*", default=(f"cmkg={OWN}",), help="NAME=FOLDER …")
     parser.add_argument("--mediapipe", default="")
-    parser.add_argument("--without", default="")
     parser.add_argument("--adapted", nargs=5, default=())
     parser.add_argument("--out", default="runs/photographs")
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    photographs = Folder(given.real_hands, ALL)
-    count = len(photographs)
-    truth = np.stack([photographs.label(number).joints_mm for number in range(count)])
-    train = np.arange(count) < TRAIN
-    without = sorted(Path(given.without).iterdir()) if given.without else []
+    folder = Folder(given.real_hands, ALL)
+    frames = folder_frames(folder)
+    open_sets = {
+        Path(one).name: [str(path.resolve()) for path in sorted(Path(one).glob("*.jpg"))]
+        for one in given.open
+    }
     out = Path(given.out)
     out.mkdir(parents=True, exist_ok=True)
-    found = {"cmkg": ours(Hand.from_pretrained(given.weights), photographs, without)}
-    if given.mediapipe:
-        found["MediaPipe"] = mediapipes(given.mediapipe, given.real_hands, without)
+    with tempfile.TemporaryDirectory() as place:
+        home = Path(place)
+        sets, places = make_pictures(folder, frames, home)
+        every = [path for own in (*sets.values(), *open_sets.values()) for path in own]
+        asked = {"pictures": every, "timed": sets["photographs"][:TIMED]}
+        methods = {}
+        for one in given.weights:
+            name, weights = one.split("=", 1)
+            for looks in (1, 3):
+                methods[f"{name}{', 3 looks' * (looks == 3)}"] = [
+                    sys.executable,
+                    __file__,
+                    "--method",
+                    weights,
+                    str(looks),
+                ]
+        if given.mediapipe:
+            script = str(Path(__file__).with_name("mediapipe_hands.py"))
+            methods |= {
+                "MediaPipe lite": [given.mediapipe, script, "0"],
+                "MediaPipe full": [given.mediapipe, script, "1"],
+            }
+        table = {}
+        for name, command in methods.items():
+            said = run_method(command, asked, home)
+            table[name] = summary_of(said, sets, places, frames.joints_mm, open_sets)
+            print(name, json.dumps(table[name]["mm"]), flush=True)
     if given.adapted:
-        found["cmkg, adapted"] = {"joints": adapted(given.adapted, photographs)}
-    table = {name: summary_of(one, truth, train) for name, one in found.items()}
-    facts = {"photographs": count, "without": len(without), "processor": describe_processor()}
+        table["adapted"] = adapted_errors(given.adapted, folder, frames)
+        print("adapted", json.dumps(table["adapted"]))
+    facts = {"photographs": len(frames), "without": WITHOUT, "processor": describe_processor()}
     write_json(out / "photographs.json", facts | {"methods": table})
-    draw_worst(photographs, found["cmkg"], truth, train, out / "worst.jpg")
-    for name, row in table.items():
-        parts = [
-            f"{key} {value['all']:.1f} ({value['360-459']:.1f})" for key, value in row["mm"].items()
-        ]
-        print(f"{name:14} found {row['found']}/{count}; mm on all (360-459): {', '.join(parts)}")
-        if "false" in row:
-            print(
-                f"{'':14} left {row['left']}; a hand in {row['false']} of {len(without)} pictures "
-                f"without; {row['detecting_ms']:.1f} ms detecting, {row['tracking_ms']:.1f} ms "
-                "following"
-            )
+
+
+def main_of_method():
+    """python benchmarks/photographs.py pictures.json out.json --method WEIGHTS LOOKS"""
+    _, asked, out, _, weights, looks = sys.argv
+    held = json.loads(Path(asked).read_text())
+    found = ours(weights, held["pictures"], held["timed"], int(looks))
+    Path(out).write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main()
+    main_of_method() if "--method" in sys.argv else main()

@@ -21,7 +21,8 @@ STEP = """
 import json, sys, time, torch
 from functools import partial
 from cmkg import Batch, Distiller, MetaConfig, PriorLearner, distillation_loss
-from cmkg.runtime.distributed import launch, rank, wait_for_all
+from cmkg.runtime.distributed import launch, wait_for_all
+from cmkg.runtime.ranks import rank
 from cmkg.steps import take_step
 sys.path.insert(0, sys.argv[4])
 from networks import JointsNet

@@ -50,16 +50,11 @@ from cmkg.low_rank import LowRankPrior
 from cmkg.prior import Prior
 from cmkg.runtime.checks import expect_at_least_one, expect_different_seeds, expect_positive
 from cmkg.runtime.distributed import Precision
-from cmkg.runtime.files import (
-    load_weights,
-    read_json,
-    read_sealed_json,
-    write_atomically,
-    write_json,
-)
+from cmkg.runtime.files import read_json, read_sealed_json, write_atomically, write_json
 from cmkg.runtime.progress import say
 from cmkg.runtime.run_files import read_result
 from cmkg.runtime.settings import replace_settings, settings_of
+from cmkg.runtime.weight_files import load_weights
 
 from .base import main
 

@@ -307,13 +307,18 @@ def blocks_of(name, held):
         front = {f"{name}-front": front_worth_block(held)}
         return {name: cells_block(held), f"{name}-small": small_worth_block(held)} | front
     if name == "photographs":
-        front = {f"{name}-front": front_photographs_block(held)}
         return {
             name: photographs_block(held),
-            f"{name}-small": small_photographs_block(held),
-        } | front
-    if name == "adapted":
-        return {name: adapted_block(held)}
+            f"{name}-fifths": fifths_block(held),
+            f"{name}-shares": shares_block(held),
+            f"{name}-front": front_photographs_block(held),
+        }
+    if name == "adapting":
+        return {
+            name: adapting_rows_block(held),
+            f"{name}-curve": adapting_curve_block(held),
+            f"{name}-kinds": adapting_kinds_block(held),
+        }
     if name == "recordings":
         return {name: recordings_block(held)}
     if name == "weights":
@@ -321,71 +326,140 @@ def blocks_of(name, held):
     return {name: block_of(name, held)}
 
 
-def photographs_block(held):
-    """benchmarks/photographs.py: every measure, its blocks, and the joints."""
-    methods = held["methods"]
-    body = []
-    for name, row in methods.items():
-        for measure, mm in row["mm"].items():
-            blocks = " / ".join(f"{one:.1f}" for one in mm["blocks"])
-            body.append([name, measure, f"{mm['all']:.1f}", blocks, f"{mm['360-459']:.1f}"])
-    heads = ["", "mm, by", "all", "five blocks", "frames 360–459"]
-    lines = [*table_of(heads, body), ""]
-    parts = {}
-    for joint in next(iter(methods.values()))["joints_mm"]:
-        parts.setdefault(joint.split()[0], []).append(joint)
-    body = [
-        [name, *(f"{np.mean([row['joints_mm'][j] for j in own]):.1f}" for own in parts.values())]
-        for name, row in methods.items()
+HEADS_OF_ERRORS = ["mm", "best scale", "Procrustes", "on the picture", "found", "side"]
+
+
+def errors_of_method(row, count):
+    """Cells of a method: errors, and shares of the hands."""
+    seen = row["photographs"]
+    errors = [
+        f"{row['mm'][name]['all']:.1f}" if name in row["mm"] else "–"
+        for name in ("mm", "best scale", "Procrustes")
     ]
-    return "\n".join([*lines, *table_of(["after Procrustes, mm", *parts], body), ""])
+    shares = [f"{seen[name]} of {count}" for name in ("found", "side")]
+    return [*errors, f"{seen['px_percent']:.1f} %", *shares]
 
 
-def small_photographs_block(held):
-    """A row a method."""
+def photographs_block(held):
+    """benchmarks/photographs.py: a row a method."""
     body = []
     for name, row in held["methods"].items():
-        errors = [f"{row['mm'][m]['all']:.1f}" for m in ("set's bones", "Procrustes")]
         rest = ["–"] * 4
         if "false" in row:
             rest = [
-                f"{row['found']} of {held['photographs']}",
                 f"{row['false']} of {held['without']}",
                 f"{row['detecting_ms']:.1f}",
-                f"{row['tracking_ms']:.1f}",
+                f"{row['following_ms']:.1f}",
+                f"{row['memory_mb']}",
             ]
-        body.append([name, *errors, *rest])
-    heads = ["mm", "mm, Procrustes", "found", "false", "ms, detecting", "ms, following"]
+        body.append([name, *errors_of_method(row, held["photographs"]), *rest])
+    heads = [*HEADS_OF_ERRORS, "false", "ms, detecting", "ms, following", "MB"]
     return "\n".join([*table_of(["", *heads], body), ""])
 
 
-MEASURE = "set's bones"  # whose convention the errors are in
+def fifths_block(held):
+    """Errors of each fifth of the photographs."""
+    body = []
+    for name, row in held["methods"].items():
+        for measure in ("mm", "Procrustes"):
+            body.append([name, measure, *(f"{one:.1f}" for one in row["mm"][measure]["fifths"])])
+    heads = ["", "", *(f"fifth {number}" for number in range(1, 6))]
+    return "\n".join([*table_of(heads, body), ""])
+
+
+def shares_block(held):
+    """Hands in larger pictures, and in photographs that may be used by anybody."""
+    methods = {name: row for name, row in held["methods"].items() if "shares" in row}
+    first = next(iter(methods.values()))
+    body = []
+    for name in first["shares"]:
+        share = float(name.split()[1])
+        cells = [row["shares"][name] for row in methods.values()]
+        label = f"{100 * share:.0f} % of the picture's height ({cells[0]['hands']})"
+        body.append([label, *(f"{one['found']} / {one['good']}" for one in cells)])
+    for name, one in first["open"].items():
+        cells = [row["open"][name]["found"] for row in methods.values()]
+        body.append([f"{name} ({one['pictures']})", *map(str, cells)])
+    if "digits" in first["open"]:
+        cells = [str(row["digits_right"]) for row in methods.values()]
+        body.append(["digits, the right side", *cells])
+    return "\n".join([*table_of(["found / good", *methods], body), ""])
 
 
 def front_photographs_block(held):
-    """One sentence on the student that ships, beside what its users would pick instead."""
-    own, other = (held["methods"][name] for name in ("cmkg", "MediaPipe"))
-    mm = [f"{row['mm'][MEASURE]['all']:.0f}" for row in (own, other)]
-    following = other["tracking_ms"] / own["tracking_ms"]
-    finding = other["detecting_ms"] / own["detecting_ms"]
-    faster = (
-        f"Following a hand it is {following:.1f} times as fast, finding one {finding:.1f} times"
-    )
-    return (
-        f"On {held['photographs']} photographs it is {mm[0]} mm off, MediaPipe Hands "
-        f"{mm[1]}; it finds a hand in\n{own['false']} of {held['without']} pictures without one, "
-        f"MediaPipe in {other['false']}. {faster}.\n"
-    )
+    """What its users would pick instead, beside it."""
+    names = {
+        "MediaPipe full": "MediaPipe Hands",
+        "cmkg": "what comes with cmkg: MediaPipe's, taught with rendered depth",
+        "adapted": "**taught by you: 368 labelled frames, minutes on a laptop**",
+    }
+    body = []
+    for name, label in names.items():
+        if name in held["methods"]:
+            row = held["methods"][name]
+            mm = [f"{row['mm'][one]['all']:.1f}" for one in ("mm", "Procrustes")]
+            body.append([label, *mm, f"{row['photographs']['px_percent']:.1f} %"])
+    heads = ["error on 460 photographs", "mm", "mm, after Procrustes", "on the picture"]
+    return "\n".join([*table_of(heads, body), ""])
 
 
-def adapted_block(held):
-    """`cmkg adapt` with each block of the photographs held out."""
-    kinds = {"untouched_mm": "untouched", "adapted_mm": "adapted"}
-    body = [
-        [label, *(f"{block[kind]:.1f}" for block in held["blocks"])]
-        for kind, label in kinds.items()
-    ]
-    heads = ["EPE, mm", *(f"block {number + 1}" for number in range(len(held["blocks"])))]
+ADAPTING_ROWS = {
+    "untouched": "untouched",
+    "ridge": "the last layer alone, by ridge regression (seconds)",
+    "plain": "**plain: what `cmkg adapt` does**",
+    "decay": "with a pull to the start (L2-SP)",
+    "frozen": "the first 20 layers frozen",
+    "rendered": "rendered hands alongside",
+    "average 0.8": "weights: 0.8 taught, 0.2 the start's (WiSE-FT)",
+    "average 0.5": "weights: half taught, half the start's",
+}
+
+
+def mean_and_spread(values):
+    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+
+
+def adapting_rows_block(held):
+    """studies/adapting.py: each fifth held out once."""
+    body = []
+    for name, label in ADAPTING_ROWS.items():
+        fifths = held["rows"].get(name)
+        if not fifths:
+            continue
+        order = [fifths[key] for key in sorted(fifths)]
+        cells = [mean_and_spread([one[key] for one in order]) for key in ADAPTING_MEASURES]
+        worst = max(one["mm"] for one in order)
+        body.append([label, *cells, f"{worst:.1f}", f"{100 * min(o['found'] for o in order):.0f} %"])
+    heads = ["", *ADAPTING_MEASURES.values(), "mm, worst fifth", "found, worst"]
+    return "\n".join([*table_of(heads, body), ""])
+
+
+ADAPTING_MEASURES = {
+    "mm": "mm",
+    "procrustes_mm": "Procrustes",
+    "px_percent": "on the picture, %",
+    "mm_no_camera": "mm, camera unknown",
+}
+
+
+def adapting_curve_block(held):
+    """By how many labels."""
+    body = []
+    for labels, draws in held["curve"].items():
+        cells = [mean_and_spread([one[key] for one in draws]) for key in ADAPTING_MEASURES]
+        body.append([labels, *cells])
+    return "\n".join([*table_of(["labels", *ADAPTING_MEASURES.values()], body), ""])
+
+
+def adapting_kinds_block(held):
+    """Other kinds of pictures; what is forgotten."""
+    body = []
+    for kind, rows in held["kinds"].items():
+        for name, one in rows.items():
+            label = name.replace("taught", "adapted").replace("plain pictures", "then: plain ones")
+            cells = [f"{one[key]:.1f}" for key in ("mm", "procrustes_mm", "px_percent")]
+            body.append([kind, label, *cells, f"{100 * one['found']:.0f} %"])
+    heads = ["pictures", "", "mm", "Procrustes", "on the picture, %", "found"]
     return "\n".join([*table_of(heads, body), ""])
 
 
@@ -402,17 +476,17 @@ def recordings_block(held):
 
 
 def weights_block(held):
-    """What the teacher was worth to the student that comes with cmkg."""
-    names = {
-        "teacher": "depth itself (the teacher)",
-        "student": "RGB, first half",
-        "continued": "control: both halves without the teacher",
-        "shuffled": "control: second half with the depth of other hands",
-        "distilled": "**second half with the teacher: the student that ships**",
-    }
-    there = {name: label for name, label in names.items() if name in held["epe_mm"]}
-    body = [[label, f"{held['epe_mm'][name]:.1f}"] for name, label in there.items()]
-    return "\n".join([*table_of(["", "EPE, mm"], body), ""])
+    """What teaching changed, on what it was chosen on: no labelled photograph."""
+    body = []
+    for network, result in held.items():
+        for name in ("untouched", "taught"):
+            cells = []
+            for kind in ("rendered", "photographs"):
+                one = result[name][kind]
+                cells += [f"{one[key]:.1f}" for key in ("mm", "procrustes_mm", "px")]
+            body.append([network, name, *cells])
+    heads = ["", "", *("mm", "Procrustes", "px") * 2]
+    return "\n".join([*table_of(heads, body), ""])
 
 
 def small_worth_block(held):

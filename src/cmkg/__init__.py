@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .forecast import preflight as preflight
     from .hands.inference.hand import Hand as Hand
     from .hands.inference.hand import HandResult as HandResult
+    from .hands.inference.hand import Thresholds as Thresholds
+    from .hands.inference.tracker import Tracker as Tracker
     from .hub import SharedPrior as SharedPrior
     from .learner import MetaConfig as MetaConfig
     from .learner import PriorLearner as PriorLearner
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from .low_rank import LowRankPrior as LowRankPrior
     from .meta import closed_form_gradient as closed_form_gradient
     from .meta import unrolled_gradient as unrolled_gradient
+    from .own_units import in_own_units as in_own_units
+    from .own_units import in_plain_units as in_plain_units
     from .pairing import layers_of as layers_of
     from .pairing import pair_layers as pair_layers
     from .pairing import pairing_table as pairing_table
@@ -63,7 +67,8 @@ _MODULES = {
     "families": ("fisher", "merged", "transferred"),
     "features": ("FeatureTap",),
     "forecast": ("preflight",),
-    "hands.inference.hand": ("Hand", "HandResult"),
+    "hands.inference.hand": ("Hand", "HandResult", "Thresholds"),
+    "hands.inference.tracker": ("Tracker",),
     "hub": ("SharedPrior",),
     "learner": ("MetaConfig", "PriorLearner"),
     "losses": (
@@ -75,6 +80,7 @@ _MODULES = {
     ),
     "low_rank": ("LowRankPrior",),
     "meta": ("closed_form_gradient", "unrolled_gradient"),
+    "own_units": ("in_own_units", "in_plain_units"),
     "pairing": ("layers_of", "pair_layers", "pairing_table"),
     "prior": ("Prior", "fingerprint"),
     "training": ("FitConfig", "Learned", "distill", "learn_prior", "train_with_prior"),
@@ -86,7 +92,16 @@ __all__ = list(_HOME)
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    try:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("cmkg"):
+            raise
+        raise ModuleNotFoundError(
+            f"cmkg.{name} needs {error.name}, which is not installed: pip install 'cmkg[train]'; "
+            "where no GPU is there, torch's CPU build is far smaller",
+            name=error.name,
+        ) from None
 
 
 def __dir__() -> list[str]:

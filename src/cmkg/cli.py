@@ -62,10 +62,13 @@ COMMANDS = {
         "A short run: are distilling, transfer and the prior likely to help?",
     ),
     "adapt": Command(
-        f"{EXPERIMENTS}.adapt", "Adapt", "A student for your own camera and hand, from your frames."
+        f"{EXPERIMENTS}.adapt", "Adapt", "Teach the hand network your own camera, hands or gloves."
     ),
     "export": Command(
-        f"{STAGES}.export", "Export", "A student as a folder that huggingface_hub loads."
+        f"{STAGES}.export_hand", "ExportHand", "A taught hand network as MediaPipe's own file."
+    ),
+    "export-student": Command(
+        f"{STAGES}.export_student", "Export", "A student as a folder that huggingface_hub loads."
     ),
     "page": Command(
         f"{STAGES}.write_page", "Page", "A web page that finds hands in the visitor's browser."
@@ -113,7 +116,17 @@ GROUP_TEXTS = {
 }
 IN_PICTURES = ("predict", "adapt", "export", "page")  # of the commands, told first
 DEFAULT_PRESET = "demo"  # of `cmkg run`
-TRAINING_MODULES = ("lightning_fabric", "warp", "plyfile")  # of the extra `train`
+TRAINING_MODULES = (
+    "torch",
+    "scipy",
+    "pydantic",
+    "matplotlib",
+    "jinja2",
+    "huggingface_hub",
+    "lightning_fabric",
+    "warp",
+    "plyfile",
+)  # of the extra `train`
 NO_MEMORY = (
     "this machine has not enough memory for it; give a smaller --batch, --px or --width, or fewer "
     "--workers"
@@ -342,7 +355,7 @@ def _is_lost_contact(error: RuntimeError) -> bool:
 def _rank() -> int:
     if "torch" not in sys.modules:
         return 0
-    from .runtime.distributed import rank
+    from .runtime.ranks import rank
 
     return rank()
 

@@ -39,7 +39,8 @@ from .losses import (
 )
 from .meta import preserve_weights
 from .modules import call_model, expect_numbers, preserve_modes, unwrap, without_fast_path
-from .runtime.distributed import average_over_ranks, broadcast_module_, world_size
+from .runtime.distributed import average_over_ranks, broadcast_module_
+from .runtime.ranks import world_size
 
 Loss = Callable[[Any, Any], Any]
 CriterionName = Literal["paper", "features", "classes", "numbers"]

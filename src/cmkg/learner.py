@@ -38,7 +38,8 @@ from .meta import (
 from .modules import trained_parameters, unwrap
 from .prior import Granularity, Prior, Select, fingerprint
 from .runtime.checks import expect_positive
-from .runtime.distributed import sum_over_ranks, world_size
+from .runtime.distributed import sum_over_ranks
+from .runtime.ranks import world_size
 from .steps import go_backward, gradients_of, sum_of, to_finite_floats
 
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from .batch import Batch, count_samples, labelled_numbers, labelled_part, tensors_of
 from .errors import InputError
 from .layouts import Layout, example_map, lay_mask, lay_mask_over_output, lay_pair
-from .runtime.distributed import sum_over_ranks, world_size
+from .runtime.distributed import sum_over_ranks
+from .runtime.ranks import world_size
 
 ATTENTION_WEIGHT = 1e3  # lambda of Eq. 4
 Value = TypeVar("Value")

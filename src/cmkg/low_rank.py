@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from .errors import InputError
 from .modules import as_weights, without_prefix
 from .prior import Select, read_prior_file, select_parameters
-from .runtime.files import BROKEN, PathLike, first_line, write_tensors
+from .runtime.files import BROKEN, PathLike, first_line
+from .runtime.weight_files import write_tensors
 
 FORMAT = "cmkg-low-rank-prior/1"
 FLOOR = 0.01  # of a layer's mean variance: a weight that never moved is held, not nailed down

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .modules import as_weights, named_weights, unwrap, without_prefix
-from .runtime.files import PathLike, parse_json, read_tensors, write_tensors
+from .runtime.files import PathLike, parse_json
 from .runtime.random import generator
+from .runtime.weight_files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from .attachment import Attachment

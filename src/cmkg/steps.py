@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from .errors import Diverged, InputError
 from .modules import put_back_, trained_parameters
-from .runtime.distributed import average_over_ranks, max_over_ranks, world_size
+from .runtime.distributed import average_over_ranks, max_over_ranks
+from .runtime.ranks import world_size
 
 Context = Callable[[], AbstractContextManager[Any]]
 Gradients = dict[str, Tensor]

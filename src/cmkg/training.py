@@ -62,17 +62,11 @@ from .modules import (
 )
 from .prior import Prior, fingerprint
 from .runtime.checks import expect_positive
-from .runtime.distributed import (
-    broadcast_module_,
-    in_step,
-    launch,
-    place_model,
-    sum_over_ranks,
-    world_size,
-)
+from .runtime.distributed import broadcast_module_, in_step, launch, place_model, sum_over_ranks
 from .runtime.files import PathLike
 from .runtime.progress import Bar
 from .runtime.random import GeneratorState, PythonRandomState, TorchRandomState
+from .runtime.ranks import world_size
 from .runtime.runs import Losses, Run
 from .steps import average_gradients, backward, go_backward
 

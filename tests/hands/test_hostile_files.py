@@ -40,19 +40,21 @@ from cmkg.hands.report.collect import collect_run
 from cmkg.hands.report.run_page import format_tables
 from cmkg.prior import Prior
 from cmkg.runtime.files import (
-    load_sealed,
-    load_weights,
     read_arrays,
     read_json,
     read_sealed_json,
-    read_tensors,
-    save_sealed,
-    save_weights,
     write_arrays,
     write_sealed_json,
 )
 from cmkg.runtime.run_files import read_checkpoint, read_log, read_result, read_sessions
 from cmkg.runtime.runs import Run
+from cmkg.runtime.weight_files import (
+    load_sealed,
+    load_weights,
+    read_tensors,
+    save_sealed,
+    save_weights,
+)
 
 CASES = {
     "packed bytes": 60,
@@ -439,7 +441,7 @@ def test_hostile_logs_and_sessions(tmp_path):
 # ---- weights and priors --------------------------------------------------------------------------
 def odd_priors(prior, path):
     """Priors with all checksums right, and something else wrong."""
-    from cmkg.runtime.files import write_tensors
+    from cmkg.runtime.weight_files import write_tensors
 
     manifest = json.dumps({"format": "cmkg-prior/1"} | prior.manifest | {"p": 2})
     phi = {f"phi/{name}": tensor for name, tensor in prior.phi.items()}
@@ -475,7 +477,7 @@ def odd_priors(prior, path):
 
 def test_weights_and_priors(tmp_path):
     from cmkg.prior import FORMAT
-    from cmkg.runtime.files import write_tensors
+    from cmkg.runtime.weight_files import write_tensors
 
     weights, file = tmp_path / "net.safetensors", tmp_path / "prior.safetensors"
     save_weights(weights, net())

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cmkg import Batch, DistillationLoss, Distiller, MetaConfig, PriorLearner, distillation_loss
-from cmkg.runtime.distributed import launch, rank, sum_over_ranks
+from cmkg.runtime.distributed import launch, sum_over_ranks
 from cmkg.runtime.random import batch_indices
+from cmkg.runtime.ranks import rank
 from cmkg.steps import take_step
 
 

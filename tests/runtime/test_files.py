@@ -12,13 +12,12 @@ from cmkg.prior import Prior
 from cmkg.runtime.files import (
     read_arrays,
     read_json,
-    read_tensors,
-    save_weights,
     write_arrays,
     write_atomically,
     write_json,
     write_text,
 )
+from cmkg.runtime.weight_files import read_tensors, save_weights
 from tests.hands.runs import cmkg, stage_commands
 
 

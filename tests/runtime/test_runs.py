@@ -12,11 +12,12 @@ import torch
 
 from cmkg.errors import InputError
 from cmkg.hands.stages.networks import load_network
-from cmkg.runtime.files import save_weights, write_arrays
+from cmkg.runtime.files import write_arrays
 from cmkg.runtime.locks import hold_folder, hold_lock
 from cmkg.runtime.run_files import read_result
 from cmkg.runtime.runs import Run
 from cmkg.runtime.settings import flatten_settings, replace_settings
+from cmkg.runtime.weight_files import save_weights
 from tests.hands.runs import cmkg, expect_same_training, run_here, stage_commands
 
 

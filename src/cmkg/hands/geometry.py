@@ -11,7 +11,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
-from scipy.spatial.transform import Rotation
 
 from .skeleton import MIDDLE_MCP
 
@@ -56,11 +55,11 @@ def reference_side(side: float, enlarged: bool = True) -> float:
 def rotation_to_axis(direction: Float[np.ndarray, "3"]) -> Matrix:
     """The smallest rotation that takes `direction` to +z."""
     d = direction / np.linalg.norm(direction)
-    axis = np.cross(d, [0.0, 0.0, 1.0])
-    sine, cosine = np.linalg.norm(axis), d[2]
-    if sine < 1e-9:
+    x, y, cosine = d
+    if np.hypot(x, y) < 1e-9:
         return np.eye(3)
-    return Rotation.from_rotvec(axis / sine * np.arctan2(sine, cosine)).as_matrix()
+    cross = np.array([[0, 0, -x], [0, 0, -y], [x, y, 0]])  # of d and the axis: Rodrigues' formula
+    return np.eye(3) + cross + cross @ cross / (1 + cosine)
 
 
 def virtual_camera(

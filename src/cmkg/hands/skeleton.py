@@ -6,16 +6,15 @@ Order ("MANO order"): wrist, then thumb, index, middle, ring, little, each from 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
 FINGERS = ("thumb", "index", "middle", "ring", "little")
 PARTS = ("base", "second", "third", "tip")
 JOINTS = ("wrist", *(f"{finger} {part}" for finger in FINGERS for part in PARTS))
-WRIST, MIDDLE_MCP, MIDDLE_PIP = 0, 9, 10
+WRIST, INDEX_MCP, MIDDLE_MCP, MIDDLE_PIP, LITTLE_MCP = 0, 5, 9, 10, 17
 TIPS = (4, 8, 12, 16, 20)
 
 # (parent, child) of each bone, finger by finger from the wrist.
@@ -28,13 +27,14 @@ FINGER_OF_BONE = tuple(bone // 4 for bone in range(20))
 # Okabe-Ito hues: told apart by colour-blind readers and on grey prints.
 FINGER_COLOURS = ("#d55e00", "#e69f00", "#009e73", "#0072b2", "#cc79a7")
 
-Array = TypeVar("Array", np.ndarray, Tensor)
+Array = TypeVar("Array", bound=Any)  # a NumPy array or a torch tensor
 
 
 def bone_scale(joints: Array) -> Array:
     """|middle MCP - middle PIP| of joints (..., 21, 3), in their unit: the protocol's scale."""
     bone = joints[..., MIDDLE_MCP, :] - joints[..., MIDDLE_PIP, :]
-    return (bone**2).sum(-1) ** 0.5
+    length: Array = (bone**2).sum(-1) ** 0.5
+    return length
 
 
 def retarget_matrix(

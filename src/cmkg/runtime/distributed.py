@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .ranks import rank, world_size
 from .stopping import signals_end_at_once
 
 LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # set by torchrun
@@ -159,16 +160,6 @@ def _leave_group() -> None:
 
 def _is_initialised() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def rank() -> int:
-    """Number of this process among those that train together; 0 alone."""
-    return torch.distributed.get_rank() if _is_initialised() else 0
-
-
-def world_size() -> int:
-    """How many processes train together."""
-    return torch.distributed.get_world_size() if _is_initialised() else 1
 
 
 def average_over_ranks(tensors: list[Tensor]) -> list[Tensor]:

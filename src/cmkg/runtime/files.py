@@ -1,7 +1,7 @@
 """Files that are whole or as they were before, and sentences for those that cannot be read.
 
 Nothing is opened that is not a regular file of a sane size. What cmkg writes itself holds its own
-checksum: results, checkpoints, weights and priors are refused where a bit has changed.
+checksum: results are refused where a bit has changed. Weights and checkpoints: weight_files.py.
 """
 
 from __future__ import annotations
@@ -13,27 +13,23 @@ import json
 import math
 import os
 import platform
-import re
 import stat
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from ..errors import InputError
-from .distributed import rank
+from .ranks import rank
 
 PathLike = str | Path
 MOST_BYTES = 8 << 30  # of any file that is read whole
 MOST_JSON_BYTES = 64 << 20  # of a run's own JSON
 MOST_HEADER_BYTES = 16 << 20  # of safetensors: names and shapes
-MOST_TENSORS = 100_000
 MOST_ARRAY_BYTES = 1 << 30  # of an .npz, unpacked
 SEAL = b"\ncmkg sha256 "  # and 64 hexadecimal digits, at a file's end
 CHECKSUM = "checksum"  # of a sealed JSON file, over all its other fields
@@ -338,137 +334,6 @@ def _json_checksum(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def save_sealed(path: PathLike, value: Any) -> None:
-    """Writes what `torch.save` takes, and a checksum behind it, atomically."""
-    held = io.BytesIO()
-    torch.save(value, held)
-    data = held.getbuffer()
-
-    def write(partial: Path) -> None:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.write(SEAL + hashlib.sha256(data).hexdigest().encode())
-
-    write_atomically(path, write)
-
-
-def load_sealed(path: PathLike, what: str, hint: str) -> Any:
-    """Reads what `save_sealed` wrote: tensors and plain values alone.
-
-    Raises:
-        InputError: it cannot be read, or was changed.
-    """
-    data = memoryview(read_file(path, what, hint))
-    end = len(data) - len(SEAL) - 64
-    if end < 0 or bytes(data[end : end + len(SEAL)]) != SEAL:
-        raise InputError(
-            f"{path}: expected {what}, it has no checksum at its end: it is cut short, or an older "
-            f"cmkg's; {hint}"
-        )
-    if hashlib.sha256(data[:end]).hexdigest().encode() != bytes(data[-64:]):
-        raise InputError(
-            f"{path}: expected {what}, its bytes are not those that were written (checksum); {hint}"
-        )
-    try:
-        with zipfile.ZipFile(io.BytesIO(data[:end])) as held:
-            count = len(held.infolist())
-            unpacked = sum(member.file_size for member in held.infolist())
-        if count > MOST_TENSORS or unpacked > len(data):
-            raise InputError(f"{path}: expected {what}, found {count:,} tensors; {hint}")
-        return torch.load(io.BytesIO(data[:end]), "cpu", weights_only=True)
-    except InputError:
-        raise
-    except Exception as error:  # a damaged pickle can raise anything
-        raise InputError(
-            f"{path}: expected {what}, could not read it ({first_line(error)}); {hint}"
-        ) from None
-
-
-# ---- weights -------------------------------------------------------------------------------------
-class StoredTensors(NamedTuple):
-    """What a safetensors file holds."""
-
-    tensors: dict[str, Tensor]
-    metadata: dict[str, str]
-
-
-def write_tensors(
-    path: PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> None:
-    """Writes tensors as safetensors, with a checksum among the metadata, atomically."""
-    from safetensors.torch import save
-
-    held = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
-    facts = {**metadata, WEIGHTS_CHECKSUM: _tensor_checksum(held, metadata)}
-    data = _with_sorted_header(save(held, metadata=facts))
-    write_atomically(path, lambda partial: Path(partial).write_bytes(data))
-
-
-def _with_sorted_header(data: bytes) -> bytes:
-    """A safetensors file whose metadata stand in order: equal contents are equal files."""
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data[8 + length :]
-
-
-def _expect_extents(path: PathLike, what: str, hint: str) -> None:
-    """Refuses a safetensors file that is longer than its header says, before it is read whole."""
-    try:
-        facts = os.stat(path)
-        if not stat.S_ISREG(facts.st_mode):  # opening a pipe waits for ever
-            return
-        size = facts.st_size
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = file.read(min(length, MOST_HEADER_BYTES))
-    except OSError:
-        return  # said by who reads it
-    ends = [
-        int(end) for end in re.findall(rb'"data_offsets":\s*\[\s*\d+\s*,\s*(\d{1,18})\s*\]', header)
-    ]
-    if size > 8 + length + max(ends, default=0):
-        raise InputError(f"{path}: expected {what}, it is longer than its header says; {hint}")
-
-
-def read_tensors(path: PathLike, what: str, hint: str = AGAIN) -> StoredTensors:
-    """Reads a safetensors file, anyone's; where it has a checksum of ours, that must hold.
-
-    Raises:
-        InputError: it is missing, no safetensors file, has more than MOST_TENSORS tensors, or was
-            changed.
-    """
-    from safetensors.torch import load
-
-    _expect_extents(path, what, hint)
-    data = read_file(path, what, hint)
-    length = int.from_bytes(data[:8], "little")
-    if length > MOST_HEADER_BYTES or data.count(b'"dtype"', 8, 8 + length) > MOST_TENSORS:
-        raise InputError(
-            f"{path}: expected {what}, its header names more than {MOST_TENSORS:,} tensors or is "
-            f"none; {hint}"
-        )
-    try:
-        tensors = dict(sorted(load(data).items()))
-        header = json.loads(data[8 : 8 + length])
-    except BROKEN as error:
-        raise InputError(
-            f"{path}: expected {what} (safetensors), could not read it ({first_line(error)}); "
-            f"{hint}"
-        ) from None
-    metadata = dict(header.get("__metadata__") or {})
-    expected = metadata.pop(WEIGHTS_CHECKSUM, None)
-    if expected is not None and expected != _tensor_checksum(tensors, metadata):
-        raise InputError(
-            f"{path}: expected {what}, its numbers are not those that were written (checksum); "
-            f"{hint}"
-        )
-    _expect_of_its_run(Path(path), expected)
-    return StoredTensors(tensors, metadata)
-
-
 def stored_checksum(path: PathLike) -> str | None:
     """The checksum that a safetensors file says of itself; None where it has none."""
     with open(path, "rb") as file:
@@ -478,56 +343,3 @@ def stored_checksum(path: PathLike) -> str | None:
         found = json.loads(header).get("__metadata__", {}).get(WEIGHTS_CHECKSUM)
         return found if isinstance(found, str) else None
     return None
-
-
-def _expect_of_its_run(path: Path, found: str | None) -> None:
-    """Refuses weights that lie in a finished run's folder, and are not those that it wrote."""
-    result = path.parent / "result.json"
-    if not result.exists():
-        return
-    outputs = read_sealed_json(result, required=False).get("outputs")
-    expected = outputs.get(path.name) if isinstance(outputs, dict) else None
-    if expected is not None and expected != found:
-        raise InputError(
-            f"{path}: is not the file that this run wrote: result.json beside it is another's; "
-            "put it back, or remove the folder and run its stage again"
-        )
-
-
-def _tensor_checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Over names, kinds, shapes and bytes of all tensors, and what stands beside them."""
-    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
-    for name in sorted(tensors):
-        one = tensors[name]
-        digest.update(f"{name} {one.dtype} {tuple(one.shape)}".encode())
-        if one.numel():
-            digest.update(memoryview(one.contiguous().flatten().view(torch.uint8).numpy().data))
-    return digest.hexdigest()
-
-
-def save_weights(path: PathLike, model: torch.nn.Module, **metadata: object) -> None:
-    """Writes a model's weights and buffers as safetensors, atomically."""
-    tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    write_tensors(path, tensors, {name: str(value) for name, value in metadata.items()})
-
-
-def load_weights(path: PathLike, model: torch.nn.Module) -> None:
-    """Loads a safetensors file into the model.
-
-    Raises:
-        InputError: the file is missing, broken, of another network, or holds a number that is not
-            finite.
-    """
-    what = f"weights of {type(model).__name__}"
-    tensors = read_tensors(path, what, "run the stage that writes them").tensors
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise InputError(
-                f"{path}: {name!r} holds a number that is not finite; expected finite weights; run "
-                "the stage that writes them again"
-            )
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise InputError(f"{path}: expected {what}, could not load them: {reason}") from error

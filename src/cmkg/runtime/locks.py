@@ -11,8 +11,8 @@ from datetime import datetime
 from pathlib import Path
 
 from ..errors import InputError
-from .distributed import rank
 from .files import named
+from .ranks import rank
 
 HOLDER = "process "  # what a lock's file begins with
 HELD, MOST_LOCK = re.compile(r"process \d+ on \S*, since \S+,$"), 400

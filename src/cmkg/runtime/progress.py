@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar
 
-from .distributed import rank
+from .ranks import rank
 from .text import printable
 
 SECONDS_BETWEEN_LINES = 10.0

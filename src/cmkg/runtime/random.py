@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .distributed import gather_lists, rank
+from .distributed import gather_lists
+from .ranks import rank
 
 
 def generator(*key: object, device: torch.device | str = "cpu") -> torch.Generator:

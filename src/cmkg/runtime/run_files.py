@@ -14,14 +14,8 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import InputError
-from .files import (
-    PathLike,
-    load_sealed,
-    read_file,
-    read_json,
-    read_sealed_json,
-    stored_checksum,
-)
+from .files import PathLike, read_file, read_json, read_sealed_json, stored_checksum
+from .weight_files import load_sealed
 
 MOST_LOG_BYTES = 1 << 30
 DEEPEST_SETTINGS = 8

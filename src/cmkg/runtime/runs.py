@@ -36,10 +36,8 @@ from .distributed import (
     is_lost_contact,
     max_over_ranks,
     on_every_rank,
-    rank,
     sum_over_ranks,
     wait_for_all,
-    world_size,
 )
 from .environment import describe_arithmetic, describe_environment
 from .files import (
@@ -48,13 +46,13 @@ from .files import (
     append_line,
     first_line,
     read_sealed_json,
-    save_sealed,
     write_json,
     write_sealed_json,
     write_text,
 )
 from .locks import expect_own_folder, hold_folder
 from .progress import Bar, note
+from .ranks import rank, world_size
 from .run_files import (
     BEGIN_ANEW,
     Checkpoint,
@@ -68,6 +66,7 @@ from .run_files import (
 )
 from .settings import flatten_settings, settings_of
 from .stopping import Stopped, tell_on_stop, wait_with_signals
+from .weight_files import save_sealed
 
 MARKS = ("config.json", "environment.json", "checkpoint.pt", "result.json")  # of a run's folder
 OF_INPUT = "checksum of "  # and a setting's name on the command line

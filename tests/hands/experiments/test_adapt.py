@@ -1,41 +1,96 @@
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from cmkg import Hand
 from cmkg.errors import InputError
-from cmkg.hands.datasets.packed import Packed
 from cmkg.hands.experiments import adapt
-from cmkg.hands.stages import export
+from cmkg.hands.inference.export_files import LANDMARKS_FILE
+from cmkg.hands.inference.hand import OWN
+from cmkg.hands.mediapipe.fitting import Recipe
+from tests.hands.photographs import left_hand, right_hand
+from tests.hands.runs import cmkg, run_here, says
 
 
-def test_a_student_is_adapted_and_the_gain_is_told_on_frames_it_has_not_seen(whole, tmp_path):
-    hub = tmp_path / "hub"
-    export.run(export.Export(str(whole / "student"), str(whole / "student"), str(hub)))
-    config = adapt.Adapt(
-        data=str(whole / "data/target"),
-        weights=str(hub),
-        out=str(tmp_path / "own"),
-        rendered=16,
-        epochs=1,
-        batch=8,
-        held_out=0.25,
-        precision="32-true",
-    )
-    adapt.run(config)
-    held = json.loads((tmp_path / "own/result.json").read_text())
-    assert held["held_out_frames"] == round(0.25 * len(Packed(whole / "data/target")))
-    assert held["untouched_mm"] > 0
-    chosen = json.loads((tmp_path / "own/adapted/tried.json").read_text())
-    assert set(chosen["validation_epe_mm"]) == {"0", "1"}
-    hand = Hand.from_pretrained(tmp_path / "own/hand")
-    assert float(hand.student.net.unit_mm) > 20  # its unit is the person's own bone
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Ten frames of one hand, its bones a quarter longer than the network thinks."""
+    folder = tmp_path_factory.mktemp("recordings")
+    hand, records = Hand.from_pretrained(), []
+    K = np.array([[400.0, 0, 159.5], [0, 400, 159.5], [0, 0, 1]])
+    for number in range(10):
+        picture = left_hand() if number % 2 else right_hand()
+        picture = np.roll(picture, 2 * number, axis=0)
+        Image.fromarray(picture).save(folder / f"{number}.png")
+        (one,) = hand(picture, K=K)
+        joints = 1.25 * (one.wrist_mm + one.joints_mm)
+        records.append(
+            {
+                "image": f"{number}.png",
+                "side": one.side,
+                "K": K.tolist(),
+                "joints_mm": joints.tolist(),
+            }
+        )
+    (folder / "joints.json").write_text(json.dumps(records))
+    return folder
 
 
-def test_too_few_frames_and_no_student_are_refused(whole, tmp_path):
-    data = str(whole / "data/target-test")
-    with pytest.raises(InputError, match="none: expected a folder that `cmkg export` wrote"):
-        adapt.run(adapt.Adapt(data, str(tmp_path / "none"), str(tmp_path / "own")))
+def test_a_network_is_taught_told_of_and_brought_home(recordings, tmp_path):
+    out = tmp_path / "own"
+    given = ["--data", str(recordings), "--out", str(out), "--steps", "10", "--batch", "4"]
+    said = ["adapt", *given, "--lr", "1e-3", "--tflite", str(tmp_path / "taught.tflite")]
+    run_here(said)
+    held = json.loads((out / "result.json").read_text())
+    assert (held["frames"], held["held_out"]) == (8, 2)
+    assert held["untouched"]["found"] == held["adapted"]["found"] == 1
+    assert held["adapted"]["epe_mm"] < held["untouched"]["epe_mm"]
+    kept = (out / "hand" / LANDMARKS_FILE).read_bytes()
+    assert (tmp_path / "taught.tflite").read_bytes() == kept
+    assert (kept == (OWN / LANDMARKS_FILE).read_bytes()) == (held["kept"] == "untouched")
+    assert Hand.from_pretrained(out / "taught").bone_mm > 1.1 * Hand.from_pretrained().bone_mm
+    run_here(said)  # finished: told again, not trained again
+    assert "asks for" in says(["adapt", *given, "--lr", "2e-3"])
+
+
+def test_a_killed_adapting_is_gone_on_with_to_the_same_network(recordings, tmp_path):
+    def command(name):
+        given = ["--data", str(recordings), "--steps", "6", "--batch", "2"]
+        return ["adapt", *given, "--out", str(tmp_path / name)]
+
+    run_here(command("whole"))
+    process = cmkg(command("killed"))
+    while not (tmp_path / "killed/checkpoint.pt").exists():
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    run_here(command("killed"))
+    files = [tmp_path / name / "taught" / LANDMARKS_FILE for name in ("whole", "killed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_what_cannot_be_adapted_is_one_sentence(recordings, tmp_path):
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in recordings.glob("*.png"):
+        (few / path.name).write_bytes(path.read_bytes())
+    records = json.loads((recordings / "joints.json").read_text())
+    (few / "joints.json").write_text(json.dumps(records[:5]))
+    for given, sentence in (
+        (["--data", str(few)], "has 5 labelled frames; expected 10 or more"),
+        (["--data", str(tmp_path / "none")], "none"),
+        (["--data", str(recordings), "--weights", str(few)], "found no manifest.json"),
+        (["--data", str(recordings), "--out", str(recordings)], "in what this command reads"),
+        (
+            ["--data", str(recordings), "--task", "a.task", "--tflite", "a.tflite"],
+            "give either --tflite FILE or --task FILE",
+        ),
+    ):
+        assert sentence in says(["adapt", "--out", str(tmp_path / "own"), *given])
     with pytest.raises(InputError, match="--held-out: expected a share"):
-        adapt.Adapt(data, "hub", held_out=1.0)
+        adapt.Adapt(str(few), held_out=1.0)
+    with pytest.raises(InputError, match="--average"):
+        Recipe(average=2.0)
     assert not (tmp_path / "own").exists()

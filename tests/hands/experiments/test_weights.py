@@ -1,34 +1,36 @@
 import json
 
+import pytest
+from PIL import Image
+
 from cmkg import Hand
+from cmkg.errors import InputError
 from cmkg.hands.experiments import weights
-from cmkg.hands.network.posenet import NetConfig
+from cmkg.hands.inference.export_files import LANDMARKS_FILE, PALMS_FILE
+from cmkg.hands.inference.hand import OWN
 from cmkg.runtime.settings import replace_settings
+from tests.hands.photographs import left_hand, right_hand
 
-NET = NetConfig("resnet10", 0.125, "integral", 2, heatmap_weight=1000.0, px=32)
 
-
-def test_the_student_that_comes_with_cmkg_in_its_smallest_form(tmp_path):
+def test_the_network_that_comes_with_cmkg_in_its_smallest_form(tmp_path):
+    (tmp_path / "photographs").mkdir()
+    for name, picture in (("a", right_hand()), ("b", left_hand())):
+        Image.fromarray(picture).save(tmp_path / "photographs" / f"{name}.png")
     config = replace_settings(
         weights.WEIGHTS,
+        landmarks=str(OWN / LANDMARKS_FILE),
+        palms=str(OWN / PALMS_FILE),
+        photographs=(str(tmp_path / "photographs"),),
         out=str(tmp_path / "w"),
-        count=16,
-        teacher_epochs=1,
-        epochs=1,
-        batch=8,
-        finder_pictures=16,
-        presence_pictures=16,
-        precision="32-true",
-        **{name: getattr(NET, name) for name in ("backbone", "width", "px")},
+        count=4,
+        steps=2,
+        batch=4,
     )
     weights.run(config)
-    held = json.loads((tmp_path / "w/weights.json").read_text())
-    assert set(held["epe_mm"]) == {"teacher", "student", "distilled"}
-    hand = Hand.from_pretrained(tmp_path / "w/hand")
-    assert 25 < hand.bone_mm < 45
-    assert hand.networks.finder is not None
-    assert hand.networks.presence is not None
-    assert (tmp_path / "w/hand/student-int8.onnx").exists()
-    stages = weights.stages_of(replace_settings(config, controls=True), tmp_path / "w")
-    assert list(stages)[3:] == ["continued", "shuffled"]
-    assert {stage.optim.epochs for stage in list(stages.values())[1:]} == {1}
+    held = json.loads((tmp_path / "w/result.json").read_text())
+    assert held["photographs"] == 2
+    assert set(held["taught"]) == set(held["untouched"]) == {"rendered", "photographs"}
+    assert all(set(one) == {"mm", "procrustes_mm", "px"} for one in held["taught"].values())
+    assert 20 < Hand.from_pretrained(tmp_path / "w/hand").bone_mm < 45
+    with pytest.raises(InputError, match="--landmarks: expected its files"):
+        weights.run(weights.WEIGHTS)

@@ -31,7 +31,7 @@ def test_a_box_that_breathes_moves_no_joint():
         side = 150 * (1 + 0.03 * rng.normal())
         place = np.array([0.0, 0.0, 500.0])
         mm = rng.normal(size=(21, 3))
-        one = HandResult(joints_px, mm, "right", (0, 0, side, side), np.ones(21), place)
+        one = HandResult(joints_px, mm, "right", (0, 0, side, side), 1.0, 1.0, place)
         found.append(steady(one, 1 / 30))
     moved = np.diff([one.joints_px for one in found[20:]], axis=0)
     assert np.abs(moved).mean() < 0.4

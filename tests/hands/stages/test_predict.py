@@ -13,25 +13,25 @@ import pytest
 from PIL import Image
 
 from cmkg.hands.inference import exchange, pictures
+from cmkg.hands.inference.hand import OWN
 from cmkg.hands.inference.videos import VideoFile
-from cmkg.hands.rendering.backgrounds import crop_photograph, photographs
 from cmkg.hands.skeleton import JOINTS
 from cmkg.hands.stages import predict
-from tests.hands.runs import run_here, says, sure_student
+from tests.hands.photographs import right_hand
+from tests.hands.runs import run_here, says
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("student")
-    sure_student().save_pretrained(folder)
-    return str(folder)
+def weights():
+    return str(OWN)
 
 
-def photo(size=96):
-    return np.ascontiguousarray(crop_photograph(np.random.default_rng(0), photographs(), size))
+def photo(size=160):
+    """A right hand."""
+    return cv2.resize(right_hand(), (size, size), interpolation=cv2.INTER_AREA)
 
 
-def write_video(path, frames=6, size=64):
+def write_video(path, frames=6, size=128):
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, (size, size))
     for step in range(frames):
         writer.write(np.roll(photo(size), 2 * step, axis=1)[..., ::-1])
@@ -48,26 +48,39 @@ def test_a_folder_of_pictures_and_a_video(weights, tmp_path):
         Image.fromarray(photo()).save(tmp_path / "in" / name)
     write_video(tmp_path / "in/clip.mp4")
     out = tmp_path / "out"
-    given = ["--weights", weights, "--out", str(out), "--side", "left", "--box", "8,8,60,60"]
-    run_here(["predict", str(tmp_path / "in"), *given, "--camera", "100,100,48,48"])
+    given = [
+        "--weights",
+        weights,
+        "--out",
+        str(out),
+        "--known-side",
+        "left",
+        "--box",
+        "14,14,130,130",
+    ]
+    run_here(["predict", str(tmp_path / "in"), *given, "--camera", "200,200,80,80"])
     held = hands_of(out)
     assert held["joints"] == list(JOINTS)
     still = [one for one in held["hands"] if "frame" not in one]
     assert [one["image"][-5:] for one in still] == ["a.jpg", "b.png"]
     for one in held["hands"]:
         assert one["side"] == "left"
-        shapes = [np.shape(one[name]) for name in ("joints_px", "joints_mm", "confidence")]
-        assert shapes == [(21, 2), (21, 3), (21,)]
+        shapes = [np.shape(one[name]) for name in ("joints_px", "joints_mm")]
+        assert shapes == [(21, 2), (21, 3)]
+        assert one["confidence"] > 0.5
+        assert (out / one["overlay"]).exists()
         assert len(one["box"]) == 4
         assert len(one["wrist_mm"]) == 3
         assert one["joints_mm"][0] == [0, 0, 0]
-    assert {one["frame"] for one in held["hands"] if "frame" in one} == set(range(6))
+    seconds = {one["frame"]: one["seconds"] for one in held["hands"] if "frame" in one}
+    assert seconds == pytest.approx({number: number / 25 for number in range(6)}, abs=1e-3)
+    assert held["without_hands"] == []
     rows = list(csv.DictReader((out / "hands.csv").open()))
     assert len(rows) == 21 * len(held["hands"])
     assert rows[9]["name"] == "middle base"
     assert float(rows[9]["x_px"]) == held["hands"][0]["joints_px"][9][0]
     drawn = np.asarray(Image.open(out / "a.jpg").convert("RGB"))
-    assert drawn.shape == (96, 96, 3)
+    assert drawn.shape == (160, 160, 3)
     video = cv2.VideoCapture(str(out / "clip.mp4"))
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 6
     # again into the same folder; without overlays
@@ -94,7 +107,7 @@ def test_one_broken_file_does_not_end_the_others(weights, tmp_path):
 
 def test_the_largest_pictures_keep_their_own_pixels(weights, tmp_path, monkeypatch):
     Image.fromarray(photo(400)).save(tmp_path / "large.jpg", quality=95)
-    given = ["--weights", weights, "--side", "right", "--box", "100,100,200,200"]
+    given = ["--weights", weights, "--side", "right", "--box", "40,40,320,320"]
     found = []
     for name, pixels in (("whole", 10**9), ("half", 400 * 400 // 4)):
         monkeypatch.setattr(pictures, "WORKING_PIXELS", pixels)
@@ -107,7 +120,7 @@ def test_mistakes_are_one_sentence_and_claim_nothing(weights, tmp_path):
     Image.fromarray(photo()).save(tmp_path / "a.jpg")
     picture, out = str(tmp_path / "a.jpg"), tmp_path / "out"
     given = ["predict", picture, "--out", str(out)]
-    assert "none: expected a folder that `cmkg export` wrote" in says(
+    assert "none: expected a folder that `cmkg adapt` or an export wrote" in says(
         [*given, "--weights", str(tmp_path / "none")]
     )
     given += ["--weights", weights]
@@ -128,10 +141,23 @@ def test_mistakes_are_one_sentence_and_claim_nothing(weights, tmp_path):
     assert "camera 7: no such camera" in said
 
 
+def test_pictures_without_hands_are_named(weights, tmp_path, capsys):
+    Image.fromarray(photo()).save(tmp_path / "hand.png")
+    for number in range(7):
+        Image.new("RGB", (64, 64), (90, 90, 90)).save(tmp_path / f"none-{number}.png")
+    run_here(["predict", str(tmp_path), "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert "1 hand in 1 of 8 files; none in 7: " in said
+    assert "none-4.png and 2 more (all in hands.json, without_hands)" in said
+    assert len(hands_of(tmp_path / "out")["without_hands"]) == 7
+
+
 def test_names_of_overlays_do_not_meet():
     taken = set()
     names = [predict.overlay_name(pictures.Path(one), taken) for one in ("a/x.jpg", "b/x.png")]
-    assert names == ["x", "x-2"]
+    assert names == ["x", "x.png"]
+    names = [predict.overlay_name(pictures.Path(one), taken) for one in ("c/x.png", "d/x.jpg")]
+    assert names == ["x.png-2", "x.jpg"]
     assert list(predict.sources_of(("camera", "camera2"))) == [0, 2]
 
 
@@ -140,7 +166,7 @@ def test_names_with_dots_and_a_folder_that_holds_its_own_answers(weights, tmp_pa
         Image.fromarray(photo()).save(tmp_path / name)
     given = ["predict", str(tmp_path), "--weights", weights, "--out", str(tmp_path / "hands")]
     for _ in range(2):
-        run_here([*given, "--side", "right", "--box", "8,8,60,60"])
+        run_here([*given, "--side", "right"])
         assert len({one["image"] for one in hands_of(tmp_path / "hands")["hands"]}) == 2
     drawn = sorted(path.name for path in (tmp_path / "hands").glob("*.jpg"))
     assert drawn == ["shot 10.30.15.jpg", "shot 10.30.59.jpg"]
@@ -156,7 +182,7 @@ def test_odd_names_are_named_and_the_others_go_on(weights, tmp_path):
             Image.fromarray(photo()).save(file, "PNG")
     out = tmp_path / "out"
     given = ["predict", str(tmp_path / "in"), "--weights", weights, "--out", str(out)]
-    run_here([*given, "--side", "right", "--box", "8,8,60,60"])
+    run_here([*given, "--side", "right"])
     images = {one["image"] for one in hands_of(out)["hands"]}
     assert len(images) == len(ODD_NAMES)
     assert any(name.endswith("caf\\xe9.png") for name in images)
@@ -179,7 +205,7 @@ def test_ctrl_c_says_how_many_files_were_looked_at(weights, tmp_path, monkeypatc
 
     monkeypatch.setattr(predict, "of_picture", press)
     given = ["predict", str(tmp_path), "--weights", weights, "--out", str(tmp_path / "out")]
-    said = says([*given, "--box", "8,8,60,60"], code=130)
+    said = says([*given, "--side", "right"], code=130)
     assert "in 1 of 3 files, the others were not looked at" in said
 
 
@@ -193,9 +219,9 @@ def test_a_folder_whose_first_write_was_killed_is_gone_on_with(weights, tmp_path
 def test_its_own_overlays_are_not_read_again_however_the_folder_is_spelled(weights, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     Image.fromarray(photo()).save(tmp_path / "a.png")
-    given = ["predict", str(tmp_path / "link"), "--weights", weights, "--box", "8,8,60,60"]
+    given = ["predict", str(tmp_path / "link"), "--weights", weights, "--side", "right"]
     for _ in range(2):
-        run_here([*given, "--side", "left", "--out", f"{tmp_path}/./hands"])
+        run_here([*given, "--out", f"{tmp_path}/./hands"])
         assert len(hands_of(tmp_path / "hands")["hands"]) == 1
 
 
@@ -257,7 +283,7 @@ def test_videos_and_folders_with_odd_names_are_read_and_written(
     """In a process of its own: OpenCV ends the whole program at such names."""
     write_video(tmp_path / "plain.mp4", 3)
     os.rename(tmp_path / "plain.mp4", os.fsencode(tmp_path) + b"/caf\xe9.mp4")
-    given = ["--weights", weights, "--side", "right", "--box", "8,8,40,40"]
+    given = ["--weights", weights, "--side", "right"]
     command = [sys.executable, "-m", "cmkg", "predict", ".", *given, "--out", os.fsdecode(out)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

@@ -13,10 +13,10 @@ import pytest
 
 from cmkg import Hand
 from cmkg.errors import InputError
+from cmkg.hands.inference.hand import OWN
 from cmkg.hands.inference.pictures import write_picture
-from cmkg.hands.rendering.backgrounds import crop_photograph, photographs
 from cmkg.hands.stages import write_page
-from tests.hands.runs import rendered_picture, sure_student
+from tests.hands.photographs import beside_something_large, left_hand, right_hand, two_hands
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 # What the test adds to the page: it gives the page a picture, or presses its button, and sends back
@@ -43,11 +43,11 @@ document.addEventListener("hands", (event) => {
     });
   }
 });
+document.getElementById("side").value = "SIDE";
 if (MODE === "picture") {
   const blob = await (await fetch("/picture.png")).blob();
   const data = new DataTransfer();
   data.items.add(new File([blob], "picture.png", { type: "image/png" }));
-  document.getElementById("side").value = "SIDE";
   document.getElementById("file").files = data.files;
   document.getElementById("file").dispatchEvent(new Event("change"));
 } else {
@@ -57,18 +57,9 @@ if (MODE === "picture") {
 
 
 @pytest.fixture(scope="module")
-def dist(tmp_path_factory):
-    try:
-        return write_page.fetch_runtime(tmp_path_factory.mktemp("npm"))
-    except InputError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory, dist):
+def page(tmp_path_factory):
     home = tmp_path_factory.mktemp("page")
-    sure_student().save_pretrained(home / "hub")
-    write_page.run(write_page.Page(str(home / "hub"), str(home / "site"), str(dist)))
+    write_page.run(write_page.Page(out=str(home / "site")))
     return home
 
 
@@ -127,42 +118,20 @@ def visit(site, profile, mode, side="right", *flags):
         server.shutdown()
 
 
-def picture():
-    """A photograph that ships with the package, so that there is texture everywhere."""
-    crop = crop_photograph(np.random.default_rng(0), photographs(), 200)
-    return np.ascontiguousarray(crop[:150])
-
-
 @pytest.mark.skipif(BROWSER is None, reason="no browser here")
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_the_page_finds_what_python_finds(page, tmp_path, side):
-    write_picture(page / "site/picture.png", picture())
-    told = visit(page / "site", tmp_path / "profile", "picture", side)
+@pytest.mark.parametrize("shown", [right_hand, left_hand, two_hands, beside_something_large])
+def test_the_page_finds_what_python_finds(page, tmp_path, shown):
+    write_picture(page / "site/picture.png", shown())
+    told = visit(page / "site", tmp_path / "profile", "picture", "any")
     assert "error" not in told, told
-    found = Hand.from_pretrained(page / "hub")(picture(), side=side)
+    found = Hand.from_pretrained()(shown())
     assert len(told["hands"]) == len(found) > 0
     assert told["wide"] <= 0  # nothing to scroll sideways on a phone
     for own, right in zip(told["hands"], found, strict=True):
-        assert own["side"] == side
+        assert own["side"] == right.side
         off = np.abs(np.array(own["points"]) - right.joints_px).max()
         assert off < 0.02 * right.box[2]  # two decoders, two ways to average pixels
-        joints = np.array(own["joints"])
-        np.testing.assert_allclose(joints - joints[0], right.joints_mm, atol=1.5)
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no browser here")
-@pytest.mark.parametrize("number", [3, 4])
-def test_the_page_finds_hands_as_the_student_that_ships_does(dist, tmp_path, number):
-    """With the finder, hands seen upright, and both sides tried."""
-    shown = rendered_picture(number, mirrored=number % 2 == 0)
-    write_page.run(write_page.Page(out=str(tmp_path / "site"), onnxruntime_web=str(dist)))
-    write_picture(tmp_path / "site/picture.png", shown)
-    told = visit(tmp_path / "site", tmp_path / "profile", "picture", "auto")
-    assert "error" not in told, told
-    (right,) = Hand.from_pretrained()(shown)
-    (own,) = told["hands"]
-    assert own["side"] == right.side
-    assert np.abs(np.array(own["points"]) - right.joints_px).max() < 0.04 * right.box[2]
+        np.testing.assert_allclose(own["joints"], right.joints_mm, atol=3.0)
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no browser here")
@@ -170,8 +139,7 @@ def test_the_page_follows_a_camera(page, tmp_path):
     clip = tmp_path / "clip.mjpeg"
     with open(clip, "wb") as file:
         for step in range(20):
-            moved = np.roll(picture(), 3 * step, axis=1)
-            large = cv2.resize(moved, (640, 480))
+            large = cv2.resize(np.roll(two_hands(), 3 * step, axis=1), (640, 480))
             file.write(cv2.imencode(".jpg", large[..., ::-1])[1].tobytes())
     told = visit(
         page / "site",
@@ -184,32 +152,22 @@ def test_the_page_follows_a_camera(page, tmp_path):
     )
     assert "error" not in told, told
     assert (told["width"], told["height"]) == (640, 480)
-    assert told["hands"]
+    assert [one["side"] for one in told["hands"]] == ["right"]  # the one that was asked for
     assert told["rate"] > 0
+    assert "frames a second" not in told["status"] or 0 < float(told["status"].split()[-4]) < 61
 
 
 def test_what_cannot_be_written_is_one_sentence(tmp_path):
-    with pytest.raises(InputError, match="none: expected a folder that `cmkg export` wrote"):
+    with pytest.raises(InputError, match="none: expected a folder that `cmkg adapt`"):
         write_page.run(write_page.Page(str(tmp_path / "none"), str(tmp_path / "out")))
-    sure_student().save_pretrained(tmp_path / "hub")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/file").write_text("mine")
     with pytest.raises(InputError, match="holds something else"):
-        write_page.run(write_page.Page(str(tmp_path / "hub"), str(tmp_path / "other")))
-    page = write_page.Page(str(tmp_path / "hub"), str(tmp_path / "out"), str(tmp_path))
-    for name in write_page.RUNTIME:
-        (tmp_path / name).write_text("another")
-    with pytest.raises(InputError, match=r"is not the file of onnxruntime-web .* \(checksum\)"):
-        write_page.run(page)
-    (tmp_path / "ort.wasm.min.mjs").unlink()
-    with pytest.raises(InputError, match=r"ort.wasm.min.mjs: no such file; .* give its 1"):
-        write_page.run(page)
-    (tmp_path / "secret").write_text("a private key")
-    (tmp_path / "hub/finder.onnx").symlink_to(tmp_path / "secret")
-    with pytest.raises(InputError, match="was not exported with its folder"):
-        write_page.run(page)
-    (tmp_path / "hub/finder.onnx").unlink()
-    inside = write_page.Page(str(tmp_path / "hub"), str(tmp_path / "hub/page"), str(tmp_path))
+        write_page.run(write_page.Page(out=str(tmp_path / "other")))
+    shutil.copytree(OWN, tmp_path / "hand")
+    inside = write_page.Page(str(tmp_path / "hand"), str(tmp_path / "hand/page"))
     with pytest.raises(InputError, match="lies in what this command reads"):
         write_page.run(inside)
+    with pytest.raises(InputError, match="--max-hands"):
+        write_page.Page(max_hands=0)
     assert not (tmp_path / "out").exists()

@@ -1,7 +1,7 @@
 """Pairs of picture and depth that nobody has labelled: where the hand is, all the same.
 
 Distillation needs their box, the wrist's depth and which way is up, not their label. They are taken
-from the student that comes with cmkg, and its size from the measured depth; what it says is packed
+from the network that comes with cmkg, and the size from the measured depth; what it says is packed
 as assumed, and never trained on or scored.
 """
 
@@ -32,7 +32,7 @@ def assumed_joints(
     depth_mm: Shaped[np.ndarray, "h w"] | None,
     name: str,
 ) -> Joints:
-    """Where the student sees the joints, mm in the camera's frame.
+    """Where the hand network sees the joints, mm in the camera's frame.
 
     Args:
         rgb: the picture.
@@ -46,7 +46,7 @@ def assumed_joints(
         InputError: no hand is found.
     """
     try:
-        found = _hand()(rgb, side="left" if left else "right", box=box, K=K)
+        found = _hand()(rgb, known_side="left" if left else "right", box=box, K=K)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     if not found:

@@ -1,159 +1,180 @@
-"""`cmkg adapt`: a student for one camera and person, from labelled frames of them.
+"""`cmkg adapt`: the hand network taught on labelled frames of one's own camera, person or gloves.
 
-The recipe of docs/study.md: it begins from a student that is there, keeps rendered hands alongside
-so that little is forgotten, and speaks in the person's own scale. Frames that follow each other are
-held out; what adapting gained is told on them, and when nothing is gained on the validation block
-the student stays as it was.
+It begins from the network that is there, and learns in MediaPipe's own regions. The last frames are
+held out: what was gained is told on them, in whole pictures, and where nothing is gained the
+network stays as it was. docs/mediapipe.md shows where the result goes.
 """
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ...errors import InputError
-from ...runtime.checks import expect_from_zero, expect_positive
-from ...runtime.distributed import Precision
-from ...runtime.files import save_weights, write_json
-from ...runtime.progress import say
+from ...runtime.checks import expect_apart, expect_from_zero
+from ...runtime.progress import Bar, say
 from ...runtime.runs import Run
 from ...runtime.settings import replace_settings
+from ...runtime.text import printable
 from ..datasets.packed import Packed
-from ..datasets.sample import pixels_to_store
-from ..inference.hand import OWN
-from ..inference.running import FINDER_FILE, PRESENCE_FILE
-from ..network.hand_student import HandStudent, load_student
-from ..network.posenet import NetConfig
-from ..report.collect import chosen_folder
-from ..stages import export, render, target
+from ..inference.export_files import (
+    HAND_FILES,
+    LANDMARKS_FILE,
+    PALMS_FILE,
+    expect_whole_export,
+    read_own_file,
+)
+from ..inference.hand import OWN, Hand
+from ..inference.hand_files import HandFacts, read_facts, write_hand_folder
+from ..mediapipe.fitting import Recipe, Source, Teaching
+from ..mediapipe.frames import Frames, in_convention, packed_frames, read_frames
+from ..mediapipe.networks import TfliteNetwork
+from ..mediapipe.scoring import Scores, find_in_frames, score
+from ..mediapipe.tflite_files import TfliteFile
+from ..rendering.scenes import SceneConfig
+from ..skeleton import BONES, MIDDLE_MCP, MIDDLE_PIP
+from ..stages import export_hand, render
 from ..stages.inputs import checksums_of
-from ..stages.settings import OptimConfig
-from .main import SLIM_NET, TARGET_AUGMENTATION
-from .rows import Blocks, Row, train_row
-from .weights import SCENE
+from ..stages.settings import Flat
 
-FEWEST = 20  # frames
+FEWEST = 10  # frames
+# Rendered hands: the stored picture shows MediaPipe's region, however it is turned.
+SCENE = SceneConfig(wide=True, px=288, margin=1.7, in_front=0.2)
+MIDDLE_BONE = BONES.index((MIDDLE_MCP, MIDDLE_PIP))
 
 
 @dataclass(frozen=True)
 class Adapt:
-    """Settings of adapting a student."""
+    """Settings of adapting the hand network."""
 
     data: str
-    """Packed set of the labelled frames, in the order in which they were taken (cmkg data pack)."""
+    """Labelled frames in the order in which they were taken: a folder of recordings
+    (docs/recordings.md), or a packed set."""
     weights: str = ""
-    """A folder that `cmkg export` wrote: the student to begin from, of rendered hands; empty = the
-    one that comes with cmkg."""
+    """A folder that `cmkg adapt` wrote: the network to begin from; empty = what comes with cmkg."""
     out: str = "runs/adapted"
-    rendered: int = 4000
-    """Rendered hands alongside."""
-    epochs: int = 60
-    lr: float = 1e-3
-    batch: int = 32
+    recipe: Annotated[Recipe, Flat] = field(default_factory=Recipe)
+    rendered: int = 0
+    """So many rendered hands alongside; needs cmkg[train] and a minute a thousand."""
     held_out: float = 0.2
     """Share of the frames, the last ones, on which the gain is told."""
+    tflite: str = ""
+    """File to write the taught network to, for MediaPipe."""
+    task: str = ""
+    """File to write: a bundle for MediaPipe's Tasks."""
+    into: str = ""
+    """Your own bundle or .tflite to write it into; see `cmkg export --help`."""
     seed: int = 0
-    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        expect_positive(self, "rendered", "epochs", "lr", "batch")
-        expect_from_zero(self, "seed")
+        expect_from_zero(self, "seed", "rendered")
         if not 0 < self.held_out < 1:
             raise InputError(f"--held-out: expected a share between 0 and 1, got {self.held_out}")
 
 
 def run(config: Adapt) -> dict[str, Any]:
-    """Adapts, tells the gain on held-out frames, exports to `hand` in the folder."""
-    packed = Packed(config.data)
-    if len(packed) < FEWEST:
+    """Adapts, tells the gain on held-out frames, writes `hand` in the folder."""
+    if config.tflite or config.task:
+        export_of(config).expect_possible()
+    frames = read_frames(config.data)
+    if len(frames) < FEWEST:
         raise InputError(
-            f"--data {config.data}: has {len(packed)} frames; expected {FEWEST} or more"
+            f"--data {config.data}: has {len(frames)} labelled frames; expected {FEWEST} or more"
         )
-    packed.expect_labels()
-    weights = Path(config.weights or OWN)
-    student = load_student(weights)
-    out = Path(config.out)
-    inputs = checksums_of(data=config.data, weights=str(weights))
+    weights, out = Path(config.weights or OWN), Path(config.out)
+    expect_whole_export(weights, HAND_FILES)
+    expect_apart(out, config.data, weights)
+    network = TfliteFile(read_own_file(weights, LANDMARKS_FILE, "a network"), str(weights))
+    inputs = checksums_of(data=config.data, weights=str(weights / LANDMARKS_FILE))
     run = Run(out, config, "adapt", inputs=inputs)
     result = run.result
     if result is None:
         with run.claim():
-            result = run.finish(adapt(config, packed, student, weights))
-    before, after = result["untouched_mm"], result["adapted_mm"]
-    print(
-        f"on {result['held_out_frames']} held-out frames: {before:.1f} mm untouched, {after:.1f} "
-        f"mm adapted ({100 * (after / before - 1):+.0f} %)"
-    )
+            result = run.finish(adapt(config, frames, network, weights, run))
+    print(printable(sentence_of(result, out / "hand")))
+    if config.tflite or config.task:
+        export_hand.run(replace_settings(export_of(config), weights=str(out / "hand")))
     return result
 
 
-def adapt(config: Adapt, packed: Packed, student: HandStudent, weights: Path) -> dict[str, Any]:
-    """Everything of it; returns the errors in mm on the held-out frames before and after."""
+def adapt(
+    config: Adapt, frames: Frames, network: TfliteFile, weights: Path, run: Run
+) -> dict[str, Any]:
+    """Everything of it; the scores on the held-out frames before and after."""
     out = Path(config.out)
-    write_start(student, out / "start")
-    scene = replace_settings(SCENE, px=pixels_to_store(student.px), seed=config.seed)
-    render.run(render.Render(str(out / "rendered"), config.rendered, scene=scene))
-
-    train = len(packed) - max(round(len(packed) * config.held_out), 1)
-    stage = stage_of(config, out, train, len(packed))
-    say(f"{len(packed)} frames: {train} to adapt to, {len(packed) - train} held out")
-    before = target.run(replace_settings(stage, epochs=0, out=str(out / "untouched")))["epe_mm"]
-    row = Row("adapted", "adapted", stops=(0, config.epochs))
-    (after,) = train_row(
-        stage, row, out / "adapted", Blocks.last_quarter(train), (config.seed,), ()
-    )
-    chosen = chosen_folder(out / "adapted") / f"seed-{config.seed}"
-    own = export.Export(
-        stage=str(chosen),
-        student=str(out / "start"),
-        out=str(out / "hand"),
-        onnx=student.config.head == "integral" and find_spec("onnx") is not None,
-        calibration=student.calibration,
-    )
-    export.run(own)
-    for name in (FINDER_FILE, PRESENCE_FILE):
-        if (weights / name).exists():
-            shutil.copyfile(weights / name, out / "hand" / name)
+    count = len(frames) - max(round(len(frames) * config.held_out), 1)
+    own, held_out = frames.of(range(count)), frames.of(range(count, len(frames)))
+    say(f"{len(frames)} frames: {count} to learn from, {len(held_out)} held out")
+    before = score_folder(weights, held_out, "untouched")
+    say(f"untouched: {before.sentence()}")
+    sources = [Source(own, 1.0)]
+    if config.rendered:
+        sources.append(Source(rendered_frames(config, out, own), 1.0))
+    teaching = Teaching(TfliteNetwork(network), sources, config.recipe, seed=config.seed)
+    recipe = config.recipe
+    with closing(run.steps(recipe.steps, teaching.state, recipe.batch)) as steps:
+        for step, log in steps:
+            log(teaching.take_step(step))
+    taught = teaching.taught_network().tflite_bytes()
+    bone_mm = float(own.bones()[:, MIDDLE_BONE].mean())
+    facts = HandFacts(round(bone_mm, 2), read_facts(weights).base)
+    palms = read_own_file(weights, PALMS_FILE, "a network")
+    write_hand_folder(out / "taught", taught, palms, facts)
+    after = score_folder(out / "taught", held_out, "adapted")
+    say(f"adapted:   {after.sentence()}")
+    is_better = better(before, after)
+    if is_better:
+        write_hand_folder(out / "hand", taught, palms, facts)
+    else:
+        write_hand_folder(out / "hand", network.data, palms, read_facts(weights))
     return {
-        "held_out_frames": len(packed) - train,
-        "untouched_mm": before,
-        "adapted_mm": after,
+        "frames": count,
+        "held_out": len(held_out),
+        "untouched": before._asdict(),
+        "adapted": after._asdict(),
+        "kept": "adapted" if is_better else "untouched",
     }
 
 
-def write_start(student: HandStudent, folder: Path) -> None:
-    """The student as a source run that target's stages can begin from."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_weights(folder / "theta_0.safetensors", student.net)
-    net = net_of(student)
-    write_json(folder / "config.json", {"modality": "rgb", "net": asdict(net)})
+def better(before: Scores, after: Scores) -> bool:
+    """Whether the taught network is to be kept: less error in 3D, and no hands lost."""
+    return after.procrustes_mm < before.procrustes_mm and after.found >= before.found - 0.02
 
 
-def net_of(student: HandStudent) -> NetConfig:
-    """The network of a student, trained as rendered hands' are."""
-    return replace(student.config, heatmap_weight=SLIM_NET.heatmap_weight)
+def score_folder(folder: Path, frames: Frames, title: str) -> Scores:
+    """A hand's scores on frames, each found by itself in the whole picture."""
+    hand = Hand.from_pretrained(folder)
+    with Bar(title, len(frames), things="frames") as advance:
+        return score(find_in_frames(hand, frames, advance), frames)
 
 
-def stage_of(config: Adapt, out: Path, train: int, count: int) -> target.Target:
-    """Settings of the training on the first `train` of `count` frames, scored on the others."""
-    return target.Target(
-        student=str(out / "start"),
-        source=str(out / "rendered"),
-        start=str(out / "start/theta_0.safetensors"),
-        scale="set",
-        test_time_rotations_deg=(0.0,),
-        target=target.TargetData(
-            data=config.data,
-            test=config.data,
-            frames=(0, train),
-            validation=(train, count),
-            alongside=str(out / "rendered"),
-        ),
-        optim=OptimConfig(
-            config.epochs, config.batch, config.lr, "cosine", config.seed, config.precision
-        ),
-        augmentation=TARGET_AUGMENTATION,
-    )
+def rendered_frames(config: Adapt, out: Path, own: Frames) -> Frames:
+    """Rendered hands whose joints lie where the labels put them."""
+    scene = replace_settings(SCENE, seed=config.seed)
+    render.run(render.Render(str(out / "rendered"), config.rendered, scene=scene))
+    return in_convention(packed_frames(Packed(out / "rendered")), own.bones().mean(0))
+
+
+def export_of(config: Adapt) -> export_hand.ExportHand:
+    """The export that is asked for."""
+    return export_hand.ExportHand(tflite=config.tflite, task=config.task, into=config.into)
+
+
+def sentence_of(result: dict[str, Any], folder: Path) -> str:
+    """What came out of it."""
+    before, after = (Scores(**result[name]) for name in ("untouched", "adapted"))
+    lines = [
+        f"on {result['held_out']} held-out frames, in whole pictures:",
+        f"  untouched  {before.sentence()}",
+        f"  adapted    {after.sentence()}",
+    ]
+    if result["kept"] == "adapted":
+        lines.append(f"{folder}: cmkg predict --weights {folder}, or cmkg export (MediaPipe)")
+    else:
+        lines.append(
+            f"nothing was gained, so {folder} holds the network as it was; more frames, or frames "
+            "more like those to come, may help"
+        )
+    return "\n".join(lines)

@@ -1,186 +1,179 @@
-"""`cmkg run weights`: the student that comes with cmkg, from rendered hands alone.
+"""`cmkg run weights`: the network that comes with cmkg, from MediaPipe's.
 
-All views, gestures, objects in front, boxes that are off. A depth teacher, then a student on the
-labels, then with the teacher (the paper's two halves); the controls take the second half's steps
-without it, and with the depth of other hands. And a finder of hands in whole pictures. No labelled
-photograph is seen, and no hand of anybody: the result may be passed on.
+Taught with what its own data lacked, exact depth: rendered hands, whose joints lie where MediaPipe
+puts them; while it keeps what it knows: its own answers on photographs without labels, where many
+looks agree (labelling.py). No labelled photograph is seen. What is chosen is chosen on rendered
+hands of other people and on photographs that were held out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from ...runtime.checks import expect_positive
-from ...runtime.distributed import Precision
-from ...runtime.files import write_json
-from ...runtime.progress import Overall, say
-from ...runtime.settings import replace_settings
-from ..datasets.sample import pixels_to_store
-from ..network.augment import Augmentation
-from ..network.posenet import NetConfig
-from ..rendering.scenes import SceneConfig
-from ..stages import distill, export, finder, presence, render, source
-from ..stages.settings import Flat, OptimConfig, SourceData
-from .main import FIRST_TEST_SCENE, SLIM_NET, work_of_stages
-from .rows import SourceStage, run_stage
+import numpy as np
+import torch
 
-NET = replace(SLIM_NET, px=96, stem_stride=4, upright=True)
-AUGMENTATION = Augmentation(turn_deg=40, shift=0.05, zoom=0.1, colour=0.3, noise=0.03, erase=0.1)
-SCENE = SceneConfig(wide=True, views_deg=180.0, box_shift=0.12, box_zoom=0.2, in_front=0.3)
-TEST_COUNT = 2000
-# Hands with much around them, for the finder.
-FAR = SceneConfig(wide=True, px=160, margin=3.2, box_zoom=0.6, in_front=0.15, noisy_depth=False)
-FAR_SHARE = 0.2  # so many of them, of the near ones
+from ...errors import InputError
+from ...runtime.checks import expect_between, expect_from_zero, expect_positive
+from ...runtime.files import read_arrays, write_arrays
+from ...runtime.progress import Bar, say
+from ...runtime.runs import Run
+from ...runtime.settings import replace_settings
+from ..datasets.packed import Packed
+from ..inference.hand_files import HandFacts, write_hand_folder
+from ..inference.pictures import PICTURES, list_files, read_photograph
+from ..mediapipe.fitting import Recipe, Source, Teaching
+from ..mediapipe.frames import Frames, Pictures, in_convention, packed_frames
+from ..mediapipe.labelling import PhotographLabels, label_photographs
+from ..mediapipe.networks import Landmarks, TfliteNetwork
+from ..mediapipe.running import LANDMARK_GRAPHS, LiteNetwork
+from ..mediapipe.teaching import STILL, views_of
+from ..metrics import procrustes
+from ..stages import render
+from ..stages.inputs import checksums_of
+from ..stages.settings import Flat
+from .adapt import MIDDLE_BONE, SCENE
+from .main import FIRST_TEST_SCENE
+
+LABELS = "labels.npz"
+TEST_COUNT = 600
+HELD_OUT_EVERY = 6  # of the photographs
+BATCH = 32  # of the scoring
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Settings of the student that comes with cmkg."""
+    """Settings of the network that comes with cmkg."""
 
+    landmarks: str = ""
+    """MediaPipe's hand_landmark_full.tflite or hand_landmark_lite.tflite: inside the wheel of
+    mediapipe 0.10.14 or 0.10.21, in mediapipe/modules/hand_landmark."""
+    palms: str = ""
+    """Its palm_detection_full.tflite, in mediapipe/modules/palm_detection."""
+    labeller: str = ""
+    """The landmark network that labels the photographs; empty = --landmarks."""
+    photographs: tuple[str, ...] = ()
+    """Folders of photographs of hands that may be used; no labels."""
     out: str = "runs/weights"
-    count: int = 40_000
+    count: int = 8000
     """Rendered hands."""
-    teacher_epochs: int = 5
-    epochs: int = 8
-    """Of the student's first half, and of its second."""
-    batch: int = 32
-    lr: float = 3e-3
-    finder_pictures: int = 150_000
-    """Whole pictures that the finder is trained on."""
-    presence_pictures: int = 600_000
-    """Pictures on which hands are learned to be told from other things."""
+    rendered_share: float = 0.5
+    """Of each batch; the photographs have the rest."""
+    recipe: Annotated[Recipe, Flat] = field(default_factory=lambda: Recipe(300, 32, 3e-3))
     seed: int = 0
-    criterion: Annotated[distill.Criterion, Flat] = field(
-        default_factory=lambda: distill.Criterion("paper")
-    )
-    controls: bool = False
-    """Also the second half without the teacher, and with the depth of other hands."""
-    net: Annotated[NetConfig, Flat] = field(default_factory=lambda: NET)
-    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        expect_positive(
-            self,
-            "count",
-            "teacher_epochs",
-            "epochs",
-            "batch",
-            "lr",
-            "finder_pictures",
-            "presence_pictures",
-        )
+        expect_positive(self, "count")
+        expect_from_zero(self, "seed")
+        expect_between(self, 0, 1, "rendered_share")
 
 
 WEIGHTS = Weights()
 
 
-def run(config: Weights) -> None:
-    """Renders, trains what is not finished, exports to `hand` in the folder."""
+def run(config: Weights) -> dict[str, Any]:
+    """Renders, labels, teaches what is not finished, writes `hand` in the folder."""
+    for name in ("landmarks", "palms", "photographs"):
+        if not getattr(config, name):
+            raise InputError(f"--{name}: expected its files; see cmkg run weights --help")
     out = Path(config.out)
-    make_data(config, out / "data")
-    stages = stages_of(config, out)
-    overall = Overall(work_of_stages(stages))
-    errors: dict[str, Any] = {}
-    for name, stage in stages.items():
-        say(f"{name}{overall.time_left()}")
-        errors[name] = run_stage(stage)["epe_mm"]
-        overall.finish(name)
-        say(f"{name}: EPE {errors[name]:.2f} mm on rendered hands")
-    finder.run(finder_stage(config, out))
-    presence.run(presence_stage(config, out))
-    write_json(out / "weights.json", {"epe_mm": errors, "hands": config.count})
-    export.run(
-        export.Export(
-            stage=str(out / "distilled"),
-            student=str(out / "student"),
-            out=str(out / "hand"),
-            data=str(out / "data/train-test"),
-            onnx=True,
-            int8=True,
-            finder=str(out / "finder"),
-            presence=str(out / "presence"),
-            half=True,
-        )
+    start, palms = TfliteNetwork.open(config.landmarks), TfliteNetwork.open(config.palms)
+    base = LiteNetwork(start.file, LANDMARK_GRAPHS).name
+    run = Run(out, config, "weights", inputs=checksums_of(landmarks=config.landmarks))
+    if run.result is not None:
+        return run.result
+    with run.claim():
+        return run.finish(teach_base(config, start, palms, base, run))
+
+
+def teach_base(
+    config: Weights, start: TfliteNetwork, palms: TfliteNetwork, base: str, run: Run
+) -> dict[str, Any]:
+    """Everything of it; the scores before and after."""
+    out, recipe = Path(config.out), config.recipe
+    labeller = TfliteNetwork.open(config.labeller) if config.labeller else start
+    photographs = labelled(config, palms, labeller)
+    numbers = np.arange(len(photographs))
+    is_test = numbers % HELD_OUT_EVERY == 0
+    bones = mean_bones(photographs)
+    size = float(bones.sum())
+    train = photographs.of(numbers[~is_test]).of_size(size)
+    rendered, rendered_test = render_sets(config, bones)
+    tests = {"rendered": rendered_test, "photographs": photographs.of(numbers[is_test])}
+    tests["photographs"] = tests["photographs"].of_size(size)
+    result: dict[str, Any] = {"untouched": scores_of(start, tests)}
+    say(f"untouched: {result['untouched']}")
+    share = config.rendered_share
+    sources = [one for one in (Source(rendered, share), Source(train, 1 - share)) if one.share]
+    teaching = Teaching(start, sources, recipe, seed=config.seed)
+    with closing(run.steps(recipe.steps, teaching.state, recipe.batch)) as steps:
+        for step, log in steps:
+            log(teaching.take_step(step))
+    taught = teaching.taught_network()
+    result["taught"] = scores_of(taught, tests)
+    say(f"taught:    {result['taught']}")
+    facts = HandFacts(round(float(bones[MIDDLE_BONE]), 2), base)
+    write_hand_folder(out / "hand", taught.tflite_bytes(), palms.file.data, facts)
+    return result | {"photographs": len(photographs), "bones_mm": bones.round(2).tolist()}
+
+
+def labelled(config: Weights, palms: TfliteNetwork, labeller: TfliteNetwork) -> Frames:
+    """The photographs' hands in which all looks agree."""
+    paths = list(list_files(config.photographs, PICTURES))
+    pictures = Pictures(lambda number: read_photograph(paths[number]), len(paths))
+    kept = Path(config.out) / LABELS
+    if not kept.exists():
+        with Bar("label", len(pictures), things="photographs") as advance:
+            labels = label_photographs(pictures, palms, labeller, advance)
+        write_arrays(kept, **labels._asdict())
+    held = read_arrays(kept)
+    if not set(PhotographLabels._fields) <= set(held) or held["number"].max() >= len(paths):
+        raise InputError(f"{kept}: expected the labels of these photographs; remove it")
+    return PhotographLabels(**{name: held[name] for name in PhotographLabels._fields}).frames(
+        pictures
     )
 
 
-def make_data(config: Weights, data: Path) -> None:
-    """Writes the packed sets."""
-    px = pixels_to_store(config.net.px)
-    scene = replace_settings(SCENE, px=px, seed=config.seed)
+def mean_bones(frames: Frames) -> np.ndarray:
+    """Mean bones (20,), mm, of hands of the median size."""
+    shares = frames.bones() / frames.sizes()[:, None]
+    return shares.mean(0) * float(np.median(frames.sizes()))
+
+
+def render_sets(config: Weights, bones: np.ndarray) -> tuple[Frames, Frames]:
+    """Rendered hands to learn from, and others to choose on; their joints are MediaPipe's."""
+    data = Path(config.out) / "data"
+    scene = replace_settings(SCENE, seed=config.seed)
     train = render.Render(str(data / "train"), config.count, scene=scene)
+    count = min(TEST_COUNT, config.count)
+    test = render.Render(str(data / "test"), count, FIRST_TEST_SCENE, scene)
     render.run(train)
-    far_scene = replace_settings(FAR, seed=config.seed)
-    far = render.Render(str(data / "far"), round(config.count * FAR_SHARE), scene=far_scene)
-    render.run(far)
-    for one, count in ((train, TEST_COUNT), (far, TEST_COUNT // 2)):
-        count, out = min(count, one.count), f"{one.out}-test"
-        render.run(replace_settings(one, out=out, count=count, first=FIRST_TEST_SCENE))
+    render.run(test)
+    frames, others = (packed_frames(Packed(one.out)) for one in (train, test))
+    own = (frames.bones() / frames.sizes()[:, None]).mean(0)
+    return in_convention(frames, bones, own), in_convention(others, bones, own)
 
 
-def finder_stage(config: Weights, out: Path) -> finder.TrainFinder:
-    """Settings of the finder's training."""
-    near, far = str(out / "data/train"), str(out / "data/far")
-    return finder.TrainFinder(
-        sets=(near, far),
-        test=(f"{near}-test", f"{far}-test"),
-        out=str(out / "finder"),
-        pictures=config.finder_pictures,
-        optim=OptimConfig(1, config.batch, 2e-3, "cosine", config.seed, config.precision),
-    )
-
-
-def presence_stage(config: Weights, out: Path) -> presence.TrainPresence:
-    """Settings of the training of what tells hands from other things."""
-    near, far = str(out / "data/train"), str(out / "data/far")
-    return presence.TrainPresence(
-        student=str(out / "student"),
-        hands=near,
-        around=far,
-        test=(f"{near}-test", f"{far}-test"),
-        out=str(out / "presence"),
-        upright=config.net.upright,
-        pictures=config.presence_pictures,
-        optim=OptimConfig(1, 2 * config.batch, 1e-3, "cosine", config.seed, config.precision),
-    )
-
-
-def stages_of(config: Weights, out: Path) -> dict[str, SourceStage]:
-    """{name: its settings}, in their order; the controls last."""
-    sets = SourceData(str(out / "data/train"), test=str(out / "data/train-test"))
-    optim = OptimConfig(
-        config.epochs, config.batch, config.lr, "cosine", config.seed, config.precision
-    )
-    student = source.Source(
-        out=str(out / "student"),
-        source=sets,
-        net=config.net,
-        optim=optim,
-        augmentation=AUGMENTATION,
-    )
-    teacher = replace_settings(
-        student, modality="depth", out=str(out / "teacher"), epochs=config.teacher_epochs
-    )
-    distilled = distill.Distill(
-        student=str(out / "student"),
-        teacher=str(out / "teacher"),
-        out=str(out / "distilled"),
-        criterion=config.criterion,
-        source=sets,
-        phi=distill.PhiConfig(exponents=()),
-        optim=optim,
-        augmentation=AUGMENTATION,
-    )
-    stages: dict[str, SourceStage] = {
-        "teacher": teacher,
-        "student": student,
-        "distilled": distilled,
-    }
-    if config.controls:
-        stages["continued"] = replace_settings(
-            distilled, use_teacher=False, out=str(out / "continued")
-        )
-        stages["shuffled"] = replace_settings(distilled, shuffled=True, out=str(out / "shuffled"))
-    return stages
+@torch.no_grad()
+def scores_of(network: TfliteNetwork, tests: dict[str, Frames]) -> dict[str, dict[str, float]]:
+    """{set: {"mm", "procrustes_mm", "px"}} in the labels' regions; px is of 224."""
+    found = {}
+    for name, frames in tests.items():
+        errors: dict[str, list[np.ndarray]] = {"mm": [], "procrustes_mm": [], "px": []}
+        for at in range(0, len(frames), BATCH):
+            views = views_of(frames, range(at, min(at + BATCH, len(frames))), STILL)
+            said = network(views.pictures)
+            assert isinstance(said, Landmarks)
+            world = 1000 * (said.world - said.world[:, :1]).double().numpy()
+            truth = 1000 * views.world.double().numpy()
+            errors["mm"].append(np.linalg.norm(world - truth, axis=2).mean(1))
+            fitted = procrustes(world, truth)
+            errors["procrustes_mm"].append(np.linalg.norm(fitted - truth, axis=2).mean(1))
+            off = (said.screen[..., :2] - views.screen).norm(dim=2).mean(1)
+            errors["px"].append(off.numpy())
+        means = {key: float(np.concatenate(parts).mean()) for key, parts in errors.items()}
+        found[name] = {key: round(value, 2) for key, value in means.items()}
+    return found

@@ -10,50 +10,64 @@ from ..skeleton import JOINTS
 from .hand import HandResult
 
 DIGITS = 3
-FORMAT = "cmkg-hands/1"
+FORMAT = "cmkg-hands/2"
 
 
-def record_of(result: HandResult, image: str, frame: int | None = None) -> dict[str, Any]:
+def record_of(
+    result: HandResult, image: str, frame: tuple[int, float] | None = None, overlay: str = ""
+) -> dict[str, Any]:
     """One hand as plain JSON: what hands.json holds a hand.
 
     Args:
         result: the hand.
         image: the file's name.
-        frame: of a video; None of a picture.
+        frame: of a video, its number and its seconds; None of a picture.
+        overlay: the file with its skeleton.
     """
 
     def rounded(array: Any) -> Any:
         return array.round(DIGITS).tolist()
 
-    place = {} if frame is None else {"frame": frame}
-    wrist = {} if result.wrist_mm is None else {"wrist_mm": rounded(result.wrist_mm)}
-    return {
-        "image": image,
-        **place,
+    found: dict[str, Any] = {"image": image}
+    if overlay:
+        found["overlay"] = overlay
+    if frame is not None:
+        number, seconds = frame
+        found |= {"frame": number, "seconds": round(seconds, 4), "track": result.track}
+    found |= {
         "side": result.side,
+        "confidence": round(result.confidence, DIGITS),
+        "side_confidence": round(result.side_confidence, DIGITS),
+        "palm_towards_camera": result.palm_towards_camera,
         "box": [round(number, DIGITS) for number in result.box],
         "joints_px": rounded(result.joints_px),
         "joints_mm": rounded(result.joints_mm),
-        "confidence": rounded(result.confidence),
-        **wrist,
     }
+    if result.wrist_mm is not None:
+        found["wrist_mm"] = rounded(result.wrist_mm)
+    return found
 
 
 UNITS = {
     "box": "x, y, width, height in pixels",
     "joints_px": "pixels of the picture as it is shown, the first one's middle at (0, 0)",
     "joints_mm": "mm from the wrist on; x right, y down, z away from the camera",
-    "confidence": "chance that the joint is within a tenth of the box's side",
+    "confidence": "chance that there is a hand",
+    "side_confidence": "chance that it is of this side",
+    "seconds": "of the frame, from the video's beginning",
 }
 
 
-def document_of(records: list[dict[str, Any]], bone_mm: float) -> dict[str, Any]:
-    """hands.json: the records, and what their numbers are."""
+def document_of(
+    records: list[dict[str, Any]], bone_mm: float, without: list[str]
+) -> dict[str, Any]:
+    """hands.json: the records, what their numbers are, and the files without a hand."""
     return {
         "format": FORMAT,
         "joints": list(JOINTS),
         "units": UNITS,
         "bone_mm": bone_mm,
+        "without_hands": without,
         "hands": records,
     }
 
@@ -75,7 +89,7 @@ def csv_of(records: list[dict[str, Any]]) -> str:
         number = counts[place] = counts.get(place, -1) + 1
         for joint, name in enumerate(JOINTS):
             pixels, mm = record["joints_px"][joint], record["joints_mm"][joint]
-            sure = record["confidence"][joint]
+            sure = record["confidence"]
             shown = _as_text(place[0]), place[1]
             writer.writerow([*shown, number, record["side"], joint, name, *pixels, *mm, sure])
     return text.getvalue()

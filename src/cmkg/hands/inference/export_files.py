@@ -7,6 +7,7 @@ flipped, an old network beside new weights, or a file that a copy left out is a 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import InputError
@@ -14,10 +15,14 @@ from ...runtime.files import PathLike, read_file, read_sealed_json, write_sealed
 
 MANIFEST = "manifest.json"
 SETTINGS_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-STUDENT_FILE, FINDER_FILE, PRESENCE_FILE = "student.onnx", "finder.onnx", "presence.onnx"
-NETWORKS = (SETTINGS_FILE, WEIGHTS_FILE, STUDENT_FILE, FINDER_FILE, PRESENCE_FILE)
-INT8_FILE = "student-int8.onnx"
-EXPORTED = (*NETWORKS, INT8_FILE, "reliability.svg", "README.md", MANIFEST)
+STUDENT_FILE, INT8_FILE = "student.onnx", "student-int8.onnx"
+STUDENT_FILES = (SETTINGS_FILE, WEIGHTS_FILE, STUDENT_FILE, INT8_FILE)
+EXPORTED = (*STUDENT_FILES, "reliability.svg", "README.md", MANIFEST)
+# Of a Hand: MediaPipe's two networks, and what is known of them.
+LANDMARKS_FILE, PALMS_FILE = "hand_landmark.tflite", "palm_detection.tflite"
+FACTS_FILE = "hand.json"
+HAND_FILES = (LANDMARKS_FILE, PALMS_FILE, FACTS_FILE)
+LISTED = (*STUDENT_FILES, *HAND_FILES)
 MOST_FILE_BYTES = 1 << 30
 EXPORT_AGAIN = "export it again, or copy the whole folder"
 
@@ -46,13 +51,19 @@ def read_own_file(folder: PathLike, name: str, what: str) -> bytes:
 def write_manifest(folder: PathLike) -> None:
     """Lists the networks' files that lie in a folder, with their checksums."""
     home = Path(folder)
-    names = [name for name in (*NETWORKS, INT8_FILE) if (home / name).exists()]
+    names = [name for name in LISTED if (home / name).exists()]
     files = {name: _checksum(read_own_file(home, name, "an exported file")) for name in names}
     write_sealed_json(home / MANIFEST, {"format": "cmkg-export/1", "files": files})
 
 
-def expect_whole_export(folder: PathLike) -> None:
+def expect_whole_export(
+    folder: PathLike, required: Sequence[str] = (SETTINGS_FILE, WEIGHTS_FILE)
+) -> None:
     """Refuses a folder whose files are not those that were exported together.
+
+    Args:
+        folder: of the files.
+        required: names of files that must be among them.
 
     Raises:
         InputError: a file is missing, changed, or not listed; or there is no list.
@@ -60,15 +71,15 @@ def expect_whole_export(folder: PathLike) -> None:
     home = Path(folder)
     if not (home / MANIFEST).exists():
         raise InputError(
-            f"{folder}: expected a folder that `cmkg export` wrote, found no {MANIFEST} in it; "
-            f"{EXPORT_AGAIN}"
+            f"{folder}: expected a folder that `cmkg adapt` or an export wrote, found no "
+            f"{MANIFEST} in it; {EXPORT_AGAIN}"
         )
     held = read_sealed_json(home / MANIFEST).get("files")
     files = held if isinstance(held, dict) else {}
-    for name in (SETTINGS_FILE, WEIGHTS_FILE):
+    for name in required:
         if name not in files:
             raise InputError(f"{home / MANIFEST}: lists no {name}; {EXPORT_AGAIN}")
-    for name in (*NETWORKS, INT8_FILE):
+    for name in LISTED:
         path = home / name
         if name not in files:
             if path.exists() or path.is_symlink():

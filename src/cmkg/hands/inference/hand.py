@@ -1,4 +1,4 @@
-"""Hand: 21 joints of every hand in anybody's picture."""
+"""Hand: 21 joints of every hand in anybody's picture, by MediaPipe's networks, taught further."""
 
 from __future__ import annotations
 
@@ -6,46 +6,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Shaped
-from torch import Tensor
 
 from ...errors import InputError
 from ...runtime.files import PathLike
-from ..geometry import is_camera
-from ..network.hand_student import HandStudent, load_student
-from .finding import find_candidates, first_boxes
+from ..geometry import is_camera, rotation_to_axis
+from ..mediapipe.regions import Picture, Region
+from ..mediapipe.running import Answer, Networks
+from ..skeleton import INDEX_MCP, LITTLE_MCP, WRIST
+from .hand_files import HandFacts, read_hand_folder
 from .pictures import read_with_scale
 from .placing import place_wrist
-from .running import Networks
-from .seeing import (
-    UP,
-    Box,
-    Direction,
-    Picture,
-    Place,
-    Points,
-    Side,
-    assumed_camera,
-    direction_of,
-    look_at,
-)
 
-Sides = Literal["right", "left", "auto"]
+Side = Literal["right", "left"]
+Box = tuple[float, float, float, float]  # x, y of the corner, width, height, in pixels
 
-OWN = Path(__file__).with_name("student")  # what comes with cmkg: README.md there is its card
+OWN = Path(__file__).with_name("shipped")  # what comes with cmkg: README.md there is its card
 FAR_PX = 1e6  # no box begins or ends there
 SMALLEST = 8  # pixels a side of a picture that is looked at
-PASSES = 3  # looks at a hand at most, each at the box of the joints that the last one found
-# Which way a hand may point where nobody says it.
-WAYS: tuple[Direction, ...] = (UP, (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0))
-FIRST = 6  # places in a picture that are looked at closely
-AVERAGED_DEG, AVERAGED_ZOOM = (-20.0, 20.0), 0.9  # of the looks beside the last one
-# What is called a hand: the chance that it is one, the mean confidence of its joints; their product
-# below which one is followed no more. docs/hands.md: how many are found where none is.
-IS_HAND, FOUND, LOST = 0.998, 0.4, 0.35
+BONE_MM = (5.0, 120.0)
+LOOKS_RAD = (0.0, -0.35, 0.35)  # turns of the looks that are averaged
+QUARTERS_RAD = (0.0, np.pi / 2, np.pi, -np.pi / 2)  # where nobody says which way a hand points
+SAME_HAND = 0.35  # of the smaller region's side, between the middles of two
+AROUND_BOX = 1.6  # times a given box: what is searched for its palm
+MOST_HANDS = 100
 
 
 @dataclass(frozen=True)
@@ -53,288 +40,241 @@ class HandResult:
     """One hand, its joints in the order of skeleton.JOINTS: wrist, thumb, index, … to the tips.
 
     joints_px: on the picture, x and y in pixels, the first pixel's middle being (0, 0). joints_mm:
-    from the wrist on, in the camera's frame (x right, y down, z forward), with the bone length that
-    was given or assumed. wrist_mm: the wrist in that frame where the camera was given; None else.
-    box: x, y of the corner, width and height of what was looked at, in pixels. confidence: of each
-    joint, see HandStudent.
+    from the wrist on, in the camera's frame (x right, y down, z forward), of a usual hand's size or
+    the bone's that was given. confidence: the chance that there is a hand; side_confidence: that it
+    is of this side. box: x, y of the corner, width and height of what was looked at, in pixels.
+    wrist_mm: the wrist in the camera's frame where the camera was given; None else. track: in a
+    video, the hand's number from frame to frame; 0 in a picture.
     """
 
     joints_px: Float[np.ndarray, "21 2"]
     joints_mm: Float[np.ndarray, "21 3"]
     side: Side
-    box: tuple[float, float, float, float]
-    confidence: Float[np.ndarray, " 21"]
+    box: Box
+    confidence: float
+    side_confidence: float
     wrist_mm: Float[np.ndarray, "3"] | None = None
-
-
-class _Look(NamedTuple):
-    """What was said of a place. joints: from the wrist on, in bones, in the picture's camera.
-
-    is_hand: the chance that there is a hand, 1 where no network tells it.
-    """
-
-    place: Place
-    joints: Float[np.ndarray, "21 3"]
-    joints_px: Points
-    confidence: Float[np.ndarray, " 21"]
-    is_hand: float = 1.0
+    track: int = 0
 
     @property
-    def certainty(self) -> float:
-        """That there is a hand, and that its joints are where they were seen."""
-        return self.is_hand * float(self.confidence.mean())
+    def palm_towards_camera(self) -> bool:
+        """Whether the palm, and not the back of the hand, is seen."""
+        x, y = (self.joints_px[[INDEX_MCP, LITTLE_MCP]] - self.joints_px[WRIST]).T
+        turn = x[0] * y[1] - y[0] * x[1]  # > 0: from index to little clockwise on the picture
+        return bool(turn > 0) == (self.side == "left")
 
-    @property
-    def is_found(self) -> bool:
-        return self.is_hand >= IS_HAND and float(self.confidence.mean()) >= FOUND
 
-    @property
-    def own_box(self) -> Box:
-        return Box.of_joints(self.joints_px)
+@dataclass(frozen=True)
+class Thresholds:
+    """What is called a hand: MediaPipe's own numbers."""
+
+    palm: float = 0.5
+    """Least score of a palm in the whole picture."""
+    presence: float = 0.5
+    """Least chance that there is a hand, after a closer look."""
 
 
 class Hand:
-    """A hand student, ready for pictures.
+    """Finds hands in pictures.
 
-        hand = Hand.from_pretrained()  # the student that comes with cmkg
+        hand = Hand.from_pretrained()  # what comes with cmkg
         for one in hand("photograph.jpg"):
             print(one.side, one.joints_px, one.joints_mm)
 
     Args:
-        student: the network, with its bone length and its calibration.
+        networks: of palms and of joints.
+        facts: what its folder says of it.
         bone_mm: what a ruler says of the hands to come, from the middle finger's knuckle to its
-            next joint, the finger bent; None takes the people that the student was trained on.
-        networks: how the student is run, and its companions; None runs it by torch, alone.
+            next joint, the finger bent; None takes a usual hand's.
+        max_hands: of a picture, the surest ones.
+        thresholds: see Thresholds.
+        looks: 1, or 3 that are averaged: more exact, and slower.
 
     Raises:
-        InputError: a student that does not say where on the picture joints are.
+        InputError: a number that cannot be.
     """
 
     def __init__(
-        self, student: HandStudent, bone_mm: float | None = None, networks: Networks | None = None
+        self,
+        networks: Networks,
+        facts: HandFacts,
+        bone_mm: float | None = None,
+        max_hands: int = 4,
+        thresholds: Thresholds | None = None,
+        looks: Literal[1, 3] = 1,
     ) -> None:
-        if student.config.head != "integral":
-            raise InputError(
-                "this student has the pooled head, which does not say where on the picture joints "
-                "are: train one with --head integral"
-            )
-        self.student = student.eval()
-        self.networks = networks or Networks(self.student)
-        own = float(student.net.unit_mm) or student.bone_mm
-        self.bone_mm = own if bone_mm is None else student.unit_of(float(bone_mm))
-        if bone_mm is not None and not 5 < bone_mm < 120:
+        if bone_mm is not None and not BONE_MM[0] < bone_mm < BONE_MM[1]:
             raise InputError(
                 f"bone_mm: expected a finger's first bone, 5 to 120 mm, got {bone_mm:g}"
             )
+        if not 1 <= max_hands <= MOST_HANDS:
+            raise InputError(f"max_hands: expected 1 to {MOST_HANDS}, got {max_hands}")
+        if looks not in (1, 3):
+            raise InputError(f"looks: expected 1 or 3, got {looks!r}")
+        self.networks, self.facts = networks, facts
+        self.bone_mm = facts.bone_mm if bone_mm is None else float(bone_mm)
+        self.max_hands = max_hands
+        self.thresholds = thresholds or Thresholds()
+        for name in ("palm", "presence"):
+            value = getattr(self.thresholds, name)
+            if not 0 <= value <= 1:
+                raise InputError(f"thresholds.{name}: expected 0 to 1, got {value!r}")
+        self.looks = looks
 
     @classmethod
-    def from_pretrained(cls, folder: PathLike = OWN, bone_mm: float | None = None) -> Hand:
-        """The student that comes with cmkg, or of a folder that `cmkg export` wrote.
+    def from_pretrained(cls, folder: PathLike = OWN, **settings: Any) -> Hand:
+        """The networks that come with cmkg, or of a folder that `cmkg adapt` or `export` wrote.
 
-        Run by onnxruntime where the folder has student.onnx, else by torch, as `Hand(student)` is.
+        Args:
+            folder: of the networks.
+            settings: as of Hand: bone_mm, max_hands, thresholds, looks.
 
         Raises:
             InputError: there is none.
         """
-        student = load_student(folder)
-        return cls(student, bone_mm, Networks.of_folder(folder, student))
+        return cls(*read_hand_folder(folder), **settings)
 
     def __call__(
         self,
         pictures: Any,
         *,
-        side: Sides = "auto",
+        side: Side | None = None,
+        known_side: Side | None = None,
         box: Sequence[float] | None = None,
         K: Float[np.ndarray, "3 3"] | None = None,
     ) -> Any:
         """The hands of a picture, the surest first; of several pictures a list of such lists.
 
         Args:
-            pictures: (H, W, 3) uint8 RGB, a path, a list of such, or (N, H, W, 3).
-            side: "right", "left", or both are tried.
+            pictures: (H, W, 3) uint8 RGB, a path, a PIL image, a list of such, or (N, H, W, 3).
+            side: only hands that look like right, or left, ones.
+            known_side: whose hands these are; what they look like does not matter.
             box: x, y, width, height of the one hand's rough box, in pixels; None looks for hands
                 in the whole picture.
-            K: the camera of the pictures, in their pixels; None assumes a usual lens.
+            K: the camera of the pictures, in their pixels: turns the joints into its frame, and
+                gives where the wrist is.
 
         Raises:
-            InputError: a picture, box or camera that is none; the sentence says what was expected.
+            InputError: a picture, box, side or camera that is none; it says what was expected.
         """
         if isinstance(pictures, (list, tuple)) or getattr(pictures, "ndim", 0) == 4:
-            return [self(one, side=side, box=box, K=K) for one in pictures]
+            given: dict[str, Any] = {"side": side, "known_side": known_side, "box": box, "K": K}
+            return [self(one, **given) for one in pictures]
         if isinstance(pictures, (str, Path)):
             picture, scale = read_with_scale(pictures)
             picture = as_picture(picture)
         else:
             picture, scale = as_picture(pictures), 1.0
-        if side not in ("right", "left", "auto"):
-            raise InputError(f"side: expected right, left or auto, got {side!r}")
-        sides: tuple[Side, ...] = ("right", "left") if side == "auto" else (side,)
-        camera = assumed_camera(picture) if K is None else smaller_camera(expect_camera(K), scale)
+        expect_side("side", side)
+        expect_side("known_side", known_side)
+        camera = None if K is None else smaller_camera(expect_camera(K), scale)
         if box is not None:
-            own = smaller_box(expect_box(box), scale)
-            looks = [self.refine(picture, camera, self.ways(own, sides))]
+            regions = self.regions_in(picture, smaller_box(expect_box(box), scale))
+            answers = self.likeliest(picture, regions)
         else:
-            looks = self.find(picture, camera, sides)
-        results = [self._result(look) for look in looks]
-        if K is not None:
-            results = [self._placed(one, camera) for one in results]
-        return [in_file_pixels(one, scale) for one in results]
-
-    def follow(
-        self, picture: Picture, last: HandResult, K: Float[np.ndarray, "3 3"] | None = None
-    ) -> HandResult | None:
-        """The hand of a video's last frame in its next one; None where it is lost.
-
-        Looked for at the box of the last joints alone: the quick way.
-        """
-        camera = assumed_camera(picture) if K is None else K
-        box = Box.of_joints(last.joints_px).loosened()
-        place = Place(box, last.side, self._way_of(last.joints_px))
-        _, is_hand = self.likeliest(picture, camera, [place])
-        (look,) = self.look(picture, camera, [place])
-        if look._replace(is_hand=is_hand).certainty < LOST:
-            return None
-        result = self._result(self._average(picture, camera, look))
-        return result if K is None else self._placed(result, camera)
+            answers = self.find(picture)
+        results = [self.result_of(one, known_side, camera) for one in answers]
+        return [in_file_pixels(one, scale) for one in results if side in (None, one.side)]
 
     # ---- looking ---------------------------------------------------------------------------------
-    def look(
-        self, picture: Picture, K: Float[np.ndarray, "3 3"], places: Sequence[Place]
-    ) -> list[_Look]:
-        """One pass of the student over these places, together."""
-        views = [look_at(picture, place, K, self.student.px) for place in places]
-        seen = self.networks.see(np.stack([view.picture for view in views]))
-        return [
-            _Look(place, view.to_camera(joints - joints[:1]), view.to_picture(uv), confidence)
-            for view, place, joints, uv, confidence in zip(views, places, *seen, strict=True)
-        ]
-
-    def likeliest(
-        self, picture: Picture, K: Float[np.ndarray, "3 3"], places: Sequence[Place]
-    ) -> tuple[Place, float]:
-        """Where a hand of that side is the likeliest, and the chance that there is one of any.
-
-        The mean confidence tells it where no network does; the chance is 1 then.
-        """
-        if self.networks.presence is None:
-            if len(places) == 1:  # nothing to choose
-                return places[0], 1.0
-            looks = self.look(picture, K, places)
-            return max(looks, key=attrgetter("certainty")).place, 1.0
-        views = [look_at(picture, place, K, self.student.px) for place in places]
-        hand, right = self.networks.judge(np.stack([view.picture for view in views]))
-        best = int((hand * right).argmax())
-        return places[best], float(hand[best])
-
-    def refine(
-        self, picture: Picture, K: Float[np.ndarray, "3 3"], places: Sequence[Place]
-    ) -> _Look:
-        """The likeliest of some places, and again what is found there, until that stands still.
-
-        Whose hand it is, is asked again there.
-        """
-        sides = list(dict.fromkeys(place.side for place in places))
-        place, is_hand = self.likeliest(picture, K, places)
-        best = self._settle(picture, K, place)
-        if len(sides) > 1 or self.networks.presence is not None:
-            both = [best.place._replace(side=side) for side in sides]
-            place, is_hand = self.likeliest(picture, K, both)
-            if place.side != best.place.side:
-                best = self._settle(picture, K, place)
-        return self._average(picture, K, best)._replace(is_hand=is_hand)
-
-    def _settle(self, picture: Picture, K: Float[np.ndarray, "3 3"], place: Place) -> _Look:
-        """Looks, and again at what was found, until that stands still.
-
-        The surest look counts: a network that is lost in a box may be more so in its own.
-        """
-        (best,) = (look,) = self.look(picture, K, [place])
-        for _ in range(PASSES - 1):
-            box = look.place.box.towards(look.own_box.loosened())
-            place = Place(box, look.place.side, self._way_of(look.joints_px))
-            if place.agrees(look.place):
+    def find(self, picture: Picture) -> list[Answer]:
+        """The hands of a whole picture, the surest first."""
+        found: list[Answer] = []
+        for palm in self.networks.find_palms(picture, self.thresholds.palm):
+            if len(found) == self.max_hands:
                 break
-            (look,) = self.look(picture, K, [place])
-            best = max(best, look, key=attrgetter("certainty"))
-        return best
+            first = self.networks.look(picture, palm.region)
+            if first.presence < self.thresholds.presence or is_among(first, found):
+                continue
+            answer = self.look_again(picture, first)
+            if answer.presence >= self.thresholds.presence and not is_among(answer, found):
+                found.append(answer)
+        return sorted(found, key=attrgetter("presence"), reverse=True)
 
-    def _average(self, picture: Picture, K: Float[np.ndarray, "3 3"], look: _Look) -> _Look:
-        """The mean of what is said of a place as it is, and turned to both sides."""
-        if not self.student.config.upright:
-            return look
-        turned = [look.place.turned(angle, AVERAGED_ZOOM) for angle in AVERAGED_DEG]
-        looks = [look, *self.look(picture, K, turned)]
-        return look._replace(
-            joints=np.mean([one.joints for one in looks], axis=0),
-            joints_px=np.mean([one.joints_px for one in looks], axis=0),
-            confidence=np.mean([one.confidence for one in looks], axis=0),
+    def look_again(self, picture: Picture, last: Answer) -> Answer:
+        """A hand in the region of its last joints: the mean of `looks` looks."""
+        region = Region.of_joints(last.joints_px)
+        turned = [region.changed(turn) for turn in LOOKS_RAD[: self.looks]]
+        answers = [self.networks.look(picture, one) for one in turned]
+        return Answer(
+            np.mean([one.joints_px for one in answers], axis=0),
+            np.mean([one.joints_mm - one.joints_mm[WRIST] for one in answers], axis=0),
+            float(np.mean([one.presence for one in answers])),
+            float(np.mean([one.right for one in answers])),
         )
 
-    def _way_of(self, joints_px: Points) -> Direction:
-        """What is up for the student where these joints are."""
-        return direction_of(joints_px) if self.student.config.upright else UP
+    def follow(self, picture: Picture, last: HandResult) -> Answer | None:
+        """The hand of a video's last frame in its next one; None where it is lost."""
+        answer = self.networks.look(picture, Region.of_joints(last.joints_px))
+        return answer if answer.presence >= self.thresholds.presence else None
 
-    def ways(self, box: Box, sides: Sequence[Side]) -> list[Place]:
-        """How a hand of unknown direction may lie in a box."""
-        ways = WAYS if self.student.config.upright else (UP,)
-        return [Place(box, side, way) for side in sides for way in ways]
-
-    def find(
-        self, picture: Picture, K: Float[np.ndarray, "3 3"], sides: Sequence[Side]
-    ) -> list[_Look]:
-        """The hands of a whole picture, the surest first; none where nothing is sure enough."""
-        found: list[_Look] = []
-        for places in self._first_places(picture, K, sides):
-            if any(places[0].box.is_same_hand(other.own_box) for other in found):
-                continue
-            refined = self.refine(picture, K, places)
-            is_known = any(refined.own_box.is_same_hand(one.own_box) for one in found)
-            if refined.is_found and not is_known:
-                found.append(refined)
-        return sorted(found, key=attrgetter("certainty"), reverse=True)
-
-    def _first_places(
-        self, picture: Picture, K: Float[np.ndarray, "3 3"], sides: Sequence[Side]
-    ) -> list[list[Place]]:
-        """Of each hand that there may be, the likeliest first, the places to look at."""
-        if self.networks.finder is None:
-            first = [place for box in first_boxes(picture) for place in self.ways(box, sides)]
-            looks = self.look(picture, K, first)
-            looks.sort(key=attrgetter("certainty"), reverse=True)
-            return [
-                [
-                    Place(look.own_box.loosened(), side, self._way_of(look.joints_px))
-                    for side in sides
-                ]
-                for look in looks[:FIRST]
-            ]
-        return [
-            [
-                Place(one.box.loosened(), side, one.towards if self.student.config.upright else UP)
-                for side in sides
-            ]
-            for one in find_candidates(self.networks, picture)[:FIRST]
+    def regions_in(self, picture: Picture, box: Box) -> list[Region]:
+        """Where the one hand of a rough box may be: its palm's region, else all four directions."""
+        x, y, width, height = box
+        side = max(width, height)
+        middle = np.array([x + width / 2, y + height / 2])
+        low = np.floor(middle - AROUND_BOX * side / 2).astype(int).clip(0)
+        high = np.ceil(middle + AROUND_BOX * side / 2).astype(int)
+        part = picture[low[1] : high[1], low[0] : high[0]]
+        whole = Region(float(middle[0]), float(middle[1]), 1.3 * side, 0.0)
+        turned = [whole.changed(turn) for turn in QUARTERS_RAD]
+        if min(part.shape[:2]) < SMALLEST:
+            return turned
+        palms = self.networks.find_palms(np.ascontiguousarray(part), self.thresholds.palm)
+        moved = [
+            one.region._replace(x=one.region.x + low[0], y=one.region.y + low[1]) for one in palms
         ]
+        near = [r for r in moved if np.hypot(r.x - middle[0], r.y - middle[1]) < side / 2]
+        return near[:1] or turned
+
+    def likeliest(self, picture: Picture, regions: Sequence[Region]) -> list[Answer]:
+        """The surest of some regions, looked at again; none where there is no hand."""
+        answers = [self.networks.look(picture, one) for one in regions]
+        best = self.look_again(picture, max(answers, key=attrgetter("presence")))
+        return [best] if best.presence >= self.thresholds.presence else []
 
     # ---- results ---------------------------------------------------------------------------------
-    def _result(self, look: _Look) -> HandResult:
+    def result_of(
+        self, answer: Answer, known_side: Side | None, K: Float[np.ndarray, "3 3"] | None
+    ) -> HandResult:
+        """An answer in the caller's terms."""
+        own: Side = "right" if answer.right >= 0.5 else "left"
+        side = known_side or own
+        joints = answer.joints_mm - answer.joints_mm[WRIST]
+        joints = joints * (self.bone_mm / self.facts.bone_mm)
+        region = Region.of_joints(answer.joints_px)
+        wrist = None
+        if K is not None:
+            # The network sees the hand as if the camera looked at it.
+            ray = np.linalg.solve(K, [region.x, region.y, 1.0])
+            joints = joints @ rotation_to_axis(ray)
+            wrist = place_wrist(joints, answer.joints_px, K, np.ones(21))
         return HandResult(
-            joints_px=look.joints_px,
-            joints_mm=self.bone_mm * look.joints,
-            side=look.place.side,
-            box=look.place.box.corner_and_size(),
-            confidence=look.confidence,
+            joints_px=answer.joints_px,
+            joints_mm=joints,
+            side=side,
+            box=region.corner_and_size(),
+            confidence=answer.presence,
+            side_confidence=1.0 if known_side else max(answer.right, 1 - answer.right),
+            wrist_mm=wrist,
         )
 
-    def _placed(self, result: HandResult, K: Float[np.ndarray, "3 3"]) -> HandResult:
-        wrist = place_wrist(result.joints_mm, result.joints_px, K, result.confidence)
-        return replace(result, wrist_mm=wrist)
+
+def is_among(answer: Answer, others: Sequence[Answer]) -> bool:
+    """Whether a hand is one of those that are there already."""
+    own = Region.of_joints(answer.joints_px)
+    for other in others:
+        region = Region.of_joints(other.joints_px)
+        if np.hypot(own.x - region.x, own.y - region.y) < SAME_HAND * min(own.side, region.side):
+            return True
+    return False
 
 
 # ---- pictures that were decoded smaller ----------------------------------------------------------
 def smaller_box(box: Box, scale: float) -> Box:
     """A box of a file's pixels on the picture, one of whose pixels is `scale` of the file's."""
-    return Box((box.x + 0.5) / scale - 0.5, (box.y + 0.5) / scale - 0.5, box.side / scale)
+    x, y, width, height = box
+    return (x + 0.5) / scale - 0.5, (y + 0.5) / scale - 0.5, width / scale, height / scale
 
 
 def smaller_camera(K: Float[np.ndarray, "3 3"], scale: float) -> Float[np.ndarray, "3 3"]:
@@ -358,16 +298,19 @@ def in_file_pixels(result: HandResult, scale: float) -> HandResult:
 
 # ---- what comes from outside ---------------------------------------------------------------------
 def as_picture(given: Any) -> Shaped[np.ndarray, "h w 3"]:
-    """An array that is a picture.
+    """An array, or a PIL image, that is a picture.
 
     Raises:
         InputError: it is no (H, W, 3) uint8.
     """
-    if isinstance(given, Tensor):
-        given = given.cpu().numpy()
+    module = type(given).__module__
+    if module.startswith("PIL."):
+        given = np.asarray(given.convert("RGB"))
+    elif module.startswith("torch"):
+        given = given.detach().cpu().numpy()
     if not isinstance(given, np.ndarray):
         found = type(given).__name__
-        raise InputError(f"a picture: expected (H, W, 3) uint8, or a path, got {found}")
+        raise InputError(f"a picture: expected (H, W, 3) uint8, a PIL image or a path, got {found}")
     if given.ndim != 3 or given.shape[2] != 3:
         hints = {2: "; grey: give np.stack([grey] * 3, -1)"}
         hint = hints.get(given.ndim, "")
@@ -387,8 +330,18 @@ def as_picture(given: Any) -> Shaped[np.ndarray, "h w 3"]:
     return given
 
 
+def expect_side(name: str, side: Any) -> None:
+    """Refuses what is neither right nor left nor None.
+
+    Raises:
+        InputError: it names the argument.
+    """
+    if side not in (None, "right", "left"):
+        raise InputError(f"{name}: expected right, left or nothing, got {side!r:.40}")
+
+
 def expect_box(box: Sequence[float]) -> Box:
-    """A square around x, y, width, height.
+    """x, y, width, height.
 
     Raises:
         InputError: these are no four finite numbers with a size.
@@ -400,7 +353,7 @@ def expect_box(box: Sequence[float]) -> Box:
     largest = float(np.abs([x, y, width, height]).max())
     if not largest < FAR_PX or min(width, height) < 2:
         raise InputError(f"box: expected finite numbers and 2 pixels a side or more, got {box!r}")
-    return Box.around(x, y, width, height)
+    return x, y, width, height
 
 
 def expect_camera(K: Any) -> Float[np.ndarray, "3 3"]:

@@ -22,10 +22,8 @@ from ...errors import InputError
 from ...runtime.files import PathLike, write_atomically
 from ..datasets.packed import Packed
 from ..network.augment import IMAGENET_MEAN, IMAGENET_STD
-from ..network.finder import FINDER_PX, Finder
 from ..network.hand_student import HandStudent
 from ..network.posenet import NetConfig
-from ..network.presence import PRESENCE_PX, Presence
 from ..stages.fitting import Loader
 from .running import OnnxFile, facts_of
 
@@ -46,45 +44,6 @@ class OfBytes(nn.Module):
     def forward(self, picture: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Normalised."""
         return (picture - self.get_buffer("mean")) / self.get_buffer("std")
-
-
-class OnnxFinder(nn.Module):
-    """The finder: `picture` (1, 3, H, W), sides multiples of 32, to chances and sizes of centres.
-
-    chance (1, H/8, W/8) of a hand's middle; side (1, H/8, W/8) of its box, in pixels;
-    towards (1, 2, H/8, W/8): x and y of the way from the wrist to the middle MCP.
-    """
-
-    def __init__(self, finder: Finder) -> None:
-        super().__init__()
-        self.finder = finder
-        self.normalised = OfBytes()
-
-    def forward(
-        self, picture: Float[Tensor, "1 3 h w"]
-    ) -> tuple[Float[Tensor, "1 h8 w8"], Float[Tensor, "1 h8 w8"], Float[Tensor, "1 2 h8 w8"]]:
-        """chance, side, towards."""
-        maps = self.finder(self.normalised(picture))
-        return maps.centres.sigmoid(), FINDER_PX * maps.size.exp(), maps.towards
-
-
-class OnnxPresence(nn.Module):
-    """`picture` (B, 3, px, px) as the student sees it to chances (B,).
-
-    `hand`: that it shows one; `right`: that it shows a right one, if it does.
-    """
-
-    def __init__(self, presence: Presence) -> None:
-        super().__init__()
-        self.presence = presence
-        self.normalised = OfBytes()
-
-    def forward(
-        self, picture: Float[Tensor, "b 3 px px"]
-    ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-        """hand, right."""
-        odds = self.presence(self.normalised(picture))
-        return odds[:, 0].sigmoid(), odds[:, 1].sigmoid()
 
 
 class OnnxStudent(nn.Module):
@@ -115,35 +74,6 @@ def write_onnx(student: HandStudent, path: PathLike, half: bool = False) -> None
     blank = torch.zeros(2, 3, student.px, student.px)
     axes = {name: {0: "batch"} for name in ("picture", *OUTPUTS)}
     _write(OnnxStudent(student), blank, OUTPUTS, axes, facts_of(student), path, half)
-
-
-def write_finder_onnx(finder: Finder, path: PathLike, half: bool = False) -> None:
-    """Writes the finder, for pictures of any sides that are multiples of 32, atomically.
-
-    Raises:
-        InputError: the extra is not installed.
-    """
-    blank = torch.zeros(1, 3, FINDER_PX, FINDER_PX - 32)
-    axes = {
-        "picture": {2: "height", 3: "width"},
-        "chance": {1: "rows", 2: "columns"},
-        "side": {1: "rows", 2: "columns"},
-        "towards": {2: "rows", 3: "columns"},
-    }
-    facts = {"cmkg": "hand finder", "px": str(FINDER_PX)}
-    _write(OnnxFinder(finder), blank, ("chance", "side", "towards"), axes, facts, path, half)
-
-
-def write_presence_onnx(presence: Presence, path: PathLike, half: bool = False) -> None:
-    """Writes what tells hands from other things, of any batch size, atomically.
-
-    Raises:
-        InputError: the extra is not installed.
-    """
-    blank = torch.zeros(2, 3, PRESENCE_PX, PRESENCE_PX)
-    axes = {name: {0: "batch"} for name in ("picture", "hand", "right")}
-    facts = {"cmkg": "hand presence", "px": str(PRESENCE_PX)}
-    _write(OnnxPresence(presence), blank, ("hand", "right"), axes, facts, path, half)
 
 
 def _write(

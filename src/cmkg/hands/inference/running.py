@@ -1,24 +1,18 @@
-"""What runs the networks: a student by onnxruntime or by torch, its companions by onnxruntime."""
+"""Exported students, run by onnxruntime."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import cv2
 import numpy as np
-import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 
 from ...errors import InputError
 from ...runtime.files import PathLike, first_line, read_file
-from ..network.augment import normalise
-from ..network.finder import Said
 from ..network.hand_student import HandStudent
 from ..skeleton import JOINTS
-from .export_files import FINDER_FILE, PRESENCE_FILE, STUDENT_FILE
 
 MOST_ONNX_BYTES = 1 << 28
 EXPORT_AGAIN = "export it again"
@@ -61,22 +55,6 @@ OPERATIONS = frozenset(
         "Unsqueeze",
     ]
 )
-Pictures = Shaped[np.ndarray, "b px px 3"]
-
-
-class Seen(NamedTuple):
-    """What a student says of pictures: joints in bones, places (sides -1 and 1), confidence."""
-
-    joints: Float[np.ndarray, "b 21 3"]
-    uv: Float[np.ndarray, "b 21 2"]
-    confidence: Float[np.ndarray, "b 21"]
-
-
-class Judgement(NamedTuple):
-    """Chances that pictures show a hand; and a right one, if they do."""
-
-    hand: Float[np.ndarray, " b"]
-    right: Float[np.ndarray, " b"]
 
 
 class OnnxFile:
@@ -216,94 +194,6 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
     raise ValueError("a number of more than ten bytes")
 
 
-class Networks:
-    """A student, and what finds hands for it and tells them from other things, where there is any.
-
-    Args:
-        student: a network; or its file, for onnxruntime: some three times as fast on a core.
-        finder: see network/finder.py.
-        presence: see network/presence.py.
-    """
-
-    def __init__(
-        self,
-        student: HandStudent | OnnxFile,
-        finder: OnnxFile | None = None,
-        presence: OnnxFile | None = None,
-    ) -> None:
-        self.student, self.finder, self.presence = student, finder, presence
-
-    @classmethod
-    def of_folder(cls, folder: PathLike, student: HandStudent) -> Networks:
-        """Those of a folder that `cmkg export` wrote.
-
-        Raises:
-            InputError: a file is no ONNX.
-        """
-        outputs = {
-            STUDENT_FILE: Seen._fields,
-            FINDER_FILE: Said._fields,
-            PRESENCE_FILE: Judgement._fields,
-        }
-        paths = {name: Path(folder) / name for name in outputs}
-        files = {
-            name: OnnxFile(path, outputs[name]) if path.exists() else None
-            for name, path in paths.items()
-        }
-        own = files[STUDENT_FILE]
-        if own is not None:
-            own.expect_facts(facts_of(student))
-        return cls(own or student, files[FINDER_FILE], files[PRESENCE_FILE])
-
-    def see(self, pictures: Pictures) -> Seen:
-        """uint8 RGB of places, as the student sees them."""
-        if isinstance(self.student, OnnxFile):
-            found = self.student(_channels_first(pictures))
-            count = len(pictures)
-            shapes = {"joints": (count, 21, 3), "uv": (count, 21, 2), "confidence": (count, 21)}
-            parts = [_of_shape(self.student, found, name, shapes[name]) for name in shapes]
-        else:
-            parts = _see_by_torch(self.student, pictures)
-        return Seen(*parts)
-
-    def judge(self, pictures: Pictures) -> Judgement:
-        """What such pictures show, whatever joints the student sees in them."""
-        assert self.presence is not None
-        px = _px_of(self.presence)
-        if pictures.shape[1] != px:
-            resized = [cv2.resize(one, (px, px), interpolation=cv2.INTER_AREA) for one in pictures]
-            pictures = np.stack(resized)
-        found = self.presence(_channels_first(pictures))
-        shape = (len(pictures),)
-        return Judgement(*(_of_shape(self.presence, found, n, shape) for n in Judgement._fields))
-
-    def search(self, picture: Shaped[np.ndarray, "h w 3"]) -> Said:
-        """uint8 RGB, its sides multiples of 32."""
-        assert self.finder is not None
-        found = self.finder(_channels_first(picture[None]))
-        return Said(*(found[name][0] for name in Said._fields))
-
-
-def _of_shape(
-    file: OnnxFile, found: Mapping[str, Any], name: str, shape: tuple[int, ...]
-) -> np.ndarray:
-    if found[name].shape != shape:
-        raise InputError(
-            f"{file.path}: its output {name!r} has shape {found[name].shape}, expected {shape}; "
-            f"{EXPORT_AGAIN}"
-        )
-    return np.asarray(found[name], np.float64)
-
-
-def _px_of(file: OnnxFile) -> int:
-    said = file.facts.get("px", "")
-    if not said.isdecimal() or not 8 <= int(said[:9]) <= 1024:
-        raise InputError(
-            f"{file.path}: says px = {said!r:.40}, expected 8 to 1024 pixels; {EXPORT_AGAIN}"
-        )
-    return int(said)
-
-
 def facts_of(student: HandStudent) -> dict[str, str]:
     """What another program needs to know, kept in the file's metadata."""
     unit = float(student.net.unit_mm) or student.bone_mm
@@ -315,16 +205,3 @@ def facts_of(student: HandStudent) -> dict[str, str]:
         "unit_mm": f"{float(student.net.unit_mm):g}",
         "joints": json.dumps(JOINTS),
     }
-
-
-@torch.inference_mode()
-def _see_by_torch(student: HandStudent, pictures: Pictures) -> list[np.ndarray]:
-    device = next(student.parameters()).device
-    x = torch.from_numpy(np.ascontiguousarray(pictures)).to(device).permute(0, 3, 1, 2)
-    pose = student(normalise(x.float() / 255).contiguous(memory_format=torch.channels_last))
-    parts: list[Any] = [pose.joints, pose.uv, student.confidence(pose)]
-    return [part.cpu().double().numpy() for part in parts]
-
-
-def _channels_first(pictures: Shaped[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b 3 h w"]:
-    return np.ascontiguousarray(pictures.transpose(0, 3, 1, 2), np.float32)

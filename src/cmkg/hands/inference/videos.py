@@ -1,4 +1,4 @@
-"""Videos and cameras: frames in, hands followed from frame to frame, an mp4 out."""
+"""Videos and cameras: frames in, an mp4 out."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from types import TracebackType
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 
 from ...errors import InputError
 from ...runtime.files import write_atomically
-from .hand import Hand, HandResult, Sides
-from .seeing import Box, Picture
-from .steady import SteadyHand
+from ...runtime.progress import note
+from ...runtime.quiet import quiet_libraries
+from ..mediapipe.regions import Picture
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 USUAL_HZ = 30.0
+NO_H264 = (
+    "{path}: is MPEG-4, since this OpenCV writes no H.264; browsers do not play it, most players "
+    "do (ffmpeg -i FILE -c:v libx264 NEW converts it)"
+)
 PLAIN_TEXT = re.compile(rb"[\t\n\r -~]+")
-LOOK_EVERY = 30  # frames between two looks for more hands, while some are followed
 
 
 class Video:
@@ -43,7 +46,7 @@ class Video:
         self.is_camera = isinstance(source, int)
         if isinstance(source, Path) and not source.is_file():
             raise InputError(f"{source}: no such file; expected a video")
-        self._capture = cv2.VideoCapture(source) if isinstance(source, int) else _open_file(source)
+        self._capture = _open_camera(source) if isinstance(source, int) else _open_file(source)
         if not self._capture.isOpened():
             what = (
                 "no such camera, or another program has it"
@@ -56,19 +59,21 @@ class Video:
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.count = count if count > 0 and not self.is_camera else None
 
-    def __iter__(self) -> Iterator[Picture]:
-        """The frames, RGB.
+    def __iter__(self) -> Iterator[tuple[Picture, float]]:
+        """The frames, RGB, and their seconds: of a file from its beginning, of a camera by a clock.
 
         Raises:
             InputError: it ends before its last frame, or has none; the camera was unplugged.
         """
-        number = 0
+        number, last = 0, 0.0
         try:
             while True:
-                is_there, frame = self._capture.read()
+                with quiet_libraries():  # FFmpeg's own words on a damaged frame
+                    is_there, frame = self._capture.read()
                 if not is_there:
                     break
-                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                last = max(self._seconds_of(number), last)
+                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), last
                 number += 1
         finally:
             self._capture.release()
@@ -83,6 +88,18 @@ class Video:
                 f"{self.name}: ends after {number} of {self.count} frames; what was read is kept"
             )
 
+    def _seconds_of(self, number: int) -> float:
+        """Of the frame that was read last."""
+        if self.is_camera:
+            return time.monotonic()
+        said = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+        return said if said > 0 else number / self.hz
+
+
+def _open_camera(number: int) -> cv2.VideoCapture:
+    with quiet_libraries():
+        return cv2.VideoCapture(number)
+
 
 def _open_file(path: Path) -> cv2.VideoCapture:
     """A capture of a file, and of nothing that the file or its name points to.
@@ -96,7 +113,8 @@ def _open_file(path: Path) -> cv2.VideoCapture:
     with tempfile.TemporaryDirectory() as home:  # OpenCV dies of a name that is not UTF-8
         plain = Path(home) / f"video{path.suffix if path.suffix.isascii() else ''}"
         plain.symlink_to(path.resolve())
-        return cv2.VideoCapture(f"file:{plain}", cv2.CAP_FFMPEG)
+        with quiet_libraries():
+            return cv2.VideoCapture(f"file:{plain}", cv2.CAP_FFMPEG)
 
 
 class VideoFile:
@@ -125,12 +143,23 @@ class VideoFile:
         """
         height, width = (length - length % 2 for length in frame.shape[:2])
         if self._writer is None:
-            code = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self.partial), code, self.hz, (width, height))
-            if not self._writer.isOpened():
-                raise OSError(5, "could not be written as mp4", str(self.path))
+            self._open((width, height))
+        assert self._writer is not None
         self._writer.write(cv2.cvtColor(frame[:height, :width], cv2.COLOR_RGB2BGR))
         self.frames += 1
+
+    def _open(self, size: tuple[int, int]) -> None:
+        """Begins a file of H.264, which browsers play, or else of MPEG-4."""
+        for name in ("avc1", "mp4v"):
+            code = cv2.VideoWriter.fourcc(*name)
+            with quiet_libraries():
+                writer = cv2.VideoWriter(str(self.partial), code, self.hz, size)
+            if writer.isOpened():
+                if name == "mp4v":
+                    note(NO_H264.format(path=self.path))
+                self._writer = writer
+                return
+        raise OSError(5, "could not be written as mp4", str(self.path))
 
     def __exit__(
         self,
@@ -164,62 +193,3 @@ class VideoFile:
                 "or a quota reached?",
                 str(self.path),
             )
-
-
-class Follower:
-    """The hands of a video, frame by frame: found once, then followed by their last joints.
-
-    Args:
-        hand: the student.
-        hz: frames a second.
-        side: of the hands, see Hand.
-        K: of the camera; None assumes a usual lens.
-        steady: the one-euro filter over time.
-        box: of the one hand in the first frame; None looks for all.
-        is_live: frames come when they come: the time between them is measured.
-    """
-
-    def __init__(
-        self,
-        hand: Hand,
-        hz: float,
-        side: Sides = "auto",
-        K: Float[np.ndarray, "3 3"] | None = None,
-        steady: bool = True,
-        box: Box | None = None,
-        is_live: bool = False,
-    ) -> None:
-        self.hand, self.side, self.K, self.steady = hand, side, K, steady
-        self.seconds = 1 / hz
-        self.is_live, self.last = is_live, 0.0
-        self.box = box  # of the first frame alone: afterwards the hand is looked for everywhere
-        self.frame = 0
-        self.hands: list[tuple[HandResult, SteadyHand]] = []
-
-    def __call__(self, picture: Picture) -> list[HandResult]:
-        """The hands of the next frame."""
-        if self.is_live:
-            now = time.monotonic()
-            self.seconds, self.last = (now - self.last if self.frame else self.seconds), now
-        followed: list[tuple[HandResult, SteadyHand]] = []
-        for last, filters in self.hands:
-            found = self.hand.follow(picture, last, self.K)
-            if found is not None and not _among(found, [one for one, _ in followed]):
-                followed.append((found, filters))
-        if not followed or (self.box is None and self.frame % LOOK_EVERY == 0):
-            first = self.box is not None and self.frame == 0
-            box = self.box.corner_and_size() if first and self.box else None
-            found_now = self.hand(picture, side=self.side, box=box, K=self.K)
-            for found in found_now[: 1 if self.box else None]:
-                if not _among(found, [one for one, _ in followed]):
-                    followed.append((found, SteadyHand.new()))
-        self.hands = followed
-        self.frame += 1
-        if not self.steady:
-            return [found for found, _ in followed]
-        return [filters(found, self.seconds) for found, filters in followed]
-
-
-def _among(result: HandResult, others: list[HandResult]) -> bool:
-    own = Box.of_joints(result.joints_px)
-    return any(own.is_same_hand(Box.of_joints(one.joints_px)) for one in others)

@@ -14,7 +14,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ...runtime.files import PathLike, load_weights, read_json
+from ...runtime.files import PathLike, read_json
+from ...runtime.weight_files import load_weights
 from .augment import normalise
 from .heatmaps import spread_of
 from .pose import Pose

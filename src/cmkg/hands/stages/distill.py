@@ -26,10 +26,11 @@ from ...modules import unwrap
 from ...prior import Prior
 from ...runtime.checks import expect_between, expect_from_zero, expect_positive
 from ...runtime.distributed import Processes, launch, on_first_rank, place_model, wait_for_all
-from ...runtime.files import load_weights, save_weights, write_arrays, write_sealed_json
+from ...runtime.files import write_arrays, write_sealed_json
 from ...runtime.progress import note
 from ...runtime.run_files import read_own_settings
 from ...runtime.runs import Losses, Run
+from ...runtime.weight_files import load_weights, save_weights
 from ...steps import take_step
 from ..datasets.packed import Packed, open_training_set
 from ..network.augment import Augmentation

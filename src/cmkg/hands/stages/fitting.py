@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...runtime.distributed import Processes, expect_divided
-from ...runtime.files import BROKEN, PathLike, load_sealed, read_arrays, save_sealed
+from ...runtime.files import BROKEN, PathLike, read_arrays
 from ...runtime.random import batch_indices, generator
 from ...runtime.runs import Losses, Run
+from ...runtime.weight_files import load_sealed, save_sealed
 from ..datasets.array_files import DiskArray
 from ..datasets.packed import JoinedSets, Packed, TrainingSet
 from ..network.augment import (

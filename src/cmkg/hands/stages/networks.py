@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 import torch
 
 from ...errors import InputError
-from ...runtime.files import PathLike, load_weights
+from ...runtime.files import PathLike
 from ...runtime.run_files import expect_shape, read_own_settings
+from ...runtime.weight_files import load_weights
 from ..datasets.packed import Packed
 from ..network.posenet import NetConfig, PoseNet, pose_net
 from .fitting import convention_matrix

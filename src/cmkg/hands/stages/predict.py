@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
@@ -27,19 +28,23 @@ from ..inference.drawing import draw_hands
 from ..inference.exchange import FORMAT, csv_of, document_of, record_of
 from ..inference.hand import (
     OWN,
+    Box,
     Hand,
-    Sides,
+    Side,
+    Thresholds,
     expect_box,
     in_file_pixels,
     smaller_box,
     smaller_camera,
 )
 from ..inference.pictures import PICTURES, list_files, read_with_scale, write_picture
-from ..inference.seeing import Box
-from ..inference.videos import VIDEOS, Follower, Video, VideoFile
+from ..inference.tracker import Tracker
+from ..inference.videos import VIDEOS, Video, VideoFile
 
+AnySide = Literal["any", "right", "left"]
 RESULT = "hands.json"
 MARKS = (RESULT,)  # of a folder that an earlier prediction wrote
+NAMED = 5  # files without a hand that are printed
 LONGEST_NAME = 120  # bytes; 255 with all that is put behind it is what disks take
 CAMERA = "camera"  # as a path: the first one; camera1 the second
 
@@ -52,11 +57,21 @@ class Predict:
     """Pictures, videos, folders of them; `camera` is the first camera, `camera1` the second, until
     Ctrl-C."""
     weights: str = ""
-    """A folder that `cmkg export` wrote; empty = the student that comes with cmkg."""
+    """A folder that `cmkg adapt` or `cmkg export` wrote; empty = what comes with cmkg."""
     out: str = "hands"
     """Folder for hands.json, hands.csv and the pictures with skeletons."""
-    side: Sides = "auto"
-    """Of the hands; auto tries both."""
+    side: AnySide = "any"
+    """Only hands that look like right, or left, ones."""
+    known_side: AnySide = "any"
+    """Whose hands these are, where it is known: what they look like does not matter then."""
+    max_hands: int = 4
+    """Of a picture, the surest ones."""
+    palm_score: float = 0.5
+    """Least score of a palm in the whole picture."""
+    presence: float = 0.5
+    """Least chance that there is a hand, after a closer look."""
+    looks: Literal[1, 3] = 1
+    """Of pictures: 3 looks at each hand are averaged, more exact and slower."""
     box: str = ""
     """x,y,width,height in pixels: the rough box of the one hand in every picture; empty looks for
     hands in the whole picture."""
@@ -64,11 +79,11 @@ class Predict:
     """fx,fy,cx,cy in pixels: gives where the wrist is, too; empty assumes a usual lens."""
     bone_mm: float = 0.0
     """What a ruler says from the middle finger's knuckle to its next joint, the finger bent; 0
-    takes the people that the student was trained on."""
+    takes a usual hand."""
     overlays: bool = True
     """Write the pictures with skeletons."""
     steady: bool = True
-    """Of videos: joints do not tremble (one-euro filter)."""
+    """Of videos: joints are smoothed over time (one-euro filter)."""
     most_frames: int = 0
     """Of a video or camera; 0 = all."""
 
@@ -85,7 +100,13 @@ def run(config: Predict) -> None:
         InputError: at the end, where files could not be read.
         Stopped: Ctrl-C came before the last file was over; what was found is written.
     """
-    hand = Hand.from_pretrained(config.weights or OWN, config.bone_mm or None)
+    hand = Hand.from_pretrained(
+        config.weights or OWN,
+        bone_mm=config.bone_mm or None,
+        max_hands=config.max_hands,
+        thresholds=Thresholds(config.palm_score, config.presence),
+        looks=config.looks,
+    )
     box = expect_box(numbers_of("--box", config.box)) if config.box else None
     K = camera_of(numbers_of("--camera", config.camera)) if config.camera else None
     sources = list(sources_of(config.paths))
@@ -98,8 +119,9 @@ def run(config: Predict) -> None:
     sources = [one for one in sources if isinstance(one, int) or not lies_in(one, out)]
     out.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
+    without: list[str] = []
     if not (out / RESULT).exists():  # the folder is ours from now on, whatever happens
-        write_json(out / RESULT, document_of(records, hand.bone_mm))
+        write_json(out / RESULT, document_of(records, hand.bone_mm, without))
     failed: list[str] = []
     taken: set[str] = set()
 
@@ -107,12 +129,15 @@ def run(config: Predict) -> None:
         """One file's or camera's hands; those of frames before a mistake are kept, too."""
         name = shown_name(source)
         drawn = out / overlay_name(source, taken)
+        before = len(records)
         try:
             if isinstance(source, Path) and source.suffix.lower() not in VIDEOS:
                 records.extend(of_picture(hand, source, name, drawn, config, box, K))
             else:
                 for record in of_video(hand, source, name, drawn, config, box, K, is_over):
                     records.append(record)
+            if len(records) == before:
+                without.append(name)
         except (InputError, MemoryError, UnicodeError, cv2.error) as error:
             reason = "does not fit into memory" if isinstance(error, MemoryError) else str(error)
             said = reason if name in reason else f"{name}: {reason}"
@@ -134,10 +159,15 @@ def run(config: Predict) -> None:
                 if is_over():
                     break
     finally:
-        write_json(out / RESULT, document_of(records, hand.bone_mm))
+        write_json(out / RESULT, document_of(records, hand.bone_mm, without))
         write_text(out / "hands.csv", csv_of(records))
     hands = f"{len(records)} hand{'' if len(records) == 1 else 's'}"
-    said = f"{out}: {hands} in {done - len(failed)} of {len(sources)} files"
+    seen = done - len(failed)
+    said = f"{out}: {hands} in {max(seen - len(without), 0)} of {len(sources)} files"
+    if without:
+        shown = ", ".join(without[:NAMED])
+        more = f" and {len(without) - NAMED} more" if len(without) > NAMED else ""
+        said += f"; none in {len(without)}: {shown}{more} (all in {RESULT}, without_hands)"
     if done < len(sources):
         raise Stopped(int(signal.SIGINT), f"{said}, the others were not looked at")
     print(printable(said))
@@ -156,12 +186,19 @@ def of_picture(
 ) -> list[dict[str, Any]]:
     """The hands of a picture, in the pixels of its file."""
     picture, scale = read_with_scale(path)
-    smaller = None if box is None else smaller_box(box, scale).corner_and_size()
+    smaller = None if box is None else smaller_box(box, scale)
     camera = None if K is None else smaller_camera(K, scale)
-    results = hand(picture, side=config.side, box=smaller, K=camera)
-    if config.overlays:
-        write_picture(drawn.with_name(f"{drawn.name}.jpg"), draw_hands(picture, results))
-    return [record_of(in_file_pixels(one, scale), name) for one in results]
+    results = hand(
+        picture,
+        side=side_of(config.side),
+        known_side=side_of(config.known_side),
+        box=smaller,
+        K=camera,
+    )
+    overlay = f"{drawn.name}.jpg" if config.overlays else ""
+    if overlay:
+        write_picture(drawn.with_name(overlay), draw_hands(picture, results))
+    return [record_of(in_file_pixels(one, scale), name, overlay=overlay) for one in results]
 
 
 def of_video(
@@ -176,17 +213,26 @@ def of_video(
 ) -> Iterator[dict[str, Any]]:
     """The hands of each frame; a skeleton over each in an mp4."""
     video = Video(source)
-    follow = Follower(hand, video.hz, config.side, K, config.steady, box, video.is_camera)
-    count = min(video.count or config.most_frames, config.most_frames or video.count or 0)
+    track = Tracker(
+        hand,
+        side=side_of(config.side),
+        known_side=side_of(config.known_side),
+        K=K,
+        box=box,
+        steady=config.steady,
+    )
+    overlay = f"{drawn.name}.mp4" if config.overlays else ""
+    frames = min(video.count or config.most_frames, config.most_frames or video.count or 0)
     with (
         VideoFile(drawn.with_name(f"{drawn.name}.mp4"), video.hz) as file,
-        Bar(Path(name).name, count or None, things="frames") as advance,
+        Bar(Path(name).name, frames or None, things="frames") as advance,
     ):
-        for number, frame in enumerate(video):
-            results = follow(frame)
+        for number, (frame, seconds) in enumerate(video):
+            results = track(frame, seconds)
             if config.overlays:
                 file.write(draw_hands(frame, results))
-            yield from (record_of(one, name, number) for one in results)
+            for one in results:
+                yield record_of(one, name, (number, seconds), overlay)
             advance()
             if number + 1 == config.most_frames or is_over():
                 break
@@ -219,6 +265,11 @@ def sources_of(paths: tuple[str, ...]) -> Iterator[Path | int]:
             yield int(number or 0)
         else:
             yield from list_files((path,), PICTURES + VIDEOS)
+
+
+def side_of(given: AnySide) -> Side | None:
+    """As Hand takes it."""
+    return None if given == "any" else given
 
 
 def numbers_of(flag: str, text: str) -> list[float]:
@@ -271,12 +322,14 @@ def shown_name(source: Path | int) -> str:
 
 
 def overlay_name(source: Path | int, taken: set[str]) -> str:
-    """A file's own name, with a number where another file has it already; short enough to grow."""
-    stem = printable(shown_name(Path(source.stem) if isinstance(source, Path) else source))
-    stem = stem.replace("\n", " ").encode()[:LONGEST_NAME].decode("utf-8", "ignore")
-    name, number = stem, 1
-    while name in taken:
-        number += 1
-        name = f"{stem}-{number}"
-    taken.add(name)
-    return name
+    """A file's own name without its ending; with it, and a number, where others have it already."""
+    name = printable(shown_name(Path(source.name) if isinstance(source, Path) else source))
+    name = name.replace("\n", " ")
+    stem = name.rsplit(".", 1)[0] if isinstance(source, Path) else name
+    numbered = (f"{name}-{number}" for number in count(2))
+    for one in chain((stem, name), numbered):
+        short = one.encode()[:LONGEST_NAME].decode("utf-8", "ignore")
+        if short not in taken:
+            break
+    taken.add(short)
+    return short

@@ -14,8 +14,8 @@ import torch
 
 from ...runtime.checks import expect_positive
 from ...runtime.distributed import launch, place_model
-from ...runtime.files import load_weights, save_weights
 from ...runtime.runs import Losses, Run
+from ...runtime.weight_files import load_weights, save_weights
 from ...steps import take_step
 from ..datasets.packed import Packed, open_training_set
 from ..network.augment import Augmentation

@@ -20,9 +20,9 @@ from ...low_rank import LowRankPrior
 from ...prior import Prior, fingerprint
 from ...runtime.checks import expect_at_least_one, expect_between, expect_from_zero
 from ...runtime.distributed import Processes, launch, place_model
-from ...runtime.files import save_weights
 from ...runtime.random import generator
 from ...runtime.runs import Losses, Run
+from ...runtime.weight_files import save_weights
 from ...steps import take_step
 from ..datasets.packed import Packed
 from ..network.augment import Augmentation

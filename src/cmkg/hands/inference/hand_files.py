@@ -1,0 +1,88 @@
+"""A folder with the networks of a Hand: what `cmkg adapt` and `cmkg export` write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...errors import InputError
+from ...runtime.files import PathLike, read_json, write_atomically, write_json
+from ..mediapipe.running import Networks
+from ..mediapipe.tflite_files import TfliteFile
+from .export_files import (
+    FACTS_FILE,
+    HAND_FILES,
+    LANDMARKS_FILE,
+    PALMS_FILE,
+    expect_whole_export,
+    read_own_file,
+    write_manifest,
+)
+
+FORMAT = "cmkg-hand/1"
+BONE_MM = (5.0, 120.0)
+
+
+class HandFacts(NamedTuple):
+    """What a folder says of its networks.
+
+    bone_mm: |middle MCP - middle PIP| of the hands that the network speaks of. base: the name of
+    the network that was taught.
+    """
+
+    bone_mm: float
+    base: str
+
+
+def read_hand_folder(folder: PathLike) -> tuple[Networks, HandFacts]:
+    """The networks of a folder, and its facts.
+
+    Raises:
+        InputError: it holds none, or damaged ones.
+    """
+    home = Path(folder)
+    expect_whole_export(home, HAND_FILES)
+    palms, landmarks = (
+        TfliteFile(read_own_file(home, name, "a network's file"), str(home / name))
+        for name in (PALMS_FILE, LANDMARKS_FILE)
+    )
+    return Networks(palms, landmarks), read_facts(home)
+
+
+def read_facts(folder: PathLike) -> HandFacts:
+    """hand.json of a folder.
+
+    Raises:
+        InputError: it is none.
+    """
+    path = Path(folder) / FACTS_FILE
+    held = read_json(path, "a hand's facts")
+    facts: dict[str, Any] = held if isinstance(held, dict) else {}
+    bone, base = facts.get("bone_mm"), facts.get("base")
+    is_sane = isinstance(bone, (int, float)) and BONE_MM[0] < bone < BONE_MM[1]
+    if not is_sane or not isinstance(base, str) or bone is None:
+        raise InputError(
+            f"{path}: expected bone_mm from 5 to 120 and the base's name, found {held!r:.80}"
+        )
+    return HandFacts(float(bone), base)
+
+
+def write_hand_folder(folder: PathLike, landmarks: bytes, palms: bytes, facts: HandFacts) -> None:
+    """Writes the files, and the manifest that makes them whole, last."""
+    home = Path(folder)
+    home.mkdir(parents=True, exist_ok=True)
+    for name, data in ((LANDMARKS_FILE, landmarks), (PALMS_FILE, palms)):
+        write_atomically(home / name, bytes_writer(data))
+    write_json(home / FACTS_FILE, {"format": FORMAT, **facts._asdict()})
+    write_manifest(home)
+
+
+def bytes_writer(data: bytes) -> Callable[[Path], object]:
+    """What write_atomically takes, of bytes."""
+    return partial(_write_bytes, data)
+
+
+def _write_bytes(data: bytes, path: Path) -> None:
+    path.write_bytes(data)

@@ -1,0 +1,141 @@
+"""Tracker: the hands of a video or camera, frame by frame."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ...errors import InputError
+from ..mediapipe.running import Answer
+from .hand import (
+    Box,
+    Hand,
+    HandResult,
+    Side,
+    as_picture,
+    expect_box,
+    expect_camera,
+    expect_side,
+    is_among,
+)
+from .steady import SteadyHand
+
+SIDE_MEMORY = 0.9  # of a hand's chance to be a right one, from frame to frame
+LONGEST_GAP_S = 1.0  # after which the filters begin anew
+
+
+@dataclass
+class _Track:
+    """A hand that is followed. right: its smoothed chance to be a right one."""
+
+    number: int
+    last: HandResult
+    right: float
+    filters: SteadyHand = field(default_factory=SteadyHand.new)
+
+
+class Tracker:
+    """Follows hands: found once, then looked for where their last joints were.
+
+        track = Tracker(Hand.from_pretrained())
+        for picture, seconds in camera:
+            for hand in track(picture, seconds):
+                print(hand.track, hand.side, hand.joints_px)
+
+    Args:
+        hand: its networks, thresholds and how many hands.
+        side, known_side, K: as of Hand's call.
+        box: of the one hand in the first frame; None looks for all.
+        steady: the one-euro filter over time.
+        search_every: frames between two looks for more hands, while some are followed.
+
+    Raises:
+        InputError: a side, box or camera that is none.
+    """
+
+    def __init__(
+        self,
+        hand: Hand,
+        *,
+        side: Side | None = None,
+        known_side: Side | None = None,
+        K: Float[np.ndarray, "3 3"] | None = None,
+        box: Box | None = None,
+        steady: bool = True,
+        search_every: int = 10,
+    ) -> None:
+        expect_side("side", side)
+        expect_side("known_side", known_side)
+        if search_every < 1:
+            raise InputError(f"search_every: expected 1 frame or more, got {search_every}")
+        self.hand, self.side, self.known_side = hand, side, known_side
+        self.K = None if K is None else expect_camera(K)
+        self.box = None if box is None else expect_box(box)
+        self.steady, self.search_every = steady, search_every
+        self.frame, self.tracks, self._count = 0, list[_Track](), 0
+        self._seconds: float | None = None
+
+    def __call__(self, picture: Any, seconds: float | None = None) -> list[HandResult]:
+        """The hands of the next frame.
+
+        Args:
+            picture: (H, W, 3) uint8 RGB, or a PIL image.
+            seconds: when it was taken, on any clock that does not go back; None: now.
+
+        Raises:
+            InputError: it is no picture, or its time is before the last one's.
+        """
+        seen = as_picture(picture)
+        passed = self._passed(time.monotonic() if seconds is None else float(seconds))
+        answers: list[Answer] = []
+        kept: list[tuple[_Track, Answer]] = []
+        for track in self.tracks:
+            answer = self.hand.follow(seen, track.last)
+            if answer is not None and not is_among(answer, answers):
+                kept.append((track, answer))
+                answers.append(answer)
+        is_turn = self.frame % self.search_every == 0 and len(kept) < self.hand.max_hands
+        if not kept or (is_turn and self.box is None):
+            for answer in self._search(seen)[: self.hand.max_hands - len(kept)]:
+                if not is_among(answer, answers):
+                    kept.append((self._new(answer), answer))
+                    answers.append(answer)
+        self.frame += 1
+        self.tracks = [track for track, _ in kept]
+        results = [self._result(track, answer, passed) for track, answer in kept]
+        return [one for one in results if self.side in (None, one.side)]
+
+    def _passed(self, seconds: float) -> float:
+        """Since the last frame."""
+        last, self._seconds = self._seconds, seconds
+        if last is None:
+            return 0.0
+        if not seconds >= last:
+            raise InputError(f"seconds: {seconds} is before the last frame's {last}")
+        return seconds - last
+
+    def _search(self, picture: np.ndarray) -> list[Answer]:
+        if self.box is not None and self.frame == 0:
+            return self.hand.likeliest(picture, self.hand.regions_in(picture, self.box))
+        found = self.hand.find(picture)
+        return found[:1] if self.box is not None else found
+
+    def _new(self, answer: Answer) -> _Track:
+        self._count += 1
+        result = self.hand.result_of(answer, self.known_side, self.K)
+        return _Track(self._count, result, answer.right)
+
+    def _result(self, track: _Track, answer: Answer, passed: float) -> HandResult:
+        track.right = SIDE_MEMORY * track.right + (1 - SIDE_MEMORY) * answer.right
+        own = answer._replace(right=track.right)
+        result = self.hand.result_of(own, self.known_side, self.K)
+        track.last = replace(result, track=track.number)
+        if not self.steady:
+            return track.last
+        if passed > LONGEST_GAP_S:
+            track.filters = SteadyHand.new()
+        return track.filters(track.last, passed)

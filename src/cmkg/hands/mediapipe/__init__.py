@@ -1,0 +1,1 @@
+"""MediaPipe's hand networks: read from their files, taught, and written back."""

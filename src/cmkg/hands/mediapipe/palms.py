@@ -1,0 +1,116 @@
+"""Palms in a whole picture: what the palm network's 2016 anchors say, as regions.
+
+Facts from MediaPipe's public graph palm_detection_cpu: SSD anchors of strides 8, 16, 16, 16 and one
+size; scores' sigmoid; weighted non-maximum suppression.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+
+from .regions import Picture, Region
+
+PX = 192  # of the palm network's picture
+STRIDES = (8, 16, 16, 16)
+ANCHORS_A_CELL = 2  # for each of these
+LARGEST_LOGIT = 100.0
+SAME_PALM = 0.3  # intersection over union
+WRIST, MIDDLE_MCP = 0, 2  # of the seven key points
+
+
+class Palm(NamedTuple):
+    """A palm: its score from 0 to 1, and the region of its hand, in the picture's pixels."""
+
+    score: float
+    region: Region
+
+
+class Letterbox(NamedTuple):
+    """The picture within a square: `scale` of its pixels to one there, and the margins there."""
+
+    picture: Picture
+    scale: float
+    left: float
+    top: float
+
+
+def letterbox(picture: Picture, px: int = PX) -> Letterbox:
+    """The picture with its longer side px pixels, in the middle of a black square."""
+    height, width = picture.shape[:2]
+    scale = max(height, width) / px
+    rows, columns = max(round(height / scale), 1), max(round(width / scale), 1)
+    method = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
+    small = cv2.resize(picture, (columns, rows), interpolation=method)
+    square = np.zeros((px, px, 3), np.uint8)
+    top, left = (px - rows) // 2, (px - columns) // 2
+    square[top : top + rows, left : left + columns] = small
+    return Letterbox(square, scale, left, top)
+
+
+@cache
+def anchors() -> Float[np.ndarray, "2016 2"]:
+    """The middles of the cells that the network's rows belong to, in pixels."""
+    parts = []
+    for stride in sorted(set(STRIDES)):
+        count = ANCHORS_A_CELL * STRIDES.count(stride)
+        steps = (np.arange(PX // stride) + 0.5) * stride
+        y, x = np.meshgrid(steps, steps, indexing="ij")
+        parts.append(np.stack([x.ravel(), y.ravel()], 1).repeat(count, 0))
+    return np.concatenate(parts)
+
+
+def palms_of(
+    boxes: Float[np.ndarray, "2016 18"],
+    scores: Float[np.ndarray, " 2016"],
+    place: Letterbox,
+    least_score: float,
+) -> list[Palm]:
+    """The palms of a picture, the surest first.
+
+    Args:
+        boxes, scores: the network's answer on `place.picture`.
+        place: where the picture is in it.
+        least_score: of a palm, 0 to 1.
+    """
+    chance = 1 / (1 + np.exp(-np.clip(scores, -LARGEST_LOGIT, LARGEST_LOGIT)))
+    sure = np.flatnonzero(chance >= least_score)
+    found = boxes[sure].astype(np.float64).reshape(-1, 9, 2)  # middle, size, 7 key points
+    found[:, [0, *range(2, 9)]] += anchors()[sure][:, None]
+    return [
+        Palm(score, _region_of(one, place)) for score, one in _merged(found, chance[sure]) if score
+    ]
+
+
+def _region_of(found: Float[np.ndarray, "9 2"], place: Letterbox) -> Region:
+    points = (found - [place.left, place.top]) * place.scale - 0.5
+    width, height = found[1] * place.scale
+    keys = points[2:]
+    box = float(points[0, 0]), float(points[0, 1]), float(width), float(height)
+    return Region.of_palm(box, keys[WRIST], keys[MIDDLE_MCP])
+
+
+def _merged(
+    found: Float[np.ndarray, "n 9 2"], scores: Float[np.ndarray, " n"]
+) -> list[tuple[float, Float[np.ndarray, "9 2"]]]:
+    """Weighted non-maximum suppression: each group of overlapping boxes becomes its mean."""
+    low, high = found[:, 0] - found[:, 1] / 2, found[:, 0] + found[:, 1] / 2
+    area = found[:, 1].clip(0).prod(1)
+    left = np.argsort(-scores, kind="stable")
+    merged = []
+    while len(left):
+        first = left[0]
+        shared = (np.minimum(high[first], high[left]) - np.maximum(low[first], low[left])).clip(0)
+        overlap = shared.prod(1)
+        union = area[first] + area[left] - overlap
+        is_same = overlap > SAME_PALM * np.maximum(union, 1e-9)
+        is_same[0] = True
+        group = left[is_same]
+        weights = scores[group] / scores[group].sum()
+        merged.append((float(scores[first]), np.einsum("n,nij->ij", weights, found[group])))
+        left = left[~is_same]
+    return merged

@@ -1,0 +1,121 @@
+"""How well hands are found in whole pictures: beside labels, or beside nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ..inference.hand import Hand, HandResult
+from ..metrics import procrustes
+from ..skeleton import WRIST
+from .frames import FROM_AFAR, Frames
+from .regions import Region
+
+SAME_HAND = 0.5  # of the label's region, between the middles
+GOOD = 0.25  # of the hand's extent: the largest mean distance of a good skeleton
+
+
+class Answers(NamedTuple):
+    """What was found of each labelled hand; nan where nothing was.
+
+    joints_mm: from the wrist on. extents_px: of the labels' joints, the longer side.
+    """
+
+    joints_px: Float[np.ndarray, "n 21 2"]
+    joints_mm: Float[np.ndarray, "n 21 3"]
+    is_right: Bool[np.ndarray, " n"]
+
+
+class Scores(NamedTuple):
+    """Means over the hands that were found. found, side: shares of all hands.
+
+    px_percent: mean distance on the picture, in per cent of the hand's extent.
+    """
+
+    hands: int
+    found: float
+    side: float
+    epe_mm: float
+    procrustes_mm: float
+    px_percent: float
+
+    def sentence(self) -> str:
+        """For a person."""
+        return (
+            f"{self.epe_mm:.1f} mm, {self.procrustes_mm:.1f} after Procrustes, "
+            f"{self.px_percent:.1f} % of the hand on the picture; found {100 * self.found:.0f} %, "
+            f"right side {100 * self.side:.0f} %"
+        )
+
+
+def find_in_frames(
+    hand: Hand, frames: Frames, advance: Callable[[], None] = lambda: None
+) -> Answers:
+    """Every frame's hand, found by itself in the whole picture."""
+    joints_px = np.full((len(frames), 21, 2), np.nan)
+    joints_mm = np.full((len(frames), 21, 3), np.nan)
+    is_right = np.zeros(len(frames), bool)
+    for number in range(len(frames)):
+        K = frames.K[number]
+        camera = None if K[0, 0] == FROM_AFAR[0, 0] else K
+        found = hand(frames.pictures[number], K=camera)
+        best = nearest(found, frames.joints_px[number])
+        if best is not None:
+            joints_px[number], joints_mm[number] = best.joints_px, best.joints_mm
+            is_right[number] = best.side == "right"
+        advance()
+    return Answers(joints_px, joints_mm, is_right)
+
+
+def nearest(found: list[HandResult], joints_px: Float[np.ndarray, "21 2"]) -> HandResult | None:
+    """The hand at a label's place; None where there is none."""
+    label = Region.of_joints(joints_px)
+    near: list[tuple[float, Any]] = []
+    for one in found:
+        region = Region.of_joints(one.joints_px)
+        off = float(np.hypot(region.x - label.x, region.y - label.y)) / label.side
+        near.append((off, one))
+    near = sorted((pair for pair in near if pair[0] < SAME_HAND), key=lambda pair: pair[0])
+    return near[0][1] if near else None
+
+
+def extents(joints_px: Float[np.ndarray, "n 21 2"]) -> Float[np.ndarray, " n"]:
+    """The longer side of each hand's box, in pixels."""
+    return (joints_px.max(1) - joints_px.min(1)).max(1)
+
+
+def errors_of(answers: Answers, frames: Frames) -> dict[str, Float[np.ndarray, " n"]]:
+    """{"mm", "procrustes_mm", "px_percent"} of each hand; nan where it was not found."""
+    truth = frames.joints_mm - frames.joints_mm[:, WRIST : WRIST + 1]
+    said = answers.joints_mm - answers.joints_mm[:, WRIST : WRIST + 1]
+    seen = np.isfinite(said).all((1, 2))
+    fitted = np.full_like(said, np.nan)
+    fitted[seen] = procrustes(said[seen], truth[seen])
+    off = np.linalg.norm(answers.joints_px - frames.joints_px, axis=2).mean(1)
+    return {
+        "mm": np.linalg.norm(said - truth, axis=2).mean(1),
+        "procrustes_mm": np.linalg.norm(fitted - truth, axis=2).mean(1),
+        "px_percent": 100 * off / np.maximum(extents(frames.joints_px), 1.0),
+    }
+
+
+def score(answers: Answers, frames: Frames) -> Scores:
+    """The means."""
+    errors = errors_of(answers, frames)
+    found = np.isfinite(answers.joints_mm).all((1, 2))
+    is_side = found & (answers.is_right == frames.is_right)
+    means = {
+        name: float(np.nanmean(one)) if found.any() else float("nan")
+        for name, one in errors.items()
+    }
+    return Scores(
+        hands=len(frames),
+        found=float(found.mean()),
+        side=float(is_side.mean()),
+        epe_mm=means["mm"],
+        procrustes_mm=means["procrustes_mm"],
+        px_percent=means["px_percent"],
+    )

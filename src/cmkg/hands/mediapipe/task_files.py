@@ -1,0 +1,125 @@
+"""MediaPipe's .task bundles: of the two networks, or with a taught network in place of one.
+
+A bundle is a zip file whose members are stored, not deflated, so that they are mapped from disk
+where they lie: the weights are changed in place, with the two checksums that zip keeps of them.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+import zlib
+
+from ...errors import InputError
+from .tflite_files import HEADS, MOST_BYTES, TfliteFile, Weights, expect_same_graph
+
+MOST_MEMBERS = 100
+PALMS_MEMBER, LANDMARKS_MEMBER = "hand_detector.tflite", "hand_landmarks_detector.tflite"
+ALIGNMENT, ALIGNMENT_EXTRA, EXTRA_HEADER = 16, 0xD935, 4  # zip's field for bytes that align
+LOCAL_HEADER, LOCAL_CRC = 30, 14  # bytes of a member's own header; where its checksum is in it
+CENTRAL_HEADER, CENTRAL_CRC, CENTRAL_SIGNATURE = 46, 16, b"PK\x01\x02"
+CRC_FOLLOWS = 0x8  # flag: the checksum stands behind the data
+
+
+def bundle_of(palms: bytes, landmarks: bytes) -> bytes:
+    """A bundle that MediaPipe's HandLandmarker takes, of its two networks' files.
+
+    Stored, each member beginning at a multiple of ALIGNMENT; the same files give the same bundle.
+    """
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in ((PALMS_MEMBER, palms), (LANDMARKS_MEMBER, landmarks)):
+            member = zipfile.ZipInfo(name)
+            begin = held.tell() + LOCAL_HEADER + len(name) + EXTRA_HEADER
+            padding = -begin % ALIGNMENT
+            member.extra = struct.pack("<HH", ALIGNMENT_EXTRA, padding) + bytes(padding)
+            archive.writestr(member, data)
+    return held.getvalue()
+
+
+def with_taught_network(bundle: bytes, name: str, taught: TfliteFile, weights: Weights) -> bytes:
+    """A bundle with other weights in its landmark network.
+
+    Args:
+        bundle: the bytes of a .task file.
+        name: what sentences call it.
+        taught: the file that was taught: the bundle's network must have its graph.
+        weights: {layer.weight: numbers}.
+
+    Raises:
+        InputError: it is no such bundle, or its network is another one; it says where it differs.
+    """
+    members = _members(bundle, name)
+    candidates = [one for one in members if one.filename.endswith(".tflite")]
+    if not candidates:
+        held = ", ".join(one.filename for one in members) or "nothing"
+        raise InputError(f"{name}: expected a bundle with .tflite files inside, it holds {held}")
+    refused: InputError | None = None
+    for member in candidates:
+        start = _data_start(bundle, member, name)
+        data = bundle[start : start + member.file_size]
+        file = TfliteFile(data, f"{name}: {member.filename}")
+        if len(file.outputs) != len(HEADS):
+            continue  # the palms'
+        try:
+            expect_same_graph(file, taught)
+        except InputError as error:
+            refused = error
+            continue
+        return _patched(bundle, member, start, file.with_weights(weights), name)
+    raise refused or InputError(
+        f"{name}: holds no hand landmark network; expected MediaPipe's hand_landmarker.task"
+    )
+
+
+def _members(bundle: bytes, name: str) -> list[zipfile.ZipInfo]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(bundle)) as held:
+            members = held.infolist()
+    except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError) as error:
+        raise InputError(f"{name}: expected a .task bundle (a zip file): {error}") from None
+    if len(members) > MOST_MEMBERS:
+        raise InputError(f"{name}: expected MediaPipe's bundle, it holds {len(members)} files")
+    return members
+
+
+def _data_start(bundle: bytes, member: zipfile.ZipInfo, name: str) -> int:
+    """Where a member's bytes begin."""
+    header = bundle[member.header_offset : member.header_offset + LOCAL_HEADER]
+    is_stored = member.compress_type == zipfile.ZIP_STORED
+    if len(header) < LOCAL_HEADER or not is_stored or member.flag_bits & CRC_FOLLOWS:
+        raise InputError(
+            f"{name}: {member.filename} is packed in another way than MediaPipe packs its bundles "
+            "(stored); give the bundle as it was downloaded"
+        )
+    names, extra = struct.unpack_from("<HH", header, 26)
+    start = member.header_offset + LOCAL_HEADER + names + extra
+    if member.file_size > MOST_BYTES or start + member.file_size > len(bundle):
+        raise InputError(f"{name}: {member.filename} is cut short or too large; copy it again")
+    return start
+
+
+def _patched(bundle: bytes, member: zipfile.ZipInfo, start: int, data: bytes, name: str) -> bytes:
+    found = bytearray(bundle)
+    found[start : start + len(data)] = data
+    checksum = zlib.crc32(data)
+    struct.pack_into("<I", found, member.header_offset + LOCAL_CRC, checksum)
+    struct.pack_into("<I", found, _central_entry(bundle, member, name) + CENTRAL_CRC, checksum)
+    with zipfile.ZipFile(io.BytesIO(found)) as held:
+        if held.testzip() is not None:
+            raise InputError(f"{name}: could not be written again; give it as it was downloaded")
+    return bytes(found)
+
+
+def _central_entry(bundle: bytes, member: zipfile.ZipInfo, name: str) -> int:
+    """Where the directory at the bundle's end has its entry of a member."""
+    with zipfile.ZipFile(io.BytesIO(bundle)) as held:
+        at: int = held.start_dir
+    while bundle[at : at + 4] == CENTRAL_SIGNATURE:
+        names, extra, comment = struct.unpack_from("<HHH", bundle, at + 28)
+        (offset,) = struct.unpack_from("<I", bundle, at + 42)
+        if offset == member.header_offset:
+            return at
+        at += CENTRAL_HEADER + names + extra + comment
+    raise InputError(f"{name}: its directory does not name {member.filename}; copy it again")
