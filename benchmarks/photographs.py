@@ -4,10 +4,10 @@
 
 FOLDER of --real-hands: photographs with 3D joints, which nobody here was trained on
 (datasets/real_hands.py). Of --open: folders of photographs without labels, every one with a hand.
-PYTHON: an interpreter that has mediapipe 0.10.21 (its networks are inside its wheel). --adapted:
-five folders of `cmkg adapt`, the i-th adapted without the i-th fifth and judged on that one.
+PYTHON: an interpreter that has mediapipe 0.10.21 (its networks are inside its wheel). --adapting
+adds what `studies/adapting.py` measured, in the labels' own millimetres and with their camera.
 
-Every method gets whole pictures and no camera. Measured:
+Every method here gets whole pictures and no camera. Measured:
 
     mm              mean error from the wrist on; each method's mean bones are brought to the set's
                     on frames 0 to 359, for all alike, since annotators differ in where a joint is
@@ -227,28 +227,20 @@ def summary_of(said, sets, places, truth, open_sets):
     }
 
 
-def adapted_errors(folders, folder, frames):
-    """Each fifth by the network that was adapted without it, found in whole pictures."""
-    places = {str(n): frames.joints_px[n] for n in range(len(frames))}
-    hands = {}
-    for fifth, own in enumerate(folders):
-        hand = Hand.from_pretrained(own)
-        for number in range(fifth * FIFTH, min((fifth + 1) * FIFTH, len(frames))):
-            found = hand(folder.color(number), K=frames.K[number])
-            hands[str(number)] = [
-                {"px": one.joints_px, "mm": one.joints_mm, "side": one.side} for one in found
-            ]
-    said = {"hands": hands}
-    joints = joints_of(said, list(places), places)
-    truth = frames.joints_mm - frames.joints_mm[:, :1]
-    aligned = np.full_like(joints, np.nan)
-    seen = np.isfinite(joints).all((1, 2))
-    aligned[seen] = procrustes(joints[seen], truth[seen])
-    errors = {"mm": joints, "Procrustes": aligned}
-    found = {name: np.linalg.norm(one - truth, axis=2).mean(1) for name, one in errors.items()}
+def adapted_row(path, count):
+    """The row of `studies/adapting.py`: each fifth by a network that learned from the others."""
+    fifths = json.loads(Path(path).read_text())["rows"]["plain"]
+    order = [fifths[key] for key in sorted(fifths)]
+
+    def errors(key):
+        return {"all": mean([one[key] for one in order]), "fifths": [one[key] for one in order]}
+
+    shares = {
+        key: round(count * float(np.mean([o[key] for o in order]))) for key in ("found", "side")
+    }
     return {
-        "mm": {name: by_fifths(one) for name, one in found.items()},
-        "photographs": on_the_picture(said, list(places), places),
+        "mm": {"mm": errors("mm"), "Procrustes": errors("procrustes_mm")},
+        "photographs": shares | {"px_percent": errors("px_percent")["all"]},
     }
 
 
@@ -258,7 +250,7 @@ def main():
     parser.add_argument("--open", nargs="*", default=())
     parser.add_argument("--weights", nargs="*", default=(f"cmkg={OWN}",), help="NAME=FOLDER …")
     parser.add_argument("--mediapipe", default="")
-    parser.add_argument("--adapted", nargs=5, default=())
+    parser.add_argument("--adapting", default="", help="adapting.json of studies/adapting.py")
     parser.add_argument("--out", default="runs/photographs")
     given = parser.parse_args()
     folder = Folder(given.real_hands, ALL)
@@ -296,9 +288,8 @@ def main():
             said = run_method(command, asked, home)
             table[name] = summary_of(said, sets, places, frames.joints_mm, open_sets)
             print(name, json.dumps(table[name]["mm"]), flush=True)
-    if given.adapted:
-        table["adapted"] = adapted_errors(given.adapted, folder, frames)
-        print("adapted", json.dumps(table["adapted"]))
+    if given.adapting:
+        table["adapted"] = adapted_row(given.adapting, len(frames))
     facts = {"photographs": len(frames), "without": WITHOUT, "processor": describe_processor()}
     write_json(out / "photographs.json", facts | {"methods": table})
 

@@ -32,7 +32,6 @@ import torch
 
 from cmkg.hands.datasets.folder import ALL, Folder
 from cmkg.hands.datasets.packed import Packed
-from cmkg.hands.experiments.adapt import MIDDLE_BONE
 from cmkg.hands.inference.export_files import LANDMARKS_FILE, PALMS_FILE
 from cmkg.hands.inference.hand import OWN, Hand
 from cmkg.hands.inference.hand_files import HandFacts
@@ -81,7 +80,7 @@ class Setting(NamedTuple):
 def settings_of(part: str) -> list[Setting]:
     """All trainings of a part."""
     if part == "rows":
-        rows = ("plain", "ridge", "decay", "frozen", "rendered")
+        rows = ("plain", "ridge", "rendered", "decay", "frozen")
         return [Setting(row, fifth) for row in rows for fifth in range(FIFTHS)]
     if part == "curve":
         return [Setting("plain", draw, labels, draw) for labels in CURVE for draw in range(DRAWS)]
@@ -157,8 +156,7 @@ def train(setting: Setting, weights: str, root: str, rendered: str) -> dict[str,
     frames = changed(all_frames(root), setting.kind)
     own, held_out = split_of(frames, setting)
     start = TfliteNetwork.open(Path(weights) / LANDMARKS_FILE)
-    bone_mm = float(own.bones()[:, MIDDLE_BONE].mean())
-    score = partial(score_network, weights=weights, bone_mm=bone_mm)
+    score = partial(score_network, weights=weights)
     found: dict[str, Any] = {"labels": len(own)}
     if setting.row == "ridge":
         taught = last_layer_by_ridge(start, own)
@@ -194,15 +192,13 @@ def recipe_of(setting: Setting) -> Recipe:
     return replace(recipe, frozen=20) if setting.row == "frozen" else recipe
 
 
-def score_network(
-    network: TfliteNetwork, frames: Frames, weights: str, bone_mm: float
-) -> dict[str, Any]:
+def score_network(network: TfliteNetwork, frames: Frames, weights: str) -> dict[str, Any]:
     """Errors of each frame, found by itself in the whole picture."""
     from cmkg.hands.mediapipe.tflite_files import TfliteFile
 
     palms = TfliteFile.open(Path(weights) / PALMS_FILE)
     networks = Networks(palms, TfliteFile(network.tflite_bytes()))
-    hand = Hand(networks, HandFacts(bone_mm, "study"))
+    hand = Hand(networks, HandFacts(45.0, "study"))
     answers = find_in_frames(hand, frames)
     found: dict[str, Any] = {
         name: np.round(one, 3).tolist() for name, one in errors_of(answers, frames).items()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cmkg import in_own_units, in_plain_units
+from cmkg import Prior, in_own_units, in_plain_units
 from cmkg.errors import InputError
 from cmkg.own_units import unit_of
 
@@ -88,3 +88,15 @@ def test_tied_and_parametrized_weights_are_refused_and_frozen_ones_stay():
     model[0].requires_grad_(False)
     in_own_units(model)
     assert {name for name, _ in model[0].named_parameters()} == {"weight", "bias"}
+
+
+def test_a_prior_is_in_these_units_too():
+    """By hand: phi times |delta|, whatever size a channel has."""
+    model = in_own_units(folded_network())
+    prior = Prior.constant(model, 0.5, p=1)
+    with torch.no_grad():
+        for delta in model.parameters():
+            delta.fill_(0.2)
+    count = sum(delta.numel() for name, delta in model.named_parameters() if name in prior.phi)
+    assert count
+    assert float(prior.penalty(model)) == pytest.approx(0.5 * 0.2 * count)

@@ -9,7 +9,7 @@ $python -m build -q --outdir dist . 2>&1 | grep -v WARNING || true
 ls -l dist
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
-cp docs/hand.jpg "$place"
+cp src/cmkg/hands/page/sample.jpg "$place/hand.jpg"
 $python -m venv "$place/clean"
 "$place/clean/bin/pip" install -q --disable-pip-version-check -c constraints.txt dist/*.whl
 (
@@ -23,6 +23,11 @@ import json
 assert len(hand["joints_px"]) == 21, hand
 print(f"predicted from the wheel: a {hand['side']} hand")
 PYTHON
+  if clean/bin/python -c 'import torch' 2>/dev/null; then echo "predicting installs torch" >&2; exit 1; fi
+  clean/bin/python -c 'from cmkg import distill' 2>&1 | grep -q "cmkg.distill needs torch" || { echo "no sentence without torch" >&2; exit 1; }
+  size=$(du -sm clean/lib/python*/site-packages | cut -f1)
+  echo "what predicting needs: $size MB"
+  test "$size" -lt 500
 )
 "$place/clean/bin/pip" install -q --disable-pip-version-check --force-reinstall --no-deps dist/*.tar.gz
 (cd "$place" && clean/bin/cmkg predict hand.jpg --out again && cmp hands/hands.json again/hands.json)

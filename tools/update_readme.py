@@ -429,7 +429,9 @@ def adapting_rows_block(held):
         order = [fifths[key] for key in sorted(fifths)]
         cells = [mean_and_spread([one[key] for one in order]) for key in ADAPTING_MEASURES]
         worst = max(one["mm"] for one in order)
-        body.append([label, *cells, f"{worst:.1f}", f"{100 * min(o['found'] for o in order):.0f} %"])
+        body.append(
+            [label, *cells, f"{worst:.1f}", f"{100 * min(o['found'] for o in order):.0f} %"]
+        )
     heads = ["", *ADAPTING_MEASURES.values(), "mm, worst fifth", "found, worst"]
     return "\n".join([*table_of(heads, body), ""])
 

@@ -80,7 +80,7 @@ GROUPS = {
         "demo": Command(f"{EXPERIMENTS}.main", "DEMO", "Everything, on a rendered target."),
         "real": Command(f"{EXPERIMENTS}.main", "REAL", "Everything, on a folder of recordings."),
         "weights": Command(
-            f"{EXPERIMENTS}.weights", "WEIGHTS", "The student that comes with cmkg, anew."
+            f"{EXPERIMENTS}.weights", "WEIGHTS", "The hand network that comes with cmkg, anew."
         ),
         "table1": Command(PAPER, "table1", "The paper's Table 1: RHD."),
         "table2": Command(PAPER, "table2", "The paper's Table 2: STB."),

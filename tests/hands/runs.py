@@ -16,9 +16,8 @@ from safetensors.torch import load_file
 from cmkg.cli import end_in_one_sentence, run_command
 from cmkg.hands.datasets.array_files import checksum
 from cmkg.hands.datasets.rendered import Rendered
+from cmkg.hands.experiments.adapt import SCENE
 from cmkg.hands.experiments.main import FIRST_TEST_SCENE
-from cmkg.hands.experiments.weights import SCENE
-from cmkg.hands.network.hand_student import HandStudent
 from cmkg.runtime.files import read_sealed_json, write_sealed_json
 from cmkg.runtime.settings import replace_settings
 
@@ -123,13 +122,6 @@ def says(arguments, code=2):
     assert end.value.code == code, said.getvalue()
     assert "Traceback" not in said.getvalue()
     return said.getvalue()
-
-
-def sure_student():
-    """Random weights, and sure of all that it says: whoever asks then gets hands."""
-    torch.manual_seed(0)
-    student = HandStudent("resnet10", 0.125, "integral", 2, 32, calibration=(30.0, 0.0))
-    return student.eval()
 
 
 @lru_cache

@@ -27,6 +27,12 @@ FINGER_OF_BONE = tuple(bone // 4 for bone in range(20))
 # Okabe-Ito hues: told apart by colour-blind readers and on grey prints.
 FINGER_COLOURS = ("#d55e00", "#e69f00", "#009e73", "#0072b2", "#cc79a7")
 
+WRIST_TO_TIP = slice(8, 12)  # of BONES: the middle finger's
+# Its first bone, of the hand's length from the wrist to that finger's tip: what a ruler says from
+# the knuckle to the next joint (Buryanov and Kotiuk, 2010: 45 mm of 192). Annotators put the
+# knuckle elsewhere; the length is one.
+RULER_SHARE = 0.235
+
 Array = TypeVar("Array", bound=Any)  # a NumPy array or a torch tensor
 
 

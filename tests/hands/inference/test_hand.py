@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,10 @@ def test_a_hand_is_found_and_so_is_its_mirror_image(hand):
     off = np.linalg.norm(mirrored - right.joints_px, axis=1)
     assert off.mean() < 0.03 * right.box[2]
     np.testing.assert_array_equal(right.joints_mm[0], 0)
+    first, wrist, *rest = str(right).splitlines()
+    assert re.match(r"a right hand \(\d+ %\), \d+ % sure, palm to the camera", first)
+    assert wrist.split()[0] == "wrist"
+    assert len(rest) == 20
     # fingers point up in the picture: y is down
     assert (right.joints_mm[[8, 12, 16, 20], 1] < -80).all()
 
@@ -66,6 +72,16 @@ def test_a_turned_picture_gives_the_turned_hand(hand, turns):
     off = np.linalg.norm(turned.joints_px - np.column_stack(expected[turns]), axis=1).mean()
     assert off < 0.03 * upright.box[2]
     assert turned.side == upright.side
+
+
+def test_a_hand_that_fills_the_picture_is_found(hand):
+    """Nothing is seen of it at first sight."""
+    close = np.ascontiguousarray(right_hand()[100:270, 100:240])
+    assert hand.networks.find_palms(close, 0.5) == []
+    (found,) = hand(close)
+    (whole,) = hand(right_hand())
+    off = np.linalg.norm(found.joints_px + [100, 100] - whole.joints_px, axis=1).mean()
+    assert off < 0.05 * whole.box[2]
 
 
 def test_a_box_spares_the_search_and_may_be_rough(hand):

@@ -6,7 +6,7 @@ import pytest
 from cmkg.errors import InputError
 from cmkg.hands.inference.export_files import LANDMARKS_FILE, PALMS_FILE
 from cmkg.hands.inference.hand import OWN
-from cmkg.hands.mediapipe.tflite_files import TfliteFile, expect_same_graph
+from cmkg.hands.mediapipe.tflite_files import FLOAT16, TfliteFile, _Table, expect_same_graph
 
 DATA = {name: (OWN / name).read_bytes() for name in (LANDMARKS_FILE, PALMS_FILE)}
 
@@ -68,6 +68,31 @@ def test_a_damaged_file_is_one_sentence(name):
         for place in rng.choice(structure, 4):
             changed[place] = rng.integers(256)
         _read_or_refuse(bytes(changed))
+
+
+def test_quantised_files_and_other_operators_are_named():
+    data = DATA[LANDMARKS_FILE]
+    model = _Table(data, int.from_bytes(data[:4], "little"))
+    half = model.tables(2)[0].tables(0)
+    places = [one.place(1) for one in half if one.place(1) and data[one.place(1)] == FLOAT16]
+    quantised = bytearray(data)
+    quantised[places[3]] = 9
+    with pytest.raises(InputError, match="a.tflite: is quantised .*int8"):
+        TfliteFile(bytes(quantised), "a.tflite")
+    other = bytearray(data)
+    code = model.tables(1)[0]
+    for slot in (0, 3):
+        if code.place(slot):
+            other[code.place(slot)] = 99
+    with pytest.raises(InputError, match=r"a.tflite: has an operator \(number 99\)"):
+        TfliteFile(bytes(other), "a.tflite")
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    with open(tmp_path / "large.tflite", "wb") as file:
+        file.truncate(200 << 20)
+    with pytest.raises(InputError, match="of at most 67,108,864 bytes"):
+        TfliteFile.open(tmp_path / "large.tflite")
 
 
 def _read_or_refuse(data):

@@ -2,11 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from cmkg import Hand
 from cmkg.hands.datasets.rendered import Rendered
-from cmkg.hands.network.hand_student import RULER_SHARE, HandStudent
+from cmkg.hands.network.hand_student import HandStudent
 from cmkg.hands.rendering.scenes import SceneConfig
-from cmkg.hands.skeleton import BONES
+from cmkg.hands.skeleton import BONES, RULER_SHARE
 
 
 def test_a_hand_student_goes_through_the_mixin(tmp_path):
@@ -30,5 +29,6 @@ def test_what_a_ruler_says_is_the_students_own_bone():
         length = sum(np.linalg.norm(joints[a] - joints[b]) for a, b in BONES[8:12])
         own = np.linalg.norm(joints[9] - joints[10])
         assert student.unit_of(RULER_SHARE * length) == pytest.approx(own, rel=0.08)
-    hand = Hand(student, bone_mm=45.0)
-    assert hand.bone_mm == pytest.approx(34.2, abs=0.5)  # a usual hand's, in this convention
+    assert student.unit_of(45.0) == pytest.approx(
+        34.2, abs=0.5
+    )  # a usual hand's, in this convention

@@ -13,15 +13,19 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from ...errors import InputError
-from ..inference.hand import Hand, HandResult
+from ..inference.hand import Hand, HandResult, Thresholds
 from .sample import Joints, Matrix
 
 UNDER_SKIN_MM = 8.0  # how far a joint lies behind the surface that depth is measured on
 
 
+# Somebody says that there is a hand: the likeliest place is taken, however unlike one it looks.
+THRESHOLDS = Thresholds(palm=0.05, presence=0.0)
+
+
 @lru_cache(maxsize=1)
 def _hand() -> Hand:
-    return Hand.from_pretrained()
+    return Hand.from_pretrained(thresholds=THRESHOLDS)
 
 
 def assumed_joints(

@@ -29,12 +29,11 @@ from ..inference.export_files import (
 from ..inference.hand import OWN, Hand
 from ..inference.hand_files import HandFacts, read_facts, write_hand_folder
 from ..mediapipe.fitting import Recipe, Source, Teaching
-from ..mediapipe.frames import Frames, in_convention, packed_frames, read_frames
+from ..mediapipe.frames import Frames, in_convention, packed_frames, read_frames, ruler_bone_mm
 from ..mediapipe.networks import TfliteNetwork
 from ..mediapipe.scoring import Scores, find_in_frames, score
 from ..mediapipe.tflite_files import TfliteFile
 from ..rendering.scenes import SceneConfig
-from ..skeleton import BONES, MIDDLE_MCP, MIDDLE_PIP
 from ..stages import export_hand, render
 from ..stages.inputs import checksums_of
 from ..stages.settings import Flat
@@ -42,7 +41,6 @@ from ..stages.settings import Flat
 FEWEST = 10  # frames
 # Rendered hands: the stored picture shows MediaPipe's region, however it is turned.
 SCENE = SceneConfig(wide=True, px=288, margin=1.7, in_front=0.2)
-MIDDLE_BONE = BONES.index((MIDDLE_MCP, MIDDLE_PIP))
 
 
 @dataclass(frozen=True)
@@ -118,8 +116,7 @@ def adapt(
         for step, log in steps:
             log(teaching.take_step(step))
     taught = teaching.taught_network().tflite_bytes()
-    bone_mm = float(own.bones()[:, MIDDLE_BONE].mean())
-    facts = HandFacts(round(bone_mm, 2), read_facts(weights).base)
+    facts = HandFacts(ruler_bone_mm(own.bones()), read_facts(weights).base)
     palms = read_own_file(weights, PALMS_FILE, "a network")
     write_hand_folder(out / "taught", taught, palms, facts)
     after = score_folder(out / "taught", held_out, "adapted")

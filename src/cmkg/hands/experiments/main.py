@@ -243,7 +243,7 @@ def train_all(
 
 
 def first_look(out: Path) -> None:
-    """What the student that comes with cmkg says of the first test pictures: within a minute."""
+    """What the network that comes with cmkg says of the first test pictures: within a minute."""
     from ..inference.drawing import draw_hands
     from ..inference.hand import Hand
     from ..inference.pictures import write_picture
@@ -256,7 +256,7 @@ def first_look(out: Path) -> None:
     hands = Rendered(scene, LOOKS, FIRST_TEST_SCENE + LOOKS).samples(range(LOOKS))
     tiles = [draw_hands(one.rgb, hand(one.rgb)) for one in hands]
     write_picture(path, np.vstack([np.hstack(tiles[: LOOKS // 2]), np.hstack(tiles[LOOKS // 2 :])]))
-    say(f"{path}: hands that the student that comes with cmkg finds, while this trains its own")
+    say(f"{path}: hands that the network that comes with cmkg finds, while this trains its own")
 
 
 def quicken(config: Experiment) -> Experiment:

@@ -26,7 +26,7 @@ from ..datasets.packed import Packed
 from ..inference.hand_files import HandFacts, write_hand_folder
 from ..inference.pictures import PICTURES, list_files, read_photograph
 from ..mediapipe.fitting import Recipe, Source, Teaching
-from ..mediapipe.frames import Frames, Pictures, in_convention, packed_frames
+from ..mediapipe.frames import Frames, Pictures, in_convention, packed_frames, ruler_bone_mm
 from ..mediapipe.labelling import PhotographLabels, label_photographs
 from ..mediapipe.networks import Landmarks, TfliteNetwork
 from ..mediapipe.running import LANDMARK_GRAPHS, LiteNetwork
@@ -35,7 +35,7 @@ from ..metrics import procrustes
 from ..stages import render
 from ..stages.inputs import checksums_of
 from ..stages.settings import Flat
-from .adapt import MIDDLE_BONE, SCENE
+from .adapt import SCENE
 from .main import FIRST_TEST_SCENE
 
 LABELS = "labels.npz"
@@ -115,7 +115,7 @@ def teach_base(
     taught = teaching.taught_network()
     result["taught"] = scores_of(taught, tests)
     say(f"taught:    {result['taught']}")
-    facts = HandFacts(round(float(bones[MIDDLE_BONE]), 2), base)
+    facts = HandFacts(ruler_bone_mm(bones), base)
     write_hand_folder(out / "hand", taught.tflite_bytes(), palms.file.data, facts)
     return result | {"photographs": len(photographs), "bones_mm": bones.round(2).tolist()}
 

@@ -13,7 +13,7 @@ from ..datasets.packed import Packed
 from ..network.augment import Augmentation
 from ..network.hand_student import NEAR, HandStudent
 from ..network.heatmaps import spread_of
-from ..skeleton import bone_scale
+from ..skeleton import WRIST_TO_TIP, bone_scale
 from ..stages.fitting import Loader
 
 BATCH = 128
@@ -55,9 +55,6 @@ def judged_confidence(student: HandStudent, judged: Judged) -> Float[np.ndarray,
     """The student's confidence of what was judged."""
     a, b = student.calibration
     return 1 / (1 + np.exp(-(a + b * judged.log_spread)))
-
-
-WRIST_TO_TIP = slice(8, 12)  # of skeleton.BONES: the middle finger's
 
 
 def fit_calibration(judged: Judged) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from ...runtime.files import PathLike
 from ..geometry import is_camera, rotation_to_axis
 from ..mediapipe.regions import Picture, Region
 from ..mediapipe.running import Answer, Networks
-from ..skeleton import INDEX_MCP, LITTLE_MCP, WRIST
+from ..skeleton import INDEX_MCP, JOINTS, LITTLE_MCP, WRIST
 from .hand_files import HandFacts, read_hand_folder
 from .pictures import read_with_scale
 from .placing import place_wrist
@@ -30,6 +30,7 @@ SMALLEST = 8  # pixels a side of a picture that is looked at
 BONE_MM = (5.0, 120.0)
 LOOKS_RAD = (0.0, -0.35, 0.35)  # turns of the looks that are averaged
 QUARTERS_RAD = (0.0, np.pi / 2, np.pi, -np.pi / 2)  # where nobody says which way a hand points
+SHARES = (1.0, 0.6)  # of what the palm network sees, that the picture fills: one after another
 SAME_HAND = 0.35  # of the smaller region's side, between the middles of two
 AROUND_BOX = 1.6  # times a given box: what is searched for its palm
 MOST_HANDS = 100
@@ -55,6 +56,19 @@ class HandResult:
     side_confidence: float
     wrist_mm: Float[np.ndarray, "3"] | None = None
     track: int = 0
+
+    def __str__(self) -> str:
+        """A line a joint, with its name, pixels and millimetres."""
+        first = (
+            f"a {self.side} hand ({100 * self.side_confidence:.0f} %), "
+            f"{100 * self.confidence:.0f} % sure, "
+            f"{'palm' if self.palm_towards_camera else 'back'} to the camera"
+        )
+        rows = [
+            f"  {name:14} {x:7.1f} {y:7.1f} px  {a:7.1f} {b:7.1f} {c:7.1f} mm"
+            for name, (x, y), (a, b, c) in zip(JOINTS, self.joints_px, self.joints_mm, strict=True)
+        ]
+        return "\n".join([first, *rows])
 
     @property
     def palm_towards_camera(self) -> bool:
@@ -178,9 +192,18 @@ class Hand:
 
     # ---- looking ---------------------------------------------------------------------------------
     def find(self, picture: Picture) -> list[Answer]:
-        """The hands of a whole picture, the surest first."""
+        """The hands of a whole picture, the surest first.
+
+        Where none is found it is looked at again from farther away: a hand may fill it.
+        """
+        for share in SHARES:
+            if found := self._find(picture, share):
+                return found
+        return []
+
+    def _find(self, picture: Picture, share: float) -> list[Answer]:
         found: list[Answer] = []
-        for palm in self.networks.find_palms(picture, self.thresholds.palm):
+        for palm in self.networks.find_palms(picture, self.thresholds.palm, share):
             if len(found) == self.max_hands:
                 break
             first = self.networks.look(picture, palm.region)

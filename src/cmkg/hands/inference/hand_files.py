@@ -28,7 +28,8 @@ BONE_MM = (5.0, 120.0)
 class HandFacts(NamedTuple):
     """What a folder says of its networks.
 
-    bone_mm: |middle MCP - middle PIP| of the hands that the network speaks of. base: the name of
+    bone_mm: what a ruler would say of the hands that the network speaks of, from the middle
+    finger's knuckle to its next joint (skeleton.RULER_SHARE). base: the name of
     the network that was taught.
     """
 

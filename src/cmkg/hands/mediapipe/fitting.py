@@ -40,7 +40,7 @@ class Recipe:
 
     steps: int = 180
     batch: int = 16
-    lr: float = 4e-3
+    lr: float = 3e-3
     """Of Adam on weights in units of their own channels (own_units.py)."""
     decay: float = 0.0
     """Pull to the start (L2-SP): decoupled decay of what was learned, times the rate, a step."""

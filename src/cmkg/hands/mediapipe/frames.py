@@ -14,7 +14,7 @@ from ...errors import InputError
 from ..datasets.folder import ALL, Folder
 from ..datasets.packed import Packed
 from ..geometry import project
-from ..skeleton import BONES, WRIST, retarget_matrix
+from ..skeleton import BONES, RULER_SHARE, WRIST, WRIST_TO_TIP, retarget_matrix
 from .regions import Picture
 
 KEPT = 1000  # pictures in memory
@@ -75,6 +75,11 @@ def bones_of(joints: Float[np.ndarray, "n 21 3"]) -> Float[np.ndarray, "n 20"]:
     """Lengths of skeleton.BONES, in the joints' unit."""
     parents, children = np.array(BONES).T
     return np.linalg.norm(joints[:, children] - joints[:, parents], axis=2)
+
+
+def ruler_bone_mm(bones_mm: Float[np.ndarray, "*n 20"]) -> float:
+    """What a ruler says of hands with such bones: skeleton.RULER_SHARE of their mean length."""
+    return round(float(RULER_SHARE * bones_mm[..., WRIST_TO_TIP].sum(-1).mean()), 2)
 
 
 class Pictures(Sequence[Picture]):

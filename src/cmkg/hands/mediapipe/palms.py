@@ -39,10 +39,10 @@ class Letterbox(NamedTuple):
     top: float
 
 
-def letterbox(picture: Picture, px: int = PX) -> Letterbox:
-    """The picture with its longer side px pixels, in the middle of a black square."""
+def letterbox(picture: Picture, share: float = 1.0, px: int = PX) -> Letterbox:
+    """The picture in the middle of a black square, its longer side `share` of the square's."""
     height, width = picture.shape[:2]
-    scale = max(height, width) / px
+    scale = max(height, width) / (share * px)
     rows, columns = max(round(height / scale), 1), max(round(width / scale), 1)
     method = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
     small = cv2.resize(picture, (columns, rows), interpolation=method)

@@ -111,9 +111,15 @@ class Networks:
         """
         return cls(TfliteFile.open(palms), TfliteFile.open(landmarks), threads)
 
-    def find_palms(self, picture: Picture, least_score: float) -> list[Palm]:
-        """The palms of a whole picture, the surest first."""
-        place: Letterbox = letterbox(picture)
+    def find_palms(self, picture: Picture, least_score: float, share: float = 1.0) -> list[Palm]:
+        """The palms of a whole picture, the surest first.
+
+        Args:
+            picture: uint8 RGB.
+            least_score: of a palm, 0 to 1.
+            share: of what the network sees, that the picture fills: less for larger hands.
+        """
+        place: Letterbox = letterbox(picture, share)
         boxes, scores = self.palm_network(place.picture)
         return palms_of(boxes, scores[:, 0], place, least_score)
 

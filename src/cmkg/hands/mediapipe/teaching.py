@@ -26,7 +26,7 @@ FLAG_WEIGHT = 10.0  # of presence and handedness
 class Looks:
     """How views are varied: standard deviations; `mirrored` is a share."""
 
-    turn: float = 0.25
+    turn: float = 0.3
     """Radians."""
     zoom: float = 0.12
     """Of the logarithm."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...errors import InputError
 from ...runtime.files import PathLike, read_json
 from ...runtime.weight_files import load_weights
+from ..skeleton import RULER_SHARE
 from .augment import normalise
 from .heatmaps import spread_of
 from .pose import Pose
@@ -25,9 +26,6 @@ NEAR = 0.1  # of the box's side: what a joint's confidence is the chance of
 BONE_MM = 32.0  # |middle MCP - middle PIP| where nothing is known of the people
 CALIBRATION = (-4.0, -1.5)
 HAND_BONES = 5.6  # of the hand that ships with cmkg
-# The middle finger's first bone, of the hand's length from the wrist to that finger's tip: what a
-# ruler says from the knuckle to the next joint (Buryanov and Kotiuk, 2010: 45 mm of 192).
-RULER_SHARE = 0.235
 
 
 class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["cmkg", "hand-pose"]):

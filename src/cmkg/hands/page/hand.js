@@ -6,6 +6,7 @@ const STRIDES = [[8, 2], [16, 6]]; // of the palm network's cells, and its ancho
 const SAME_PALM = 0.3; // intersection over union
 const PALM_ZOOM = 2.6, PALM_SHIFT = -0.5, JOINTS_ZOOM = 2.0, JOINTS_SHIFT = -0.1;
 const FOLLOWED = [0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18];
+const SHARES = [1, 0.6]; // of what the palm network sees, that the picture fills
 const SAME_HAND = 0.35; // of the smaller region's side
 const FINE = 1.5; // pixels of the picture for each of the network's, before they are averaged
 export const THRESHOLDS = { palm: 0.5, presence: 0.5 };
@@ -105,9 +106,9 @@ function bilinear({ pixels, rows, columns }, x, y, out, place) {
   }
 }
 
-// The picture within a black square of PALM_PX pixels, RGB from 0 to 1.
-function letterbox(image) {
-  const scale = Math.max(image.width, image.height) / PALM_PX;
+// The picture within a black square of PALM_PX pixels, its longer side `share` of them; RGB, 0 to 1.
+function letterbox(image, share) {
+  const scale = Math.max(image.width, image.height) / (share * PALM_PX);
   const rows = Math.max(Math.round(image.height / scale), 1), columns = Math.max(Math.round(image.width / scale), 1);
   const top = Math.floor((PALM_PX - rows) / 2), left = Math.floor((PALM_PX - columns) / 2);
   const shrink = Math.max(Math.floor(scale), 1);
@@ -178,9 +179,17 @@ export class Hand {
     };
   }
 
-  // The hands of a whole picture, the surest first.
+  // The hands of a whole picture, the surest first; from farther away where none is found.
   async find(image) {
-    const place = letterbox(image);
+    for (const share of SHARES) {
+      const found = await this.findAt(image, share);
+      if (found.length) return found;
+    }
+    return [];
+  }
+
+  async findAt(image, share) {
+    const place = letterbox(image, share);
     const [boxes, scores] = await this.palms(place.picture);
     const found = [];
     const isKnown = (one) => found.some((other) => other.region.isSameHand(one.region));
