@@ -57,7 +57,7 @@ GOOD = 0.15  # of the hand's extent: the largest mean distance of a good skeleto
 WITHOUT = 260  # pictures without a hand
 SHARES = (0.5, 0.25, 0.12)
 LARGE = (960, 1280)
-EVERY = 5  # of the photographs, inside a larger picture
+EVERY = 5  # of the photographs, inside a larger picture; and of the open ones
 TIMED = 40
 
 
@@ -256,7 +256,7 @@ def main():
     folder = Folder(given.real_hands, ALL)
     frames = folder_frames(folder)
     open_sets = {
-        Path(one).name: [str(path.resolve()) for path in sorted(Path(one).glob("*.jpg"))]
+        Path(one).name: [str(p.resolve()) for p in sorted(Path(one).glob("*.jpg"))[::EVERY]]
         for one in given.open
     }
     out = Path(given.out)

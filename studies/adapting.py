@@ -32,6 +32,7 @@ import torch
 
 from cmkg.hands.datasets.folder import ALL, Folder
 from cmkg.hands.datasets.packed import Packed
+from cmkg.hands.experiments.adapt import MISSED
 from cmkg.hands.inference.export_files import LANDMARKS_FILE, PALMS_FILE
 from cmkg.hands.inference.hand import OWN, Hand
 from cmkg.hands.inference.hand_files import HandFacts
@@ -47,7 +48,7 @@ from cmkg.hands.mediapipe.frames import (
 from cmkg.hands.mediapipe.networks import TfliteNetwork
 from cmkg.hands.mediapipe.regions import Picture
 from cmkg.hands.mediapipe.running import Networks
-from cmkg.hands.mediapipe.scoring import errors_of, find_in_frames
+from cmkg.hands.mediapipe.scoring import errors_of, find_in_frames, findable
 from cmkg.hands.mediapipe.teaching import STILL, Looks, views_of
 from cmkg.hands.skeleton import BONES
 from cmkg.runtime.files import read_json, write_json
@@ -166,7 +167,13 @@ def train(setting: Setting, weights: str, root: str, rendered: str) -> dict[str,
         if setting.row == "rendered":
             hands = packed_frames(Packed(rendered))
             sources.append(Source(in_convention(hands, own.bones().mean(0)), 1.0))
-        teaching = Teaching(start, sources, recipe, seed=setting.draw)
+        seen = findable(
+            Networks.open(Path(weights) / PALMS_FILE, Path(weights) / LANDMARKS_FILE), own
+        )
+        score = partial(score_network, weights=weights, palm_score=seen.palm_score)
+        with_flags = seen.missed > MISSED
+        found |= {"palm_score": seen.palm_score, "missed": seen.missed}
+        teaching = Teaching(start, sources, recipe, seed=setting.draw, with_flags=with_flags)
         for step in range(recipe.steps):
             teaching.take_step(step)
         taught = teaching.taught_network()
@@ -179,7 +186,8 @@ def train(setting: Setting, weights: str, root: str, rendered: str) -> dict[str,
         found["untouched"] = score(start, held_out)
     if setting.kind:
         plain = split_of(all_frames(root), setting)[1]
-        found |= {"untouched": score(start, held_out), "plain pictures": score(taught, plain)}
+        untouched = score_network(start, held_out, weights)
+        found |= {"untouched": untouched, "plain pictures": score(taught, plain)}
     return found
 
 
@@ -192,18 +200,21 @@ def recipe_of(setting: Setting) -> Recipe:
     return replace(recipe, frozen=20) if setting.row == "frozen" else recipe
 
 
-def score_network(network: TfliteNetwork, frames: Frames, weights: str) -> dict[str, Any]:
+def score_network(
+    network: TfliteNetwork, frames: Frames, weights: str, palm_score: float = 0.5
+) -> dict[str, Any]:
     """Errors of each frame, found by itself in the whole picture."""
     from cmkg.hands.mediapipe.tflite_files import TfliteFile
 
     palms = TfliteFile.open(Path(weights) / PALMS_FILE)
     networks = Networks(palms, TfliteFile(network.tflite_bytes()))
-    hand = Hand(networks, HandFacts(45.0, "study"))
+    hand = Hand(networks, HandFacts(45.0, "study", palm_score))
     answers = find_in_frames(hand, frames)
     found: dict[str, Any] = {
         name: np.round(one, 3).tolist() for name, one in errors_of(answers, frames).items()
     }
-    found["side"] = float((answers.is_right == frames.is_right).mean())
+    seen = np.isfinite(answers.joints_px).all((1, 2))
+    found["side"] = float((seen & (answers.is_right == frames.is_right)).mean())
     afar = replace(frames, K=np.repeat(FROM_AFAR[None], len(frames), 0))
     no_camera = errors_of(find_in_frames(hand, afar), frames)["mm"]
     return found | {"mm_no_camera": np.round(no_camera, 3).tolist()}
@@ -278,11 +289,12 @@ def _results(path: Path) -> dict[str, Any]:
     return {name: one for name, one in held.items() if isinstance(one, dict)}
 
 
-def means_of(one: dict[str, Any]) -> dict[str, float]:
-    """Of a network on held-out frames."""
+def means_of(one: dict[str, Any]) -> dict[str, Any]:
+    """Of a network on held-out frames; None where it found no hand."""
     names = ("mm", "procrustes_mm", "px_percent", "mm_no_camera")
-    means = {name: round(float(np.nanmean(np.array(one[name], float))), 2) for name in names}
-    found = float(np.isfinite(np.array(one["mm"], float)).mean())
+    errors = {name: np.array(one[name], float) for name in names}
+    found = float(np.isfinite(errors["mm"]).mean())
+    means = {name: round(float(np.nanmean(e)), 2) if found else None for name, e in errors.items()}
     return means | {"found": round(found, 3), "side": round(one["side"], 3)}
 
 

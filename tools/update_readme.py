@@ -459,7 +459,8 @@ def adapting_kinds_block(held):
     for kind, rows in held["kinds"].items():
         for name, one in rows.items():
             label = name.replace("taught", "adapted").replace("plain pictures", "then: plain ones")
-            cells = [f"{one[key]:.1f}" for key in ("mm", "procrustes_mm", "px_percent")]
+            keys = ("mm", "procrustes_mm", "px_percent")
+            cells = ["–" if one[key] is None else f"{one[key]:.1f}" for key in keys]
             body.append([kind, label, *cells, f"{100 * one['found']:.0f} %"])
     heads = ["pictures", "", "mm", "Procrustes", "on the picture, %", "found"]
     return "\n".join([*table_of(heads, body), ""])

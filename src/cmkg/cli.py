@@ -189,17 +189,17 @@ def find_command(known: dict[str, Command], name: str, program: str) -> Command:
 def format_help() -> str:
     """What all commands are."""
     about = (import_module("cmkg").__doc__ or "").splitlines()[0]
-    lines = ["usage: cmkg <command> [--flags]", "", about, "", "everything in one go:"]
-    lines += [f"  {f'run {name}':14}{c.text}" for name, c in GROUPS["run"].items()]
-    for title, names in (
-        ("hands in your own pictures", IN_PICTURES),
-        ("stage by stage", [name for name in COMMANDS if name not in IN_PICTURES]),
-    ):
+    lines = ["usage: cmkg <command> [--flags]", "", about]
+    stages = [name for name in COMMANDS if name not in IN_PICTURES]
+    for title, names in (("hands in your own pictures", IN_PICTURES), ("stage by stage", stages)):
         lines += ["", f"{title}:"]
-        lines += [f"  {name:14}{COMMANDS[name].text}" for name in names]
+        lines += [f"  {name:16}{COMMANDS[name].text}" for name in names]
+        if names is IN_PICTURES:
+            lines += ["", "everything in one go:"]
+            lines += [f"  {f'run {name}':16}{c.text}" for name, c in GROUPS["run"].items()]
     for group in ("data", "prior"):
         lines += ["", f"{GROUP_TEXTS[group].lower().rstrip('.')}:"]
-        lines += [f"  {f'{group} {name}':14}{c.text}" for name, c in GROUPS[group].items()]
+        lines += [f"  {f'{group} {name}':16}{c.text}" for name, c in GROUPS[group].items()]
     return "\n".join([*lines, "", "cmkg <command> --help lists a command's settings."])
 
 

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from cmkg.hands.mediapipe.fitting import Recipe, Source, Teaching, rate_at, rows
 from cmkg.hands.mediapipe.frames import FROM_AFAR, Frames, in_convention
 from cmkg.hands.mediapipe.labelling import label_photographs
 from cmkg.hands.mediapipe.networks import Landmarks, TfliteNetwork
-from cmkg.hands.mediapipe.scoring import find_in_frames, score
-from cmkg.hands.mediapipe.teaching import Looks, pose_loss, views_of
+from cmkg.hands.mediapipe.running import Networks
+from cmkg.hands.mediapipe.scoring import LOWEST, find_in_frames, findable, score
+from cmkg.hands.mediapipe.teaching import FLAG_WEIGHT, Looks, flag_loss, pose_loss, views_of
 from tests.hands.photographs import left_hand, right_hand
 
 
@@ -123,6 +125,27 @@ def test_a_loss_that_is_not_finite_ends_it(network, frames):
     teaching = Teaching(network, [Source(wrong, 1.0)], Recipe(steps=1, batch=2))
     with pytest.raises(Diverged, match="the loss is nan at step 1"):
         teaching.take_step(0)
+
+
+def test_presence_and_side_are_kept_or_learned():
+    """By hand: two labelled views, and one place beside hands."""
+    blank = torch.zeros(3, 21, 3)
+    said = Landmarks(blank, torch.tensor([0.2, 0.9, 0.4]), torch.tensor([0.1, 0.8, 0.5]), blank)
+    start = Landmarks(blank, torch.tensor([0.2, 0.7, 0.1]), torch.tensor([0.1, 0.8, 0.5]), blank)
+    kept = (0.2**2 + 0.3**2) / 3
+    assert flag_loss(said, start, None).item() == pytest.approx(FLAG_WEIGHT * kept)
+    learned = (0.8**2 + 0.1**2 + 0.3**2 + 0.9**2 + 0.8**2) / 3
+    own = flag_loss(said, start, torch.tensor([True, False]))
+    assert own.item() == pytest.approx(FLAG_WEIGHT * learned)
+
+
+def test_hands_that_look_unlike_hands_are_counted_as_missed(frames):
+    networks = Networks.open(OWN / PALMS_FILE, OWN / LANDMARKS_FILE)
+    assert findable(networks, frames) == (0.5, 0.0)
+    odd = findable(networks, replace(frames, is_right=~frames.is_right))
+    assert odd == (0.5, 1.0)
+    grey = [np.full_like(one, 128) for one in frames.pictures]
+    assert findable(networks, replace(frames, pictures=grey)) == (LOWEST, 1.0)
 
 
 def test_rates_and_orders():

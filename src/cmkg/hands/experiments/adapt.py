@@ -26,12 +26,12 @@ from ..inference.export_files import (
     expect_whole_export,
     read_own_file,
 )
-from ..inference.hand import OWN, Hand
-from ..inference.hand_files import HandFacts, read_facts, write_hand_folder
+from ..inference.hand import OWN, Hand, Thresholds
+from ..inference.hand_files import HandFacts, read_facts, read_hand_folder, write_hand_folder
 from ..mediapipe.fitting import Recipe, Source, Teaching
 from ..mediapipe.frames import Frames, in_convention, packed_frames, read_frames, ruler_bone_mm
 from ..mediapipe.networks import TfliteNetwork
-from ..mediapipe.scoring import Scores, find_in_frames, score
+from ..mediapipe.scoring import Scores, find_in_frames, findable, score
 from ..mediapipe.tflite_files import TfliteFile
 from ..rendering.scenes import SceneConfig
 from ..stages import export_hand, render
@@ -39,6 +39,8 @@ from ..stages.inputs import checksums_of
 from ..stages.settings import Flat
 
 FEWEST = 10  # frames
+# Presence and side are taught, too, where the untaught network misses more of the hands than that.
+MISSED = 0.05
 # Rendered hands: the stored picture shows MediaPipe's region, however it is turned.
 SCENE = SceneConfig(wide=True, px=288, margin=1.7, in_front=0.2)
 
@@ -110,13 +112,20 @@ def adapt(
     sources = [Source(own, 1.0)]
     if config.rendered:
         sources.append(Source(rendered_frames(config, out, own), 1.0))
-    teaching = Teaching(TfliteNetwork(network), sources, config.recipe, seed=config.seed)
+    seen = findable(read_hand_folder(weights)[0], own)
+    teaching = Teaching(
+        TfliteNetwork(network),
+        sources,
+        config.recipe,
+        seed=config.seed,
+        with_flags=seen.missed > MISSED,
+    )
     recipe = config.recipe
     with closing(run.steps(recipe.steps, teaching.state, recipe.batch)) as steps:
         for step, log in steps:
             log(teaching.take_step(step))
     taught = teaching.taught_network().tflite_bytes()
-    facts = HandFacts(ruler_bone_mm(own.bones()), read_facts(weights).base)
+    facts = HandFacts(ruler_bone_mm(own.bones()), read_facts(weights).base, seen.palm_score)
     palms = read_own_file(weights, PALMS_FILE, "a network")
     write_hand_folder(out / "taught", taught, palms, facts)
     after = score_folder(out / "taught", held_out, "adapted")
@@ -132,11 +141,17 @@ def adapt(
         "untouched": before._asdict(),
         "adapted": after._asdict(),
         "kept": "adapted" if is_better else "untouched",
+        "palm_score": seen.palm_score,
     }
 
 
 def better(before: Scores, after: Scores) -> bool:
-    """Whether the taught network is to be kept: less error in 3D, and no hands lost."""
+    """Whether the taught network is to be kept: less error in 3D, and no hands lost; or more hands.
+
+    Of no hand there is no error.
+    """
+    if after.found > before.found + 0.1:
+        return True
     return after.procrustes_mm < before.procrustes_mm and after.found >= before.found - 0.02
 
 
@@ -167,6 +182,11 @@ def sentence_of(result: dict[str, Any], folder: Path) -> str:
         f"  untouched  {before.sentence()}",
         f"  adapted    {after.sentence()}",
     ]
+    if result["palm_score"] < Thresholds().palm:
+        lines.append(
+            f"palms of these hands score {result['palm_score']:g} and more: cmkg looks for these; "
+            "in MediaPipe set min_hand_detection_confidence to it"
+        )
     if result["kept"] == "adapted":
         lines.append(f"{folder}: cmkg predict --weights {folder}, or cmkg export (MediaPipe)")
     else:

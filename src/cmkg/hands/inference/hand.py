@@ -128,7 +128,7 @@ class Hand:
         self.networks, self.facts = networks, facts
         self.bone_mm = facts.bone_mm if bone_mm is None else float(bone_mm)
         self.max_hands = max_hands
-        self.thresholds = thresholds or Thresholds()
+        self.thresholds = thresholds or Thresholds(palm=facts.palm_score)
         for name in ("palm", "presence"):
             value = getattr(self.thresholds, name)
             if not 0 <= value <= 1:

@@ -29,12 +29,13 @@ class HandFacts(NamedTuple):
     """What a folder says of its networks.
 
     bone_mm: what a ruler would say of the hands that the network speaks of, from the middle
-    finger's knuckle to its next joint (skeleton.RULER_SHARE). base: the name of
-    the network that was taught.
+    finger's knuckle to its next joint (skeleton.RULER_SHARE). base: the name of the network that
+    was taught. palm_score: the least score of a palm in a whole picture, where none is asked for.
     """
 
     bone_mm: float
     base: str
+    palm_score: float = 0.5
 
 
 def read_hand_folder(folder: PathLike) -> tuple[Networks, HandFacts]:
@@ -61,13 +62,15 @@ def read_facts(folder: PathLike) -> HandFacts:
     path = Path(folder) / FACTS_FILE
     held = read_json(path, "a hand's facts")
     facts: dict[str, Any] = held if isinstance(held, dict) else {}
-    bone, base = facts.get("bone_mm"), facts.get("base")
+    bone, base, palm = facts.get("bone_mm"), facts.get("base"), facts.get("palm_score", 0.5)
     is_sane = isinstance(bone, (int, float)) and BONE_MM[0] < bone < BONE_MM[1]
     if not is_sane or not isinstance(base, str) or bone is None:
         raise InputError(
             f"{path}: expected bone_mm from 5 to 120 and the base's name, found {held!r:.80}"
         )
-    return HandFacts(float(bone), base)
+    if not isinstance(palm, (int, float)) or not 0 < palm <= 1:
+        raise InputError(f"{path}: expected palm_score between 0 and 1, found {palm!r:.40}")
+    return HandFacts(float(bone), base, float(palm))
 
 
 def write_hand_folder(folder: PathLike, landmarks: bytes, palms: bytes, facts: HandFacts) -> None:

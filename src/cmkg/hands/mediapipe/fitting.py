@@ -73,6 +73,7 @@ class Teaching:
         looks: how views are varied.
         seed: of what is drawn.
         penalty: is added to the loss, given the network in its own units: a prior's, say.
+        with_flags: presence and side are learned from the labels, too; else they are kept.
     """
 
     def __init__(
@@ -83,7 +84,9 @@ class Teaching:
         looks: Looks | None = None,
         seed: int = 0,
         penalty: Callable[[TfliteNetwork], Tensor] | None = None,
+        with_flags: bool = False,
     ) -> None:
+        self.with_flags = with_flags
         self.sources, self.recipe, self.seed = sources, recipe, seed
         self.looks, self.penalty = looks or Looks(), penalty
         self.start = copy.deepcopy(network).eval().requires_grad_(False)
@@ -114,7 +117,7 @@ class Teaching:
         with torch.inference_mode():
             before = self.start(pictures)
         poses = pose_loss(Landmarks(*(one[:count] for one in said)), views)
-        loss = poses + flag_loss(said, before)
+        loss = poses + flag_loss(said, before, views.is_right if self.with_flags else None)
         if self.penalty is not None:
             loss = loss + self.penalty(self.taught)
         value = float(loss.detach())

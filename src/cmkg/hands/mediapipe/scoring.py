@@ -8,12 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ..inference.hand import Hand, HandResult
+from ..inference.hand import SHARES, Hand, HandResult, Thresholds
 from ..metrics import procrustes
 from ..skeleton import WRIST
 from .frames import FROM_AFAR, Frames
 from .regions import Region
+from .running import Networks
 
+SAMPLED, FOUND = 100, 0.95  # frames that are looked at; share of them that should be found
+LOWEST = 0.05  # score of a palm: below it everything is one
 SAME_HAND = 0.5  # of the label's region, between the middles
 GOOD = 0.25  # of the hand's extent: the largest mean distance of a good skeleton
 
@@ -80,6 +83,39 @@ def nearest(found: list[HandResult], joints_px: Float[np.ndarray, "21 2"]) -> Ha
         near.append((off, one))
     near = sorted((pair for pair in near if pair[0] < SAME_HAND), key=lambda pair: pair[0])
     return near[0][1] if near else None
+
+
+class Findable(NamedTuple):
+    """How hands are found by the untaught networks.
+
+    palm_score: the least score of a palm at which nearly all hands are seen in whole pictures.
+    missed: share of the hands that the landmark network does not call one, or of the other side.
+    """
+
+    palm_score: float
+    missed: float
+
+
+def findable(networks: Networks, frames: Frames) -> Findable:
+    """Looks at up to SAMPLED labelled frames."""
+    numbers = np.linspace(0, len(frames) - 1, min(SAMPLED, len(frames))).round().astype(int)
+    scores, missed = [], 0
+    for number in map(int, numbers):
+        picture, joints_px = frames.pictures[number], frames.joints_px[number]
+        label = Region.of_joints(joints_px)
+        palms = [p for share in SHARES for p in networks.find_palms(picture, LOWEST, share)]
+        near = [
+            palm.score
+            for palm in palms
+            if np.hypot(palm.region.x - label.x, palm.region.y - label.y) < SAME_HAND * label.side
+        ]
+        scores.append(max(near, default=0.0))
+        answer = networks.look(picture, label)
+        is_right = answer.right >= 0.5
+        missed += answer.presence < 0.5 or is_right != bool(frames.is_right[number])
+    least = float(np.quantile(scores, 1 - FOUND))
+    usual = Thresholds().palm
+    return Findable(round(min(max(0.8 * least, LOWEST), usual), 3), missed / len(numbers))
 
 
 def extents(joints_px: Float[np.ndarray, "n 21 2"]) -> Float[np.ndarray, " n"]:

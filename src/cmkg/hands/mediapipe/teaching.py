@@ -134,7 +134,18 @@ def pose_loss(said: Landmarks, views: Views) -> Tensor:
     )
 
 
-def flag_loss(said: Landmarks, start: Landmarks) -> Tensor:
-    """How far presence and handedness are from the start's own answers: these are kept."""
-    off = (said.presence - start.presence).square() + (said.handedness - start.handedness).square()
+def flag_loss(said: Landmarks, start: Landmarks, is_right: Bool[Tensor, " n"] | None) -> Tensor:
+    """How far presence and handedness are from what they should be.
+
+    Args:
+        said: of n labelled views, and of places beside hands.
+        start: the untaught network's answers on them: these are kept.
+        is_right: of the labelled views, which are then to be called hands, and of these sides;
+            None keeps the start's answers on them, too.
+    """
+    presence, handedness = start.presence.clone(), start.handedness.clone()
+    if is_right is not None:
+        presence[: len(is_right)] = 1.0
+        handedness[: len(is_right)] = is_right.to(handedness)
+    off = (said.presence - presence).square() + (said.handedness - handedness).square()
     return FLAG_WEIGHT * off.mean()

@@ -26,6 +26,7 @@ from ...runtime.text import printable
 from ..geometry import is_camera
 from ..inference.drawing import draw_hands
 from ..inference.exchange import FORMAT, csv_of, document_of, record_of
+from ..inference.export_files import FACTS_FILE
 from ..inference.hand import (
     OWN,
     Box,
@@ -37,6 +38,7 @@ from ..inference.hand import (
     smaller_box,
     smaller_camera,
 )
+from ..inference.hand_files import read_facts
 from ..inference.pictures import PICTURES, list_files, read_with_scale, write_picture
 from ..inference.tracker import Tracker
 from ..inference.videos import VIDEOS, Video, VideoFile
@@ -66,8 +68,8 @@ class Predict:
     """Whose hands these are, where it is known: what they look like does not matter then."""
     max_hands: int = 4
     """Of a picture, the surest ones."""
-    palm_score: float = 0.5
-    """Least score of a palm in the whole picture."""
+    palm_score: float | None = None
+    """Least score of a palm in the whole picture; 0.5, or what adapting found that it takes."""
     presence: float = 0.5
     """Least chance that there is a hand, after a closer look."""
     looks: Literal[1, 3] = 1
@@ -100,11 +102,15 @@ def run(config: Predict) -> None:
         InputError: at the end, where files could not be read.
         Stopped: Ctrl-C came before the last file was over; what was found is written.
     """
+    weights = config.weights or OWN
+    palm = config.palm_score
+    if palm is None:
+        palm = read_facts(weights).palm_score if (Path(weights) / FACTS_FILE).exists() else 0.5
     hand = Hand.from_pretrained(
-        config.weights or OWN,
+        weights,
         bone_mm=config.bone_mm or None,
         max_hands=config.max_hands,
-        thresholds=Thresholds(config.palm_score, config.presence),
+        thresholds=Thresholds(palm, config.presence),
         looks=config.looks,
     )
     box = expect_box(numbers_of("--box", config.box)) if config.box else None
