@@ -1,4 +1,4 @@
-"""MediaPipe Hands on pictures, for benchmarks/photographs.py: what it finds, times and memory.
+"""MediaPipe Hands on pictures, for benchmarks/photographs.py: what it finds, and times.
 
 Runs in an environment of its own, since mediapipe 0.10.21 needs numpy 1:
     python benchmarks/mediapipe_hands.py pictures.json out.json COMPLEXITY
@@ -8,7 +8,6 @@ pictures.json: {"pictures": [path], "timed": [path]}; COMPLEXITY: 0 is its lite 
 
 import json
 import os
-import resource
 import sys
 import time
 
@@ -37,14 +36,12 @@ def main(pictures, out, complexity):
         detecting = seconds_of(detect, timed)
     with solution(static_image_mode=False, **(settings | {"max_num_hands": 1})) as follow:
         following = seconds_of(follow, timed)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     with open(out, "w") as file:
         json.dump(
             {
                 "hands": found,
                 "detecting_s": detecting,
                 "following_s": following,
-                "memory_mb": memory,
                 "version": mediapipe.__version__,
             },
             file,

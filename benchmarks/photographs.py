@@ -20,13 +20,12 @@ Every method here gets whole pictures and no camera. Measured:
                     small as those of people in rooms
 
 Errors are of the hands that were found. Milliseconds are medians, detecting (a new picture each)
-and following (the last frame is known); memory is the process's largest.
+and following (the last frame is known).
 """
 
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -103,7 +102,7 @@ def inside_larger(frames, number, share):
 
 # ---- the methods ---------------------------------------------------------------------------------
 def ours(weights, pictures, timed, looks=1):
-    """What MediaPipe's script says of itself; in a process of its own, for its memory."""
+    """What MediaPipe's script says of itself."""
     hand = Hand.from_pretrained(weights, looks=looks)
     found = {}
     for path in pictures:
@@ -118,7 +117,6 @@ def ours(weights, pictures, timed, looks=1):
         "hands": found,
         "detecting_s": seconds_of(hand, frames),
         "following_s": seconds_of(track, frames),
-        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
@@ -223,7 +221,6 @@ def summary_of(said, sets, places, truth, open_sets):
         "false": sum(bool(said["hands"][path]) for path in sets["without"]),
         "detecting_ms": round(1000 * float(np.median(said["detecting_s"])), 1),
         "following_ms": round(1000 * float(np.median(said["following_s"])), 1),
-        "memory_mb": round(said["memory_mb"]),
     }
 
 

@@ -344,16 +344,15 @@ def photographs_block(held):
     """benchmarks/photographs.py: a row a method."""
     body = []
     for name, row in held["methods"].items():
-        rest = ["–"] * 4
+        rest = ["–"] * 3
         if "false" in row:
             rest = [
                 f"{row['false']} of {held['without']}",
                 f"{row['detecting_ms']:.1f}",
                 f"{row['following_ms']:.1f}",
-                f"{row['memory_mb']}",
             ]
         body.append([name, *errors_of_method(row, held["photographs"]), *rest])
-    heads = [*HEADS_OF_ERRORS, "false", "ms, detecting", "ms, following", "MB"]
+    heads = [*HEADS_OF_ERRORS, "false", "ms, detecting", "ms, following"]
     return "\n".join([*table_of(["", *heads], body), ""])
 
 
@@ -446,8 +445,10 @@ ADAPTING_MEASURES = {
 
 def adapting_curve_block(held):
     """By how many labels."""
-    body = []
-    for labels, draws in held["curve"].items():
+    body, fifths = [], held["rows"]["untouched"]
+    draws = len(next(iter(held["curve"].values())))
+    untouched = [fifths[str(number)] for number in range(draws)]  # the same fifths
+    for labels, draws in ({"0": untouched} | held["curve"]).items():
         cells = [mean_and_spread([one[key] for one in draws]) for key in ADAPTING_MEASURES]
         body.append([labels, *cells])
     return "\n".join([*table_of(["labels", *ADAPTING_MEASURES.values()], body), ""])
@@ -457,7 +458,8 @@ def adapting_kinds_block(held):
     """Other kinds of pictures; what is forgotten."""
     body = []
     for kind, rows in held["kinds"].items():
-        for name, one in rows.items():
+        for name in sorted(rows, key=lambda name: name != "untouched"):
+            one = rows[name]
             label = name.replace("taught", "adapted").replace("plain pictures", "then: plain ones")
             keys = ("mm", "procrustes_mm", "px_percent")
             cells = ["–" if one[key] is None else f"{one[key]:.1f}" for key in keys]
@@ -553,7 +555,15 @@ def filled_documents():
         "README.md",
         *(
             f"docs/{page}.md"
-            for page in ("study", "study_tables", "paper", "hands", "recordings", "demo")
+            for page in (
+                "study",
+                "study_tables",
+                "paper",
+                "hands",
+                "mediapipe",
+                "recordings",
+                "demo",
+            )
         ),
     )
     documents = {ROOT / page: (ROOT / page).read_text() for page in pages}
