@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 
 from cmkg.hands.inference.export_files import LANDMARKS_FILE, PALMS_FILE
-from cmkg.hands.inference.hand import OWN, Hand
-from cmkg.hands.inference.hand_files import HandFacts
+from cmkg.hands.inference.hand import OWN
 from cmkg.hands.mediapipe.running import Networks
 from cmkg.hands.mediapipe.task_files import bundle_of
 from cmkg.hands.mediapipe.tflite_files import TfliteFile
 from tests.hands.photographs import SAMPLE, right_hand
 
 PYTHON = os.environ.get("CMKG_MEDIAPIPE_PYTHON", "")  # of an environment that has mediapipe
-LARGER, SIZE_MM = 1.5, 160.0
+LARGER = 1.5
 SCRIPT = """
 import json, sys
 import mediapipe
@@ -43,12 +42,24 @@ def test_mediapipe_runs_a_taught_file_as_its_own(tmp_path):
     command = [PYTHON, "-c", SCRIPT, str(tmp_path / "taught.task"), str(SAMPLE)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     places, joints = (np.array(one) for one in json.loads(done.stdout.splitlines()[-1]))
-    (own,), (untaught,) = (
-        Hand(Networks(palms, one), HandFacts(32.0, "test"))(right_hand()) for one in (taught, file)
-    )
-    # MediaPipe samples the pixels that we average, and turns its first region in a way of its own.
-    assert np.linalg.norm(places - own.joints_px, axis=1).mean() < 0.02 * own.box[2]
-    joints = joints - joints[0]
-    assert np.linalg.norm(joints - own.joints_mm, axis=1).mean() < 0.1 * SIZE_MM * LARGER
-    sizes = [np.linalg.norm(one, axis=1).sum() for one in (joints, untaught.joints_mm)]
-    assert sizes[0] / sizes[1] == pytest.approx(LARGER, rel=0.06)
+    own = nearest_look(Networks(palms, taught), places)
+    untaught = nearest_look(Networks(palms, file), places)
+    assert np.linalg.norm(places - own.joints_px, axis=1).mean() < 0.02 * extent(places)
+    sizes = {}
+    for name, one in (("theirs", joints), ("ours", own.joints_mm), ("start", untaught.joints_mm)):
+        sizes[name] = np.linalg.norm(one - one[0], axis=1).mean()
+    off = (joints - joints[0]) - (own.joints_mm - own.joints_mm[0])
+    assert np.linalg.norm(off, axis=1).mean() < 0.15 * sizes["ours"]
+    assert sizes["theirs"] / sizes["start"] == pytest.approx(LARGER, rel=0.05)
+
+
+def extent(places):
+    return (places.max(0) - places.min(0)).max()
+
+
+def nearest_look(networks, places):
+    """The look at the palm that is turned as MediaPipe, in its own way, turns its first one."""
+    (palm, *_) = networks.find_palms(right_hand(), 0.5)
+    turned = [palm.region.changed(turn) for turn in np.linspace(-0.8, 0.8, 33)]
+    looks = [networks.look(right_hand(), region) for region in turned]
+    return min(looks, key=lambda one: np.linalg.norm(places - one.joints_px))
