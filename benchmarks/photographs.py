@@ -144,8 +144,7 @@ def nearest(hands, joints_px):
     label = Region.of_joints(joints_px)
 
     def off(one):
-        region = Region.of_joints(np.array(one["px"]))
-        return np.hypot(region.x - label.x, region.y - label.y) / label.side
+        return Region.of_joints(np.array(one["px"])).distance(label) / label.side
 
     near = sorted((one for one in hands if off(one) < SAME_HAND), key=off)
     return near[0] if near else None

@@ -241,6 +241,11 @@ def _umask() -> int:
     return mask
 
 
+def write_bytes(path: PathLike, data: bytes) -> None:
+    """Writes bytes, atomically."""
+    write_atomically(path, lambda partial: Path(partial).write_bytes(data))
+
+
 def write_text(path: PathLike, text: str) -> None:
     """Writes text as UTF-8, atomically."""
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))

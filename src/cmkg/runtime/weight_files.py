@@ -31,6 +31,7 @@ from .files import (
     read_file,
     read_sealed_json,
     write_atomically,
+    write_bytes,
 )
 
 MOST_TENSORS = 100_000
@@ -99,7 +100,7 @@ def write_tensors(
     held = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
     facts = {**metadata, WEIGHTS_CHECKSUM: _tensor_checksum(held, metadata)}
     data = _with_sorted_header(save(held, metadata=facts))
-    write_atomically(path, lambda partial: Path(partial).write_bytes(data))
+    write_bytes(path, data)
 
 
 def _with_sorted_header(data: bytes) -> bytes:

@@ -26,8 +26,14 @@ from ..inference.export_files import (
     expect_whole_export,
     read_own_file,
 )
-from ..inference.hand import OWN, Hand, Thresholds
-from ..inference.hand_files import HandFacts, read_facts, read_hand_folder, write_hand_folder
+from ..inference.hand import OWN, Hand
+from ..inference.hand_files import (
+    USUAL_PALM_SCORE,
+    HandFacts,
+    read_facts,
+    read_hand_folder,
+    write_hand_folder,
+)
 from ..mediapipe.fitting import Recipe, Source, Teaching
 from ..mediapipe.frames import Frames, in_convention, packed_frames, read_frames, ruler_bone_mm
 from ..mediapipe.networks import TfliteNetwork
@@ -182,7 +188,7 @@ def sentence_of(result: dict[str, Any], folder: Path) -> str:
         f"  untouched  {before.sentence()}",
         f"  adapted    {after.sentence()}",
     ]
-    if result["palm_score"] < Thresholds().palm:
+    if result["palm_score"] < USUAL_PALM_SCORE:
         lines.append(
             f"palms of these hands score {result['palm_score']:g} and more: cmkg looks for these; "
             "in MediaPipe set min_hand_detection_confidence to it"

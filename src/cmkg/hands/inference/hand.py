@@ -82,8 +82,9 @@ class HandResult:
 class Thresholds:
     """What is called a hand: MediaPipe's own numbers."""
 
-    palm: float = 0.5
-    """Least score of a palm in the whole picture."""
+    palm: float | None = None
+    """Least score of a palm in the whole picture; None takes what the folder says: 0.5, or less
+    where adapting found that its hands need it."""
     presence: float = 0.5
     """Least chance that there is a hand, after a closer look."""
 
@@ -128,9 +129,10 @@ class Hand:
         self.networks, self.facts = networks, facts
         self.bone_mm = facts.bone_mm if bone_mm is None else float(bone_mm)
         self.max_hands = max_hands
-        self.thresholds = thresholds or Thresholds(palm=facts.palm_score)
-        for name in ("palm", "presence"):
-            value = getattr(self.thresholds, name)
+        asked = thresholds or Thresholds()
+        self.least_palm = facts.palm_score if asked.palm is None else asked.palm
+        self.least_presence = asked.presence
+        for name, value in (("palm", self.least_palm), ("presence", self.least_presence)):
             if not 0 <= value <= 1:
                 raise InputError(f"thresholds.{name}: expected 0 to 1, got {value!r}")
         self.looks = looks
@@ -203,14 +205,14 @@ class Hand:
 
     def _find(self, picture: Picture, share: float) -> list[Answer]:
         found: list[Answer] = []
-        for palm in self.networks.find_palms(picture, self.thresholds.palm, share):
+        for palm in self.networks.find_palms(picture, self.least_palm, share):
             if len(found) == self.max_hands:
                 break
             first = self.networks.look(picture, palm.region)
-            if first.presence < self.thresholds.presence or is_among(first, found):
+            if first.presence < self.least_presence or is_among(first, found):
                 continue
             answer = self.look_again(picture, first)
-            if answer.presence >= self.thresholds.presence and not is_among(answer, found):
+            if answer.presence >= self.least_presence and not is_among(answer, found):
                 found.append(answer)
         return sorted(found, key=attrgetter("presence"), reverse=True)
 
@@ -229,7 +231,7 @@ class Hand:
     def follow(self, picture: Picture, last: HandResult) -> Answer | None:
         """The hand of a video's last frame in its next one; None where it is lost."""
         answer = self.networks.look(picture, Region.of_joints(last.joints_px))
-        return answer if answer.presence >= self.thresholds.presence else None
+        return answer if answer.presence >= self.least_presence else None
 
     def regions_in(self, picture: Picture, box: Box) -> list[Region]:
         """Where the one hand of a rough box may be: its palm's region, else all four directions."""
@@ -243,7 +245,7 @@ class Hand:
         turned = [whole.changed(turn) for turn in QUARTERS_RAD]
         if min(part.shape[:2]) < SMALLEST:
             return turned
-        palms = self.networks.find_palms(np.ascontiguousarray(part), self.thresholds.palm)
+        palms = self.networks.find_palms(np.ascontiguousarray(part), self.least_palm)
         moved = [
             one.region._replace(x=one.region.x + low[0], y=one.region.y + low[1]) for one in palms
         ]
@@ -254,7 +256,7 @@ class Hand:
         """The surest of some regions, looked at again; none where there is no hand."""
         answers = [self.networks.look(picture, one) for one in regions]
         best = self.look_again(picture, max(answers, key=attrgetter("presence")))
-        return [best] if best.presence >= self.thresholds.presence else []
+        return [best] if best.presence >= self.least_presence else []
 
     # ---- results ---------------------------------------------------------------------------------
     def result_of(
@@ -288,7 +290,7 @@ def is_among(answer: Answer, others: Sequence[Answer]) -> bool:
     own = Region.of_joints(answer.joints_px)
     for other in others:
         region = Region.of_joints(other.joints_px)
-        if np.hypot(own.x - region.x, own.y - region.y) < SAME_HAND * min(own.side, region.side):
+        if own.distance(region) < SAME_HAND * min(own.side, region.side):
             return True
     return False
 

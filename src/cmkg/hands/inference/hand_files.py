@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...errors import InputError
-from ...runtime.files import PathLike, read_json, write_atomically, write_json
+from ...runtime.files import PathLike, read_json, write_bytes, write_json
 from ..mediapipe.running import Networks
 from ..mediapipe.tflite_files import TfliteFile
 from .export_files import (
@@ -23,6 +21,7 @@ from .export_files import (
 
 FORMAT = "cmkg-hand/1"
 BONE_MM = (5.0, 120.0)
+USUAL_PALM_SCORE = 0.5  # MediaPipe's
 
 
 class HandFacts(NamedTuple):
@@ -35,7 +34,7 @@ class HandFacts(NamedTuple):
 
     bone_mm: float
     base: str
-    palm_score: float = 0.5
+    palm_score: float = USUAL_PALM_SCORE
 
 
 def read_hand_folder(folder: PathLike) -> tuple[Networks, HandFacts]:
@@ -62,7 +61,11 @@ def read_facts(folder: PathLike) -> HandFacts:
     path = Path(folder) / FACTS_FILE
     held = read_json(path, "a hand's facts")
     facts: dict[str, Any] = held if isinstance(held, dict) else {}
-    bone, base, palm = facts.get("bone_mm"), facts.get("base"), facts.get("palm_score", 0.5)
+    bone, base, palm = (
+        facts.get("bone_mm"),
+        facts.get("base"),
+        facts.get("palm_score", USUAL_PALM_SCORE),
+    )
     is_sane = isinstance(bone, (int, float)) and BONE_MM[0] < bone < BONE_MM[1]
     if not is_sane or not isinstance(base, str) or bone is None:
         raise InputError(
@@ -78,15 +81,6 @@ def write_hand_folder(folder: PathLike, landmarks: bytes, palms: bytes, facts: H
     home = Path(folder)
     home.mkdir(parents=True, exist_ok=True)
     for name, data in ((LANDMARKS_FILE, landmarks), (PALMS_FILE, palms)):
-        write_atomically(home / name, bytes_writer(data))
+        write_bytes(home / name, data)
     write_json(home / FACTS_FILE, {"format": FORMAT, **facts._asdict()})
     write_manifest(home)
-
-
-def bytes_writer(data: bytes) -> Callable[[Path], object]:
-    """What write_atomically takes, of bytes."""
-    return partial(_write_bytes, data)
-
-
-def _write_bytes(data: bytes, path: Path) -> None:
-    path.write_bytes(data)

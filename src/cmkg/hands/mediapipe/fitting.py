@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -167,8 +168,13 @@ def rows_at(count: int, size: int, step: int, key: Sequence[int]) -> list[int]:
     rows = []
     for at in range(step * size, (step + 1) * size):
         epoch, place = divmod(at, count)
-        rows.append(int(np.random.default_rng([*key, epoch]).permutation(count)[place]))
+        rows.append(int(_order_of(count, (*key, epoch))[place]))
     return rows
+
+
+@lru_cache(maxsize=8)
+def _order_of(count: int, key: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(key).permutation(count)
 
 
 def average_with(start: TfliteNetwork, taught: TfliteNetwork, share: float) -> TfliteNetwork:

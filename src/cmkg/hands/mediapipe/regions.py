@@ -67,6 +67,10 @@ class Region(NamedTuple):
         x, y = np.array([x, y]) + rotation(angle) @ [0.0, PALM_SHIFT * height]
         return cls(float(x), float(y), PALM_ZOOM * max(width, height, SMALLEST_SIDE), angle)
 
+    def distance(self, other: Region) -> float:
+        """Between the two middles, in pixels."""
+        return float(np.hypot(self.x - other.x, self.y - other.y))
+
     def changed(
         self, turn: float = 0.0, zoom: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)
     ) -> Region:

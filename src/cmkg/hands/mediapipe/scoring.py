@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ..inference.hand import SHARES, Hand, HandResult, Thresholds
+from ..inference.hand import SHARES, Hand, HandResult
+from ..inference.hand_files import USUAL_PALM_SCORE
 from ..metrics import procrustes
 from ..skeleton import WRIST
 from .frames import FROM_AFAR, Frames
@@ -16,15 +17,15 @@ from .regions import Region
 from .running import Networks
 
 SAMPLED, FOUND = 100, 0.95  # frames that are looked at; share of them that should be found
+BELOW = 0.8  # times the score of the least sure of them: others may be less sure
 LOWEST = 0.05  # score of a palm: below it everything is one
 SAME_HAND = 0.5  # of the label's region, between the middles
-GOOD = 0.25  # of the hand's extent: the largest mean distance of a good skeleton
 
 
 class Answers(NamedTuple):
     """What was found of each labelled hand; nan where nothing was.
 
-    joints_mm: from the wrist on. extents_px: of the labels' joints, the longer side.
+    joints_mm: from the wrist on.
     """
 
     joints_px: Float[np.ndarray, "n 21 2"]
@@ -76,13 +77,12 @@ def find_in_frames(
 def nearest(found: list[HandResult], joints_px: Float[np.ndarray, "21 2"]) -> HandResult | None:
     """The hand at a label's place; None where there is none."""
     label = Region.of_joints(joints_px)
-    near: list[tuple[float, Any]] = []
-    for one in found:
-        region = Region.of_joints(one.joints_px)
-        off = float(np.hypot(region.x - label.x, region.y - label.y)) / label.side
-        near.append((off, one))
-    near = sorted((pair for pair in near if pair[0] < SAME_HAND), key=lambda pair: pair[0])
-    return near[0][1] if near else None
+
+    def off(one: HandResult) -> float:
+        return Region.of_joints(one.joints_px).distance(label) / label.side
+
+    near = sorted((one for one in found if off(one) < SAME_HAND), key=off)
+    return near[0] if near else None
 
 
 class Findable(NamedTuple):
@@ -105,17 +105,15 @@ def findable(networks: Networks, frames: Frames) -> Findable:
         label = Region.of_joints(joints_px)
         palms = [p for share in SHARES for p in networks.find_palms(picture, LOWEST, share)]
         near = [
-            palm.score
-            for palm in palms
-            if np.hypot(palm.region.x - label.x, palm.region.y - label.y) < SAME_HAND * label.side
+            palm.score for palm in palms if palm.region.distance(label) < SAME_HAND * label.side
         ]
         scores.append(max(near, default=0.0))
         answer = networks.look(picture, label)
         is_right = answer.right >= 0.5
         missed += answer.presence < 0.5 or is_right != bool(frames.is_right[number])
     least = float(np.quantile(scores, 1 - FOUND))
-    usual = Thresholds().palm
-    return Findable(round(min(max(0.8 * least, LOWEST), usual), 3), missed / len(numbers))
+    needed = min(max(BELOW * least, LOWEST), USUAL_PALM_SCORE)
+    return Findable(round(needed, 3), missed / len(numbers))
 
 
 def extents(joints_px: Float[np.ndarray, "n 21 2"]) -> Float[np.ndarray, " n"]:

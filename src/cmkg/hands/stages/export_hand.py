@@ -7,11 +7,11 @@ from pathlib import Path
 
 from ...errors import InputError
 from ...runtime.checks import expect_new_file
-from ...runtime.files import read_file, write_atomically
+from ...runtime.files import read_file, write_bytes
 from ...runtime.text import printable
 from ..inference.export_files import LANDMARKS_FILE, PALMS_FILE, read_own_file
 from ..inference.hand import OWN
-from ..inference.hand_files import bytes_writer, read_hand_folder
+from ..inference.hand_files import read_hand_folder
 from ..mediapipe.task_files import bundle_of, with_taught_network
 from ..mediapipe.tflite_files import MOST_BYTES, TfliteFile, expect_same_graph
 
@@ -61,7 +61,7 @@ def run(config: ExportHand) -> None:
         data = _changed(config, taught)
     elif config.task:
         data = bundle_of(read_own_file(folder, PALMS_FILE, "a network's file"), data)
-    write_atomically(out, bytes_writer(data))
+    write_bytes(out, data)
     print(printable(f"{out}: {len(data):,} bytes; docs/mediapipe.md says in which line it goes"))
 
 

@@ -26,7 +26,6 @@ from ...runtime.text import printable
 from ..geometry import is_camera
 from ..inference.drawing import draw_hands
 from ..inference.exchange import FORMAT, csv_of, document_of, record_of
-from ..inference.export_files import FACTS_FILE
 from ..inference.hand import (
     OWN,
     Box,
@@ -38,7 +37,6 @@ from ..inference.hand import (
     smaller_box,
     smaller_camera,
 )
-from ..inference.hand_files import read_facts
 from ..inference.pictures import PICTURES, list_files, read_with_scale, write_picture
 from ..inference.tracker import Tracker
 from ..inference.videos import VIDEOS, Video, VideoFile
@@ -102,15 +100,11 @@ def run(config: Predict) -> None:
         InputError: at the end, where files could not be read.
         Stopped: Ctrl-C came before the last file was over; what was found is written.
     """
-    weights = config.weights or OWN
-    palm = config.palm_score
-    if palm is None:
-        palm = read_facts(weights).palm_score if (Path(weights) / FACTS_FILE).exists() else 0.5
     hand = Hand.from_pretrained(
-        weights,
+        config.weights or OWN,
         bone_mm=config.bone_mm or None,
         max_hands=config.max_hands,
-        thresholds=Thresholds(palm, config.presence),
+        thresholds=Thresholds(config.palm_score, config.presence),
         looks=config.looks,
     )
     box = expect_box(numbers_of("--box", config.box)) if config.box else None

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...runtime.checks import expect_apart, expect_between
-from ...runtime.files import write_atomically, write_json
+from ...runtime.files import write_bytes, write_json
 from ...runtime.locks import expect_own_folder
 from ...runtime.text import printable
 from ..inference.exchange import FORMAT, UNITS
 from ..inference.export_files import FACTS_FILE, LANDMARKS_FILE, PALMS_FILE, read_own_file
 from ..inference.hand import MOST_HANDS, OWN
-from ..inference.hand_files import bytes_writer, read_hand_folder
+from ..inference.hand_files import read_hand_folder
 from ..skeleton import BONES, FINGER_COLOURS, JOINTS
 
 PAGE = Path(__file__).parents[1] / "page"
@@ -78,5 +78,5 @@ def run(config: Page) -> None:
     (out / "litert").mkdir(parents=True, exist_ok=True)
     write_json(out / FACTS_FILE, page_facts)  # the mark, too, that the folder is ours
     for name, data in files.items():
-        write_atomically(out / name, bytes_writer(data))
+        write_bytes(out / name, data)
     print(printable(f"{out}: serve it, e.g. with python -m http.server --directory {out}"))
