@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmkg.hands.datasets.packed import pack
-from cmkg.hands.datasets.rendered import Rendered
+from cmkg.hands.datasets.packed.pack import pack
 from cmkg.hands.network.augment import Augmentation, Stored, network_inputs
 from cmkg.hands.network.pose_loss import PoseLoss
 from cmkg.hands.network.posenet import NetConfig, pose_net
 from cmkg.hands.rendering.scenes import SceneConfig
+from cmkg.hands.synthesis.rendered import Rendered
 from cmkg.runtime.distributed import launch
 from cmkg.runtime.random import batch_indices, generator
-from cmkg.steps import take_step
+from cmkg.training.step import take_step
 
 
 def main():

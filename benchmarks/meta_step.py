@@ -34,8 +34,8 @@ from cmkg import (
     distillation_loss,
     regression_loss,
 )
-from cmkg.meta import unrolled_gradient
-from cmkg.steps import take_step
+from cmkg.prior.meta_gradient import unrolled_gradient
+from cmkg.training.step import take_step
 from networks import JointsNet
 
 ALPHA, BETA = 2.5e-4, 1e-3
@@ -244,7 +244,7 @@ def with_torchopt(student, taps, teacher, optimizer, x, depth, y):
 
 
 def unrolled(student, taps, teacher, optimizer, x, depth, y):
-    """Algorithm 1 in torch.func (cmkg.meta.unrolled_gradient, the tests' oracle), and theta's
+    """Algorithm 1 in torch.func (cmkg.prior.meta_gradient.unrolled_gradient, the tests' oracle), and theta's
     update after it."""
     prior = Prior.constant(student)
 

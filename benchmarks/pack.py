@@ -16,10 +16,11 @@ import cv2
 import numpy as np
 
 from cmkg.hands import geometry
-from cmkg.hands.datasets import reading, synthetic
-from cmkg.hands.datasets.packed import pack
+from cmkg.hands.datasets.packed.pack import pack
 from cmkg.hands.datasets.rhd import Rhd
 from cmkg.hands.datasets.sample import crop_frame
+from cmkg.hands.files import reading
+from cmkg.hands.synthesis import synthetic
 
 
 class Repeated:

@@ -37,16 +37,17 @@ import cv2
 import numpy as np
 
 from cmkg import Hand, Tracker
-from cmkg.hands.datasets.folder import ALL, Folder
+from cmkg.hands.datasets.folder import Folder
+from cmkg.hands.datasets.folder_splits import ALL
 from cmkg.hands.inference.hand import OWN
 from cmkg.hands.inference.pictures import read_photograph, write_picture
-from cmkg.hands.mediapipe.frames import bones_of, folder_frames
 from cmkg.hands.mediapipe.regions import Region
-from cmkg.hands.mediapipe.scoring import SAME_HAND, extents
 from cmkg.hands.metrics import procrustes
 from cmkg.hands.rendering.backgrounds import background, photographs
 from cmkg.hands.rendering.scenes import stream
 from cmkg.hands.skeleton import retarget_matrix
+from cmkg.hands.teaching.frames import bones_of, folder_frames
+from cmkg.hands.teaching.scores import SAME_HAND, extents
 from cmkg.runtime.environment import describe_processor
 from cmkg.runtime.files import write_json
 

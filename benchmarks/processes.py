@@ -23,7 +23,7 @@ from functools import partial
 from cmkg import Batch, Distiller, MetaConfig, PriorLearner, distillation_loss
 from cmkg.runtime.distributed import launch, wait_for_all
 from cmkg.runtime.ranks import rank
-from cmkg.steps import take_step
+from cmkg.training.step import take_step
 sys.path.insert(0, sys.argv[4])
 from networks import JointsNet
 batch, steps, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]

@@ -13,9 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from cmkg.hands.datasets.packed import pack
-from cmkg.hands.datasets.rendered import Rendered
+from cmkg.hands.datasets.packed.pack import pack
 from cmkg.hands.rendering.scenes import SceneConfig
+from cmkg.hands.synthesis.rendered import Rendered
 
 
 def seconds(px, count, workers):

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from cmkg.hands.datasets import array_files
-from cmkg.hands.datasets.array_files import DiskArray, checksum, expect_checksum
+from cmkg.hands.files import arrays as array_files
+from cmkg.hands.files.arrays import DiskArray, checksum, expect_checksum
 
 
 def timed(function):

@@ -30,14 +30,18 @@ import cv2
 import numpy as np
 import torch
 
-from cmkg.hands.datasets.folder import ALL, Folder
-from cmkg.hands.datasets.packed import Packed
-from cmkg.hands.experiments.adapt import MISSED
-from cmkg.hands.inference.export_files import LANDMARKS_FILE, PALMS_FILE
+from cmkg.hands.commands.adapt import MISSED
+from cmkg.hands.datasets.folder import Folder
+from cmkg.hands.datasets.folder_splits import ALL
+from cmkg.hands.datasets.packed.format import Packed
+from cmkg.hands.files.exports import LANDMARKS_FILE, PALMS_FILE
 from cmkg.hands.inference.hand import OWN, Hand
 from cmkg.hands.inference.hand_files import HandFacts
-from cmkg.hands.mediapipe.fitting import Recipe, Source, Teaching, average_with
-from cmkg.hands.mediapipe.frames import (
+from cmkg.hands.mediapipe.backend import Networks
+from cmkg.hands.mediapipe.networks import TfliteNetwork
+from cmkg.hands.mediapipe.regions import Picture
+from cmkg.hands.skeleton import BONES
+from cmkg.hands.teaching.frames import (
     FROM_AFAR,
     Frames,
     Pictures,
@@ -45,12 +49,9 @@ from cmkg.hands.mediapipe.frames import (
     in_convention,
     packed_frames,
 )
-from cmkg.hands.mediapipe.networks import TfliteNetwork
-from cmkg.hands.mediapipe.regions import Picture
-from cmkg.hands.mediapipe.running import Networks
-from cmkg.hands.mediapipe.scoring import errors_of, find_in_frames, findable
-from cmkg.hands.mediapipe.teaching import STILL, Looks, views_of
-from cmkg.hands.skeleton import BONES
+from cmkg.hands.teaching.scores import errors_of, find_in_frames, findable
+from cmkg.hands.teaching.teach import Recipe, Teaching, TeachingSet, average_with
+from cmkg.hands.teaching.views import STILL, Looks, views_of
 from cmkg.runtime.files import read_json, write_json
 
 FIFTHS = 5
@@ -163,10 +164,10 @@ def train(setting: Setting, weights: str, root: str, rendered: str) -> dict[str,
         taught = last_layer_by_ridge(start, own)
     else:
         recipe = recipe_of(setting)
-        sources = [Source(own, 1.0)]
+        sources = [TeachingSet(own, 1.0)]
         if setting.row == "rendered":
             hands = packed_frames(Packed(rendered))
-            sources.append(Source(in_convention(hands, own.bones().mean(0)), 1.0))
+            sources.append(TeachingSet(in_convention(hands, own.bones().mean(0)), 1.0))
         seen = findable(
             Networks.open(Path(weights) / PALMS_FILE, Path(weights) / LANDMARKS_FILE), own
         )

@@ -8,25 +8,25 @@ teacher teaches on all pairs; each takes as many steps. The protocol is docs/stu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from cmkg.hands.experiments.main import SMALL_NET
-from cmkg.hands.experiments.rows import run_stage
+from cmkg.hands.commands.any_stage import run_stage
+from cmkg.hands.commands.distill import Distill
+from cmkg.hands.experiments.demo import SMALL_NET
 from cmkg.hands.network.posenet import NetConfig
 from cmkg.hands.report.collect import spread
-from cmkg.hands.stages.settings import Flat
+from cmkg.hands.stages.stage_settings import Flat
 from cmkg.runtime.checks import expect_at_least_one, expect_different_seeds, expect_positive
 from cmkg.runtime.distributed import Precision
 from cmkg.runtime.files import write_json, write_text
 from cmkg.runtime.progress import say
-from cmkg.runtime.run_files import read_result
-from cmkg.runtime.settings import replace_settings, settings_of
-
-from .base import main
-from .chart import draw_labels
-from .worth import Worth, describe_sessions_of, make_data, source_stages
+from cmkg.runtime.run_records import read_result
+from cmkg.runtime.settings import settings_of
+from studies.chart import draw_labels
+from studies.program import main
+from studies.worth import Worth, describe_sessions_of, make_data, source_stages
 
 STAGES = {
     "student": "labels only",
@@ -74,7 +74,9 @@ def run(config: Labels) -> None:
             make_data(worth, out / "data")
             home = out / f"labels-{worth.labels}" / f"source-{seed}"
             stages = source_stages(worth, home, out / "data", seed)
-            stages["depth"] = replace_settings(stages["depth"], exponents=())
+            depth = stages["depth"]
+            assert isinstance(depth, Distill)
+            stages["depth"] = replace(depth, phi=replace(depth.phi, exponents=()))
             for name in ("student", "teacher", "depth") if labels else ("student",):
                 result = run_stage(stages[name])
                 say(f"{worth.labels} labels, seed {seed}, {name}: EPE {result['epe_mm']:.2f} mm")

@@ -15,17 +15,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import ttest_1samp
 
-from cmkg.cli import end_in_one_sentence
+from cmkg.cli.main import end_in_one_sentence
 from cmkg.errors import InputError
-from cmkg.hands.report.collect import (
-    collect_row,
-    format_spread,
-    format_strength,
-    hide_folders,
-)
+from cmkg.hands.report.collect import collect_row, format_spread, format_strength, hide_folders
 from cmkg.runtime.files import read_json, write_json, write_text
-
-from .chart import draw_errors
+from studies.chart import draw_errors
 
 REFERENCES = {"fine-tune-student": "plain fine-tuning"}
 BULKY = ("weights", "pck", "per_joint_mm")

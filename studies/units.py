@@ -22,24 +22,24 @@ import torch
 from torch import Tensor, nn
 
 from cmkg.batch import Batch
-from cmkg.distiller import Distiller
+from cmkg.distillation.distiller import Distiller
+from cmkg.distillation.losses import distillation_loss
 from cmkg.errors import Diverged
-from cmkg.hands.datasets.packed import Packed
+from cmkg.hands.commands.target import weight_histogram
+from cmkg.hands.datasets.packed.format import Packed
+from cmkg.hands.datasets.packed.labelled_set import open_frames
+from cmkg.hands.network.loader import Loader
 from cmkg.hands.network.pose_loss import PoseLoss
 from cmkg.hands.network.posenet import LossUnit, NetConfig, PoseNet, pose_net
-from cmkg.hands.stages.fitting import Loader
-from cmkg.hands.stages.predicting import predict, score
-from cmkg.hands.stages.settings import Flat
-from cmkg.hands.stages.target import weight_histogram
-from cmkg.learner import MetaConfig, PriorLearner
-from cmkg.losses import distillation_loss
-from cmkg.prior import Prior
+from cmkg.hands.network.predictions import predict, score
+from cmkg.hands.stages.stage_settings import Flat
+from cmkg.prior.learner import MetaConfig, PriorLearner
+from cmkg.prior.prior import Prior
 from cmkg.runtime.distributed import Precision, Processes, launch
 from cmkg.runtime.files import write_json
 from cmkg.runtime.progress import say
-from cmkg.steps import take_step
-
-from .base import main
+from cmkg.training.step import take_step
+from studies.program import main
 
 ALPHA, BETA, LR = 2.5e-4, 1e-3, 2.5e-4
 # What each row of Table 2 sets: sigma and exponent; None is phi.
@@ -91,8 +91,7 @@ class Setting:
 
     def loss(self, unit: LossUnit, loader: Loader) -> PoseLoss:
         """Eq. 1 in a unit, squared, of a set's mean hand."""
-        assert isinstance(loader.packed, Packed)
-        return PoseLoss(loader.packed.bone_mm, 0.0, unit)
+        return PoseLoss(loader.data.first.bone_mm, 0.0, unit)
 
     def batch(self, loader: Loader, step: int) -> Batch:
         """One batch of the source, or of the target, which has no depth."""
@@ -108,9 +107,9 @@ def run(config: Units) -> dict[str, Any]:
     setting = Setting(
         config,
         fabric,
-        Loader(Packed(config.source), px, device, ("rgb", "depth")),
-        Loader(Packed(config.target), px, device),
-        Loader(Packed(config.test), px, device),
+        Loader(open_frames(Packed(config.source)), px, device, ("rgb", "depth")),
+        Loader(open_frames(Packed(config.target)), px, device),
+        Loader(open_frames(Packed(config.test)), px, device),
     )
     first = {channels: _first_half(setting, channels) for channels in (1, 3)}
     found: dict[str, Any] = {"settings": asdict(config), "units": {}}

@@ -9,17 +9,19 @@ Everything is reused and resumed; --seeds and --parts let several processes shar
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from safetensors.torch import load_file, save_file
 
 from cmkg.errors import Diverged, InputError
-from cmkg.families import fisher
-from cmkg.hands.datasets.packed import Packed
+from cmkg.hands.commands import distill, evaluate, render, target
+from cmkg.hands.commands.any_stage import SourceStage, run_stage
+from cmkg.hands.commands.target import Regulariser
+from cmkg.hands.datasets.packed.format import Packed
 from cmkg.hands.datasets.sample import pixels_to_store
-from cmkg.hands.experiments.main import (
+from cmkg.hands.experiments.demo import (
     MILD_AUGMENTATION,
     SLIM_NET,
     UNTOUCHED,
@@ -27,36 +29,26 @@ from cmkg.hands.experiments.main import (
     Expert,
     draw_sequences,
     pack_folder,
-    with_folders,
 )
-from cmkg.hands.experiments.main import source_stages as stages_of_run
-from cmkg.hands.experiments.rows import (
-    Blocks,
-    Folders,
-    Row,
-    SourceStage,
-    run_stage,
-    select_rows,
-    train_row,
-)
+from cmkg.hands.experiments.demo import source_stages as stages_of_run
+from cmkg.hands.experiments.rows import Blocks, Folders, Row, select_rows, train_row, with_folders
+from cmkg.hands.network.loader import Loader
 from cmkg.hands.network.pose_loss import loss_of
 from cmkg.hands.network.posenet import NetConfig
 from cmkg.hands.rendering.scenes import SceneConfig
 from cmkg.hands.report.collect import chosen_folder, spread
-from cmkg.hands.stages import distill, evaluate, render, target
-from cmkg.hands.stages.fitting import Loader, labelled_numbers
-from cmkg.hands.stages.settings import Flat, OptimConfig
-from cmkg.low_rank import LowRankPrior
-from cmkg.prior import Prior
+from cmkg.hands.stages.finished_run import FinishedRun
+from cmkg.hands.stages.stage_settings import Flat, OptimConfig
+from cmkg.prior.make import fisher
+from cmkg.prior.prior import Prior
 from cmkg.runtime.checks import expect_at_least_one, expect_different_seeds, expect_positive
 from cmkg.runtime.distributed import Precision
 from cmkg.runtime.files import read_json, read_sealed_json, write_atomically, write_json
 from cmkg.runtime.progress import say
-from cmkg.runtime.run_files import read_result
-from cmkg.runtime.settings import replace_settings, settings_of
+from cmkg.runtime.run_records import read_result
+from cmkg.runtime.settings import settings_of
 from cmkg.runtime.weight_files import load_weights
-
-from .base import main
+from studies.program import main
 
 ROTATIONS = (-30.0, -15.0, 0.0, 15.0, 30.0)
 TARGETS = ("rendered", "photographs")
@@ -70,9 +62,7 @@ SOURCE_LABELS = {
     "no-teacher": "labels only, again: φ is learned meanwhile",
     "letter": "labels only, then half as many steps on Eq. 4 with depth",
     "letter-no-teacher": "labels only, then the same steps without a teacher",
-    "trajectory": "taught by depth, then on at a constant rate: a trajectory of weights",
 }
-SNAPSHOTS = 20  # of the trajectory
 
 
 @dataclass(frozen=True)
@@ -141,12 +131,17 @@ def make_data(config: Worth, data: Path) -> dict[str, Blocks]:
     px = pixels_to_store(config.net.px)
     scene = SceneConfig(px=px, views_deg=90.0)
     stage = render.Render(str(data / "source"), config.count, scene=scene)
-    test = replace_settings(stage, out=str(data / "source-test"), first=10_000_000)
     render.run(stage)
-    render.run(replace_settings(test, count=max(config.count // 10, 1)))
+    render.run(
+        replace(
+            stage,
+            out=str(data / "source-test"),
+            count=max(config.count // 10, 1),
+            first=10_000_000,
+        )
+    )
     frames = config.target_frames
-    drawn = draw_sequences(replace_settings(stage, seed=1), data / "rendered", frames, frames)
-    blocks = {"rendered": drawn}
+    blocks = {"rendered": draw_sequences(replace(scene, seed=1), data / "rendered", frames, frames)}
     if config.real_hands:
         pack_folder(config.real_hands, data / "photographs", px)
     if (data / "photographs/target-test").exists():
@@ -174,30 +169,21 @@ def source_stages(config: Worth, home: Path, data: Path, seed: int) -> dict[str,
     )
     stages = stages_of_run(experiment, home, data)
     for name in ("depth", "rgb", "shuffled"):  # the teacher sees the very picture that is learned
-        stages[name] = replace_settings(stages[name], cached=False)
-    letter = replace_settings(
-        stages["depth"],
+        taught = stages[name]
+        assert isinstance(taught, distill.Distill)
+        stages[name] = replace(taught, cached=False)
+    depth = stages["depth"]
+    assert isinstance(depth, distill.Distill)
+    letter = replace(
+        depth,
         start="student",
-        criterion=distill.Criterion("paper"),
-        inner_optimizer="sgd",
-        alpha=distill.PhiConfig().alpha,
-        epochs=max(config.epochs // 2, 1),
+        criterion=distill.CriterionConfig("paper"),
+        phi=replace(depth.phi, inner_optimizer="sgd", alpha=distill.PHI.alpha),
+        optim=replace(depth.optim, epochs=max(config.epochs // 2, 1)),
         out=str(home / "letter"),
     )
-    without = replace_settings(letter, use_teacher=False, out=str(home / "letter-no-teacher"))
-    epochs = max(config.epochs // 5, 1)
-    steps = epochs * (config.count // config.batch)
-    trajectory = replace_settings(
-        stages["depth"],
-        start=str(home / "depth/distilled.safetensors"),
-        exponents=(),
-        epochs=epochs,
-        lr=config.fine_tune_lr,
-        schedule="constant",
-        snapshots=min(SNAPSHOTS, steps),
-        out=str(home / "trajectory"),
-    )
-    return stages | {"letter": letter, "letter-no-teacher": without, "trajectory": trajectory}
+    without = replace(letter, use_teacher=False, out=str(home / "letter-no-teacher"))
+    return stages | {"letter": letter, "letter-no-teacher": without}
 
 
 # ---- targets -------------------------------------------------------------------------------------
@@ -209,100 +195,83 @@ def target_rows(home: Path) -> list[Row]:
 
     weights = {name: file(path) for name, path in UNTOUCHED.items()}
     taught = weights["depth"]
-    around = {"start": taught, "centre": taught}
     phi = {
         "letter": ("φ by the letter", "letter/prior_p2", "letter-no-teacher/prior_p2"),
         "adam": ("φ from θ₀ on, Adam's inner step", "depth/prior_p2", "no-teacher/prior_p2"),
         "two": ("φ of two checkpoints from θ₀ on", "two-depth", "two-no-teacher"),
     }
+
+    def around(name: str, label: str, prior: str = "", per_layer: bool = False) -> Row:
+        """Goes on from the weights that depth taught, held around them."""
+        return Row(
+            name=name,
+            label=f"taught by depth, {label} around it",
+            start=taught,
+            regulariser=Regulariser(
+                prior=file(prior) if prior else "", centre=taught, per_layer=per_layer
+            ),
+            tuned=True,
+        )
+
+    def towards(name: str, label: str, centre: str, is_control: bool) -> Row:
+        """Starts at theta_0, held around other weights."""
+        return Row(
+            name=name,
+            label=f"θ₀, ℓ² around the weights {label}",
+            regulariser=Regulariser(centre=centre),
+            tuned=True,
+            is_control=is_control,
+        )
+
+    def function_space(name: str, weight: float) -> Row:
+        return Row(
+            name=name,
+            label=f"taught by depth, function-space prior, {weight:g}",
+            start=taught,
+            regulariser=Regulariser(function_weight=weight),
+        )
+
     rows = [
-        Row("tuned-student", "labels only, fine-tuned", {"start": weights["student"]}),
-        Row("tuned-rgb", "taught by RGB, fine-tuned", {"start": weights["rgb"]}, False, True),
-        Row("tuned-depth", "taught by depth, fine-tuned", {"start": taught}),
-        Row("tuned-all", "all labels, fine-tuned", {"start": weights["all"]}),
-        Row("sp", "taught by depth, ℓ² around it", around, tuned=True),
+        Row(name="tuned-student", label="labels only, fine-tuned", start=weights["student"]),
         Row(
-            "sp-two",
-            "taught by depth, φ of two checkpoints around it",
-            around | {"prior": file("two-depth"), "per_layer": True},
-            tuned=True,
+            name="tuned-rgb",
+            label="taught by RGB, fine-tuned",
+            start=weights["rgb"],
+            is_control=True,
         ),
-        Row(
-            "sp-adam",
-            "taught by depth, φ of Adam's inner step around it",
-            around | {"prior": file("depth/prior_p2"), "per_layer": True},
-            tuned=True,
-        ),
-        Row(
-            "function-03",
-            "taught by depth, function-space prior, 0.3",
-            {"start": taught, "function_weight": 0.3},
-        ),
-        Row(
-            "function-3",
-            "taught by depth, function-space prior, 3",
-            {"start": taught, "function_weight": 3.0},
-        ),
-        Row(
-            "sp-fisher",
-            "taught by depth, Fisher information around it",
-            around | {"prior": file("fisher")},
-            tuned=True,
-        ),
-        Row(
-            "sp-fisher-layers",
-            "taught by depth, Fisher information around it, per layer",
-            around | {"prior": file("fisher"), "per_layer": True},
-            tuned=True,
-        ),
-        Row(
-            "sp-low-rank",
-            "taught by depth, low rank + diagonal around its trajectory",
-            {"start": taught, "low_rank": file("low-rank")},
-            tuned=True,
-        ),
-        Row(
-            "sp-bound",
-            "taught by depth, ℓ² around it, strength by the evidence's bound",
-            around | {"evidence": "bound"},
-        ),
-        Row(
-            "sp-emphasised",
-            "taught by depth, ℓ² around it, strength by the bound with the data emphasised",
-            around | {"evidence": "emphasised"},
-        ),
+        Row(name="tuned-depth", label="taught by depth, fine-tuned", start=taught),
+        Row(name="tuned-all", label="all labels, fine-tuned", start=weights["all"]),
+        around("sp", "ℓ²"),
+        around("sp-two", "φ of two checkpoints", "two-depth", per_layer=True),
+        around("sp-adam", "φ of Adam's inner step", "depth/prior_p2", per_layer=True),
+        function_space("function-03", 0.3),
+        function_space("function-3", 3.0),
+        around("sp-fisher", "Fisher information", "fisher"),
+        around("sp-fisher-layers", "Fisher information per layer", "fisher", per_layer=True),
+        towards("centred", "taught by depth", taught, is_control=False),
+        towards("centred-rgb", "taught by RGB", weights["rgb"], is_control=True),
+        towards("centred-labels", "of labels only", weights["student"], is_control=True),
+        towards("centred-permuted", "taught by depth, permuted", file("permuted"), is_control=True),
+        Row(name="none", label="θ₀"),
+        Row(name="l2", label="θ₀, ℓ²", tuned=True),
     ]
-    around_label = "θ₀, ℓ² around the weights"
-    rows += [
-        Row("centred", f"{around_label} taught by depth", {"centre": taught}, True),
-        Row("centred-rgb", f"{around_label} taught by RGB", {"centre": weights["rgb"]}, True, True),
-        Row(
-            "centred-labels",
-            f"{around_label} of labels only",
-            {"centre": weights["student"]},
-            True,
-            True,
-        ),
-        Row(
-            "centred-permuted",
-            f"{around_label}, permuted",
-            {"centre": file("permuted")},
-            True,
-            True,
-        ),
-    ]
-    rows += [Row("none", "θ₀"), Row("l2", "θ₀, ℓ²", tuned=True)]
     for name, (label, own, without) in phi.items():
-        has = {"prior": file(own), "per_layer": True}
+        prior = Regulariser(prior=file(own), per_layer=True)
         rows += [
-            Row(name, f"θ₀, {label}", has, tuned=True),
-            Row(f"{name}-permuted", f"{label}, permuted", has | {"permuted": True}, True, True),
+            Row(name=name, label=f"θ₀, {label}", regulariser=prior, tuned=True),
             Row(
-                f"{name}-no-teacher",
-                f"{label}, without a teacher",
-                has | {"prior": file(without)},
-                True,
-                True,
+                name=f"{name}-permuted",
+                label=f"{label}, permuted",
+                regulariser=replace(prior, permuted=True),
+                tuned=True,
+                is_control=True,
+            ),
+            Row(
+                name=f"{name}-no-teacher",
+                label=f"{label}, without a teacher",
+                regulariser=replace(prior, prior=file(without)),
+                tuned=True,
+                is_control=True,
             ),
         ]
     return rows
@@ -310,12 +279,10 @@ def target_rows(home: Path) -> list[Row]:
 
 def write_two_checkpoint_priors(home: Path) -> None:
     """phi of theta_0 and the end of a training, with and without the teacher; permuted weights."""
-    from cmkg.hands.stages.networks import load_network
-
     for name, end in (("two-depth", "depth/distilled"), ("two-no-teacher", "student/student")):
         path = home / f"{name}.safetensors"
         if not path.exists():
-            net, _ = load_network(home / "student", "rgb", "theta_0")
+            net = FinishedRun(home / "student").load("theta_0")
             before = {key: one.detach().clone() for key, one in net.named_parameters()}
             load_weights(home / f"{end}.safetensors", net)
             learned = Prior.load(home / "depth/prior_p2.safetensors").manifest
@@ -331,26 +298,18 @@ def write_two_checkpoint_priors(home: Path) -> None:
         write_atomically(path, lambda partial: save_file(whole, partial))
 
 
-def write_priors_around(config: Worth, home: Path, source: Path, seed: int) -> None:
-    """What holds the depth-taught weights: their Fisher information, and their trajectory."""
-    from cmkg.hands.stages.networks import load_network
-
-    net = load_network(home / "student", "rgb", "theta_0")
-    load_weights(home / "depth/distilled.safetensors", net.model)
+def write_fisher_prior(config: Worth, home: Path, source: Path, seed: int) -> None:
+    """The Fisher information of the labelled samples, around the depth-taught weights."""
     path = home / "fisher.safetensors"
-    if not path.exists():
-        packed = Packed(source)
-        stage = source_stages(config, home, source.parent, seed)["depth"]
-        numbers = labelled_numbers(stage.source, packed)
-        assert numbers is not None
-        samples = Loader(packed, net.net.px).fetch(numbers)
-        labelled = [(samples.picture("rgb"), samples.labels)]
-        fisher(net.model, labelled, loss_of(net.net, packed.bone_mm)).save(path)
-    path = home / "low-rank.safetensors"
-    snapshots = sorted((home / "trajectory/trajectory").glob("*.safetensors"))
-    if not path.exists() and snapshots:
-        weights = [load_file(one) for one in snapshots]
-        LowRankPrior.from_trajectory(weights, SNAPSHOTS, model=net.model).save(path)
+    if path.exists():
+        return
+    student = FinishedRun(home / "student")
+    model = student.load("theta_0")
+    load_weights(home / "depth/distilled.safetensors", model)
+    data = source_stages(config, home, source.parent, seed)["depth"].source.open()
+    samples = Loader(data, student.net.px).fetch(data.with_label)
+    labelled = [(samples.picture("rgb"), samples.labels)]
+    fisher(model, labelled, loss_of(student.net, data.first.bone_mm)).save(path)
 
 
 def train_target(
@@ -358,7 +317,7 @@ def train_target(
 ) -> None:
     """All rows of a target from one source: untouched, then trained."""
     write_two_checkpoint_priors(home)
-    write_priors_around(config, home, data / "source", seed)
+    write_fisher_prior(config, home, data / "source", seed)
     folders = Folders.of(data / name, home, data / "source")
     for untouched, weights in UNTOUCHED.items():
         if not (home / f"{weights}.safetensors").exists():  # a part that was not asked for
@@ -385,16 +344,15 @@ def train_target(
     stage = with_folders(stage, folders)
     seeds = tuple(100 * seed + number for number in range(config.again))
     for row in select_rows(target_rows(home), config.rows, "--rows"):
-        files = [row.changes.get(key, "") for key in ("start", "centre", "prior", "low_rank")]
-        if any(file and not Path(file).exists() for file in files):
+        if any(not Path(file).exists() for file in row.files):
             continue  # of a part that was not asked for
-        lr = config.fine_tune_lr if "start" in row.changes else config.target_lr
-        own = replace_settings(stage, lr=lr, seed=seeds[0])
+        lr = config.fine_tune_lr if row.start else config.target_lr
+        shared = replace(stage, optim=replace(stage.optim, lr=lr, seed=seeds[0]))
         note = home / name / row.name / "diverged.json"
         if note.exists():
             continue
         try:
-            errors = train_row(own, row, home / name / row.name, blocks, seeds, config.tries)
+            errors = train_row(shared, row, home / name / row.name, blocks, seeds, config.tries)
         except Diverged as error:
             write_json(note, {"diverged": str(error)})
         else:
@@ -407,16 +365,19 @@ def collect(config: Worth) -> dict[str, Any]:
     out = Path(config.out)
     homes = {seed: out / f"source-{seed}" for seed in config.seeds}
     cells = [{"target": "source", "rows": source_rows_of(homes)}]
-    for name in TARGETS:
+    for target_name in TARGETS:
         rows = []
         for row in [
-            *(Row(f"untouched-{one}", f"{SOURCE_LABELS[one]}, untouched") for one in UNTOUCHED),
+            *(
+                Row(name=f"untouched-{name}", label=f"{SOURCE_LABELS[name]}, untouched")
+                for name in UNTOUCHED
+            ),
             *target_rows(Path()),
         ]:
-            found = [errors_of(home / name / row.name) for home in homes.values()]
+            found = [errors_of(home / target_name / row.name) for home in homes.values()]
             if all(found):
-                rows.append(describe_row(row.name, row.title, found, homes, name))
-        cells.append({"target": name, "rows": rows})
+                rows.append(describe_row(row.name, row.title, found, homes, target_name))
+        cells.append({"target": target_name, "rows": rows})
     return {
         "cells": [cell for cell in cells if cell["rows"]],
         "settings": settings_of(config),

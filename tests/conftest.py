@@ -58,7 +58,7 @@ def batch():
 @pytest.fixture(scope="session")
 def made_sets(tmp_path_factory):
     """{name: folder} of made data in the layouts of RHD, STB, FreiHAND and a folder."""
-    from cmkg.hands.datasets.synthetic import make_dataset
+    from cmkg.hands.synthesis.synthetic import make_dataset
 
     home = tmp_path_factory.mktemp("made")
     names = ("rhd", "stb", "freihand", "folder")
@@ -70,31 +70,38 @@ def made_sets(tmp_path_factory):
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory):
     """One `cmkg run` of everything, as small as it goes."""
-    from cmkg.hands.experiments.main import Experiment, run
-    from cmkg.runtime.settings import replace_settings
+    from cmkg.hands.experiments.demo import Experiment, Expert, run
+    from cmkg.hands.network.posenet import NetConfig
 
     out = tmp_path_factory.mktemp("whole") / "run"
     run(
-        replace_settings(
-            Experiment(),
+        Experiment(
             out=str(out),
             source_count=48,
             target_frames=12,
-            backbone="resnet10",
-            width=0.125,
-            px=32,
-            batch=8,
             labels=16,
-            source_epochs=1,
-            target_epochs=1,
-            stops=(0, 1),
             with_prior=True,
             wide_count=16,
-            wide_epochs=1,
-            long_epochs=1,
-            tries=(0.1, 10.0),
-            seeds=(0, 1),
-            precision="32-true",
+            seeds=(0,),
+            rows=("tuned-student", "tuned-depth", "recipe", "l2", "prior"),
+            net=NetConfig(
+                backbone="resnet10",
+                width=0.125,
+                head="integral",
+                stem_stride=2,
+                heatmap_weight=1000.0,
+                px=32,
+            ),
+            expert=Expert(
+                batch=8,
+                source_epochs=1,
+                target_epochs=1,
+                stops=(0, 1),
+                wide_epochs=1,
+                long_epochs=1,
+                tries=(0.1, 10.0),
+                precision="32-true",
+            ),
         )
     )
     return out

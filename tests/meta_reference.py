@@ -5,12 +5,12 @@ from functools import partial
 import torch
 
 from cmkg.batch import Batch
-from cmkg.distiller import Distiller
-from cmkg.features import FeatureTap
-from cmkg.learner import MetaConfig, PriorLearner
-from cmkg.losses import distillation_loss, regression_loss
-from cmkg.prior import Prior
-from cmkg.steps import take_step
+from cmkg.distillation.distiller import Distiller
+from cmkg.distillation.features import FeatureTap
+from cmkg.distillation.losses import distillation_loss, regression_loss
+from cmkg.prior.learner import MetaConfig, PriorLearner
+from cmkg.prior.prior import Prior
+from cmkg.training.step import take_step
 from tests.conftest import LAYERS, small_net
 
 ALPHA = 0.003

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cmkg.distiller import Distiller
-from cmkg.learner import MetaConfig, PriorLearner
-from cmkg.prior import Prior
-from cmkg.training import FitConfig, learn_prior, train_with_prior
+from cmkg.distillation.distiller import Distiller
+from cmkg.prior.learner import MetaConfig, PriorLearner
+from cmkg.prior.prior import Prior
+from cmkg.training.calls import FitConfig, learn_prior, train_with_prior
 from tests.conftest import small_net
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

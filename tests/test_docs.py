@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cmkg.cli import COMMANDS, GROUPS
+from cmkg.cli.main import COMMANDS, GROUPS
 
 DOCS = Path(__file__).parents[1] / "docs"
 

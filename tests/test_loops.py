@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmkg.prior import Prior
+from cmkg.prior.prior import Prior
 
 pytestmark = pytest.mark.slow
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
+from cmkg.distillation.losses import regression_loss
 from cmkg.hands.inference.pictures import write_picture
-from cmkg.losses import regression_loss
 from tests.conftest import small_net
 from tests.hands.photographs import right_hand
 

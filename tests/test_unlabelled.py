@@ -9,11 +9,11 @@ from torch import nn
 
 from cmkg import FitConfig, MetaConfig, OutputLoss, distill, fisher, learn_prior, train_with_prior
 from cmkg.batch import Batch, Fields, halve, labelled_only
-from cmkg.distiller import Distiller
+from cmkg.distillation.distiller import Distiller
+from cmkg.distillation.losses import regression_loss
 from cmkg.errors import InputError
-from cmkg.forecast import measure_error
-from cmkg.learner import PriorLearner
-from cmkg.losses import regression_loss
+from cmkg.prior.learner import PriorLearner
+from cmkg.training.preflight import measure_error
 from tests.conftest import LAYERS, small_net
 
 PAIRS = [(name, name) for name in LAYERS]

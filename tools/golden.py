@@ -45,6 +45,8 @@ VOLATILE = {
     "settings",
     "crc32",
     "sets",
+    "place",  # of the folder, which is another each time
+    "outputs",
 }
 SKIPPED = {"environment.json", "config.json", "rows.json", "study_rows.json", "paper_rows.json"}
 
@@ -73,14 +75,13 @@ ROWS = {
     "centred": f"--start {DISTILLED} --centre {DISTILLED} --prior {PHI}",
     "frames": "--frames 0 36 --validation 36 48 --test-time-rotations-deg -30 30 --schedule cosine",
 }
-STUDY = f"--base demo {EXACT} --seeds 0"
 COMMANDS = [
     f"cmkg run demo --out demo {DEMO}",
     f"cmkg teacher --out pooled/teacher {SOURCE} {NET} --extra demo/data/wide-depth",
     f"cmkg student --out pooled/student {SOURCE} {NET}",
     f"cmkg distill --out pooled/distill {DISTILL}",
     f"cmkg distill --out pooled/l3 {DISTILL} --inner-steps 3 --exponents 2",
-    f"cmkg distill --out pooled/split {DISTILL} --split --phi-parameters all --schedule cosine",
+    f"cmkg distill --out pooled/split {DISTILL} --split --select all --schedule cosine",
     f"cmkg distill --out pooled/adam {DISTILL} --inner-optimizer adam --alpha 1e-3 "
     "--start theta_0 --no-use-teacher",
     f"cmkg distill --out pooled/alone {DISTILL} --exponents",
@@ -94,7 +95,7 @@ COMMANDS = [
     f"--align procrustes {EXACT}",
     "cmkg evaluate --predictions predictions.json --data demo/data/target-test --out theirs "
     "--scale given",
-    "cmkg export --stage rows/centred --student demo/student --out exported",
+    "cmkg export-student --stage rows/centred --student demo/student --out exported",
     f"cmkg prior merge --files {PHI} pooled/distill/prior_p2.safetensors --out never.safetensors",
     f"cmkg prior merge --files {PHI} twin.safetensors --out merged.safetensors --how sign",
     "cmkg preflight --source demo/data/source --source-test demo/data/source-test "
@@ -109,8 +110,6 @@ COMMANDS = [
     "cmkg data pack --dataset freihand --root made/freihand --out packed/freihand --px 40 "
     "--domain auto",
     f"cmkg run table2 --quick --out paper --rows stb/l1-1e-4 stb/prior-l2 {EXACT}",
-    f"python -m studies.ingredients {STUDY} 1 --out parts --epochs 1 --long-epochs 1 "
-    "--lookalikes 8 --only fine-tune-student long-likes longer-source recipe",
     f"python -m studies.worth --out worth {NET} {EXACT} --count 32 --labels 16 --epochs 1 "
     "--batch 8 --target-frames 8 --target-epochs 1 --tries 1 --seeds 0 --again 1",
     f"python -m studies.labels --out labels {NET} {EXACT} --count 32 --labels 8 --epochs 1 "
@@ -127,7 +126,7 @@ def execute(command: str) -> int:
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
             if program == "cmkg":
-                from cmkg.cli import main
+                from cmkg.cli.main import main
 
                 main()
             else:  # python -m studies.worth

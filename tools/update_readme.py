@@ -26,20 +26,10 @@ sys.path.insert(0, str(ROOT))  # for the studies, which are not installed
 from studies.chart import draw_errors, draw_labels  # noqa: E402
 from studies.units import format_units  # noqa: E402
 
-from cmkg.hands.experiments.paper_settings import TABLE_3_EPE_MM, TABLE_3_ROWS  # noqa: E402
+from cmkg.hands.paper.paper_claims import correlate_gains, errors_by_seed, format_gain, format_ours
+from cmkg.hands.paper.paper_page import CLAIMS, EXPLAIN_CLAIMS, TABLES, TITLES
+from cmkg.hands.paper.presets import TABLE_3_EPE_MM, TABLE_3_ROWS  # noqa: E402
 from cmkg.hands.report.collect import format_spread, spread  # noqa: E402
-from cmkg.hands.report.paper_claims import (  # noqa: E402
-    correlate_gains,
-    errors_by_seed,
-    format_gain,
-    format_ours,
-)
-from cmkg.hands.report.paper_page import (  # noqa: E402
-    CLAIMS,
-    EXPLAIN_CLAIMS,
-    TABLES,
-    TITLES,
-)
 from cmkg.hands.report.run_page import format_tables  # noqa: E402
 from studies import tables  # noqa: E402
 

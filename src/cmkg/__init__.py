@@ -13,77 +13,61 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
-    from .attachment import Attachment as Attachment
-    from .batch import Batch as Batch
-    from .batch import Fields as Fields
-    from .criteria import FeatureLoss as FeatureLoss
-    from .criteria import OutputLoss as OutputLoss
-    from .distiller import Distiller as Distiller
-    from .distiller import Pair as Pair
-    from .errors import Diverged as Diverged
-    from .errors import InputError as InputError
-    from .evidence import Evidence as Evidence
-    from .families import fisher as fisher
-    from .families import merged as merged
-    from .families import transferred as transferred
-    from .features import FeatureTap as FeatureTap
-    from .forecast import preflight as preflight
-    from .hands.inference.hand import Hand as Hand
-    from .hands.inference.hand import HandResult as HandResult
-    from .hands.inference.hand import Thresholds as Thresholds
-    from .hands.inference.tracker import Tracker as Tracker
-    from .hub import SharedPrior as SharedPrior
-    from .learner import MetaConfig as MetaConfig
-    from .learner import PriorLearner as PriorLearner
-    from .losses import DistillationLoss as DistillationLoss
-    from .losses import activation_loss as activation_loss
-    from .losses import attention_loss as attention_loss
-    from .losses import distillation_loss as distillation_loss
-    from .losses import regression_loss as regression_loss
-    from .low_rank import LowRankPrior as LowRankPrior
-    from .meta import closed_form_gradient as closed_form_gradient
-    from .meta import unrolled_gradient as unrolled_gradient
-    from .own_units import in_own_units as in_own_units
-    from .own_units import in_plain_units as in_plain_units
-    from .pairing import layers_of as layers_of
-    from .pairing import pair_layers as pair_layers
-    from .pairing import pairing_table as pairing_table
-    from .prior import Prior as Prior
-    from .prior import fingerprint as fingerprint
-    from .training import FitConfig as FitConfig
-    from .training import Learned as Learned
-    from .training import distill as distill
-    from .training import learn_prior as learn_prior
-    from .training import train_with_prior as train_with_prior
+    from .batch import Batch, Fields
+    from .distillation.criteria import FeatureLoss, OutputLoss
+    from .distillation.distiller import Distiller, Pair
+    from .distillation.features import FeatureTap
+    from .distillation.losses import (
+        DistillationLoss,
+        activation_loss,
+        attention_loss,
+        distillation_loss,
+        regression_loss,
+    )
+    from .distillation.pairing import layers_of, pair_layers, pairing_table
+    from .errors import Diverged, InputError
+    from .hands.inference.hand import Hand, HandResult, Thresholds
+    from .hands.inference.tracker import Tracker
+    from .own_units import in_own_units, in_plain_units
+    from .prior.attach import Attachment
+    from .prior.hub import SharedPrior
+    from .prior.learner import MetaConfig, PriorLearner
+    from .prior.make import fisher, merged
+    from .prior.meta_gradient import closed_form_gradient, unrolled_gradient
+    from .prior.parameters import fingerprint
+    from .prior.prior import Prior
+    from .training.calls import Learned, distill, learn_prior, train_with_prior
+    from .training.fit import FitConfig
+    from .training.preflight import preflight
 
 __version__ = "0.2.0"
 _MODULES = {
-    "attachment": ("Attachment",),
     "batch": ("Batch", "Fields"),
-    "criteria": ("FeatureLoss", "OutputLoss"),
-    "distiller": ("Distiller", "Pair"),
-    "errors": ("Diverged", "InputError"),
-    "evidence": ("Evidence",),
-    "families": ("fisher", "merged", "transferred"),
-    "features": ("FeatureTap",),
-    "forecast": ("preflight",),
-    "hands.inference.hand": ("Hand", "HandResult", "Thresholds"),
-    "hands.inference.tracker": ("Tracker",),
-    "hub": ("SharedPrior",),
-    "learner": ("MetaConfig", "PriorLearner"),
-    "losses": (
+    "distillation.criteria": ("FeatureLoss", "OutputLoss"),
+    "distillation.distiller": ("Distiller", "Pair"),
+    "distillation.features": ("FeatureTap",),
+    "distillation.losses": (
         "DistillationLoss",
         "activation_loss",
         "attention_loss",
         "distillation_loss",
         "regression_loss",
     ),
-    "low_rank": ("LowRankPrior",),
-    "meta": ("closed_form_gradient", "unrolled_gradient"),
+    "distillation.pairing": ("layers_of", "pair_layers", "pairing_table"),
+    "errors": ("Diverged", "InputError"),
+    "hands.inference.hand": ("Hand", "HandResult", "Thresholds"),
+    "hands.inference.tracker": ("Tracker",),
     "own_units": ("in_own_units", "in_plain_units"),
-    "pairing": ("layers_of", "pair_layers", "pairing_table"),
-    "prior": ("Prior", "fingerprint"),
-    "training": ("FitConfig", "Learned", "distill", "learn_prior", "train_with_prior"),
+    "prior.attach": ("Attachment",),
+    "prior.hub": ("SharedPrior",),
+    "prior.learner": ("MetaConfig", "PriorLearner"),
+    "prior.make": ("fisher", "merged"),
+    "prior.meta_gradient": ("closed_form_gradient", "unrolled_gradient"),
+    "prior.parameters": ("fingerprint",),
+    "prior.prior": ("Prior",),
+    "training.calls": ("Learned", "distill", "learn_prior", "train_with_prior"),
+    "training.fit": ("FitConfig",),
+    "training.preflight": ("preflight",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = list(_HOME)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -214,3 +215,28 @@ def groups_by_parameter(optimizer: torch.optim.Optimizer) -> dict[int, dict[str,
     return {
         id(parameter): group for group in optimizer.param_groups for parameter in group["params"]
     }
+
+
+@contextmanager
+def preserve_weights(model: nn.Module, weights: Iterable[Tensor]) -> Iterator[None]:
+    """Lets `weights` of `model` be overwritten inside; puts them and all buffers back.
+
+    Bit for bit, also buffers that a pass assigns anew. Forward passes inside may move running
+    statistics (BatchNorm): these are buffers, and are put back, too. A graph that was made before
+    can still go backward after.
+    """
+    saved = [(weight, weight.detach().clone()) for weight in weights]
+    buffers = [
+        (module._buffers, name, buffer, None if buffer is None else buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+    ]
+    try:
+        yield
+    finally:
+        for weight, kept in saved:
+            weight.data.copy_(kept)  # .data: autograd need not know, the values are the old ones
+        for held, name, buffer, copied in buffers:
+            if buffer is not None and copied is not None:
+                put_back_(buffer, copied)
+            held[name] = buffer

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from cmkg.cli import end_in_one_sentence, run_command
+from cmkg.cli.main import end_in_one_sentence, run_command
 
 
 def in_a_fork(command, said, arm=None):

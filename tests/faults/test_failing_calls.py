@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cmkg.runtime.run_files import read_result
+from cmkg.runtime.run_records import read_result
 from tests.hands.runs import expect_same_training
 
 HERE = Path(__file__).parent

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from .copies import clear
+from tests.hands.copies import clear
 
 
 @pytest.fixture

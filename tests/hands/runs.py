@@ -1,6 +1,7 @@
 """What tests of stages share: a run in its smallest form, and commands."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -13,13 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cmkg.cli import end_in_one_sentence, run_command
-from cmkg.hands.datasets.array_files import checksum
-from cmkg.hands.datasets.rendered import Rendered
-from cmkg.hands.experiments.adapt import SCENE
-from cmkg.hands.experiments.main import FIRST_TEST_SCENE
+from cmkg.cli.main import end_in_one_sentence, run_command
+from cmkg.hands.commands.adapt import SCENE
+from cmkg.hands.experiments.demo import FIRST_TEST_SCENE
+from cmkg.hands.files.arrays import checksum
+from cmkg.hands.synthesis.rendered import Rendered
 from cmkg.runtime.files import read_sealed_json, write_sealed_json
-from cmkg.runtime.settings import replace_settings
 
 SMALL = {"epochs": 1, "batch": 8, "precision": "32-true"}
 
@@ -36,7 +36,17 @@ NET = {
 
 def settings(kind, **flat):
     """Settings of a stage by their names on the command line."""
-    return replace_settings(kind() if isinstance(kind, type) else kind, **flat)
+    config = kind() if isinstance(kind, type) else kind
+    own = {field.name for field in dataclasses.fields(config)}
+    changes = {name: flat.pop(name) for name in list(flat) if name in own}
+    for name in own - set(changes):
+        group = getattr(config, name)
+        if dataclasses.is_dataclass(group) and flat:
+            names = {field.name for field in dataclasses.fields(group)}
+            found = {key: flat.pop(key) for key in list(flat) if key in names}
+            changes |= {name: dataclasses.replace(group, **found)} if found else {}
+    assert not flat, f"{type(config).__name__} has no setting {next(iter(flat))!r}"
+    return dataclasses.replace(config, **changes)
 
 
 def common(whole):
@@ -96,7 +106,7 @@ def stage_commands(whole, out):
 
 
 def cmkg(arguments, **environment):
-    code = "from cmkg.cli import main; main()"
+    code = "from cmkg.cli.main import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         env=os.environ | {"CMKG_CHECKPOINT_SECONDS": "0"} | environment,
@@ -127,7 +137,7 @@ def says(arguments, code=2):
 @lru_cache
 def rendered_hands():
     """Hands with something around them that nothing was trained on: samples of 256 px."""
-    scene = replace_settings(SCENE, px=256, margin=1.7, in_front=0.0)
+    scene = dataclasses.replace(SCENE, px=256, margin=1.7, in_front=0.0)
     return Rendered(scene, 12, FIRST_TEST_SCENE + 200_000).samples(range(12))
 
 

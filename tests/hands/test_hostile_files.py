@@ -21,9 +21,11 @@ import torch
 from scipy.io import savemat
 
 from cmkg.errors import InputError
-from cmkg.hands.datasets.array_files import checksum
-from cmkg.hands.datasets.packed import Packed, pack
-from cmkg.hands.datasets.reading import (
+from cmkg.hands.datasets.packed.format import Packed
+from cmkg.hands.datasets.packed.pack import pack
+from cmkg.hands.files.arrays import checksum
+from cmkg.hands.files.pickles import read_pickle
+from cmkg.hands.files.reading import (
     read_depth,
     read_json_value,
     read_mat_field,
@@ -32,13 +34,12 @@ from cmkg.hands.datasets.reading import (
     read_picture,
     read_yaml,
 )
-from cmkg.hands.datasets.rendered import Rendered
-from cmkg.hands.datasets.unpickle import read_pickle
 from cmkg.hands.inference import pictures
 from cmkg.hands.rendering.scenes import SceneConfig
 from cmkg.hands.report.collect import collect_run
 from cmkg.hands.report.run_page import format_tables
-from cmkg.prior import Prior
+from cmkg.hands.synthesis.rendered import Rendered
+from cmkg.prior.prior import Prior
 from cmkg.runtime.files import (
     read_arrays,
     read_json,
@@ -46,8 +47,8 @@ from cmkg.runtime.files import (
     write_arrays,
     write_sealed_json,
 )
-from cmkg.runtime.run_files import read_checkpoint, read_log, read_result, read_sessions
-from cmkg.runtime.runs import Run
+from cmkg.runtime.run import Run
+from cmkg.runtime.run_records import read_checkpoint, read_log, read_result, read_sessions
 from cmkg.runtime.weight_files import (
     load_sealed,
     load_weights,
@@ -476,7 +477,7 @@ def odd_priors(prior, path):
 
 
 def test_weights_and_priors(tmp_path):
-    from cmkg.prior import FORMAT
+    from cmkg.prior.store import FORMAT
     from cmkg.runtime.weight_files import write_tensors
 
     weights, file = tmp_path / "net.safetensors", tmp_path / "prior.safetensors"

@@ -64,6 +64,6 @@ def expect_truth(err, run, number):
     said = re.search(r"step (\d+) of \d+ is on disk", last)
     assert bool(said) == (run / "checkpoint.pt").exists(), last
     if said:
-        from cmkg.runtime.run_files import read_checkpoint
+        from cmkg.runtime.run_records import read_checkpoint
 
         assert read_checkpoint(run / "checkpoint.pt").step == int(said[1])

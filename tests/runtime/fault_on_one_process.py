@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import cmkg
-from cmkg.cli import end_in_one_sentence, run_command
+from cmkg.cli.main import end_in_one_sentence, run_command
 from cmkg.hands.network.pose_loss import PoseLoss
 
 SECOND = os.environ.get("RANK") == "1"

@@ -17,7 +17,7 @@ from cmkg import Batch, DistillationLoss, Distiller, MetaConfig, PriorLearner, d
 from cmkg.runtime.distributed import launch, sum_over_ranks
 from cmkg.runtime.random import batch_indices
 from cmkg.runtime.ranks import rank
-from cmkg.steps import take_step
+from cmkg.training.step import take_step
 
 
 def net(channels, seed, normalised):

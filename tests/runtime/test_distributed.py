@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cmkg.cli import run_command
+from cmkg.cli.main import run_command
 from cmkg.errors import InputError
-from cmkg.hands.datasets.packed import pack
-from cmkg.hands.datasets.rendered import Rendered
+from cmkg.hands.datasets.packed.pack import pack
 from cmkg.hands.rendering.scenes import SceneConfig
+from cmkg.hands.synthesis.rendered import Rendered
 from tests.runtime import steps_on_processes
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cmkg.errors import InputError
-from cmkg.prior import Prior
+from cmkg.prior.prior import Prior
 from cmkg.runtime.files import (
     read_arrays,
     read_json,
@@ -23,7 +23,7 @@ from tests.hands.runs import cmkg, stage_commands
 
 def test_a_full_disk_is_one_sentence_and_earlier_results_stay(whole, tmp_path):
     # no file over 20 KiB can be written
-    limit = f"ulimit -f 20; exec {sys.executable} -c 'from cmkg.cli import main; main()' "
+    limit = f"ulimit -f 20; exec {sys.executable} -c 'from cmkg.cli.main import main; main()' "
     arguments = " ".join(stage_commands(whole, tmp_path)["student"])
     done = subprocess.run(
         ["bash", "-c", "trap '' XFSZ; " + limit + arguments],

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from cmkg.hands.datasets.packed import pack
-from cmkg.hands.datasets.rendered import Rendered
+from cmkg.hands.datasets.packed.pack import pack
 from cmkg.hands.network.posenet import NetConfig
 from cmkg.hands.rendering.scenes import SceneConfig
+from cmkg.hands.synthesis.rendered import Rendered
 from studies import units
 
 

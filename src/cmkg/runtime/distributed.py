@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .ranks import rank, world_size
-from .stopping import signals_end_at_once
+from .signals import signals_end_at_once
 
 LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # set by torchrun
 Precision = Literal["auto", "32-true", "bf16-mixed"]

@@ -1,15 +1,13 @@
-"""Dataclasses of settings: as JSON, flat as on the command line, and with some changed."""
+"""Dataclasses of settings: as JSON, and flat as on the command line."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 NO_PART_OF_A_RUN = ("out", "checkpoint_seconds")  # may differ when it goes on
-
-Config = TypeVar("Config")  # a dataclass of settings
 
 
 def settings_of(config: Any) -> dict[str, Any]:
@@ -37,27 +35,3 @@ def flatten_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
-
-
-def replace_settings(config: Config, **changes: Any) -> Config:
-    """A dataclass of settings with some changed, wherever in its groups they stand.
-
-    Raises:
-        TypeError: there is no setting of such a name.
-    """
-    whole: Any = config
-    own = {field.name for field in dataclasses.fields(whole)}
-    direct = {name: value for name, value in changes.items() if name in own}
-    inner = {name: value for name, value in changes.items() if name not in own}
-    for group in own:
-        value: Any = getattr(config, group)
-        if not hasattr(value, "__dataclass_fields__") or group in direct:
-            continue
-        names = {field.name for field in dataclasses.fields(value)}
-        found = {name: inner.pop(name) for name in list(inner) if name in names}
-        if found:
-            direct[group] = dataclasses.replace(value, **found)
-    if inner:
-        raise TypeError(f"{type(config).__name__} has no setting {next(iter(inner))!r}")
-    replaced: Config = dataclasses.replace(whole, **direct)
-    return replaced

@@ -8,8 +8,11 @@ from scipy.io import savemat
 
 from cmkg.errors import InputError
 from cmkg.hands import geometry
-from cmkg.hands.datasets.folder import Folder, read_records, splits_of
-from cmkg.hands.datasets.packed import Packed, pack
+from cmkg.hands.datasets.folder import Folder
+from cmkg.hands.datasets.folder_records import read_records
+from cmkg.hands.datasets.folder_splits import splits_of
+from cmkg.hands.datasets.packed.format import Packed
+from cmkg.hands.datasets.packed.pack import pack
 from cmkg.hands.skeleton import JOINTS
 
 

@@ -12,11 +12,11 @@ from cmkg.hands.datasets.folder import Folder
 from cmkg.hands.datasets.freihand import FreiHand
 from cmkg.hands.datasets.ho3d import Ho3d
 from cmkg.hands.datasets.interhand import KINDS, InterHand
-from cmkg.hands.datasets.packed import pack
+from cmkg.hands.datasets.packed.pack import pack
 from cmkg.hands.datasets.rhd import Rhd
 from cmkg.hands.datasets.stb import Stb
 from cmkg.hands.datasets.subset import Subset
-from cmkg.hands.datasets.synthetic import make_dataset
+from cmkg.hands.synthesis.synthetic import make_dataset
 from tests.hands.copies import clear
 
 CASES = 240

@@ -11,8 +11,8 @@ import pytest
 from cmkg.errors import InputError
 from cmkg.hands import geometry
 from cmkg.hands.datasets import dexycb, ho3d, interhand
-from cmkg.hands.datasets.checks import curl, disagreements
-from cmkg.hands.datasets.synthetic import make_dataset
+from cmkg.hands.datasets.label_checks import curl, disagreements
+from cmkg.hands.synthesis.synthetic import make_dataset
 
 
 @pytest.fixture(scope="module")

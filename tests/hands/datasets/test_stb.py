@@ -7,9 +7,9 @@ from scipy.spatial.transform import Rotation
 from cmkg.errors import InputError
 from cmkg.hands import geometry
 from cmkg.hands.datasets import stb
-from cmkg.hands.datasets.packed import pack
+from cmkg.hands.datasets.packed.pack import pack
 from cmkg.hands.datasets.stb import Stb
-from cmkg.hands.stages.fitting import Loader
+from cmkg.hands.network.loader import Loader
 from tests.hands.copies import clear
 
 

@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 
 from cmkg.errors import InputError
+from cmkg.hands.commands import data_info, data_pack
 from cmkg.hands.datasets.freihand import FreiHand
-from cmkg.hands.datasets.packed import Packed, subsets_in
+from cmkg.hands.datasets.packed.format import Packed, subsets_in
 from cmkg.hands.datasets.rhd import Rhd
-from cmkg.hands.stages import data
+from cmkg.hands.stages.which_dataset import Which
 from tests.hands.copies import clear, rewrite
 
 
 def pack(root, dataset, out, **which):
-    config = data.Which(dataset, str(root), px=24, **which)
-    data.pack(data.Pack(config, str(out), workers=1))
+    config = Which(dataset, str(root), px=24, **which)
+    data_pack.run(data_pack.Pack(config, str(out), workers=1))
     return Packed(out)
 
 
@@ -61,10 +62,10 @@ def test_chosen_samples_and_their_shards_count_themselves(copies, tmp_path, caps
     for place, number in enumerate((5, 0, 1, 2)):
         np.testing.assert_array_equal(packed.rgb[place], whole.samples([number])[0].rgb)
     assert packed.meta["holds"]["count"] == 4
-    config = data.Which("rhd", str(root), px=24)
-    data.pack(data.Pack(config, str(tmp_path / "shard"), workers=1, shard="1/3"))
+    config = Which("rhd", str(root), px=24)
+    data_pack.run(data_pack.Pack(config, str(tmp_path / "shard"), workers=1, shard="1/3"))
     capsys.readouterr()
-    data.print_info(data.Info(str(tmp_path / "shard")))
+    data_info.run(data_info.PackedInfo(str(tmp_path / "shard")))
     assert "count        3" in capsys.readouterr().out  # of 8
 
 
@@ -76,8 +77,8 @@ def test_a_subset_of_a_subset_names_samples_of_the_whole(copies, tmp_path):
     assert part == "2 of 8: 3-4 of those whose files are there"
     whole = FreiHand(str(root), px=24)
     np.testing.assert_array_equal(packed.rgb[0], whole.samples([4])[0].rgb)
-    again = data.Which("packed", str(tmp_path / "a"), indices="1")
-    data.pack(data.Pack(again, str(tmp_path / "b"), workers=1))
+    again = Which("packed", str(tmp_path / "a"), indices="1")
+    data_pack.run(data_pack.Pack(again, str(tmp_path / "b"), workers=1))
     assert Packed(tmp_path / "b").meta["holds"]["subset"] == f"1 of 2: 1; of a subset: {part}"
     with pytest.raises(InputError, match="keeps its pixels, margin and split"):
         pack(tmp_path / "a", "packed", tmp_path / "c")

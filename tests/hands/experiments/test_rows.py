@@ -3,9 +3,9 @@ import json
 import pytest
 
 from cmkg.errors import Diverged, InputError
+from cmkg.hands.commands import target
 from cmkg.hands.experiments import rows
 from cmkg.hands.experiments.rows import Blocks, Folders, Row, select_rows, train_row
-from cmkg.hands.stages import target
 
 TABLE = [Row("plain", "plain"), Row("noise", "noise", is_control=True)]
 

@@ -6,18 +6,18 @@ from PIL import Image
 from cmkg import Hand
 from cmkg.errors import InputError
 from cmkg.hands.experiments import weights
-from cmkg.hands.inference.export_files import LANDMARKS_FILE, PALMS_FILE
+from cmkg.hands.files.exports import LANDMARKS_FILE, PALMS_FILE
 from cmkg.hands.inference.hand import OWN
-from cmkg.runtime.settings import replace_settings
 from tests.hands.photographs import left_hand, right_hand
+from tests.hands.runs import settings
 
 
 def test_the_network_that_comes_with_cmkg_in_its_smallest_form(tmp_path):
     (tmp_path / "photographs").mkdir()
     for name, picture in (("a", right_hand()), ("b", left_hand())):
         Image.fromarray(picture).save(tmp_path / "photographs" / f"{name}.png")
-    config = replace_settings(
-        weights.WEIGHTS,
+    config = settings(
+        weights.SETTINGS,
         landmarks=str(OWN / LANDMARKS_FILE),
         palms=str(OWN / PALMS_FILE),
         photographs=(str(tmp_path / "photographs"),),
@@ -33,4 +33,4 @@ def test_the_network_that_comes_with_cmkg_in_its_smallest_form(tmp_path):
     assert all(set(one) == {"mm", "procrustes_mm", "px"} for one in held["taught"].values())
     assert 20 < Hand.from_pretrained(tmp_path / "w/hand").bone_mm < 45
     with pytest.raises(InputError, match="--landmarks: expected its files"):
-        weights.run(weights.WEIGHTS)
+        weights.run(weights.SETTINGS)

@@ -7,9 +7,9 @@ from PIL import Image
 
 from cmkg import Hand, HandResult, Thresholds
 from cmkg.errors import InputError
+from cmkg.hands.files.exports import LANDMARKS_FILE, PALMS_FILE
 from cmkg.hands.geometry import project
 from cmkg.hands.inference import pictures
-from cmkg.hands.inference.export_files import LANDMARKS_FILE, PALMS_FILE
 from cmkg.hands.inference.hand import OWN, expect_camera
 from cmkg.hands.inference.hand_files import HandFacts, write_hand_folder
 from cmkg.hands.inference.pictures import write_picture

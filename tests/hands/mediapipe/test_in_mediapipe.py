@@ -7,9 +7,9 @@ import subprocess
 import numpy as np
 import pytest
 
-from cmkg.hands.inference.export_files import LANDMARKS_FILE, PALMS_FILE
+from cmkg.hands.files.exports import LANDMARKS_FILE, PALMS_FILE
 from cmkg.hands.inference.hand import OWN
-from cmkg.hands.mediapipe.running import Networks
+from cmkg.hands.mediapipe.backend import Networks
 from cmkg.hands.mediapipe.task_files import bundle_of
 from cmkg.hands.mediapipe.tflite_files import TfliteFile
 from tests.hands.photographs import SAMPLE, right_hand

@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from cmkg.errors import InputError
-from cmkg.hands.inference.export_files import LANDMARKS_FILE, PALMS_FILE
+from cmkg.hands.files.exports import LANDMARKS_FILE, PALMS_FILE
 from cmkg.hands.inference.hand import OWN
+from cmkg.hands.mediapipe.backend import LANDMARK_GRAPHS, PALM_GRAPHS, LiteNetwork
 from cmkg.hands.mediapipe.networks import TfliteNetwork, as_input
-from cmkg.hands.mediapipe.running import LANDMARK_GRAPHS, PALM_GRAPHS, LiteNetwork
 from cmkg.hands.mediapipe.tflite_files import TfliteFile
 
 

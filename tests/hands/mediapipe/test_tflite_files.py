@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cmkg.errors import InputError
-from cmkg.hands.inference.export_files import LANDMARKS_FILE, PALMS_FILE
+from cmkg.hands.files.exports import LANDMARKS_FILE, PALMS_FILE
 from cmkg.hands.inference.hand import OWN
 from cmkg.hands.mediapipe.tflite_files import FLOAT16, TfliteFile, _Table, expect_same_graph
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from cmkg.hands.datasets.rendered import Rendered
 from cmkg.hands.network.hand_student import HandStudent
 from cmkg.hands.rendering.scenes import SceneConfig
 from cmkg.hands.skeleton import BONES, RULER_SHARE
+from cmkg.hands.synthesis.rendered import Rendered
 
 
 def test_a_hand_student_goes_through_the_mixin(tmp_path):

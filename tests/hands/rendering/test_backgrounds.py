@@ -3,15 +3,10 @@ import numpy as np
 import pytest
 
 from cmkg.errors import InputError
-from cmkg.hands.datasets.rendered import Rendered
 from cmkg.hands.rendering import backgrounds
-from cmkg.hands.rendering.backgrounds import (
-    OWN,
-    background,
-    digest_of_photographs,
-    photographs,
-)
+from cmkg.hands.rendering.backgrounds import OWN, background, digest_of_photographs, photographs
 from cmkg.hands.rendering.scenes import SceneConfig
+from cmkg.hands.synthesis.rendered import Rendered
 
 
 def test_the_photographs_that_ship_are_known_and_named_with_their_source():

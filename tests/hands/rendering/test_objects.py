@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from cmkg.errors import InputError
-from cmkg.hands.datasets.rendered import Rendered
+from cmkg.hands.commands.render import Render
 from cmkg.hands.rendering.scenes import SceneConfig, draw
-from cmkg.hands.stages.render import Render
+from cmkg.hands.synthesis.rendered import Rendered
 from tests.hands.runs import settings
 
 PX = 48

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ...errors import InputError
-from ..datasets.reading import as_numbers
-from ..datasets.unpickle import NUMPY, PYTHON_2, Foreign, read_pickle, stand_in
+from ..files.pickles import NUMPY, PYTHON_2, Foreign, read_pickle, stand_in
+from ..files.reading import as_numbers
 from .kinematics import chain_bones, rotation_matrices, skin
 from .mesh import Posed
 

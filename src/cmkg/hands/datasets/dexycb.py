@@ -23,8 +23,7 @@ from jaxtyping import Float, Shaped
 
 from ...errors import InputError
 from ...runtime.progress import Bar
-from .checks import disagreements
-from .reading import (
+from ..files.reading import (
     as_numbers,
     expect_folder,
     expected_counts,
@@ -34,6 +33,7 @@ from .reading import (
     read_photograph,
     read_yaml,
 )
+from .label_checks import disagreements
 from .sample import (
     Frame,
     Joints,

@@ -25,14 +25,10 @@ of the 460 real hands (images/, params.mat, pose_gt.mat) is read as such a folde
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,22 +37,28 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from ...errors import InputError
-from ...runtime.files import read_file
-from ..geometry import is_camera
-from ..picture_files import MOST_PICTURE_BYTES
-from ..skeleton import JOINTS
-from . import real_hands
-from .checks import disagreements
-from .reading import (
+from ..files.reading import (
     TWO_BYTES,
     as_numbers,
     expect_folder,
     is_made,
     read_depth,
-    read_json_value,
-    read_npz,
     read_photograph,
 )
+from ..geometry import is_camera
+from ..skeleton import JOINTS
+from .folder_records import (
+    HINT,
+    LAYOUT,
+    UNITS_MM,
+    Record,
+    Records,
+    _changed,
+    _read_records,
+    read_records,
+)
+from .folder_splits import TRAIN, _numbers_of, splits_of
+from .label_checks import disagreements
 from .sample import (
     EVERY_JOINT,
     Frame,
@@ -68,27 +70,6 @@ from .sample import (
     implausible,
     refuse_implausible,
 )
-from .without_label import assumed_joints
-
-FILES = ("joints.json", "joints.npz")
-LAYOUT = "expected a folder with joints.json or joints.npz beside its pictures (docs/recordings.md)"
-HINT = "see docs/recordings.md"
-UNITS_MM = {"joints_mm": 1.0, "joints_cm": 10.0, "joints_m": 1000.0}
-FIELDS = (
-    *("image", "K", "side", *UNITS_MM, "depth", "depth_unit_mm", "depth_two_bytes", "visible"),
-    *("joints_px", "box", "split", "person", "sequence", "order"),
-)
-TEST_SHARE, VALIDATION_SHARE = 1 / 5, 1 / 6  # of all; of the training frames
-ALL, TRAIN, TEST, FIT, VALIDATION = "all", "train", "test", "fit", "validation"
-
-Record = dict[str, Any]
-
-
-class Records(NamedTuple):
-    """What a folder's file holds. name: of the file."""
-
-    name: str
-    records: list[Record]
 
 
 class Label(NamedTuple):
@@ -100,261 +81,16 @@ class Label(NamedTuple):
     visible: Visible
 
 
-@lru_cache(maxsize=4)
-def _read_records(root: str, _changed: tuple[float, ...]) -> Records:
-    home = Path(root)
-    for name in FILES:
-        if (home / name).exists():
-            path = home / name
-            records = _from_json(path) if path.suffix == ".json" else _from_npz(path)
-            return Records(str(path), records)
-    if all((home / name).exists() for name in real_hands.FILES):
-        return Records(str(home / real_hands.LABELS), real_hands.records_of(root))
-    raise InputError(f"{root}: has neither {' nor '.join(FILES)}; {LAYOUT}")
-
-
-def _changed(root: str) -> tuple[float, ...]:
-    paths = [Path(root) / name for name in (*FILES, *real_hands.FILES)]
-    return tuple(path.stat().st_mtime for path in paths if path.exists())
-
-
-def read_records(root: str) -> Records:
-    """The records of a folder, read again when its file has changed.
-
-    Raises:
-        InputError: there is no such file, or it is not as described above.
-    """
-    expect_folder(root, LAYOUT)
-    return _read_records(root, _changed(root))
-
-
-def _from_json(path: Path) -> list[Record]:
-    held = read_json_value(path, "a list of records")
-    shared: Record = {}
-    if isinstance(held, dict):
-        shared = {key: value for key, value in held.items() if key != "samples"}
-        held = held.get("samples")
-    if not isinstance(held, list) or not held:
-        found = f"an empty {type(held).__name__}" if held in ([], {}) else type(held).__name__
-        raise InputError(
-            f'{path}: expected a list of records, or {{"samples": that list}}, found {found}; '
-            f"{HINT}"
-        )
-    for number, record in enumerate(held):
-        if not isinstance(record, dict):
-            raise InputError(
-                f"{path}: record {number} is {type(record).__name__}, expected fields; {HINT}"
-            )
-        _expect_known(record, f"{path}: record {number}")
-    _expect_known(shared, str(path))
-    return [_without_null(shared | record) for record in held]
-
-
-def _without_null(record: Record) -> Record:
-    """JSON's null is what is left out."""
-    return {field: value for field, value in record.items() if value is not None}
-
-
-def _expect_known(record: Record, name: str) -> None:
-    for field in record:
-        if field not in FIELDS:
-            raise InputError(
-                f"{name} has a field {field!r}, which nothing here reads; known are "
-                f"{', '.join(FIELDS)}"
-            )
-
-
-def _from_npz(path: Path) -> list[Record]:
-    held = read_npz(path, "labels", HINT)
-    _expect_known(held, str(path))
-    images = held.get("image")
-    if images is None or images.ndim != 1 or not len(images) or images.dtype.kind != "U":
-        raise InputError(f"{path}: expected the field 'image', names of (N,); {HINT}")
-    count = len(images)
-    records: list[Record] = [{} for _ in range(count)]
-    for field, values in held.items():
-        shared = values.ndim == 0 or field == "order"
-        shared = shared or (field == "K" and (values.ndim == 1 or values.shape == (3, 3)))
-        if not shared and len(values) != count:
-            raise InputError(
-                f"{path}: field {field!r} has {len(values)} entries, 'image' {count}; expected one "
-                "a hand"
-            )
-        for number, record in enumerate(records):
-            value = values if shared else values[number]
-            may_miss = field in UNITS_MM or field == "box"
-            if may_miss and value.dtype.kind == "f" and np.isnan(value).all():
-                continue
-            if value.dtype.kind == "U" and not value.ndim and not str(value):
-                continue  # an empty name is none
-            record[field] = value.tolist()
-    return records
-
-
 # ---- splits --------------------------------------------------------------------------------------
-class Splits(NamedTuple):
-    """{split: numbers of its records}, and how they came about."""
-
-    numbers: dict[str, list[int]]
-    rule: str
-
-
-def splits_of(held: Records) -> Splits:
-    """The splits that the records name; else the last fifth is the test, people or sequences whole.
-
-    Raises:
-        InputError: a split cuts through a person or a sequence, or only some records name one.
-    """
-    records = held.records
-    _refuse_half_named(held)
-    named = [record.get("split") for record in records]
-    if any(split is not None for split in named):
-        for number, split in enumerate(named):
-            if not isinstance(split, str) or split in ("", ALL, FIT, VALIDATION):
-                raise InputError(
-                    f"{held.name}: record {number}, field 'split' is {split!r}; expected a name "
-                    f"other than {ALL}, {FIT} and {VALIDATION}, in every record or in none"
-                )
-        found: dict[str, list[int]] = {}
-        for number, split in enumerate(named):
-            found.setdefault(str(split), []).append(number)
-        _refuse_cut(held, named)
-        return Splits(found, "as the records name it")
-    first, last, rule = _cut(held, range(len(records)), TEST_SHARE)
-    return Splits({TRAIN: first, TEST: last}, rule)
-
-
-@lru_cache(maxsize=16)
-def _numbers_of(root: str, split: str, _changed: tuple[float, ...]) -> tuple[int, ...]:
-    held = read_records(root)
-    known = splits_of(held).numbers
-    numbers: Sequence[int]
-    if split in (FIT, VALIDATION, TRAIN, "") and TRAIN in known:
-        fit, validation, _ = _cut(held, known[TRAIN], VALIDATION_SHARE)
-        numbers = {FIT: fit, VALIDATION: validation}.get(split, [*fit, *validation])
-    elif split == ALL or (not split and TRAIN not in known):
-        numbers = range(len(held.records))
-    elif (split or TRAIN) in known:
-        numbers = known[split or TRAIN]
-    else:
-        raise InputError(
-            f"{held.name}: --split: expected one of {', '.join([*known, ALL])}, got {split!r}"
-        )
-    if not numbers:
-        raise InputError(
-            f"{held.name}: the split {split or TRAIN!r} has no records: there are "
-            f"{len(held.records)} in all; take --split {ALL}, or name splits"
-        )
-    return tuple(numbers)
-
-
-# What no split may cut through, the widest first: all that share one are together.
-TOGETHER = (("person", "sequence", "image"), ("sequence", "image"), ("image",))
-WHOLE = {"person": "people", "sequence": "sequences", "image": "pictures"}
-
-
-def _cut(held: Records, numbers: Sequence[int], share: float) -> tuple[list[int], list[int], str]:
-    """The numbers in two: about `share` of them at the end; no group is cut.
-
-    Groups are whole people where there are several, else whole sequences, else whole pictures.
-    """
-    for fields in TOGETHER:
-        if fields[0] != "image" and not any(fields[0] in held.records[n] for n in numbers):
-            continue
-        groups = _groups(held, numbers, fields)
-        if len(groups) > 1:
-            break
-    last: list[int] = []
-    while len(groups) > 1 and len(last) < share * len(numbers) - 0.5:
-        last += groups.pop()
-    if not last:
-        return [], list(numbers), "all of one picture"
-    kept = sorted(number for group in groups for number in group)
-    rule = f"the last of them are held out, whole {WHOLE[fields[0]]}"
-    return kept, sorted(last), rule
-
-
-def _groups(held: Records, numbers: Sequence[int], fields: Sequence[str]) -> list[list[int]]:
-    """The numbers, those together that share a field's value, in the order of their last ones."""
-    home = {number: number for number in numbers}
-
-    def root_of(number: int) -> int:
-        while home[number] != number:
-            number = home[number]
-        return number
-
-    first: dict[tuple[str, str], int] = {}
-    pictures = pictures_of(held)
-    for number in numbers:
-        for field in fields:
-            if field in held.records[number]:
-                value = pictures[number] if field == "image" else held.records[number][field]
-                other = first.setdefault((field, str(value)), number)
-                home[root_of(number)] = root_of(other)
-    groups: dict[int, list[int]] = {}
-    for number in numbers:
-        groups.setdefault(root_of(number), []).append(number)
-    return sorted(groups.values(), key=lambda group: group[-1])
-
-
-def pictures_of(held: Records) -> list[str]:
-    """Which picture each record is of, however its file is spelled, linked or copied."""
-    home = Path(held.name).parent
-    names = [str(record.get("image", "")) for record in held.records]
-    facts: dict[str, tuple[int, int]] = {}
-    for name in dict.fromkeys(names):
-        try:
-            found = (home / name).stat()
-        except (OSError, ValueError):  # named where it is read
-            facts[name] = (-1, 0)
-        else:
-            facts[name] = (found.st_size, found.st_mtime_ns)
-    known = _identities(str(home), tuple(facts.items()))
-    return [known[name] for name in names]
-
-
-@lru_cache(maxsize=8)
-def _identities(home: str, facts: tuple[tuple[str, tuple[int, int]], ...]) -> dict[str, str]:
-    """{name: its picture}: of files of one size their bytes decide, of others their place."""
-    sizes = Counter(size for _, (size, _) in facts)
-    found = {}
-    for name, (size, _) in facts:
-        path = Path(home) / name
-        found[name] = os.path.normpath(path)
-        if size > 0 and sizes[size] > 1 and path.is_file():
-            data = read_file(path, "a picture", HINT, MOST_PICTURE_BYTES)
-            found[name] = hashlib.blake2b(data).hexdigest()
-    return found
-
-
-def _refuse_half_named(held: Records) -> None:
-    for field in ("person", "sequence"):
-        named = [field in record for record in held.records]
-        if any(named) and not all(named):
-            raise InputError(
-                f"{held.name}: record {named.index(False)} has no field {field!r}, others "
-                "have one; expected it in every record or in none: no split may cut through one"
-            )
-
-
-def _refuse_cut(held: Records, named: Sequence[Any]) -> None:
-    pictures = pictures_of(held)
-    for field in ("person", "sequence", "image"):
-        home: dict[str, str] = {}
-        for number, (record, split) in enumerate(zip(held.records, named, strict=True)):
-            name = record.get(field)
-            if name is None:
-                continue
-            value = pictures[number] if field == "image" else str(name)
-            other = home.setdefault(value, split)
-            if other != split:
-                raise InputError(
-                    f"{held.name}: record {number}: {field} {name!r} is in the splits {other!r} "
-                    f"and {split!r}; give each {field} to one"
-                )
 
 
 # ---- the dataset ---------------------------------------------------------------------------------
+# (picture, K, is left, box, depth in mm, what begins a message) -> joints in mm.
+Locate = Callable[
+    [np.ndarray, Matrix, bool, tuple[float, ...] | None, np.ndarray | None, str], Joints
+]
+
+
 @dataclass(frozen=True)
 class Folder:
     """A split of a folder of recordings."""
@@ -365,6 +101,9 @@ class Folder:
     all is everything. Empty = train, or all where there is no such split."""
     px: int = 320
     margin: float = 1.25
+    locate: Locate | None = None
+    """Where the joints of a hand without a label are, roughly: distillation crops around them. None
+    = such a record is refused."""
 
     @property
     def _records(self) -> Records:
@@ -505,7 +244,9 @@ class Folder:
         labelled = joints is not None
         if joints is None:
             refuse_camera(K, self.name(i))
-            joints = assumed_joints(rgb, K, left, self.box(i), depth, self.name(i))
+            if self.locate is None:
+                raise InputError(f"{self.name(i)} has no label (joints_mm, joints_cm or joints_m)")
+            joints = self.locate(rgb, K, left, self.box(i), depth, self.name(i))
             if found := implausible(joints, K, size, "there"):
                 raise InputError(
                     f"{self.name(i)} has no label, and what is assumed of its hand cannot be "

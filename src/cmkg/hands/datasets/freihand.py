@@ -22,8 +22,7 @@ from jaxtyping import Shaped
 
 from ...errors import InputError
 from .. import geometry
-from .checks import disagreements
-from .reading import (
+from ..files.reading import (
     expect_folder,
     expected_counts,
     is_made,
@@ -31,6 +30,7 @@ from .reading import (
     read_photograph,
     read_picture,
 )
+from .label_checks import disagreements
 from .sample import (
     Frame,
     Joints,

@@ -23,15 +23,9 @@ from jaxtyping import Shaped
 from ...errors import InputError
 from ...runtime.files import read_file
 from ...runtime.progress import Bar
-from .checks import disagreements
-from .reading import (
-    COPY,
-    as_numbers,
-    expect_folder,
-    is_made,
-    read_depth,
-    read_photograph,
-)
+from ..files.pickles import read_pickle
+from ..files.reading import COPY, as_numbers, expect_folder, is_made, read_depth, read_photograph
+from .label_checks import disagreements
 from .sample import (
     Frame,
     Joints,
@@ -43,7 +37,6 @@ from .sample import (
     read_once,
     refuse_implausible,
 )
-from .unpickle import read_pickle
 
 LAYOUT = (
     "expected HO-3D: train/<sequence>/{rgb,depth,meta} and train.txt; its owners publish it at "

@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Shaped
 
 from ...errors import InputError
-from .checks import disagreements
-from .reading import as_numbers, expect_folder, is_made, read_json_value, read_photograph
+from ..files.reading import as_numbers, expect_folder, is_made, read_json_value, read_photograph
+from .label_checks import disagreements
 from .sample import Frame, Joints, Matrix, Sample, crop_frame, implausible, refuse_implausible
 
 LAYOUT = (

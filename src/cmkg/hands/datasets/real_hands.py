@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import InputError
-from .reading import read_mat_field
+from ..files.reading import read_mat_field
 
 LABELS, CAMERAS, PICTURES = "pose_gt.mat", "params.mat", "images"
 FILES = (LABELS, CAMERAS, PICTURES)

@@ -19,8 +19,8 @@ from jaxtyping import Float, Shaped
 
 from ...errors import InputError
 from .. import geometry
-from .checks import disagreements
-from .reading import (
+from ..files.pickles import read_pickle
+from ..files.reading import (
     as_numbers,
     expect_folder,
     expected_counts,
@@ -28,6 +28,7 @@ from .reading import (
     read_photograph,
     read_picture,
 )
+from .label_checks import disagreements
 from .sample import (
     Frame,
     Joints,
@@ -40,7 +41,6 @@ from .sample import (
     read_once,
     refuse_implausible,
 )
-from .unpickle import read_pickle
 
 LAYOUT = (
     "expected RHD_published_v2: {training,evaluation}/{color,depth,mask}/%05d.png and "

@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ...errors import Diverged, InputError
-from ...prior import Prior
+from ...prior.prior import Prior
 from ...runtime.files import PathLike, write_sealed_json
 from ...runtime.progress import note
-from ...runtime.settings import replace_settings
-from ..stages import distill, evaluate, source, target
-from ..stages.fitting import Frames
+from ..commands import target
+from ..commands.target import Alongside, Regulariser, Target, TargetData
+from ..datasets.packed.labelled_set import FrameRange
 
 DIVERGED_MM = 1e9  # what a diverged training counts as among the tries
 SHARE_OF_P1 = 0.1  # |theta| pulls some ten times harder than theta^2 there
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """A line of a target table.
+    """A line of a target table: how it differs from the settings that all rows share.
 
-    name: of its folder. changes: settings of target.Target, by their names on the command line.
-    tuned: sigma is chosen on the validation block. stops: epochs, of which one is chosen there; 0
-    leaves the start as it is. home: the run that has trained it already.
+    name: of its folder. start, regulariser, alongside, scale: see commands.target.Target. epochs,
+    lr: None is what all rows share. tuned: sigma is chosen on the validation block. stops: epochs,
+    of which one is chosen there; 0 leaves the start unchanged. home: the run that has trained it
+    already.
     """
 
     name: str
     label: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    start: str = ""
+    regulariser: Regulariser = field(default_factory=Regulariser)
+    alongside: Alongside = field(default_factory=Alongside)
+    scale: Literal["frame", "set"] = "frame"
+    epochs: int | None = None
+    lr: float | None = None
     tuned: bool = False
     is_control: bool = False
     home: str = ""
@@ -41,6 +46,28 @@ class Row:
     def title(self) -> str:
         """The label, with the word "control" where it is one."""
         return f"control: {self.label}" if self.is_control else self.label
+
+    @property
+    def files(self) -> list[str]:
+        """The weights and priors that it reads."""
+        regulariser = self.regulariser
+        return [file for file in (self.start, regulariser.centre, regulariser.prior) if file]
+
+    def applied_to(self, shared: Target) -> Target:
+        """The settings that all rows share, with the row's own."""
+        optim = shared.optim
+        if self.epochs is not None:
+            optim = replace(optim, epochs=self.epochs)
+        if self.lr is not None:
+            optim = replace(optim, lr=self.lr)
+        return replace(
+            shared,
+            start=self.start,
+            regulariser=self.regulariser,
+            alongside=self.alongside,
+            scale=self.scale,
+            optim=optim,
+        )
 
     def summary(self) -> dict[str, Any]:
         """What a report needs, as plain JSON."""
@@ -56,8 +83,8 @@ def by_name(rows: list[Row]) -> dict[str, Row]:
 class Blocks(NamedTuple):
     """The frames of a target to fit and to validate on while sigma is chosen."""
 
-    fit: Frames
-    validation: Frames
+    fit: FrameRange
+    validation: FrameRange
 
     @classmethod
     def last_quarter(cls, count: int) -> Blocks:
@@ -89,21 +116,8 @@ class Folders:
         )
 
 
-SourceStage = source.Source | distill.Distill
-Stage = SourceStage | target.Target | evaluate.Evaluate
-
-
-def run_stage(stage: Stage) -> dict[str, Any]:
-    """Runs a stage, or reads its result where it is finished."""
-    if isinstance(stage, evaluate.Evaluate):
-        return evaluate.run(stage)
-    if isinstance(stage, target.Target):
-        return target.run(stage)
-    return distill.run(stage) if isinstance(stage, distill.Distill) else source.run(stage)
-
-
 def train_row(
-    stage: target.Target,
+    shared: Target,
     row: Row,
     home: Path,
     blocks: Blocks,
@@ -115,7 +129,7 @@ def train_row(
     Should the chosen value diverge on the whole training split, the next best is taken.
 
     Args:
-        stage: settings that all rows share; the row's changes are applied to them.
+        shared: settings that all rows share.
         row: which one.
         home: the row's folder.
         blocks: the frames for tuning.
@@ -128,54 +142,81 @@ def train_row(
     Raises:
         Diverged: training diverged at every strength.
     """
-    stage = replace_settings(stage, **row.changes)
-    setting = "epochs" if row.stops else "sigma"
-    if setting == "sigma" and not row.tuned:
+    stage = row.applied_to(shared)
+    if not row.stops and not row.tuned:
         return train_seeds(stage, home, seeds)
-    file = stage.regulariser.prior
-    share = SHARE_OF_P1 if file and Prior.load(file).p == 1 else 1.0
-    values = row.stops or [share * one for one in tries]
-    trial = replace_settings(stage, frames=blocks.fit, validation=blocks.validation)
-    tried = {}
+    setting: str
+    values: list[float]
+    if row.stops:
+        setting, set_value, values = "epochs", _with_epochs, list(row.stops)
+    else:
+        setting, set_value = "sigma", _with_sigma
+        values = [share_of(row.regulariser.prior) * strength for strength in tries]
+    data = replace(stage.target, frames=blocks.fit, validation=blocks.validation)
+    trial = replace(stage, target=data)
+    errors = {}
     for value in values:
-        own: dict[str, Any] = {setting: value, "out": str(home / f"try-{value:g}")}
-        tried[value] = validation_error(replace_settings(trial, **own))
-    for best in sorted(tried, key=lambda value: tried[value]):
+        out = str(home / f"try-{value:g}")
+        errors[value] = validation_error(replace(set_value(trial, value), out=out))
+    for best in sorted(errors, key=lambda value: errors[value]):
         facts = {
             "setting": setting,
-            "validation_epe_mm": {f"{value:g}": error for value, error in tried.items()},
+            "validation_epe_mm": {f"{value:g}": error for value, error in errors.items()},
             "chosen": best,
-            "at_the_edge": setting == "sigma" and best in (min(tried), max(tried)),
+            "at_the_edge": setting == "sigma" and best in (min(errors), max(errors)),
         }
         write_sealed_json(home / "tried.json", facts)
-        own = {setting: best}
         try:
-            return train_seeds(replace_settings(stage, **own), home / f"{setting}-{best:g}", seeds)
+            return train_seeds(set_value(stage, best), home / f"{setting}-{best:g}", seeds)
         except Diverged as error:
             note(f"{home}: diverged ({error})")
     raise Diverged(f"{home}: training diverged at every strength of {tries}; give smaller --tries")
 
 
-def train_seeds(stage: target.Target, home: Path, seeds: tuple[int, ...]) -> list[float]:
+def share_of(prior: str) -> float:
+    """The share of each strength that is tried for a prior's file, or for none."""
+    return SHARE_OF_P1 if prior and Prior.load(prior).p == 1 else 1.0
+
+
+def _with_epochs(stage: Target, value: float) -> Target:
+    return replace(stage, optim=replace(stage.optim, epochs=int(value)))
+
+
+def _with_sigma(stage: Target, value: float) -> Target:
+    return replace(stage, regulariser=replace(stage.regulariser, sigma=value))
+
+
+def train_seeds(stage: Target, home: Path, seeds: tuple[int, ...]) -> list[float]:
     """Trains with every seed; returns each one's EPE, mm."""
     errors = []
     for seed in seeds:
-        out = str(home / f"seed-{seed}")
-        errors.append(float(target.run(replace_settings(stage, seed=seed, out=out))["epe_mm"]))
+        optim = replace(stage.optim, seed=seed)
+        settings = replace(stage, optim=optim, out=str(home / f"seed-{seed}"))
+        errors.append(float(target.run(settings)["epe_mm"]))
     return errors
 
 
-def validation_error(trial: target.Target) -> float:
+def validation_error(trial: Target) -> float:
     """Validation EPE of one try, mm.
 
     A strength at which training diverges loses, it does not end the experiment.
     """
     try:
-        found = float(target.run(trial)["epe_mm"])
+        error_mm = float(target.run(trial)["epe_mm"])
     except Diverged as error:
         note(f"{trial.out}: diverged ({error})")
         return DIVERGED_MM
-    return found if math.isfinite(found) else DIVERGED_MM
+    return error_mm if math.isfinite(error_mm) else DIVERGED_MM
+
+
+def with_folders(stage: Target, folders: Folders) -> Target:
+    """The stage on a target's sets, from a source's student."""
+    return replace(
+        stage,
+        student=folders.student,
+        source=folders.source,
+        target=TargetData(folders.data, folders.test),
+    )
 
 
 def select_rows(known: list[Row], names: tuple[str, ...], flag: str) -> list[Row]:

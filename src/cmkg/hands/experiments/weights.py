@@ -9,7 +9,7 @@ hands of other people and on photographs that were held out.
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,23 +20,22 @@ from ...errors import InputError
 from ...runtime.checks import expect_between, expect_from_zero, expect_positive
 from ...runtime.files import read_arrays, write_arrays
 from ...runtime.progress import Bar, say
-from ...runtime.runs import Run
-from ...runtime.settings import replace_settings
-from ..datasets.packed import Packed
+from ...runtime.run import Run
+from ..commands import render
+from ..commands.adapt import SCENE
+from ..datasets.packed.format import Packed
 from ..inference.hand_files import HandFacts, write_hand_folder
 from ..inference.pictures import PICTURES, list_files, read_photograph
-from ..mediapipe.fitting import Recipe, Source, Teaching
-from ..mediapipe.frames import Frames, Pictures, in_convention, packed_frames, ruler_bone_mm
-from ..mediapipe.labelling import PhotographLabels, label_photographs
+from ..mediapipe.backend import LANDMARK_GRAPHS, LiteNetwork
 from ..mediapipe.networks import Landmarks, TfliteNetwork
-from ..mediapipe.running import LANDMARK_GRAPHS, LiteNetwork
-from ..mediapipe.teaching import STILL, views_of
 from ..metrics import procrustes
-from ..stages import render
-from ..stages.inputs import checksums_of
-from ..stages.settings import Flat
-from .adapt import SCENE
-from .main import FIRST_TEST_SCENE
+from ..stages.stage_run import checksums_of
+from ..stages.stage_settings import Flat
+from ..teaching.frames import Frames, Pictures, in_convention, packed_frames, ruler_bone_mm
+from ..teaching.photograph_labels import PhotographLabels, label_photographs
+from ..teaching.teach import Recipe, Teaching, TeachingSet
+from ..teaching.views import STILL, views_of
+from .demo import FIRST_TEST_SCENE
 
 LABELS = "labels.npz"
 TEST_COUNT = 600
@@ -71,7 +70,7 @@ class Weights:
         expect_between(self, 0, 1, "rendered_share")
 
 
-WEIGHTS = Weights()
+SETTINGS = Weights()
 
 
 def run(config: Weights) -> dict[str, Any]:
@@ -107,7 +106,9 @@ def teach_base(
     result: dict[str, Any] = {"untouched": scores_of(start, tests)}
     say(f"untouched: {result['untouched']}")
     share = config.rendered_share
-    sources = [one for one in (Source(rendered, share), Source(train, 1 - share)) if one.share]
+    sources = [
+        one for one in (TeachingSet(rendered, share), TeachingSet(train, 1 - share)) if one.share
+    ]
     teaching = Teaching(start, sources, recipe, seed=config.seed)
     with closing(run.steps(recipe.steps, teaching.state, recipe.batch)) as steps:
         for step, log in steps:
@@ -146,7 +147,7 @@ def mean_bones(frames: Frames) -> np.ndarray:
 def render_sets(config: Weights, bones: np.ndarray) -> tuple[Frames, Frames]:
     """Rendered hands to learn from, and others to choose on; their joints are MediaPipe's."""
     data = Path(config.out) / "data"
-    scene = replace_settings(SCENE, seed=config.seed)
+    scene = replace(SCENE, seed=config.seed)
     train = render.Render(str(data / "train"), config.count, scene=scene)
     count = min(TEST_COUNT, config.count)
     test = render.Render(str(data / "test"), count, FIRST_TEST_SCENE, scene)

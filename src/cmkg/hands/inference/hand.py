@@ -14,12 +14,12 @@ from jaxtyping import Float, Shaped
 from ...errors import InputError
 from ...runtime.files import PathLike
 from ..geometry import is_camera, rotation_to_axis
+from ..mediapipe.backend import Answer, Networks
 from ..mediapipe.regions import Picture, Region
-from ..mediapipe.running import Answer, Networks
+from ..placing import place_wrist
 from ..skeleton import INDEX_MCP, JOINTS, LITTLE_MCP, WRIST
 from .hand_files import HandFacts, read_hand_folder
 from .pictures import read_with_scale
-from .placing import place_wrist
 
 Side = Literal["right", "left"]
 Box = tuple[float, float, float, float]  # x, y of the corner, width, height, in pixels

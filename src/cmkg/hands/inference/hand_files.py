@@ -7,9 +7,7 @@ from typing import Any, NamedTuple
 
 from ...errors import InputError
 from ...runtime.files import PathLike, read_json, write_bytes, write_json
-from ..mediapipe.running import Networks
-from ..mediapipe.tflite_files import TfliteFile
-from .export_files import (
+from ..files.exports import (
     FACTS_FILE,
     HAND_FILES,
     LANDMARKS_FILE,
@@ -18,6 +16,8 @@ from .export_files import (
     read_own_file,
     write_manifest,
 )
+from ..mediapipe.backend import Networks
+from ..mediapipe.tflite_files import TfliteFile
 
 FORMAT = "cmkg-hand/1"
 BONE_MM = (5.0, 120.0)

@@ -12,7 +12,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ...errors import InputError
 from ...runtime.files import BROKEN, PathLike, first_line, read_file, write_atomically
-from ..picture_files import FORMATS, JPEG_START, MOST_PIXELS, expect_whole_jpeg, open_picture
+from ..files.picture_formats import (
+    FORMATS,
+    JPEG_START,
+    MOST_PIXELS,
+    expect_whole_jpeg,
+    open_picture,
+)
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jp2")
 MOST_BYTES = 1 << 30

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ...errors import InputError
-from ..mediapipe.running import Answer
+from ..mediapipe.backend import Answer
 from .hand import (
     Box,
     Hand,

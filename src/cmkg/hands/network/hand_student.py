@@ -77,7 +77,7 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
 
     def save_pretrained(self, save_directory: PathLike, **options: Any) -> str | None:
         """As the mixin does, with a manifest of the files, which `load_student` asks for."""
-        from ..inference.export_files import MANIFEST, write_manifest
+        from ..files.exports import MANIFEST, write_manifest
 
         (Path(save_directory) / MANIFEST).unlink(missing_ok=True)
         found: str | None = super().save_pretrained(save_directory, **options)
@@ -141,7 +141,7 @@ def load_student(folder: PathLike) -> HandStudent:
     Raises:
         InputError: it holds none, or a damaged one.
     """
-    from ..inference.export_files import expect_whole_export
+    from ..files.exports import expect_whole_export
 
     path = Path(folder)
     expect_whole_export(path)

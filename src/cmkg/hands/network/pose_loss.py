@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ...distiller import Pair
-from ...losses import regression_loss
+from ...distillation.distiller import Pair
+from ...distillation.losses import regression_loss
 from .heatmaps import heatmap_loss
 from .pose import Pose
 from .posenet import LossUnit, NetConfig

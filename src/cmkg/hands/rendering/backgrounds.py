@@ -14,7 +14,7 @@ from jaxtyping import Float, Shaped
 
 from ...errors import InputError
 from ...runtime.files import BROKEN, read_file
-from ..picture_files import JPEG_START, MOST_PICTURE_BYTES, expect_whole_jpeg, open_picture
+from ..files.picture_formats import JPEG_START, MOST_PICTURE_BYTES, expect_whole_jpeg, open_picture
 
 OWN = Path(__file__).with_name("photographs")  # SOURCES.txt there says whose they are
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}

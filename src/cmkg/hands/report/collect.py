@@ -11,10 +11,10 @@ import numpy as np
 
 from ...errors import InputError
 from ...runtime.files import read_file
-from ...runtime.run_files import AGAIN, expect_shape, read_log, read_settings
+from ...runtime.run_records import AGAIN, expect_shape, read_log, read_settings
 from ...runtime.settings import flatten_settings
-from ..datasets.packed import read_meta, subsets_in
-from .run_files import (
+from ..datasets.packed.format import read_meta, subsets_in
+from .report_files import (
     PlanSettings,
     TargetScore,
     read_environment,

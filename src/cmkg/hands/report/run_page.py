@@ -21,9 +21,9 @@ from jaxtyping import Float, Int, Shaped
 from ...errors import InputError
 from ...runtime.files import write_atomically, write_json, write_text
 from ...runtime.progress import format_duration
-from ...runtime.run_files import AGAIN
+from ...runtime.run_records import AGAIN
 from ...runtime.text import escape_markdown
-from ..datasets.packed import Packed
+from ..datasets.packed.format import Packed
 from ..skeleton import BONES, FINGER_COLOURS, FINGER_OF_BONE, FINGERS
 from .collect import Facts, collect_run, format_spread, format_strength, row_folder
 from .plots import (
@@ -37,7 +37,7 @@ from .plots import (
     plot_worth,
     skeleton_picture,
 )
-from .run_files import read_predictions
+from .report_files import read_predictions
 
 SHEET_PICTURES = 8
 APART = 20  # chosen pictures are so large a part of the set away from each other, at least

@@ -1,1 +1,1 @@
-"""One file per command: its settings as a frozen dataclass, and an explicit `run`."""
+"""What all training stages share."""

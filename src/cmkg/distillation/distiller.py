@@ -1,0 +1,543 @@
+"""A student, its teacher and the layers that are compared: the losses of a batch, nothing else.
+
+    distiller = Distiller(student, teacher, example=batch)
+    optimizer = torch.optim.Adam(distiller.parameters())  # the student's and a projection's
+    for batch in source:
+        losses = distiller(batch)  # {"regression", "activation", "attention"}
+        optimizer.zero_grad()
+        sum(losses.values()).backward()  # G, Eq. 8
+        optimizer.step()
+
+It never steps: the loop, the optimiser and the precision are the user's.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ..batch import SOURCE_FIELDS, Batch, Fields, count_samples, expect_fields
+from ..errors import InputError
+from ..modules import (
+    call_model,
+    expect_numbers,
+    preserve_modes,
+    preserve_weights,
+    unwrap,
+    without_fast_path,
+)
+from ..runtime.distributed import average_over_ranks, broadcast_module_
+from ..runtime.ranks import world_size
+from .criteria import FeatureLoss, OutputLoss
+from .features import FeatureTap, Output, expect_gradient, tensor_of
+from .layouts import Layout, guess_class_dim, guess_layout
+from .losses import (
+    ATTENTION_WEIGHT,
+    DistillationLoss,
+    attention_map,
+    expect_loss,
+    loss_of_labelled,
+    regression_loss,
+    to_scalar,
+)
+
+Loss = Callable[[Any, Any], Any]
+CriterionName = Literal["paper", "features", "classes", "numbers"]
+Criterion = Callable[..., Mapping[str, Tensor]]  # of the student's and the teacher's maps
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A layer of the student and one of the teacher.
+
+    layout: what the dimensions of both maps mean (see layouts); None guesses where it is clear.
+    drop_tokens: special tokens to leave out of maps of tokens, of both or (student's, teacher's).
+    output: which part of an output that is a tuple or a dict, of both or (student's, teacher's).
+    """
+
+    student: str
+    teacher: str
+    layout: tuple[Layout, Layout] | None = None
+    drop_tokens: int | tuple[int, int] = 0
+    output: Output | tuple[Output, Output] = None
+
+
+class BatchLosses(dict[str, Tensor]):
+    """{name: scalar} of one batch; with the teacher's maps, which the look-ahead needs again."""
+
+    teacher_maps: Sequence[Tensor] | None = None
+
+
+class Distiller(nn.Module):
+    """The losses G is made of (Eqs. 4 and 8), of one batch, with their graphs.
+
+    `parameters()` and `state_dict()` are the student's and the criterion's. The teacher is no part
+    of them: it is used frozen and in eval mode, and left as it is found; `.to()` moves it, too. To
+    train on several processes, wrap the distiller: DistributedDataParallel(distiller).
+
+    Args:
+        student: any network.
+        teacher: any network; None is the control without one: G = L_REG.
+        example: a batch, to find shapes; needed unless both pairs and criterion are given.
+        pairs: [Pair or (student layer, teacher layer)], deepest last; "auto" proposes them.
+        loss: (prediction, target) to a scalar, of any task: L_REG.
+        criterion: (student's maps, teacher's maps) to {name: scalar}, or its name: "paper" (Eq. 4),
+            "features" (FeatureLoss), "classes" or "numbers" (OutputLoss: the networks' outputs are
+            compared, pairs need not be named). Without a teacher there is nothing that it compares.
+            Of a batch with a mask it is called with a third argument, `mask`.
+        attention_weight: lambda of Eq. 4; None is the paper's 1e3 beside Eq. 1, and beside another
+            loss at most what makes L_ATT as large as that loss is on the example, which is said.
+        fields: which part of a batch is which.
+
+    Attributes:
+        teacher_weight: of all that the criterion gives; a loop may change it from step to step.
+
+    Raises:
+        InputError: no network, no such layer, a layout that is not clear, maps that cannot be
+            compared; a criterion that would not act.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        example: Any = None,
+        pairs: Literal["auto"] | Sequence[Pair | tuple[str, str]] = "auto",
+        loss: Loss = regression_loss,
+        criterion: Criterion | CriterionName = "paper",
+        attention_weight: float | None = None,
+        fields: Fields = SOURCE_FIELDS,
+    ) -> None:
+        super().__init__()
+        if isinstance(criterion, str) and criterion in ("classes", "numbers"):
+            criterion = OutputLoss(criterion)
+        _expect_networks(student, teacher)
+        expect_fields(fields)
+        expect_loss(loss)
+        if attention_weight is not None and not 0 <= attention_weight < float("inf"):
+            raise InputError(f"attention_weight: expected a number from 0, got {attention_weight}")
+        if teacher is not None:
+            _expect_criterion(criterion, attention_weight)
+        self.student = student
+        self.loss = loss
+        self.fields = fields
+        self.teacher_weight = 1.0
+        self.criterion = None if isinstance(criterion, str) else criterion
+        self._teacher = (teacher,)  # in a tuple: no submodule
+        self._taps: tuple[FeatureTap, FeatureTap] | None = None
+        self._moves = _Moves()
+        self.pairs: list[Pair] = []
+        if teacher is None:
+            return
+        if isinstance(criterion, OutputLoss) and pairs == "auto":
+            self._share_over_ranks()
+            return  # the outputs themselves are compared
+        needs_example = pairs == "auto" or self.criterion is None
+        if needs_example and example is None:
+            raise InputError(
+                "Distiller: give a batch as example=, to find the layers' shapes (or both pairs= "
+                "and criterion=)"
+            )
+        batch = fields(example, device_of(student)) if needs_example else Batch(None)
+        self.pairs = _pairs_of(pairs, student, teacher, batch)
+        if isinstance(criterion, str):
+            with without_fast_path():
+                shapes, how, maps, prediction = self._look_at_maps(batch)
+            made: nn.Module
+            if criterion == "paper":
+                weight = ATTENTION_WEIGHT if attention_weight is None else attention_weight
+                made = DistillationLoss(*shapes, weight, **how).to(device_of(student))
+                _warn_of_even_attention(made, self.pairs, *maps, batch.mask)
+                if attention_weight is None and loss is not regression_loss:
+                    made.attention_weight = _fitting_weight(made, *maps, batch, loss, prediction)
+            else:
+                made = FeatureLoss(*shapes, **how)
+            self.criterion = made.to(device_of(student))
+        self._share_over_ranks()
+
+    @property
+    def teacher(self) -> nn.Module | None:
+        """The frozen network."""
+        return self._teacher[0]
+
+    def forward(self, batch: Any, teacher_maps: Sequence[Tensor] | None = None) -> BatchLosses:
+        """The terms of G, weighted as they enter it.
+
+        "regression" is over the samples that have a label; a batch without target has none.
+
+        Args:
+            batch: one batch.
+            teacher_maps: what `teacher_maps` gave for it before: the teacher does not run then.
+
+        Raises:
+            InputError: a loss that is no scalar; a layer that did not run, or carries no gradient.
+        """
+        parts = self.fields(batch)
+        self._moves.look(self)
+        if self.teacher is not None:
+            self._tapped()  # before the pass that it taps
+            self._broadcast_criterion_buffers()
+        prediction = call_model(self.student, parts.student_input)
+        losses = BatchLosses()
+        if parts.target is not None:
+            losses["regression"] = loss_of_labelled(self.loss, prediction, parts)
+        if self.teacher is not None and self.criterion is not None:
+            if self.pairs:
+                own = self._tapped()[0].maps
+                expect_gradient(self.student, own, [pair.student for pair in self.pairs])
+            else:
+                own = [tensor_of(prediction, None, "the student")]
+            if teacher_maps is None:
+                teacher_maps = self.teacher_maps(parts.teacher_input)
+            losses.teacher_maps = teacher_maps
+            with_teacher = self._compare(own, teacher_maps, prediction, parts)
+            for name, value in with_teacher.items():  # attention is 0 where no map has places
+                scalar = to_scalar(value, f"the {name} loss", needs_graph=False)
+                losses[name] = self.teacher_weight * scalar
+        if not losses:
+            raise InputError("a batch without a target, and no teacher: there is nothing to learn")
+        return losses
+
+    def _compare(
+        self, own: list[Tensor], theirs: Sequence[Tensor], prediction: Any, parts: Batch
+    ) -> Mapping[str, Tensor]:
+        """What the criterion gives of both networks' maps."""
+        assert self.criterion is not None
+        more: dict[str, Any] = {}
+        if parts.mask is not None:
+            more["mask"] = parts.mask
+            _expect_takes_mask(self.criterion)
+        if isinstance(self.criterion, OutputLoss) and self.criterion.needs_dim(own[-1]):
+            more["dim"] = self._class_dim(own[-1], prediction, parts.target)
+        return self.criterion(own, theirs, **more)
+
+    def _class_dim(self, logits: Tensor, prediction: Any, target: Any) -> int | None:
+        """Where the classes are; of a named layer, where its channels are."""
+        network = unwrap(self.student)
+        if not self.pairs:
+            return guess_class_dim(network, logits.shape, target)
+        if logits is prediction:
+            found = guess_class_dim(network, logits.shape, target)
+            if found is not None:
+                return found
+        layout = guess_layout(network, self.pairs[-1].student, logits.shape, len(logits))
+        return None if layout is None else layout.index("C")
+
+    # ---- several processes -----------------------------------------------------------------------
+    def _share_over_ranks(self) -> None:
+        """Gradients of a criterion's and a loss's own parameters, averaged over processes.
+
+        DistributedDataParallel averages those inside it: where the student alone is wrapped, theirs
+        would be each process's own.
+        """
+        if world_size() == 1 or not isinstance(self.student, nn.parallel.DistributedDataParallel):
+            return
+        inside = {id(parameter) for parameter in self.student.parameters()}
+        for part in (self.criterion, self.loss):
+            if isinstance(part, nn.Module):
+                broadcast_module_(part)
+                for parameter in part.parameters():
+                    if parameter.requires_grad and id(parameter) not in inside:
+                        parameter.register_hook(_mean_over_ranks)
+
+    def _broadcast_criterion_buffers(self) -> None:
+        """The first process's, as DistributedDataParallel does with those inside it."""
+        is_wrapped = isinstance(self.student, nn.parallel.DistributedDataParallel)
+        if not is_wrapped or world_size() == 1 or not torch.is_grad_enabled():
+            return
+        if isinstance(self.criterion, nn.Module):
+            for buffer in self.criterion.buffers():
+                torch.distributed.broadcast(buffer.data, 0)
+
+    @torch.no_grad()
+    def teacher_maps(self, teacher_input: Any) -> list[Tensor]:
+        """The teacher's maps of the paired layers: frozen, in eval mode; they can be kept.
+
+        Raises:
+            InputError: no teacher, or no input for it.
+        """
+        teacher = self.teacher
+        if teacher is None or teacher_input is None:
+            raise InputError(
+                "a batch for distilling has no teacher's input: say with Fields(teacher=...) where "
+                "the superior modality is"
+            )
+        tap = self._tapped()[1]
+        with preserve_modes(teacher), without_fast_path():
+            teacher.eval()
+            answer = call_model(teacher, teacher_input)
+        if not self.pairs:
+            return [tensor_of(answer, None, "the teacher").detach()]
+        if self.criterion is None:  # while shapes are looked at
+            tap.warn_of_overwritten()
+        maps = [features.detach() for features in tap.maps]
+        tap.clear()
+        return maps
+
+    def close(self) -> None:
+        """Takes the hooks off both networks; the next pass puts them on again."""
+        for tap in self._taps or ():
+            tap.close()
+        self._taps = None
+
+    def _tapped(self) -> tuple[FeatureTap, FeatureTap]:
+        """The taps on the student and on the teacher; puts the hooks on where they are off."""
+        if self._taps is None:
+            self._taps = self._make_taps()
+        return self._taps
+
+    def _make_taps(self) -> tuple[FeatureTap, FeatureTap]:
+        assert self.teacher is not None
+        both = [
+            (pair.output if isinstance(pair.output, tuple) else (pair.output,) * 2)
+            for pair in self.pairs
+        ]
+        own = FeatureTap(self.student, [p.student for p in self.pairs], [a for a, _ in both])
+        other = FeatureTap(self.teacher, [p.teacher for p in self.pairs], [b for _, b in both])
+        return own, other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy makes its own hooks."""
+        return self.__dict__ | {"_taps": None}
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Distiller:
+        if self.teacher is not None:
+            self.teacher._apply(*args, **kwargs)
+        super()._apply(*args, **kwargs)
+        return self
+
+    def _look_at_maps(
+        self, batch: Batch
+    ) -> tuple[tuple[Any, Any], dict[str, Any], tuple[list[Tensor], list[Tensor]], Any]:
+        """The shapes of both networks' maps and their layouts, which a criterion needs to know.
+
+        Then the maps, and the student's prediction.
+        """
+        assert self.teacher is not None
+        own, other = self._tapped()
+        held = list(self.student.parameters())  # an embedding of max_norm= rewrites its weight
+        with torch.no_grad(), preserve_modes(self.student), preserve_weights(self.student, held):
+            prediction = call_model(self.student.eval(), batch.student_input)
+        own.warn_of_overwritten()
+        student_maps = [features.detach() for features in own.maps]
+        teacher_maps = self.teacher_maps(batch.teacher_input)
+        count = count_samples(batch.student_input), count_samples(batch.teacher_input)
+        layouts: list[tuple[Layout, Layout]] = []
+        drops: list[tuple[int, int]] = []
+        shapes: tuple[list[tuple[int, ...]], list[tuple[int, ...]]] = ([], [])
+        for pair, mine, theirs in zip(self.pairs, student_maps, teacher_maps, strict=True):
+            layout = pair.layout or (
+                _guessed(self.student, "student", pair.student, mine, count[0]),
+                _guessed(self.teacher, "teacher", pair.teacher, theirs, count[1]),
+            )
+            drop = pair.drop_tokens
+            if not isinstance(drop, tuple):  # of those that have tokens
+                drop = (drop * ("N" in layout[0]), drop * ("N" in layout[1]))
+            layouts.append(layout)
+            drops.append(drop)
+            for side, features in enumerate((mine, theirs)):
+                at = layout[side].index("B")
+                shape = tuple(features.shape)
+                shapes[side].append(shape[:at] + shape[at + 1 :])
+        maps = student_maps, teacher_maps
+        return shapes, {"layouts": layouts, "drop_tokens": drops}, maps, prediction
+
+
+class _Moves:
+    """Whether an optimiser moves the student and leaves out what is trained beside it."""
+
+    def __init__(self) -> None:
+        self.versions: tuple[int, int] | None = None
+        self.steps = 0
+
+    def look(self, distiller: Distiller) -> None:
+        """Called at each pass; says it once, after three steps of the student's."""
+        if self.steps < 0 or not torch.is_grad_enabled():
+            return
+        parts = [p for p in (distiller.criterion, distiller.loss) if isinstance(p, nn.Module)]
+        beside = [one for part in parts for one in part.parameters() if one.requires_grad]
+        if not beside:
+            return
+        trained = [one for one in distiller.student.parameters() if one.requires_grad]
+        if not all(isinstance(one, nn.Parameter) for one in trained):
+            return  # a look-ahead's weights stand in their place
+        own = sum(one._version for one in trained)
+        versions = own, sum(one._version for one in beside)
+        if self.versions is not None and versions[1] != self.versions[1]:
+            self.steps = -1  # they move
+            return
+        if self.versions is not None and own != self.versions[0]:
+            self.steps += 1
+        self.versions = versions
+        if self.steps == 3:
+            self.steps = -1
+            warnings.warn(
+                f"the student is trained, but not what is trained beside it ({len(beside)} "
+                "parameter tensors of the criterion or the loss, as a projection between layers of "
+                "different widths): give the optimiser distiller.parameters()",
+                stacklevel=4,
+            )
+
+
+def _mean_over_ranks(gradient: Tensor) -> Tensor:
+    return average_over_ranks([gradient])[0]
+
+
+def _expect_takes_mask(criterion: Criterion) -> None:
+    """Refuses a criterion that would not leave padding out."""
+    function = criterion.forward if isinstance(criterion, nn.Module) else criterion
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    if "mask" not in parameters and not takes_any:
+        raise InputError(
+            "the batch has a mask, which this criterion does not take: give it a third argument "
+            "`mask`, (B, *places) of bool, and leave out the places where it is False"
+        )
+
+
+EVEN = 1e-4  # spread of an attention map over its mean that rounding alone would give
+
+
+def _warn_of_even_attention(
+    criterion: DistillationLoss,
+    pairs: Sequence[Pair],
+    student_maps: list[Tensor],
+    teacher_maps: list[Tensor],
+    mask: Tensor | None,
+) -> None:
+    """Says that a map's attention is the same everywhere: Eq. 3 compares nothing there."""
+    if not criterion.attention_weight or mask is not None:
+        return
+    both = criterion.compared(student_maps, teacher_maps)
+    for pair, *maps in zip(pairs, *both, strict=True):
+        for what, features in zip(("student", "teacher"), maps, strict=True):
+            if features[0, 0].numel() == 1:
+                continue
+            attention = attention_map(features)
+            if bool((attention.std(1) < EVEN * attention.mean(1)).all()):
+                name = pair.student if what == "student" else pair.teacher
+                warnings.warn(
+                    f"the {what}'s map at {name!r} has the same attention everywhere (Eq. 3), as a "
+                    "LayerNorm's output has: L_ATT teaches nothing there; pair the layer before "
+                    'the norm, or give criterion="features"',
+                    stacklevel=4,
+                )
+                return
+
+
+def _fitting_weight(
+    criterion: DistillationLoss,
+    student_maps: list[Tensor],
+    teacher_maps: list[Tensor],
+    batch: Batch,
+    loss: Loss,
+    prediction: Any,
+) -> float:
+    """lambda beside a loss that is not Eq. 1: L_ATT as large as the loss on the example at most.
+
+    The paper's 1e3 where the loss cannot be looked at, or no sample of the example has a label.
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        attention = float(criterion(student_maps, teacher_maps, batch.mask)["attention"])
+        try:
+            held = preserve_weights(loss, []) if isinstance(loss, nn.Module) else nullcontext()
+            with held:
+                value = float(loss_of_labelled(loss, prediction, batch))
+        except Exception:  # of theirs: the loss needs training mode, or says so itself later
+            return ATTENTION_WEIGHT
+    if not (0 < value < attention < float("inf")):
+        return ATTENTION_WEIGHT
+    weight = float(f"{ATTENTION_WEIGHT * value / attention:.2g}")
+    warnings.warn(
+        f"attention_weight is {weight:g}: with the paper's {ATTENTION_WEIGHT:g}, L_ATT would be "
+        f"{attention:.3g} beside a loss of {value:.3g}; give attention_weight= to choose it",
+        stacklevel=4,
+    )
+    return weight
+
+
+def _expect_criterion(criterion: object, attention_weight: float | None) -> None:
+    """Refuses a criterion beside what it would leave without effect."""
+    if criterion == "paper":
+        return
+    names = get_args(CriterionName)
+    if criterion not in names and (isinstance(criterion, type) or not callable(criterion)):
+        raise InputError(
+            f"criterion: expected one of {', '.join(names)}, or a function of the student's and "
+            f"the teacher's maps, as OutputLoss(...), got {criterion!r:.60}"
+        )
+    if attention_weight is not None:
+        raise InputError(
+            "attention_weight= beside criterion=: it is Eq. 4's; give the criterion its own weight"
+        )
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a network computes: its first parameter's device."""
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def _expect_networks(student: object, teacher: object) -> None:
+    for what, network in (("student", student), ("teacher", teacher)):
+        if not isinstance(network, nn.Module) and (what == "student" or network is not None):
+            raise InputError(
+                f"the {what}: expected a network (torch.nn.Module), got {type(network).__name__}"
+            )
+        if isinstance(network, nn.Module):
+            expect_numbers(network)
+    if teacher is student:
+        raise InputError(
+            "the teacher is the student itself: there would be nothing to distil; give a copy "
+            "(copy.deepcopy) or another network"
+        )
+
+
+def _pairs_of(pairs: Any, student: nn.Module, teacher: nn.Module, batch: Batch) -> list[Pair]:
+    from .pairing import pair_layers
+
+    if isinstance(pairs, str):
+        if pairs != "auto":
+            raise InputError(f'pairs: expected "auto" or a list of Pair, got {pairs!r}')
+        pairs = pair_layers(student, teacher, batch.student_input, batch.teacher_input)
+    found = [as_pair(pair) for pair in pairs]
+    if not found:
+        raise InputError("pairs: expected at least one Pair(student layer, teacher layer)")
+    return found
+
+
+def as_pair(pair: Any) -> Pair:
+    """A Pair, or (student layer, teacher layer) as one.
+
+    Raises:
+        InputError: neither.
+    """
+    if isinstance(pair, Pair):
+        return pair
+    is_two = isinstance(pair, (tuple, list)) and len(pair) == 2
+    if not is_two or not all(isinstance(name, str) for name in pair):
+        raise InputError(
+            f"a pair of layers: expected Pair or (student layer, teacher layer), got {pair!r}"
+        )
+    return Pair(*pair)
+
+
+def _guessed(network: nn.Module, what: str, name: str, features: Tensor, count: int) -> Layout:
+    layout = guess_layout(unwrap(network), name, features.shape, count)
+    if layout is None:
+        raise InputError(
+            f"the {what}'s map at {name!r} has shape {tuple(features.shape)} for {count} samples: "
+            "its layout is not clear; say it with Pair(layout=(student's, teacher's)), as "
+            "('BNC', 'BCHW')"
+        )
+    return layout

@@ -1,0 +1,31 @@
+"""`cmkg data info`: what a packed set holds, and whether its checksums match."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...runtime.text import printable
+from ..datasets.packed.format import verify_checksums
+
+
+@dataclass(frozen=True)
+class PackedInfo:
+    """What a packed set holds, and whether its checksums match."""
+
+    folder: str
+    """A packed set."""
+
+
+def run(config: PackedInfo) -> None:
+    """Prints what a packed set holds; its checksums are compared."""
+    packed = verify_checksums(config.folder)
+    for name, value in (packed.meta["holds"] | {"count": len(packed)}).items():
+        print(printable(f"{name:12} {value}"))
+    for name, (shape, dtype) in packed.meta["arrays"].items():
+        print(printable(f"{name:12} {tuple(shape)} {dtype}"))
+    print(
+        printable(f"{'middle bone':12} {packed.bone_mm:.2f} mm on average\n{'checksums':12} match")
+    )
+
+
+SETTINGS = PackedInfo

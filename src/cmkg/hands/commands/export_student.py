@@ -1,0 +1,165 @@
+"""`cmkg export-student`: a finished stage's student as a folder to give away.
+
+huggingface_hub's mixin loads it; with --onnx any program that reads ONNX.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import InputError
+from ...runtime.cards import write_card
+from ...runtime.checks import expect_apart
+from ...runtime.files import write_text
+from ...runtime.locks import hold_folder_of
+from ...runtime.partial_folders import begin_anew
+from ...runtime.run_records import read_result
+from ...runtime.text import printable
+from ...runtime.weight_files import load_weights, save_weights
+from ..datasets.packed.format import Packed
+from ..files.exports import EXPORTED, INT8_FILE, MANIFEST, STUDENT_FILE, write_manifest
+from ..network.hand_student import CALIBRATION, HandStudent
+from ..stages.finished_run import FinishedRun
+from ..stages.stage_run import ABOUT_STUDENT, card_facts
+
+
+@dataclass(frozen=True)
+class ExportStudent:
+    """Settings of an export."""
+
+    stage: str
+    """Folder of a finished student, distill or target run."""
+    student: str
+    """Folder of the source student: its architecture."""
+    out: str
+    """Folder to write."""
+    data: str = ""
+    """A packed set of hands that it was not trained on: gives the hands' bone length, and the
+    calibration of its confidence."""
+    onnx: bool = False
+    """Write student.onnx, too: see inference/onnx_files.py."""
+    int8: bool = False
+    """And student-int8.onnx, in 8 bits, ranges and loss from --data."""
+    calibration: tuple[float, float] = CALIBRATION
+    """Of the confidence, see HandStudent; --data fits its own."""
+    half: bool = False
+    """Keep the weights in 16 bits: half the size."""
+
+    def __post_init__(self) -> None:
+        if self.int8 and not self.data:
+            raise InputError("--int8: give --data, a packed set to see the ranges on")
+
+
+def run(config: ExportStudent) -> None:
+    """Writes the weights, their settings and a model card."""
+    from ..export.calibration import calibrated
+
+    stage = FinishedRun(Path(config.stage))
+    net = FinishedRun(Path(config.student)).net
+    student = HandStudent(
+        net.backbone,
+        net.width,
+        net.head,
+        net.stem_stride,
+        net.px,
+        upright=net.upright,
+        calibration=config.calibration,
+    )
+    if (config.data or config.onnx or config.int8) and net.head != "integral":
+        raise InputError(
+            "--data, --onnx, --int8: this student has the pooled head, which has no confidence "
+            "and no places on the picture; leave them out"
+        )
+    packed = Packed(config.data) if config.data else None
+    if packed is not None and len(packed) < 2:
+        raise InputError(f"--data {config.data}: expected two samples or more")
+    load_weights(stage.student_weights, student.net)
+    if packed is not None:
+        student = calibrated(student, packed)
+    out = Path(config.out)
+    sources = (config.stage, config.student, config.data)
+    expect_apart(out, *filter(None, sources))
+    with hold_folder_of(out, EXPORTED, (MANIFEST,)):
+        partial = out.with_name(f"{out.name}.partial")
+        begin_anew(partial)
+        write_export(config, stage, student, packed, partial)
+        replace_export(partial, out)
+    print(printable(f"{config.out}: load it with HandStudent.from_pretrained({config.out!r})"))
+
+
+def write_export(
+    config: ExportStudent,
+    stage: FinishedRun,
+    student: HandStudent,
+    packed: Packed | None,
+    out: Path,
+) -> None:
+    """All files of the folder."""
+    from ..export.onnx_writer import write_onnx
+
+    facts = card_facts(stage.settings, read_result(stage.folder / "result.json"))
+    try:
+        student.save_pretrained(out)
+    except OSError:
+        raise
+    except Exception as error:  # what safetensors makes of a full disk
+        reason = str(error).splitlines()[0]
+        raise OSError(28, f"could not be written ({reason})", str(out)) from error
+    kept = copy.deepcopy(student).half() if config.half else student
+    save_weights(out / "model.safetensors", kept)  # again, with a checksum
+    if packed is not None:
+        facts |= write_reliability(student, packed, out)
+    if config.onnx or config.int8:
+        write_onnx(student, out / STUDENT_FILE, config.half)
+    if config.int8 and packed is not None:
+        facts |= write_in_8_bits(student, packed, out)
+    write_card(out / "README.md", "A hand student", facts, ABOUT_STUDENT)
+    write_manifest(out)
+
+
+def replace_export(partial: Path, out: Path) -> None:
+    """The new files in place of an earlier export's; the manifest goes first and comes last."""
+    for name in (MANIFEST, *EXPORTED):
+        (out / name).unlink(missing_ok=True)
+    for name in (*(one for one in EXPORTED if one != MANIFEST), MANIFEST):
+        if (partial / name).exists():
+            os.replace(partial / name, out / name)
+    shutil.rmtree(partial)
+
+
+def write_reliability(student: HandStudent, packed: Packed, out: Path) -> dict[str, str]:
+    """reliability.svg on the second half of the set, which did not fit the calibration."""
+    from ..export.calibration import (
+        calibration_error,
+        halves,
+        judge,
+        judged_confidence,
+        reliability,
+    )
+    from ..report.plots import plot_reliability
+
+    judged = judge(student, packed, halves(packed)[1])
+    found = reliability(judged_confidence(student, judged), judged.is_near)
+    picture = plot_reliability([b.confidence for b in found], [b.share for b in found])
+    write_text(out / "reliability.svg", picture)
+    return {"confidence is off by (ECE)": f"{calibration_error(found):.3f}"}
+
+
+def write_in_8_bits(student: HandStudent, packed: Packed, out: Path) -> dict[str, str]:
+    """student-int8.onnx; what 8 bits cost, for the card."""
+    from ..export.onnx_backend import OnnxFile
+    from ..export.onnx_writer import error_of, write_int8
+
+    path, small = out / STUDENT_FILE, out / INT8_FILE
+    write_int8(path, small, packed, student.config)
+    whole, eighth = (error_of(OnnxFile(one), packed, student.config) for one in (path, small))
+    loss = f"{100 * (eighth / whole - 1):+.1f} % error ({whole:.3f} to {eighth:.3f} bones)"
+    print(printable(f"{small}: {loss}"))
+    return {"in 8 bits": loss}
+
+
+SETTINGS = ExportStudent

@@ -1,0 +1,338 @@
+"""`cmkg predict`: 21 joints of the hands in photographs, folders, videos, or before a camera."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import cv2
+import numpy as np
+import tyro
+
+from ...errors import InputError
+from ...runtime.checks import expect_from_zero
+from ...runtime.files import read_json, write_json, write_text
+from ...runtime.locks import expect_own_folder
+from ...runtime.progress import Bar, note
+from ...runtime.signals import Stopped
+from ...runtime.text import printable
+from ..geometry import is_camera
+from ..inference.drawing import draw_hands
+from ..inference.exchange import FORMAT, csv_of, document_of, record_of
+from ..inference.hand import (
+    OWN,
+    Box,
+    Hand,
+    Side,
+    Thresholds,
+    expect_box,
+    in_file_pixels,
+    smaller_box,
+    smaller_camera,
+)
+from ..inference.pictures import PICTURES, list_files, read_with_scale, write_picture
+from ..inference.tracker import Tracker
+from ..inference.videos import VIDEOS, Video, VideoFile
+
+AnySide = Literal["any", "right", "left"]
+RESULT = "hands.json"
+MARKS = (RESULT,)  # of a folder that an earlier prediction wrote
+NAMED = 5  # files without a hand that are printed
+LONGEST_NAME = 120  # bytes; 255 with all that is put behind it is what disks take
+CAMERA = "camera"  # as a path: the first one; camera1 the second
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Settings of a prediction."""
+
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Pictures, videos, folders of them; `camera` is the first camera, `camera1` the second, until
+    Ctrl-C."""
+    weights: str = ""
+    """A folder that `cmkg adapt` or `cmkg export` wrote; empty = what comes with cmkg."""
+    out: str = "hands"
+    """Folder for hands.json, hands.csv and the pictures with skeletons."""
+    side: AnySide = "any"
+    """Only hands that look like right, or left, ones."""
+    known_side: AnySide = "any"
+    """Whose hands these are, where it is known: what they look like does not matter then."""
+    max_hands: int = 4
+    """Of a picture, the surest ones."""
+    palm_score: float | None = None
+    """Least score of a palm in the whole picture; 0.5, or what adapting found that it takes."""
+    presence: float = 0.5
+    """Least chance that there is a hand, after a closer look."""
+    looks: Literal[1, 3] = 1
+    """Of pictures: 3 looks at each hand are averaged, more exact and slower."""
+    box: str = ""
+    """x,y,width,height in pixels: the rough box of the one hand in every picture; empty looks for
+    hands in the whole picture."""
+    camera: str = ""
+    """fx,fy,cx,cy in pixels: gives where the wrist is, too; empty assumes a usual lens."""
+    bone_mm: float = 0.0
+    """What a ruler says from the middle finger's knuckle to its next joint, the finger bent; 0
+    takes a usual hand."""
+    overlays: bool = True
+    """Write the pictures with skeletons."""
+    steady: bool = True
+    """Of videos: joints are smoothed over time (one-euro filter)."""
+    most_frames: int = 0
+    """Of a video or camera; 0 = all."""
+
+    def __post_init__(self) -> None:
+        expect_from_zero(self, "bone_mm", "most_frames")
+        if not self.paths:
+            raise InputError("cmkg predict: give pictures, videos, folders, or the word camera")
+
+
+def run(config: Predict) -> None:
+    """Writes what was found; goes on after a file that cannot be read.
+
+    Raises:
+        InputError: at the end, where files could not be read.
+        Stopped: Ctrl-C came before the last file was over; what was found is written.
+    """
+    hand = Hand.from_pretrained(
+        config.weights or OWN,
+        bone_mm=config.bone_mm or None,
+        max_hands=config.max_hands,
+        thresholds=Thresholds(config.palm_score, config.presence),
+        looks=config.looks,
+    )
+    box = expect_box(numbers_of("--box", config.box)) if config.box else None
+    K = camera_of(numbers_of("--camera", config.camera)) if config.camera else None
+    sources = list(sources_of(config.paths))
+    out = Path(config.out)
+    if (out / RESULT).exists() and not is_result(out / RESULT):
+        raise InputError(
+            f"--out {out}: holds something else ({RESULT}); give an empty or a new one"
+        )
+    expect_own_folder(out, None, MARKS)  # overlays have the pictures' names
+    sources = [one for one in sources if isinstance(one, int) or not lies_in(one, out)]
+    out.mkdir(parents=True, exist_ok=True)
+    records: list[dict[str, Any]] = []
+    without: list[str] = []
+    if not (out / RESULT).exists():  # the folder is ours from now on, whatever happens
+        write_json(out / RESULT, document_of(records, hand.bone_mm, without))
+    failed: list[str] = []
+    taken: set[str] = set()
+
+    def keep(source: Path | int, is_over: Callable[[], bool]) -> None:
+        """One file's or camera's hands; those of frames before a mistake are kept, too."""
+        name = shown_name(source)
+        drawn = out / overlay_name(source, taken)
+        before = len(records)
+        try:
+            if isinstance(source, Path) and source.suffix.lower() not in VIDEOS:
+                records.extend(of_picture(hand, source, name, drawn, config, box, K))
+            else:
+                for record in of_video(hand, source, name, drawn, config, box, K, is_over):
+                    records.append(record)
+            if len(records) == before:
+                without.append(name)
+        except (InputError, MemoryError, UnicodeError, cv2.error) as error:
+            reason = "does not fit into memory" if isinstance(error, MemoryError) else str(error)
+            said = reason if name in reason else f"{name}: {reason}"
+            note(said)
+            failed.append(said)
+
+    done = 0
+    try:
+        with (
+            Bar("predict", len(sources), things="files", shown=len(sources) > 1) as advance,
+            until_interrupted() as is_over,
+        ):
+            for source in sources:
+                keep(source, is_over)
+                advance()
+                if is_over() and not isinstance(source, int):  # a camera ends by Ctrl-C
+                    break
+                done += 1
+                if is_over():
+                    break
+    finally:
+        write_json(out / RESULT, document_of(records, hand.bone_mm, without))
+        write_text(out / "hands.csv", csv_of(records))
+    hands = f"{len(records)} hand{'' if len(records) == 1 else 's'}"
+    seen = done - len(failed)
+    said = f"{out}: {hands} in {max(seen - len(without), 0)} of {len(sources)} files"
+    if without:
+        shown = ", ".join(without[:NAMED])
+        more = f" and {len(without) - NAMED} more" if len(without) > NAMED else ""
+        said += f"; none in {len(without)}: {shown}{more} (all in {RESULT}, without_hands)"
+    if done < len(sources):
+        raise Stopped(int(signal.SIGINT), f"{said}, the others were not looked at")
+    print(printable(said))
+    if failed:
+        raise InputError(f"{len(failed)} of {len(sources)} could not be read whole: {failed[0]}")
+
+
+def of_picture(
+    hand: Hand,
+    path: Path,
+    name: str,
+    drawn: Path,
+    config: Predict,
+    box: Box | None,
+    K: np.ndarray | None,
+) -> list[dict[str, Any]]:
+    """The hands of a picture, in the pixels of its file."""
+    picture, scale = read_with_scale(path)
+    smaller = None if box is None else smaller_box(box, scale)
+    camera = None if K is None else smaller_camera(K, scale)
+    results = hand(
+        picture,
+        side=side_of(config.side),
+        known_side=side_of(config.known_side),
+        box=smaller,
+        K=camera,
+    )
+    overlay = f"{drawn.name}.jpg" if config.overlays else ""
+    if overlay:
+        write_picture(drawn.with_name(overlay), draw_hands(picture, results))
+    return [record_of(in_file_pixels(one, scale), name, overlay=overlay) for one in results]
+
+
+def of_video(
+    hand: Hand,
+    source: Path | int,
+    name: str,
+    drawn: Path,
+    config: Predict,
+    box: Box | None,
+    K: np.ndarray | None,
+    is_over: Callable[[], bool],
+) -> Iterator[dict[str, Any]]:
+    """The hands of each frame; a skeleton over each in an mp4."""
+    video = Video(source)
+    track = Tracker(
+        hand,
+        side=side_of(config.side),
+        known_side=side_of(config.known_side),
+        K=K,
+        box=box,
+        steady=config.steady,
+    )
+    overlay = f"{drawn.name}.mp4" if config.overlays else ""
+    frames = min(video.count or config.most_frames, config.most_frames or video.count or 0)
+    with (
+        VideoFile(drawn.with_name(f"{drawn.name}.mp4"), video.hz) as file,
+        Bar(Path(name).name, frames or None, things="frames") as advance,
+    ):
+        for number, (frame, seconds) in enumerate(video):
+            results = track(frame, seconds)
+            if config.overlays:
+                file.write(draw_hands(frame, results))
+            for one in results:
+                yield record_of(one, name, (number, seconds), overlay)
+            advance()
+            if number + 1 == config.most_frames or is_over():
+                break
+
+
+@contextmanager
+def until_interrupted() -> Iterator[Callable[[], bool]]:
+    """Gives is_over(): True after Ctrl-C, which then ends a video, and the whole, in order."""
+    pressed: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, lambda number, _frame: pressed.append(number))
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# ---- what was asked for --------------------------------------------------------------------------
+def sources_of(paths: tuple[str, ...]) -> Iterator[Path | int]:
+    """Files, and cameras by their number."""
+    for path in paths:
+        number = path.removeprefix(CAMERA)
+        if (
+            path.startswith(CAMERA)
+            and (not number or number.isdecimal())
+            and not Path(path).exists()
+        ):
+            yield int(number or 0)
+        else:
+            yield from list_files((path,), PICTURES + VIDEOS)
+
+
+def side_of(given: AnySide) -> Side | None:
+    """As Hand takes it."""
+    return None if given == "any" else given
+
+
+def numbers_of(flag: str, text: str) -> list[float]:
+    """Four numbers between commas.
+
+    Raises:
+        InputError: these are none.
+    """
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 4 or not np.isfinite(numbers).all():
+        raise InputError(f"{flag} {text}: expected four numbers with commas between them")
+    return numbers
+
+
+def camera_of(numbers: list[float]) -> np.ndarray:
+    """K of fx, fy, cx, cy.
+
+    Raises:
+        InputError: a focal length is not positive.
+    """
+    fx, fy, cx, cy = numbers
+    K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+    if not is_camera(K):
+        raise InputError(f"--camera: expected positive focal lengths, got {fx:g} and {fy:g}")
+    return K
+
+
+def is_result(path: Path) -> bool:
+    """Whether a file is what an earlier prediction wrote."""
+    try:
+        held = read_json(path, "hands")
+    except InputError:
+        return False
+    return isinstance(held, dict) and held.get("format") == FORMAT
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether a file lies in a folder, however the two are spelled."""
+    return folder.resolve() in path.resolve().parents
+
+
+def shown_name(source: Path | int) -> str:
+    """A file's name as text, whatever its bytes are."""
+    if isinstance(source, int):
+        return f"{CAMERA}{source}"
+    return os.fsencode(source).decode("utf-8", "backslashreplace")
+
+
+def overlay_name(source: Path | int, taken: set[str]) -> str:
+    """A file's own name without its ending; with it, and a number, where others have it already."""
+    name = printable(shown_name(Path(source.name) if isinstance(source, Path) else source))
+    name = name.replace("\n", " ")
+    stem = name.rsplit(".", 1)[0] if isinstance(source, Path) else name
+    numbered = (f"{name}-{number}" for number in count(2))
+    for one in chain((stem, name), numbered):
+        short = one.encode()[:LONGEST_NAME].decode("utf-8", "ignore")
+        if short not in taken:
+            break
+    taken.add(short)
+    return short
+
+
+SETTINGS = Predict

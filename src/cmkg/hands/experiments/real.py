@@ -1,0 +1,16 @@
+"""`cmkg run real`: everything on a folder of recordings; the experiment itself is demo.py."""
+
+from __future__ import annotations
+
+from .demo import SLIM_NET, Experiment, Expert, run
+
+__all__ = ["SETTINGS", "run"]
+
+SETTINGS = Experiment(
+    out="runs/real",
+    target="folder",
+    source_count=10_000,
+    with_prior=True,
+    net=SLIM_NET,
+    expert=Expert(target_epochs=20, stops=(0, 5, 20)),
+)

@@ -1,0 +1,201 @@
+"""A student as ONNX: for browsers, robots and other languages, without torch and without us.
+
+Input `picture`: (B, 3, px, px) float32, RGB from 0 to 255, a right hand's box. Outputs, as in
+Python: `joints` (B, 21, 3) in units of the middle finger's first bone (x right, y down, z away),
+`uv` (B, 21, 2) on the picture whose sides are -1 and 1, `confidence` (B, 21).
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ...errors import InputError
+from ...runtime.files import PathLike, write_atomically
+from ..datasets.packed.format import Packed
+from ..datasets.packed.labelled_set import open_frames
+from ..network.augment import IMAGENET_MEAN, IMAGENET_STD
+from ..network.hand_student import HandStudent
+from ..network.loader import Loader
+from ..network.posenet import NetConfig
+from .onnx_backend import OnnxFile, facts_of
+
+OPSET = 17
+SMALL = 256  # numbers that are not worth 16 bits
+OUTPUTS = ("joints", "uv", "confidence")
+MISSING = "ONNX needs the extra 'onnx': in a checkout, pip install '.[onnx]'"
+
+
+class OfBytes(nn.Module):
+    """RGB from 0 to 255 to what the networks take: augment.normalise, its numbers in the file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", 255 * IMAGENET_MEAN.view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * IMAGENET_STD.view(1, 3, 1, 1))
+
+    def forward(self, picture: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Normalised."""
+        return (picture - self.get_buffer("mean")) / self.get_buffer("std")
+
+
+class OnnxStudent(nn.Module):
+    """What is exported: pictures from 0 to 255 to the three outputs, in the student's own unit."""
+
+    def __init__(self, student: HandStudent) -> None:
+        super().__init__()
+        self.student = student
+        self.normalised = OfBytes()
+
+    def forward(
+        self, picture: Float[Tensor, "b 3 px px"]
+    ) -> tuple[Float[Tensor, "b 21 3"], Float[Tensor, "b 21 2"], Float[Tensor, "b 21"]]:
+        """joints, uv, confidence."""
+        pose = self.student(self.normalised(picture))
+        assert pose.uv is not None
+        return pose.joints - pose.joints[:, :1], pose.uv, self.student.confidence(pose)
+
+
+def write_onnx(student: HandStudent, path: PathLike, half: bool = False) -> None:
+    """Writes the student, of any batch size, atomically; `half` keeps the weights in 16 bits.
+
+    Raises:
+        InputError: the extra is not installed; a student without heatmaps.
+    """
+    if student.config.head != "integral":
+        raise InputError("ONNX: a student with the pooled head has no uv and no confidence")
+    blank = torch.zeros(2, 3, student.px, student.px)
+    axes = {name: {0: "batch"} for name in ("picture", *OUTPUTS)}
+    _write(OnnxStudent(student), blank, OUTPUTS, axes, facts_of(student), path, half)
+
+
+def _write(
+    model: nn.Module,
+    blank: Tensor,
+    outputs: Sequence[str],
+    axes: dict[str, dict[int, str]],
+    facts: dict[str, str],
+    path: PathLike,
+    half: bool,
+) -> None:
+    try:
+        import onnx
+    except ImportError:
+        raise InputError(MISSING) from None
+
+    def write(partial: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                model.eval().cpu(),
+                (blank,),
+                str(partial),
+                input_names=["picture"],
+                output_names=list(outputs),
+                dynamic_axes=axes,
+                opset_version=OPSET,
+                dynamo=False,
+            )
+        held = onnx.load(str(partial))
+        if half:
+            _keep_in_16_bits(held)
+        for key, value in facts.items():
+            entry = held.metadata_props.add()
+            entry.key, entry.value = key, value
+        onnx.save(held, str(partial))
+
+    write_atomically(path, write)
+
+
+def _keep_in_16_bits(held: Any) -> None:
+    """Weights as float16, cast to float32 when the file is opened: half the size, as fast."""
+    import onnx
+
+    for weight in [
+        one for one in held.graph.initializer if one.data_type == onnx.TensorProto.FLOAT
+    ]:
+        values = onnx.numpy_helper.to_array(weight)
+        if values.size < SMALL:
+            continue
+        name = weight.name
+        small = onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.half")
+        weight.CopyFrom(small)
+        cast = onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT)
+        held.graph.node.insert(0, cast)
+
+
+def write_int8(onnx_file: PathLike, path: PathLike, packed: Packed, net: NetConfig) -> None:
+    """An ONNX file's weights and activations in 8 bits, their ranges seen on a packed set.
+
+    Raises:
+        InputError: the extra is not installed.
+    """
+    try:
+        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.calibrate import CalibrationDataReader
+    except ImportError:
+        raise InputError(MISSING) from None
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = pictures_of(packed, net, 256)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            picture = next(self.batches, None)
+            return None if picture is None else {"picture": picture}
+
+    def write(partial: Path) -> None:
+        logging.disable(logging.WARNING)  # its advice on preparing the file: nothing is gained
+        try:
+            quantize_static(
+                str(onnx_file),
+                str(partial),
+                Reader(),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+                activation_type=QuantType.QUInt8,
+                op_types_to_quantize=["Conv"],
+            )
+        finally:
+            logging.disable(logging.NOTSET)
+
+    write_atomically(path, write)
+
+
+def pictures_of(
+    packed: Packed, net: NetConfig, count: int
+) -> Iterator[Float[np.ndarray, "b 3 px px"]]:
+    """`picture` of a packed set's first samples, 32 at a time."""
+    packed.expect_labels()
+    loader = Loader(open_frames(packed), net.px, upright=net.upright)
+    count = min(count, len(packed))
+    for at in range(0, count, 32):
+        seen = loader.fetch(range(at, min(at + 32, count))).picture("rgb")
+        mean, std = (one.view(1, 3, 1, 1) for one in (IMAGENET_MEAN, IMAGENET_STD))
+        yield (255 * (seen * std + mean)).contiguous().numpy().astype(np.float32)
+
+
+def error_of(hand: OnnxFile, packed: Packed, net: NetConfig, count: int = 1000) -> float:
+    """Mean distance of `joints` to the truth on a packed set, in the file's unit or each bone."""
+    packed.expect_labels()
+    loader = Loader(open_frames(packed), net.px, upright=net.upright)
+    unit_mm = float(hand.facts["unit_mm"])
+    count = min(count, len(packed))
+    total, at = 0.0, 0
+    for picture in pictures_of(packed, net, count):
+        batch = loader.fetch(range(at, at + len(picture)))
+        truth = batch.joints.numpy()
+        if unit_mm:
+            truth = truth * (batch.scale_mm / unit_mm).numpy()[:, None, None]
+        total += float(np.linalg.norm(hand(picture)["joints"] - truth, axis=2).mean(1).sum())
+        at += len(picture)
+    return total / count

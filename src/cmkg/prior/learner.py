@@ -1,0 +1,462 @@
+"""Learns phi beside anybody's distillation loop (Algorithm 3).
+
+learner = PriorLearner(distiller, MetaConfig(alpha=2.5e-4, beta=1e-3))
+for batch in source:
+    losses = distiller(batch)
+    learner.update(batch, losses)  # moves phi alone, before the losses' backward
+    optimizer.zero_grad()
+    sum(losses.values()).backward()
+    optimizer.step()
+prior = learner.prior
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..batch import Batch, halve, labelled_numbers
+from ..distillation.distiller import Distiller
+from ..distillation.losses import to_scalar
+from ..errors import InputError
+from ..gradients import go_backward, gradients_of, sum_of, to_finite_floats
+from ..modules import preserve_weights, trained_parameters, unwrap
+from ..runtime.checks import expect_between, expect_positive
+from ..runtime.distributed import sum_over_ranks
+from ..runtime.ranks import world_size
+from .attach import innermost_optimizer
+from .meta_gradient import (
+    adam_scales,
+    as_function_of_phi,
+    differentiable_max_norm,
+    look_ahead_gradient,
+    scaled,
+    unroll,
+)
+from .parameters import Granularity, Select, fingerprint
+from .prior import Prior
+
+
+@dataclass(frozen=True)
+class MetaConfig:
+    """How phi is learned; the defaults are the paper's."""
+
+    exponents: tuple[int, ...] = (2,)
+    """p of each prior, of 1 and 2: theta's path does not depend on phi, so several are learned side
+    by side; none = phi is not learned."""
+    alpha: float = 2.5e-4
+    """Rate of the inner step; with the inner optimiser adam, in parts of Adam's own rate."""
+    beta: float = 1e-3
+    """phi's step."""
+    unit_free: bool = False
+    """Divide each layer's gradient by its root mean square, so that phi does not depend on the
+    loss's unit."""
+    split: bool = False
+    """Use the first half of each batch for the inner step, the second for G; otherwise both see the
+    same batch, as in the paper."""
+    inner_steps: int = 1
+    """l of Algorithm 1."""
+    inner_optimizer: Literal["sgd", "adam"] = "sgd"
+    """sgd: the paper's. adam: the inner step is alpha of the step that the optimiser, an Adam,
+    takes, weight by weight (meta_gradient.adam_scales)."""
+    select: Select = "weights"
+    """Which parameters carry phi: weights, all, or (in Python) a function of name and tensor."""
+    granularity: Granularity = "weight"
+    """One phi per weight, per output filter or per layer."""
+    exact: bool = False
+    """Unroll the inner steps with second-order graphs (Algorithm 1): exact for several inner steps,
+    equal to the closed form at one. On one process."""
+
+    def __post_init__(self) -> None:
+        exponents: Any = self.exponents
+        if not isinstance(exponents, (tuple, list)) or not set(exponents) <= {1, 2}:
+            raise InputError(f"exponents: expected some of (1, 2), got {exponents!r}")
+        if len(set(exponents)) < len(exponents):
+            raise InputError(f"exponents: expected different ones, got {exponents!r}")
+        for name in ("alpha", "beta"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise InputError(f"{name}: expected a number, got {value!r}")
+        expect_positive(self, "inner_steps")
+        expect_between(self, 1e-30, 1e6, "alpha", "beta")
+        if self.inner_optimizer not in ("sgd", "adam"):
+            raise InputError(f"inner_optimizer {self.inner_optimizer!r}: expected sgd or adam")
+
+
+class PriorLearner:
+    """Moves phi, never theta: see the module.
+
+    Args:
+        distiller: the losses; it may be wrapped by DistributedDataParallel.
+        config: how.
+        priors: phi to go on from, one each exponent; None begins at zero.
+        theta_0: the student as it began, whose fingerprint the priors carry; None is as it is now.
+        facts: more for the priors' manifest.
+        regulariser: any other R(theta; phi) in place of the weighted norms: a module whose forward
+            takes {name: weight} of the student to a scalar, and whose parameters are phi. They are
+            moved by SGD with beta, through the unrolled inner steps; the config's exponents, select
+            and granularity do not count.
+
+    Raises:
+        InputError: priors of another network or of other exponents; a regulariser without
+            parameters, or beside priors.
+    """
+
+    def __init__(
+        self,
+        distiller: nn.Module,
+        config: MetaConfig | None = None,
+        priors: Sequence[Prior] | None = None,
+        theta_0: nn.Module | None = None,
+        facts: Mapping[str, Any] | None = None,
+        regulariser: nn.Module | None = None,
+    ) -> None:
+        inner = unwrap(distiller)
+        if not isinstance(inner, Distiller):
+            raise InputError(f"PriorLearner: expected a Distiller, got {type(inner).__name__}")
+        self.distiller = inner
+        self.config = config or MetaConfig()
+        self.regulariser = regulariser
+        self.priors: list[Prior] = []
+        _refuse_what_is_not_exact(inner.student, self.config, regulariser)
+        if world_size() > 1 and (regulariser is not None or self.config.exact):
+            what = "exact=True" if regulariser is None else "regulariser="
+            raise InputError(f"{what}: the unrolled gradient is for one process alone")
+        if regulariser is not None:
+            _expect_regulariser(regulariser, priors, theta_0, facts)
+            return
+        if priors is None:
+            self.priors = self._new_priors(theta_0 or inner.student, facts or {})
+            return
+        self.priors = [priors] if isinstance(priors, Prior) else list(priors)
+        if [prior.p for prior in self.priors] != list(self.config.exponents):
+            raise InputError(
+                f"priors: expected one for each of the exponents {self.config.exponents}, got "
+                f"p = {[prior.p for prior in self.priors]}"
+            )
+        for prior in self.priors:
+            prior.bind(inner.student)
+
+    def _new_priors(self, theta_0: nn.Module, facts: Mapping[str, Any]) -> list[Prior]:
+        """phi = 0 for each exponent; the manifest says how it is learned."""
+        settings = asdict(self.config)
+        kept_elsewhere = ("exponents", "select", "granularity")
+        known = {name: value for name, value in settings.items() if name not in kept_elsewhere}
+        known |= {"fingerprint": fingerprint(theta_0), **facts}
+        select, granularity = self.config.select, self.config.granularity
+        return [
+            Prior.constant(
+                self.distiller.student, 0.0, p, select, None, granularity, known
+            ).track_noise()
+            for p in self.config.exponents
+        ]
+
+    @property
+    def prior(self) -> Prior:
+        """The prior, where one is learned.
+
+        Raises:
+            InputError: several are.
+        """
+        if self.regulariser is not None:
+            raise InputError("no prior is learned, but an R of your own: take .regulariser")
+        if len(self.priors) != 1:
+            raise InputError(f"{len(self.priors)} priors are learned: take one of .priors")
+        return self.priors[0]
+
+    def update(
+        self,
+        batch: Any,
+        losses: Mapping[str, Tensor],
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> dict[str, float]:
+        """One iteration of Algorithm 3 for phi. Weights, buffers and gradients stay as they are.
+
+        A batch of which no sample has a label (`labelled`) leaves phi as it is: it has no inner
+        step.
+
+        Call it after losses = distiller(batch) and before their backward, inside the same autocast.
+
+        Args:
+            batch: what the losses are of.
+            losses: what the distiller gave; it goes backward afterwards.
+            optimizer: the student's, for the inner step of Adam's alone.
+
+        Returns:
+            {"outer_0": G at theta'' of the first prior, ...}.
+
+        Raises:
+            InputError: no "regression" among the losses, or their backward was already done.
+            Diverged: a loss at theta'' is not finite.
+        """
+        return self._update(batch, losses, optimizer, goes_backward=False)
+
+    def backward(
+        self,
+        batch: Any,
+        losses: Mapping[str, Tensor],
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> dict[str, float]:
+        """`update` and `sum(losses.values()).backward()` in one.
+
+        The same numbers in less memory: the losses' graph is gone before theta'' is looked at.
+
+        Args, Returns, Raises: as `update`; when it raises Diverged, .grad holds this batch's
+        gradients already.
+        """
+        return self._update(batch, losses, optimizer, goes_backward=True)
+
+    def _expect_fresh(self, losses: Mapping[str, Tensor]) -> None:
+        if "regression" not in losses:
+            raise InputError(
+                "PriorLearner.update: the inner step needs labelled samples, the losses have no "
+                "'regression'"
+            )
+        if not losses["regression"].requires_grad:
+            raise InputError(
+                "PriorLearner.update: the losses carry no gradient; were they computed under "
+                "no_grad?"
+            )
+        _refuse_half_precision(losses["regression"])
+
+    def _update(
+        self, batch: Any, losses: Mapping[str, Tensor], optimizer: Any, goes_backward: bool
+    ) -> dict[str, float]:
+        self._expect_fresh(losses)
+        adam = self.config.inner_optimizer == "adam"
+        if adam and optimizer is None:
+            raise InputError("update(batch, losses, optimizer): the inner step of Adam's needs it")
+        distiller, config = self.distiller, self.config
+        if not self._has_labels(batch, losses["regression"]):
+            if goes_backward:
+                go_backward(losses)
+            return {}
+        weights = trained_parameters(distiller.student, distiller.criterion)
+        unrolls = self.regulariser is not None or config.exact
+        inner: dict[str, Tensor] = {}
+        total: dict[str, Tensor] = {}
+        try:
+            with preserve_weights(distiller, []):  # checkpointing passes through BatchNorm again
+                if not (unrolls or config.split):
+                    inner = gradients_of(losses["regression"], weights, retain_graph=True)
+                if adam:
+                    total = gradients_of(sum_of(losses), weights, retain_graph=True)
+            if goes_backward:
+                go_backward(losses)
+        except RuntimeError as error:
+            if "second time" not in str(error):
+                raise
+            raise InputError(
+                "PriorLearner.update comes before the losses' backward(), which frees their graph"
+            ) from None
+        with _apart(losses["regression"]):
+            scales = adam_scales(innermost_optimizer(optimizer), weights, total) if adam else None
+            first = second = (batch, getattr(losses, "teacher_maps", None))
+            if config.split:
+                own, other = halve(distiller.fields(batch))
+                first, second = (own, None), (other, None)
+                if not unrolls:
+                    with preserve_weights(distiller, []):
+                        inner = gradients_of(distiller(own)["regression"], weights)
+            found = {}
+            learned: list[Any] = self.priors or [self.regulariser]
+            for number, one in enumerate(learned):
+                if unrolls:
+                    value = self._unroll(one, weights, scales, first, second)
+                else:
+                    own_inner = scaled(inner, scales)
+                    if one is learned[-1]:
+                        inner.clear()  # nothing holds it while G at theta'' is taken
+                    value = self._learn(one, weights, own_inner, scales, first, second)
+                found[f"outer_{number}"] = value
+            return found
+
+    def _has_labels(self, batch: Any, loss: Tensor) -> bool:
+        """Whether the inner step's samples have a label in any process."""
+        if self.distiller.fields.labelled is None and not isinstance(batch, Batch):
+            return True
+        with _apart(loss):  # a field may be a function that draws
+            parts = self.distiller.fields(batch)
+        if parts.labelled is None:
+            return True
+        numbers = labelled_numbers(halve(parts)[0] if self.config.split else parts)
+        count = 1.0 if numbers is None else float(len(numbers))
+        return sum_over_ranks({"labelled": count})["labelled"] > 0
+
+    def _unroll(
+        self,
+        learned: Any,
+        weights: dict[str, nn.Parameter],
+        scales: dict[str, Tensor] | None,
+        first: tuple[Any, Any],
+        second: tuple[Any, Any],
+    ) -> float:
+        """As `_learn`, for any R, exact; learned: a Prior or a module."""
+        distiller, config = self.distiller, self.config
+        paths = {id(one): path for path, one in distiller.named_parameters(remove_duplicate=False)}
+        full = {name: paths[id(one)] for name, one in weights.items()}
+        students = trained_parameters(distiller.student)
+        values: dict[str, float] = {}
+
+        def losses_at(theta: Mapping[str, Tensor], part: tuple[Any, Any]) -> dict[str, Tensor]:
+            state = {name: buffer.clone() for name, buffer in distiller.named_buffers()}
+            state |= {full[name]: one for name, one in theta.items()}
+            found: dict[str, Tensor] = functional_call(distiller, state, part)
+            return found
+
+        def outer(theta: Mapping[str, Tensor]) -> Tensor:
+            there = losses_at(theta, second)
+            values.update(to_finite_floats(there, "after the inner step"))
+            return sum_of(there)
+
+        phi: dict[str, Tensor]
+        if isinstance(learned, Prior):
+            phi, penalty = as_function_of_phi(learned, weights)
+        else:
+            phi = {name: one for name, one in learned.named_parameters() if one.requires_grad}
+
+            def penalty(at: Mapping[str, Tensor]) -> Tensor:
+                return to_scalar(learned({name: at[name] for name in students}), "R", False)
+
+        both = (lambda theta: losses_at(theta, first)["regression"]), outer
+        with differentiable_max_norm(distiller):
+            found = unroll(weights, penalty, phi, both, config.alpha, config.inner_steps, scales)
+        if isinstance(learned, Prior):
+            learned.learn_(found, config.beta, config.unit_free)
+        else:
+            _descend(phi, found, config)
+        return sum(values.values())
+
+    def _learn(
+        self,
+        prior: Prior,
+        weights: dict[str, nn.Parameter],
+        inner: dict[str, Tensor],
+        scales: dict[str, Tensor] | None,
+        first: tuple[Any, Any],
+        second: tuple[Any, Any],
+    ) -> float:
+        """Looks ahead, and moves one phi; returns G there.
+
+        inner: grad L_REG, times its scale; it is emptied.
+        first, second: the batches of the inner step and of G, each with the teacher's maps of it,
+        where they are known.
+        """
+        distiller, config = self.distiller, self.config
+        values: dict[str, float] = {}
+
+        def outer() -> dict[str, Tensor]:
+            ahead = distiller(*second)
+            values.update(to_finite_floats(ahead, "after the inner step"))
+            return gradients_of(sum_of(ahead), weights)
+
+        def again() -> dict[str, Tensor]:
+            value = distiller(*first)["regression"]
+            return scaled(gradients_of(value, weights), scales)
+
+        found = look_ahead_gradient(
+            prior,
+            distiller,
+            weights,
+            inner,
+            config.alpha,
+            outer,
+            again,
+            config.inner_steps,
+            scales,
+        )
+        prior.learn_(found, config.beta, config.unit_free)
+        return sum(values.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs to go on."""
+        if self.regulariser is not None:
+            return {"regulariser": self.regulariser.state_dict()}
+        return {f"prior_{number}": prior.state_dict() for number, prior in enumerate(self.priors)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts a saved state back.
+
+        Raises:
+            InputError: it belongs to another learner.
+        """
+        expected = [f"prior_{number}" for number in range(len(self.priors))]
+        expected = expected if self.regulariser is None else ["regulariser"]
+        if sorted(state) != sorted(expected):
+            raise InputError(f"a learner's state: expected {expected}, it has {list(state)}")
+        if self.regulariser is not None:
+            self.regulariser.load_state_dict(state["regulariser"])
+        for number, prior in enumerate(self.priors):
+            prior.load_state_dict(state[f"prior_{number}"])
+
+
+@contextmanager
+def _apart(loss: Tensor) -> Iterator[None]:
+    """Where passes at other weights are made: theta's path does not notice them.
+
+    Dropout's random stream is put back. autocast keeps no half-precision copies of weights: they
+    are overwritten in place, which its cache does not see.
+    """
+    kind = loss.device.type
+    devices = [loss.device] if kind == "cuda" else []
+    cast = torch.autocast(
+        kind,
+        torch.get_autocast_dtype(kind),
+        torch.is_autocast_enabled(kind),
+        cache_enabled=False,
+    )
+    with torch.enable_grad(), torch.random.fork_rng(devices), cast:
+        yield
+
+
+def _refuse_what_is_not_exact(student: nn.Module, config: MetaConfig, regulariser: Any) -> None:
+    """Refuses weights whose phi would come out wrong."""
+    for name, weight in trained_parameters(student).items():
+        if weight.is_complex():
+            raise InputError(f"{name!r} is complex: phi is learned of real weights; freeze it")
+    unrolls = (config.exact or regulariser is not None) and config.inner_steps > 1
+    names = [name for name, _ in unwrap(student).named_parameters()]
+    if unrolls and any(name.endswith(("weight_g", "weight.original0")) for name in names):
+        raise InputError(
+            "weight norm beside several unrolled inner steps: torch's second derivative of it is "
+            "wrong; give inner_steps=1, exact=False, or remove weight norm"
+        )
+
+
+def _expect_regulariser(regulariser: object, *others: object) -> None:
+    if not isinstance(regulariser, nn.Module):
+        raise InputError(
+            "regulariser: expected a module of {name: weight} to a scalar, got "
+            f"{type(regulariser).__name__}"
+        )
+    if any(other is not None for other in others):
+        raise InputError("regulariser= beside priors=, theta_0= or facts=: these are a prior's")
+    if not any(parameter.requires_grad for parameter in regulariser.parameters()):
+        raise InputError("regulariser: it has no parameter to learn, which phi is")
+
+
+@torch.no_grad()
+def _descend(
+    phi: Mapping[str, Tensor], gradients: Mapping[str, Tensor], config: MetaConfig
+) -> None:
+    """SGD of a regulariser's parameters."""
+    for name, one in phi.items():
+        gradient = gradients[name]
+        if config.unit_free:
+            gradient = gradient / gradient.square().mean().sqrt().clamp_min(1e-30)
+        one -= config.beta * gradient
+
+
+def _refuse_half_precision(loss: Tensor) -> None:
+    device = loss.device.type
+    if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16:
+        raise InputError(
+            "phi is not learned under float16: its small gradients underflow; use bfloat16 or "
+            "float32"
+        )
