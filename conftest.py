@@ -1,23 +1,42 @@
-"""Types and shapes are checked while the tests run; threads do not outnumber cores."""
+"""Types and shapes are checked while the tests run; threads do not outnumber cores.
+
+CMKG_CHECK_TYPES is "numeric" (the default: modules that compute), "all" (a job of CI) or "none".
+"""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import tests.typechecking  # noqa: F401 - the hook looks it up by name
-from jaxtyping import install_import_hook
-
 # Before torch is imported. Several workers' teams of threads would spin for the same cores.
 os.environ["OMP_NUM_THREADS"] = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 UNCHECKED = ("kernels",)  # Warp compiles these, they are no Python
+NUMERIC = (
+    "cmkg.distillation",
+    "cmkg.gradients",
+    "cmkg.prior",
+    "cmkg.hands.geometry",
+    "cmkg.hands.metrics",
+    "cmkg.hands.network",
+    "cmkg.hands.placing",
+    "cmkg.hands.skeleton",
+)
 
 
-def modules() -> Iterator[str]:
-    """Every module of the package, by its dotted name."""
+def checked_modules(which: str) -> Iterator[str]:
+    """The modules of the package that are checked, by their dotted names."""
     source = Path(__file__).parent / "src"
     for path in sorted(source.rglob("*.py")):
-        if path.stem not in UNCHECKED:
-            yield ".".join(path.relative_to(source).with_suffix("").parts)
+        name = ".".join(path.relative_to(source).with_suffix("").parts)
+        if path.stem in UNCHECKED or "__" in name:
+            continue
+        if which == "all" or name.startswith(NUMERIC):
+            yield name
 
 
-install_import_hook([name for name in modules() if "__" not in name], "tests.typechecking.check")
+which = os.environ.get("CMKG_CHECK_TYPES", "numeric")
+if which != "none":
+    from jaxtyping import install_import_hook
+
+    import tests.typechecking  # noqa: F401 - the hook looks it up by name
+
+    install_import_hook(list(checked_modules(which)), "tests.typechecking.check")

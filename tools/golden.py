@@ -47,6 +47,8 @@ VOLATILE = {
     "sets",
     "place",  # of the folder, which is another each time
     "outputs",
+    "checksum",
+    "stamp",  # times of files
 }
 SKIPPED = {"environment.json", "config.json", "rows.json", "study_rows.json", "paper_rows.json"}
 

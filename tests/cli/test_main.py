@@ -165,7 +165,7 @@ def test_a_stopped_command_ends_with_130():
 
 
 def test_open_is_a_size_of_its_own_and_its_flags_are_still_flags():
-    command = GROUPS["run"]["table1"]
+    command = GROUPS["run"].commands["table1"]
     plain = parse_settings(command, "cmkg run table1", [])
     drawn = parse_settings(command, "cmkg run table1", ["--open", "--px", "96"])
     assert (plain.px, plain.open, plain.width) == (256, False, 1.0)

@@ -132,12 +132,12 @@ def test_the_teacher_fades_by_a_schedule(batch):
         seen.append(done)
         return 1 - done
 
-    fit = FitConfig(epochs=2, lr=1e-9, precision="64-true", quiet=True)
+    fit = FitConfig(epochs=2, lr=1e-9, quiet=True)
     found = distill(
         student, teacher, [batch, batch], criterion="numbers", teacher_weight=fading, fit=fit
     )
     assert seen == [0, 0.25, 0.5, 0.75]
-    one = FitConfig(lr=1e-9, precision="64-true", quiet=True)
+    one = FitConfig(lr=1e-9, quiet=True)
     (whole,) = distill(student, teacher, [batch], criterion="numbers", fit=one).history
     shares = [line["outputs"] / whole["outputs"] for line in found.history]
     assert shares == pytest.approx([0.875, 0.375], rel=1e-3)
@@ -148,13 +148,12 @@ def test_the_teacher_fades_by_a_schedule(batch):
 
 
 def test_features_are_compared_in_every_precision(batch):
-    for precision in ("32-true", "bf16-true", "64-true", "bf16-mixed"):
-        student, teacher = small_net(), small_net(channels=1, seed=7)
-        few = tuple(part.float() for part in batch)
+    kinds = [("32-true", torch.float32), ("32-true", torch.float64), ("bf16-mixed", torch.float32)]
+    for precision, dtype in kinds:
+        student, teacher = small_net(dtype=dtype), small_net(channels=1, seed=7, dtype=dtype)
+        few = tuple(part.to(dtype) for part in batch)
         fit = FitConfig(precision=precision, quiet=True)
-        found = distill(
-            student.float(), teacher.float(), [few], pairs=PAIRS, criterion="features", fit=fit
-        )
+        found = distill(student, teacher, [few], pairs=PAIRS, criterion="features", fit=fit)
         assert 0 < found.history[0]["features"] <= 4 * len(PAIRS)
 
 

@@ -23,7 +23,7 @@ from cmkg.hands.metrics import (
     score_by_protocol,
 )
 
-PUBLISHED = Path(cmkg.__file__).parent / "hands/report/published_pck.csv"
+PUBLISHED = Path(cmkg.__file__).parent / "hands/paper/published_pck.csv"
 
 
 def draw(n=37):

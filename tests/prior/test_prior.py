@@ -13,6 +13,7 @@ from cmkg.errors import InputError
 from cmkg.gradients import gradients_of
 from cmkg.prior.meta_gradient import unrolled_gradient
 from cmkg.prior.prior import Prior, fingerprint, select_parameters
+from cmkg.prior.penalty import pull_
 from cmkg.prior.store import FORMAT
 from cmkg.training.step import take_step
 from tests.conftest import LAYERS, small_net
@@ -43,10 +44,10 @@ def test_penalty_against_a_loop_and_its_slope_against_autograd(p, centred):
     held = {name: named[name] for name in prior.phi}
     expected = torch.autograd.grad(penalty, list(held.values()))
     gradients = [torch.zeros_like(t) for t in held.values()]
-    prior.pull_(gradients, held, 1.0)
+    pull_(prior, gradients, held, 1.0)
     torch.testing.assert_close(gradients, list(expected))
     before = [t.detach().clone() for t in held.values()]
-    prior.pull_(list(held.values()), held, -0.01)
+    pull_(prior, list(held.values()), held, -0.01)
     torch.testing.assert_close(
         [t.detach() for t in held.values()],
         [b - 0.01 * g for b, g in zip(before, expected, strict=True)],
@@ -317,7 +318,7 @@ def test_growth_is_limited():
     weights = dict(zip(held.phi, held.bind(net), strict=True))
     before = [t.detach().clone() for t in weights.values()]
     for _ in range(50):
-        held.pull_(list(weights.values()), weights, -0.1)
+        pull_(held, list(weights.values()), weights, -0.1)
     for t, b in zip(weights.values(), before, strict=True):
         torch.testing.assert_close(t.detach(), 2 * b, rtol=1e-4, atol=1e-8)
 

@@ -340,15 +340,18 @@ def test_history_is_the_mean_over_samples():
     assert line["regression"] == pytest.approx(F.mse_loss(net(x), y).item(), rel=1e-5)
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("64-true", torch.float64)])
-def test_a_true_precision_is_the_networks_own(precision, dtype, unchecked):
-    net, teacher = small(), small(1)
-    learned = learn_prior(net, teacher, pairs_of_views(), fit=FitConfig(precision=precision))
-    assert {p.dtype for p in net.parameters()} == {dtype}
+def test_networks_compute_in_their_own_dtype(unchecked):
+    net, teacher = small().double(), small(1).double()
+    pairs = [tuple(part.double() for part in pair) for pair in pairs_of_views()]
+    learned = learn_prior(net, teacher, pairs)
+    assert {p.dtype for p in net.parameters()} == {torch.float64}
     assert learned.prior.rms() > 0
-    train_with_prior(net, targets(), prior=learned.prior, fit=FitConfig(precision=precision))
-    with pytest.raises(InputError, match="16-mixed needs scaled gradients: give bf16-mixed"):
+    data = [tuple(part.double() for part in pair) for pair in targets()]
+    train_with_prior(net, data, prior=learned.prior)
+    with pytest.raises(InputError, match="float16 needs scaled gradients, got '16-mixed'"):
         FitConfig(precision="16-mixed")
+    with pytest.raises(InputError, match="for other dtypes give networks and data in them"):
+        FitConfig(precision="64-true")
 
 
 def test_batches_accumulate_into_one_step_and_gradients_are_clipped():

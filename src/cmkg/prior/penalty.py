@@ -6,7 +6,7 @@ Functions of anything that has an exponent, phi and a centre, as prior.Prior doe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from ..modules import as_weights, unwrap, without_prefix
 from .parameters import GRANULARITIES, Tensors, tied_shape
 
 
+@runtime_checkable
 class HasPhi(Protocol):
     """What R needs of a prior."""
 

@@ -7,7 +7,7 @@ from cmkg.hands.commands import target
 from cmkg.hands.experiments import rows
 from cmkg.hands.experiments.rows import Blocks, Folders, Row, select_rows, train_row
 
-TABLE = [Row("plain", "plain"), Row("noise", "noise", is_control=True)]
+TABLE = [Row(name="plain", label="plain"), Row(name="noise", label="noise", is_control=True)]
 
 
 def test_rows_are_selected_in_the_tables_order():
@@ -43,7 +43,7 @@ def trainings(monkeypatch):
 
 
 def test_the_best_strength_that_holds_trains_every_seed(trainings, tmp_path):
-    row = Row("l2", "l2", tuned=True)
+    row = Row(name="l2", label="l2", tuned=True)
     errors = train_row(target.Target(), row, tmp_path, Blocks((0, 3), (3, 4)), (5, 6), (0.1, 1, 10))
     assert errors == [25.0, 26.0]
     tried = json.loads((tmp_path / "tried.json").read_text())
@@ -53,6 +53,6 @@ def test_the_best_strength_that_holds_trains_every_seed(trainings, tmp_path):
 
 
 def test_a_row_that_diverges_everywhere_says_so(trainings, tmp_path):
-    row = Row("l2", "l2", tuned=True)
+    row = Row(name="l2", label="l2", tuned=True)
     with pytest.raises(Diverged, match="diverged at every strength"):
         train_row(target.Target(), row, tmp_path, Blocks((0, 3), (3, 4)), (5,), (10,))

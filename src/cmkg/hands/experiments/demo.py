@@ -42,6 +42,7 @@ from ..network.augment import Augmentation
 from ..network.loader import expect_share
 from ..network.posenet import NetConfig
 from ..network.predictions import score_mean_pose
+from ..report.run_page import SHOWN
 from ..rendering.backgrounds import photographs
 from ..rendering.scenes import SceneConfig
 from ..stages.stage_settings import Flat, OptimConfig, SourceData
@@ -164,6 +165,8 @@ class Experiment:
         expect_positive(self, "source_count", "labels", "target_frames")
         expect_from_zero(self, "wide_count")
         expect_different_seeds(self.seeds)
+        if self.rows and not set(SHOWN) <= set(self.rows):
+            raise InputError(f"--rows: the report compares {' and '.join(SHOWN)}; include them")
 
 
 SETTINGS = Experiment()

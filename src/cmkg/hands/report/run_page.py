@@ -155,7 +155,8 @@ def draw_figures(results: Mapping[str, Any]) -> dict[str, str]:
         "joints": plot_joint_errors([row_of(results, name) for name in SHOWN]),
     }
     if results["phi"]:
-        figures["weights"] = plot_weight_histograms([row_of(results, n) for n in HISTOGRAMS])
+        shown = [row for row in results["rows"] if row["name"] in HISTOGRAMS]
+        figures["weights"] = plot_weight_histograms(shown)
         figures["phi"] = plot_prior_by_layer(results["phi"])
     return figures
 
