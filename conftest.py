@@ -35,8 +35,7 @@ def checked_modules(which: str) -> Iterator[str]:
 
 which = os.environ.get("CMKG_CHECK_TYPES", "numeric")
 if which != "none":
-    from jaxtyping import install_import_hook
-
     import tests.typechecking  # noqa: F401 - the hook looks it up by name
+    from jaxtyping import install_import_hook
 
     install_import_hook(list(checked_modules(which)), "tests.typechecking.check")

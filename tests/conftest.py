@@ -83,7 +83,7 @@ def whole(tmp_path_factory):
             with_prior=True,
             wide_count=16,
             seeds=(0,),
-            rows=("tuned-student", "tuned-depth", "recipe", "l2", "prior"),
+            rows=("tuned-student", "tuned-depth", "recipe", "none", "l2", "prior"),
             net=NetConfig(
                 backbone="resnet10",
                 width=0.125,

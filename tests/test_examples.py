@@ -22,6 +22,7 @@ def load(name):
 PUBLISHED = {("noisy labels", 200): (88, 95), ("relevant features", 200): (89, 97)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("problem", "count"), PUBLISHED)
 def test_a_teacher_is_worth_what_was_published(problem, count):
     linear = load("linear")

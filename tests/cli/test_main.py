@@ -120,6 +120,7 @@ print(sorted({"lightning_fabric", "rich", "multiprocessing"} & set(sys.modules))
     assert run_program(code).splitlines()[-2:] == ["[]", "[]"]
 
 
+@pytest.mark.long
 def test_help_survives_a_terminal_that_knows_ascii_alone():
     code = "import sys; sys.argv[1:] = ['run', 'demo', '--help']; from cmkg.cli.main import main; main()"
     text = run_program(code, PYTHONIOENCODING="ascii", COLUMNS="100")
@@ -217,6 +218,7 @@ def test_odd_variables_are_a_sentence(tmp_path, environment, sentence):
     assert "Traceback" not in err
 
 
+@pytest.mark.long
 def test_a_process_that_waits_for_others_ends_at_a_signal(tmp_path):
     """It waits outside of Python, where no handler of Python's runs."""
     alone = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}

@@ -119,6 +119,7 @@ def cnn():
     return nn.Sequential(*body, nn.Flatten(), nn.Linear(192, 2))
 
 
+@pytest.mark.long
 def test_a_vision_transformer_learns_from_a_cnn():
     torch.manual_seed(0)
     student, teacher = Vit(), cnn()

@@ -143,6 +143,7 @@ print("right")
 """
 
 
+@pytest.mark.long
 def test_a_network_that_was_compiled_and_run_before_is_tapped():
     """In a process of its own: what torch.compile leaves stays out of the other tests."""
     command = [sys.executable, "-c", COMPILED]

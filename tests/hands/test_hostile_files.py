@@ -304,6 +304,7 @@ def test_checkpoints(run_folder):
     assert Run(run_folder, Settings()).resume({"model": net()}) == 50
 
 
+@pytest.mark.long
 def test_many_tensors_are_refused_in_time(tmp_path):
     header = {
         f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(150_000)
@@ -398,6 +399,7 @@ REPORT_FILES = [
 ]
 
 
+@pytest.mark.long
 def test_reports(whole, tmp_path):
     """Whatever a folder holds, its report is written or refused in a sentence, within it."""
     clean = collect_run(whole)

@@ -12,8 +12,8 @@ from cmkg.distillation.losses import regression_loss
 from cmkg.errors import InputError
 from cmkg.gradients import gradients_of
 from cmkg.prior.meta_gradient import unrolled_gradient
-from cmkg.prior.prior import Prior, fingerprint, select_parameters
 from cmkg.prior.penalty import pull_
+from cmkg.prior.prior import Prior, fingerprint, select_parameters
 from cmkg.prior.store import FORMAT
 from cmkg.training.step import take_step
 from tests.conftest import LAYERS, small_net

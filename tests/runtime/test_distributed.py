@@ -57,6 +57,7 @@ def after_steps(count, folder, *kinds):
     return load_file(out)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_theta_phi_and_losses_on_processes_are_those_of_one(tmp_path, count):
     """Also where the user has wrapped the distiller in DistributedDataParallel, or the student."""
@@ -68,6 +69,7 @@ def test_theta_phi_and_losses_on_processes_are_those_of_one(tmp_path, count):
         assert t.dim() == 0 or (t != 0).any()
 
 
+@pytest.mark.long
 def test_labels_for_some_samples_are_weighted_alike_wherever_they_are(tmp_path):
     """As many in each process, eight beside one, none in one: the steps of one process."""
     one, two = (after_steps(n, tmp_path, "labelled", "scarce", "uneven") for n in (1, 2))
@@ -163,6 +165,7 @@ def small_student(hands, out, batch=8, epochs=3):
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [

@@ -21,6 +21,7 @@ from cmkg.runtime.weight_files import read_tensors, save_weights
 from tests.hands.runs import cmkg, stage_commands
 
 
+@pytest.mark.long
 def test_a_full_disk_is_one_sentence_and_earlier_results_stay(whole, tmp_path):
     # no file over 20 KiB can be written
     limit = f"ulimit -f 20; exec {sys.executable} -c 'from cmkg.cli.main import main; main()' "
@@ -93,6 +94,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["student", "render"])
 def test_a_disk_that_fills_up_is_a_sentence_and_the_run_goes_on(whole, small_disk, stage):
     commands = stage_commands(whole, small_disk) | {

@@ -78,6 +78,7 @@ def test_settings_are_flat_as_in_commands():
     assert flatten_settings({"a": 1, "b": {"c": 2}}) == {"a": 1, "c": 2}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["distill", "target"])
 def test_killed_and_resumed_is_bit_for_bit_unbroken(whole, tmp_path, stage):
     for name in ("unbroken", "killed"):

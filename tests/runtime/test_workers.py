@@ -14,6 +14,7 @@ def test_cores_are_counted_where_the_system_knows_no_affinity(monkeypatch):
     assert core_count() == 1
 
 
+@pytest.mark.long
 def test_results_come_in_order_and_an_error_reaches_the_caller():
     before = os.environ.get("OMP_NUM_THREADS")
     assert list(process_map(math.sqrt, [(9,), (4,), (1,)], 2)) == [3, 2, 1]

@@ -179,6 +179,7 @@ def test_sources_alternate():
         learn_prior(student, [mlp(8, 20, 3)], [a, b], F.cross_entropy, fields=FIELDS)
 
 
+@pytest.mark.long
 def test_killed_between_epochs_it_goes_on_to_the_same_weights(tmp_path):
     class Shuffled:
         def __iter__(self):

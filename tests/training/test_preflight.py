@@ -101,6 +101,7 @@ def verdict_on(kind, related=True):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "expected", "reason"),
     [
@@ -116,25 +117,78 @@ def test_the_verdict_on_distillation_is_the_constructions(kind, expected, reason
     assert reason in why, format_verdicts(report)
 
 
+@pytest.mark.long
 def test_the_verdict_on_transfer_is_the_constructions():
     assert verdict_on("shared").verdicts["transfer"][0]
     assert not verdict_on("shared", related=False).verdicts["transfer"][0]
 
 
+# What preflight measures where all three would help but for the prior's noise.
+NUMBERS = {
+    "student": 1.0,
+    "teacher": 0.5,
+    "information_teacher_student": 2.0,
+    "information_student_label": 1.0,
+    "continued": 1.0,
+    "distilled": 0.9,
+    "target_none": 1.0,
+    "target_fine_tuned": 0.8,
+    "target_l2": 0.9,
+    "target_prior": 0.5,
+    "phi_over_noise": 1.1,
+    "student_on_its_labels": 0.3,
+    "taught": 0.7,
+}
+
+
+@pytest.mark.parametrize(
+    ("question", "changes", "likely", "reason"),
+    [
+        ("distillation", {}, True, "can see some of it"),
+        ("distillation", {"teacher": 0.99}, False, "nothing to distil"),
+        (
+            "distillation",
+            {"information_teacher_student": 0.9},
+            False,
+            "not in the student's view",
+        ),
+        ("transfer", {}, True, "from 1 to 0.8"),
+        ("transfer", {"target_fine_tuned": 1.1}, False, "from 1 to 1.1"),
+        ("pairs without labels", {}, True, "labels are scarce and the teacher knows more"),
+        ("pairs without labels", {"student_on_its_labels": 0.95}, False, "are not scarce"),
+        ("pairs without labels", {"teacher": 0.99}, False, "what the labels do not say"),
+        ("pairs without labels", {"taught": 1.0}, False, "do not reach the student"),
+    ],
+)
+def test_verdicts_follow_from_the_numbers(question, changes, likely, reason):
+    verdict = judge(NUMBERS | changes)[question]
+    assert verdict.likely == likely
+    assert reason in verdict.reason
+
+
+def test_a_short_run_measures_every_number():
+    shared = problem("shared", 64, 0)
+    report = preflight(
+        lambda: net(6),
+        lambda: net(6),
+        shared,
+        shared,
+        target_of("shared", 64, 2, related=True),
+        target_of("shared", 64, 3, related=True),
+        F.mse_loss,
+        F.mse_loss,
+        fields=Fields("weak", "superior", "y"),
+        epochs=2,
+        sigmas=(1e-3,),
+        pairs=[("1", "1")],
+        outputs="numbers",
+    )
+    assert set(report.numbers) == set(NUMBERS)
+    assert set(report.verdicts) == set(judge(NUMBERS))
+
+
 def test_a_prior_within_its_noise_is_not_recommended():
-    numbers = {
-        "student": 1.0,
-        "teacher": 0.5,
-        "information_teacher_student": 2.0,
-        "information_student_label": 1.0,
-        "continued": 1.0,
-        "distilled": 0.9,
-        "target_none": 1.0,
-        "target_fine_tuned": 0.8,
-        "target_l2": 0.9,
-        "target_prior": 0.5,
-        "phi_over_noise": 1.1,
-    }
+    numbers = NUMBERS
     assert not judge(numbers)["prior"][0]
     assert judge(numbers | {"phi_over_noise": 9.0})["prior"][0]
     assert not judge(numbers | {"phi_over_noise": 9.0, "target_prior": 0.89})["prior"][0]
@@ -179,6 +233,7 @@ def report_on_pairs(labels, count=640, same=False):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "expected", "reason"),
     [

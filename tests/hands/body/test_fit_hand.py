@@ -23,6 +23,7 @@ def test_its_gradient_is_that_of_finite_differences(poses):
     )
 
 
+@pytest.mark.long
 def test_the_fit_finds_hands_of_its_own(poses):
     hand = anny_hand()
     R = rotation_matrices(np.outer(np.linspace(-2, 2, 6), [0.6, 0.0, 0.8]))
@@ -39,6 +40,7 @@ def test_the_fit_finds_hands_of_its_own(poses):
     assert (found.angles_deg[:, 21:] == 0).all()
 
 
+@pytest.mark.long
 def test_it_finds_where_annotators_put_a_joint(poses):
     """Knuckles annotated 8 mm deep in each palm: the offset comes back, the tips stay where they
     are."""

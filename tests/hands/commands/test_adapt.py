@@ -38,6 +38,7 @@ def recordings(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_a_network_is_taught_told_of_and_brought_home(recordings, tmp_path):
     out = tmp_path / "own"
     given = ["--data", str(recordings), "--out", str(out), "--steps", "10", "--batch", "4"]
@@ -55,6 +56,7 @@ def test_a_network_is_taught_told_of_and_brought_home(recordings, tmp_path):
     assert "asks for" in says(["adapt", *given, "--lr", "2e-3"])
 
 
+@pytest.mark.long
 def test_a_killed_adapting_is_gone_on_with_to_the_same_network(recordings, tmp_path):
     def command(name):
         given = ["--data", str(recordings), "--steps", "6", "--batch", "2"]

@@ -32,7 +32,7 @@ def test_inspect_verify_pack_info(made_sets, tmp_path, capsys, name, split, more
     data_info.run(data_info.PackedInfo(str(tmp_path / "set")))
     said = capsys.readouterr().out
     assert "every file and field is as expected" in said
-    assert "checksums    right" in said
+    assert "checksums    match" in said
     packed = Packed(tmp_path / "set")
     assert (packed.depth is not None) == (name == "rhd")
     assert packed.meta["holds"]["made"]

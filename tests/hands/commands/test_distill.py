@@ -17,6 +17,7 @@ from cmkg.hands.network.pose_loss import PoseLoss
 from cmkg.hands.network.posenet import NetConfig, pose_net
 from cmkg.hands.network.predictions import predict
 from cmkg.hands.rendering.scenes import SceneConfig
+from cmkg.hands.stages.finished_run import FinishedRun
 from cmkg.hands.synthesis.rendered import Rendered
 from cmkg.prior.prior import Prior, fingerprint
 from cmkg.runtime.distributed import launch
@@ -78,7 +79,7 @@ def test_a_teacher_of_no_known_modality_is_one_sentence(whole):
     with pytest.raises(
         InputError, match="expected a teacher's or a student's run, with 'modality'"
     ):
-        distill.modality_of(str(whole / "depth"))
+        FinishedRun(whole / "depth").modality  # noqa: B018
 
 
 def test_a_kept_answer_is_the_living_teachers(whole, tmp_path):

@@ -8,6 +8,7 @@ from torch import nn
 from cmkg.errors import InputError
 from cmkg.hands.commands import evaluate
 from cmkg.hands.datasets import predictions as prediction_files
+from cmkg.hands.datasets.packed.labelled_set import open_frames
 from cmkg.hands.datasets.packed.pack import pack
 from cmkg.hands.datasets.rhd import Rhd
 from cmkg.hands.experiments import demo as main
@@ -80,7 +81,7 @@ def test_evaluate_gives_the_result_of_the_run_again(whole, tmp_path):
 def test_an_export_without_the_truth_stands_where_its_heatmaps_say(tmp_path, capsys):
     """Of a network that is right: the heatmaps' centres are the projections."""
     packed = pack(Rendered(SceneConfig(px=40), 4), tmp_path / "set", workers=1)
-    loader = Loader(packed, 32)
+    loader = Loader(open_frames(packed), 32)
     inputs = loader.fetch(range(4), turns=loader.turns_of(range(4), 0.0))
     bone_mm = 35.0
     wrist = packed.joints_mm[:, :1]

@@ -22,7 +22,7 @@ def test_students_and_priors_have_cards_and_are_given_away(whole, tmp_path):
         assert "| EPE, mm |" in card, folder
     assert "| fingerprint |" in (whole / "depth/prior_p2.md").read_text()
     export.run(
-        export.Export(
+        export.ExportStudent(
             str(whole / "target/none/seed-0"), str(whole / "student"), str(tmp_path / "hub")
         )
     )
@@ -31,13 +31,15 @@ def test_students_and_priors_have_cards_and_are_given_away(whole, tmp_path):
     assert all(torch.equal(t, trained[n]) for n, t in given.net.state_dict().items())
     with pytest.raises(InputError, match="expected a finished stage"):
         export.run(
-            export.Export(str(whole / "data"), str(whole / "student"), str(tmp_path / "other"))
+            export.ExportStudent(
+                str(whole / "data"), str(whole / "student"), str(tmp_path / "other")
+            )
         )
 
 
 def test_what_is_given_away_shows_a_changed_bit_and_holds_one_network(whole, tmp_path):
     out = tmp_path / "given"
-    export.run(export.Export(f"{whole}/student", f"{whole}/student", str(out)))
+    export.run(export.ExportStudent(f"{whole}/student", f"{whole}/student", str(out)))
     load_student(out)
     data = bytearray((out / "model.safetensors").read_bytes())
     data[-100] ^= 1
@@ -58,15 +60,15 @@ def test_an_export_is_refused_where_it_would_destroy_or_mix(whole, tmp_path):
     student = f"{whole}/student"
     for out in (student, f"{student}/hub", str(whole)):
         with pytest.raises(InputError, match="in what this command reads"):
-            export.run(export.Export(student, student, out))
+            export.run(export.ExportStudent(student, student, out))
     (tmp_path / "README.md").write_text("mine")
     (tmp_path / "thesis.txt").write_text("all of it")
     with pytest.raises(InputError, match="holds something else"):
-        export.run(export.Export(student, student, str(tmp_path)))
+        export.run(export.ExportStudent(student, student, str(tmp_path)))
     assert (tmp_path / "README.md").read_text() == "mine"
     out = tmp_path / "out"
     with hold_folder(out), pytest.raises(InputError, match="works on this folder"):
-        export.run(export.Export(student, student, str(out)))
+        export.run(export.ExportStudent(student, student, str(out)))
 
 
 def test_files_of_other_exports_are_not_taken(tmp_path):
@@ -155,14 +157,14 @@ def test_another_model_is_not_replaced_and_a_failed_export_leaves_the_earlier_on
     for name in ("config.json", "model.safetensors", "README.md"):
         (model / name).write_text("mine")
     with pytest.raises(InputError, match="holds something else"):
-        export.run(export.Export(student, student, str(model)))
+        export.run(export.ExportStudent(student, student, str(model)))
     assert (model / "config.json").read_text() == "mine"
-    export.run(export.Export(student, student, str(out), onnx=True))
+    export.run(export.ExportStudent(student, student, str(out), onnx=True))
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(InputError, match="expected a finished stage"):
-        export.run(export.Export(f"{tmp_path}/none", student, str(out)))
+        export.run(export.ExportStudent(f"{tmp_path}/none", student, str(out)))
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    export.run(export.Export(student, student, str(out)))
+    export.run(export.ExportStudent(student, student, str(out)))
     assert not (out / "student.onnx").exists()  # of the earlier one
     load_student(out)
     assert not list(tmp_path.glob("*.partial"))

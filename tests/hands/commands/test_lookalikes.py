@@ -7,6 +7,7 @@ from cmkg.hands.commands.lookalikes import DrawLookAlikes
 from tests.hands.runs import settings
 
 
+@pytest.mark.long
 def test_the_fit_lies_beside_the_set_and_serves_again(whole, tmp_path):
     config = settings(
         DrawLookAlikes,

@@ -13,6 +13,7 @@ from cmkg.hands.datasets.folder_records import read_records
 from cmkg.hands.datasets.folder_splits import splits_of
 from cmkg.hands.datasets.packed.format import Packed
 from cmkg.hands.datasets.packed.pack import pack
+from cmkg.hands.inference.unlabelled import assumed_joints
 from cmkg.hands.skeleton import JOINTS
 
 
@@ -25,7 +26,7 @@ def own(made_sets, tmp_path):
         held = json.loads((root / "joints.json").read_text())
         held = edit(held) or held
         (root / "joints.json").write_text(json.dumps(held))
-        return Folder(str(root), "all", 32)
+        return Folder(str(root), "all", 32, locate=assumed_joints)
 
     return root, change
 
@@ -80,7 +81,7 @@ def test_npz_holds_the_same_records(own):
     first = folder.samples(range(len(folder)))
     (root / "joints.json").unlink()
     np.savez(root / "joints.npz", **held)
-    second = Folder(str(root), "all", 32).samples(range(len(folder)))
+    second = Folder(str(root), "all", 32, locate=assumed_joints).samples(range(len(folder)))
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a.rgb, b.rgb)
         np.testing.assert_array_equal(a.depth, b.depth)

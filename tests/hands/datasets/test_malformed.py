@@ -241,6 +241,7 @@ def own(made_sets, tmp_path):
     return lambda name: shutil.copytree(made_sets[name], tmp_path / name)
 
 
+@pytest.mark.long
 def test_rhd(own, tmp_path):
     root = own("rhd")
     targets = [
@@ -264,6 +265,7 @@ def test_rhd(own, tmp_path):
     assert not (root / "training/ran").exists()  # no pickle ever ran anything
 
 
+@pytest.mark.long
 def test_stb(own, tmp_path):
     root = own("stb")
     targets = [
@@ -368,6 +370,7 @@ def shared_field(held, rng):
     return held
 
 
+@pytest.mark.long
 def test_folder(own, tmp_path):
     root = own("folder")
     held = json.loads((root / "joints.json").read_text())
@@ -429,6 +432,7 @@ CAMERA = other_text(
 )  # fmt: skip
 
 
+@pytest.mark.long
 def test_dexycb(tmp_path):
     root = tmp_path / "dexycb"
     make_dataset("dexycb", root, 8)
@@ -477,6 +481,7 @@ def evil(path, rng):
     path.write_bytes(pickle.dumps(Evil(os.system, f"touch {path.with_name('ran')}"), protocol=2))
 
 
+@pytest.mark.long
 def test_ho3d(tmp_path):
     root = tmp_path / "ho3d"
     make_dataset("ho3d", root, 4)
@@ -527,6 +532,7 @@ def interhand_entry(held, rng):
         capture[frame]["world_coord"] = wrong[int(rng.integers(6))]
 
 
+@pytest.mark.long
 def test_interhand(tmp_path):
     root = tmp_path / "interhand"
     make_dataset("interhand", root, 4)

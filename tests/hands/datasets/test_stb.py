@@ -7,6 +7,7 @@ from scipy.spatial.transform import Rotation
 from cmkg.errors import InputError
 from cmkg.hands import geometry
 from cmkg.hands.datasets import stb
+from cmkg.hands.datasets.packed.labelled_set import open_frames
 from cmkg.hands.datasets.packed.pack import pack
 from cmkg.hands.datasets.stb import Stb
 from cmkg.hands.network.loader import Loader
@@ -133,4 +134,4 @@ def test_the_target_never_sees_depth_or_the_other_eye(copies, tmp_path):
     # and with the depth camera chosen, samples do not open its maps
     assert "depth" not in sk.samples.__code__.co_names
     with pytest.raises(InputError, match="has no depth"):
-        Loader(bare, 24, "cpu", ("rgb", "depth"))
+        Loader(open_frames(bare), 24, "cpu", ("rgb", "depth"))

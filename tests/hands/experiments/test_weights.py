@@ -12,6 +12,7 @@ from tests.hands.photographs import left_hand, right_hand
 from tests.hands.runs import settings
 
 
+@pytest.mark.long
 def test_the_network_that_comes_with_cmkg_in_its_smallest_form(tmp_path):
     (tmp_path / "photographs").mkdir()
     for name, picture in (("a", right_hand()), ("b", left_hand())):

@@ -43,7 +43,7 @@ def test_the_file_says_what_python_says_for_any_batch(tmp_path, half, off):
 
 
 def test_export_calibrates_and_writes_every_form(whole, tmp_path):
-    config = export.Export(
+    config = export.ExportStudent(
         stage=str(whole / "depth"),
         student=str(whole / "student"),
         out=str(tmp_path / "hub"),
@@ -63,7 +63,7 @@ def test_export_calibrates_and_writes_every_form(whole, tmp_path):
         fit_calibration(judge(student, packed, halves(packed)[0]))
     )
     with pytest.raises(InputError, match="--int8: give --data"):
-        export.Export("stage", "student", "out", int8=True)
+        export.ExportStudent("stage", "student", "out", int8=True)
     with pytest.raises(InputError, match="expected ONNX"):
         OnnxFile(tmp_path / "hub/config.json")
 

@@ -1,6 +1,7 @@
 import torch
 
 from cmkg.hands.datasets.packed.format import Packed
+from cmkg.hands.datasets.packed.labelled_set import open_frames
 from cmkg.hands.network.loader import Loader
 from cmkg.hands.network.pose import Pose
 from cmkg.hands.network.predictions import predict
@@ -16,7 +17,7 @@ def test_a_prediction_is_the_mean_over_turned_pictures(whole):
         def forward(self, x):
             return Pose(constant.expand(len(x), 21, 3))
 
-    loader, fabric = Loader(Packed(whole / "data/target-test"), 32), launch("32-true")
+    loader, fabric = Loader(open_frames(Packed(whole / "data/target-test")), 32), launch("32-true")
     plain, turned = (predict(Constant(), loader, fabric, t) for t in ((0.0,), (-60.0, 60.0)))
     expected = constant * torch.tensor([0.5, 0.5, 1.0])
     torch.testing.assert_close(turned[0], expected.expand_as(turned[0]))

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from cmkg.errors import InputError
+from cmkg.hands.commands.target import Regulariser
 from cmkg.hands.paper import presets as paper_settings
 from cmkg.hands.paper.presets import Epochs, Paper, Recipe, is_other_strength, regulariser_of
 
@@ -40,10 +41,10 @@ def test_every_default_is_the_papers_or_says_why():
 
 
 def test_a_row_says_what_it_sets():
-    assert regulariser_of("none") == {}
-    assert regulariser_of("prior-l1") == {"prior": "prior_p1"}
-    assert regulariser_of("l1-1e-4") == {"sigma": 1e-4, "exponent": 1}
-    assert regulariser_of("l2-1e-3") == {"sigma": 1e-3, "exponent": 2}
+    assert regulariser_of("none") == Regulariser()
+    assert regulariser_of("prior-l1") == Regulariser(prior="prior_p1")
+    assert regulariser_of("l1-1e-4") == Regulariser(sigma=1e-4, exponent=1)
+    assert regulariser_of("l2-1e-3") == Regulariser(sigma=1e-3)
     assert is_other_strength("stb/l2-0.5")
     for wrong in ("stb/l3-1", "stb/l2-x", "stb/l2--1", "rhd/l2-1", "stb/none"):
         assert not is_other_strength(wrong)

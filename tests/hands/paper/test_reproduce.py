@@ -98,7 +98,7 @@ def test_the_plan_has_the_papers_values():
             if isinstance(stage, distill.Distill):
                 assert stage.criterion.attention_weight == (1e3 if name.endswith("act-att") else 0)
                 phi = stage.phi
-                assert (phi.alpha, phi.beta, phi.phi_parameters) == (2.5e-4, 1e-3, "all")
+                assert (phi.alpha, phi.beta, phi.select) == (2.5e-4, 1e-3, "all")
                 assert (phi.split, phi.inner_steps, phi.inner_optimizer) == (False, 1, "sgd")
                 assert phi.exponents == ((1, 2) if name == "r18/act-att" else ())
             if isinstance(stage, target.Target):
@@ -133,7 +133,7 @@ def test_the_recipe_reaches_the_stages():
     plan = paper.all_stages(config, config.wanted(), 0)
     assert list(plan)[-2:] == ["r50-a/act-att", "stb/prior-l2"]
     taught, tuned = plan["r50-a/act-att"], plan["stb/l1-3e-2"]
-    assert (taught.phi.alpha, taught.phi.beta, taught.phi.phi_parameters) == (0.5, 0.25, "weights")
+    assert (taught.phi.alpha, taught.phi.beta, taught.phi.select) == (0.5, 0.25, "weights")
     assert taught.optimizer_state.endswith("r50-a/student/optimizer.pt")
     student = plan["r50-a/student"]
     assert student.keep_optimizer
@@ -160,6 +160,7 @@ def test_mistakes_are_one_sentence(tmp_path):
         paper.run(Paper(out=str(tmp_path / "a"), rhd=str(tmp_path / "none")))
 
 
+@pytest.mark.long
 def test_two_processes_train_one_student(some_rows, tmp_path):
     """The same command under torchrun: one run folder, both processes end. (What BatchNorm
     changes: another test's.)"""

@@ -45,5 +45,5 @@ def test_a_tuned_row_is_read_below_its_strength(whole):
     assert tuned == whole / f"target/l2/sigma-{chosen:g}"
     assert plain == whole / "target/none"
     found = collect.collect_row(whole, {"name": "l2", "label": "l2"})
-    results = [json.loads((tuned / f"seed-{s}/result.json").read_text()) for s in (0, 1)]
+    results = [json.loads((tuned / f"seed-{s}/result.json").read_text()) for s in (0,)]
     assert found["epe_mm"]["values"] == [result["epe_mm"] for result in results]

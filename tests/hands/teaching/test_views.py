@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from cmkg.errors import Diverged
-from cmkg.hands.commands.student import Source
 from cmkg.hands.files.exports import LANDMARKS_FILE, PALMS_FILE
 from cmkg.hands.geometry import rotation_to_axis
 from cmkg.hands.inference.hand import OWN, Hand
@@ -15,7 +14,7 @@ from cmkg.hands.mediapipe.networks import Landmarks, TfliteNetwork
 from cmkg.hands.teaching.frames import FROM_AFAR, Frames, in_convention
 from cmkg.hands.teaching.photograph_labels import label_photographs
 from cmkg.hands.teaching.scores import LOWEST, find_in_frames, findable, score
-from cmkg.hands.teaching.teach import Recipe, Teaching, rate_at, rows_at
+from cmkg.hands.teaching.teach import Recipe, Teaching, TeachingSet, rate_at, rows_at
 from cmkg.hands.teaching.views import FLAG_WEIGHT, Looks, flag_loss, pose_loss, views_of
 from tests.hands.photographs import left_hand, right_hand
 
@@ -90,7 +89,7 @@ def test_a_few_steps_learn_and_leave_the_start_as_it_is(network, frames):
     looks = Looks(0.1, 0.05, 0.0, 0.0, 0.0, 0.0, 0.0)
 
     def run(first=0, teaching=None):
-        teaching = teaching or Teaching(network, [Source(moved, 1.0)], recipe, looks)
+        teaching = teaching or Teaching(network, [TeachingSet(moved, 1.0)], recipe, looks)
         return teaching, [teaching.take_step(step)["poses"] for step in range(first, 12)]
 
     teaching, losses = run()
@@ -102,11 +101,11 @@ def test_a_few_steps_learn_and_leave_the_start_as_it_is(network, frames):
     assert all(torch.equal(own.weight, other.weight) for own, other in layers[:3])
     assert not torch.equal(layers[-1][0].weight, layers[-1][1].weight)
     # Gone on with from a checkpoint after nine steps: the same network.
-    half = Teaching(network, [Source(moved, 1.0)], recipe, looks)
+    half = Teaching(network, [TeachingSet(moved, 1.0)], recipe, looks)
     for step in range(9):
         half.take_step(step)
     kept = {name: copy.deepcopy(one.state_dict()) for name, one in half.state.items()}
-    again = Teaching(network, [Source(moved, 1.0)], recipe, looks)
+    again = Teaching(network, [TeachingSet(moved, 1.0)], recipe, looks)
     for name, one in again.state.items():
         one.load_state_dict(kept[name])
     _, rest = run(9, again)
@@ -123,7 +122,7 @@ def test_a_loss_that_is_not_finite_ends_it(network, frames):
         frames.is_right,
         frames.K,
     )
-    teaching = Teaching(network, [Source(wrong, 1.0)], Recipe(steps=1, batch=2))
+    teaching = Teaching(network, [TeachingSet(wrong, 1.0)], Recipe(steps=1, batch=2))
     with pytest.raises(Diverged, match="the loss is nan at step 1"):
         teaching.take_step(0)
 

@@ -129,7 +129,7 @@ class Target:
     test_time_rotations_deg: tuple[float, ...] = (0.0,)
     """A test prediction is the mean over pictures turned by these angles; (0,) is the paper's."""
     target: Annotated[TargetData, Flat] = field(default_factory=TargetData)
-    alongside: Annotated[Alongside, Flat] = field(default_factory=Alongside)
+    joined: Annotated[Alongside, Flat] = field(default_factory=Alongside)
     regulariser: Annotated[Regulariser, Flat] = field(default_factory=Regulariser)
     optim: Annotated[OptimConfig, Flat] = field(default_factory=OptimConfig)
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -185,8 +185,8 @@ def run(config: Target) -> dict[str, Any]:
     inputs: dict[str, str | FinishedRun] = {
         "data": data.data,
         "test": "" if data.validation else data.test,
-        "alongside": config.alongside.alongside,
-        "alongside_answers": config.alongside.alongside_answers,
+        "alongside": config.joined.alongside,
+        "alongside_answers": config.joined.alongside_answers,
         "student": student_run,
         "source": config.source,
         "start": config.start,
@@ -262,7 +262,7 @@ def alongside_loader(config: Target, net: NetConfig, device: torch.device) -> Lo
     Raises:
         InputError: there are not so many samples; answers of another set.
     """
-    settings = config.alongside
+    settings = config.joined
     if not settings.alongside:
         return None
     data = open_source(settings.alongside, "", settings.alongside_labels, settings.label_seed)

@@ -42,9 +42,9 @@ from ..network.augment import Augmentation
 from ..network.loader import expect_share
 from ..network.posenet import NetConfig
 from ..network.predictions import score_mean_pose
-from ..report.run_page import SHOWN
 from ..rendering.backgrounds import photographs
 from ..rendering.scenes import SceneConfig
+from ..report.run_page import SHOWN
 from ..stages.stage_settings import Flat, OptimConfig, SourceData
 from ..synthesis.rendered import Rendered
 from .rows import Blocks, Folders, Row, select_rows, train_row, with_folders

@@ -64,7 +64,7 @@ class Row:
             shared,
             start=self.start,
             regulariser=self.regulariser,
-            alongside=self.alongside,
+            joined=self.alongside,
             scale=self.scale,
             optim=optim,
         )

@@ -46,6 +46,7 @@ def test_a_pack_holds_what_the_dataset_yields(packed_folder):
     verify_checksums(packed_folder)
 
 
+@pytest.mark.long
 def test_several_processes_write_the_same_set(packed_folder, tmp_path):
     other = pack(Rendered(HANDS.config, 40), tmp_path / "two", workers=2)
     assert json.loads((packed_folder / "meta.json").read_text())["crc32"] == other.meta["crc32"]
@@ -54,9 +55,10 @@ def test_several_processes_write_the_same_set(packed_folder, tmp_path):
     assert big.meta["crc32"] == one.meta["crc32"]
 
 
+@pytest.mark.long
 def test_a_killed_pack_goes_on(tmp_path):
     code = (
-        "from cmkg.hands.datasets.packed.format import pack; from cmkg.hands.synthesis.rendered "
+        "from cmkg.hands.datasets.packed.pack import pack; from cmkg.hands.synthesis.rendered "
         "import Rendered; "
         "from cmkg.hands.rendering.scenes import SceneConfig; "
         "pack(Rendered(SceneConfig(px=32), 224), "
@@ -206,6 +208,7 @@ LABELS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", list(LABELS))
 @pytest.mark.parametrize("changed", ["labels", "a picture"])
 def test_a_set_whose_labels_or_pictures_were_corrected_is_not_reused(
