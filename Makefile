@@ -33,6 +33,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 bench: .venv/installed ## ratios, each against a named alternative in the same run
 	$(BIN)/pip install -q torchopt higher

@@ -244,7 +244,7 @@ def with_torchopt(student, taps, teacher, optimizer, x, depth, y):
 
 
 def unrolled(student, taps, teacher, optimizer, x, depth, y):
-    """Algorithm 1 in torch.func (cmkg.prior.meta_gradient.unrolled_gradient, the tests' oracle), and theta's
+    """Algorithm 1 in torch.func (meta_gradient.unrolled_gradient, the tests' oracle), and theta's
     update after it."""
     prior = Prior.constant(student)
 

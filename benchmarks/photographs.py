@@ -40,11 +40,11 @@ from cmkg import Hand, Tracker
 from cmkg.hands.datasets.folder import Folder
 from cmkg.hands.datasets.folder_splits import ALL
 from cmkg.hands.inference.hand import OWN
-from cmkg.hands.inference.pictures import read_photograph, write_picture
+from cmkg.hands.inference.pictures import read_any_picture, write_picture
 from cmkg.hands.mediapipe.regions import Region
 from cmkg.hands.metrics import procrustes
 from cmkg.hands.rendering.backgrounds import background, photographs
-from cmkg.hands.rendering.scenes import stream
+from cmkg.hands.rendering.people import stream
 from cmkg.hands.skeleton import retarget_matrix
 from cmkg.hands.teaching.frames import bones_of, folder_frames
 from cmkg.hands.teaching.scores import SAME_HAND, extents
@@ -111,7 +111,7 @@ def ours(weights, pictures, timed, looks=1):
             {"px": one.joints_px.tolist(), "mm": one.joints_mm.tolist(), "side": one.side}
             for one in hand(path)
         ]
-    frames = [read_photograph(path) for path in timed]
+    frames = [read_any_picture(path) for path in timed]
     single = Hand.from_pretrained(weights, looks=looks, max_hands=1)
     track = Tracker(single, search_every=10**6)
     return {

@@ -50,7 +50,7 @@ from cmkg.hands.teaching.frames import (
     packed_frames,
 )
 from cmkg.hands.teaching.scores import errors_of, find_in_frames, findable
-from cmkg.hands.teaching.teach import Recipe, Teaching, TeachingSet, average_with
+from cmkg.hands.teaching.teach import Teaching, TeachingRecipe, TeachingSet, average_with
 from cmkg.hands.teaching.views import STILL, Looks, views_of
 from cmkg.runtime.files import read_json, write_json
 
@@ -192,10 +192,10 @@ def train(setting: Setting, weights: str, root: str, rendered: str) -> dict[str,
     return found
 
 
-def recipe_of(setting: Setting) -> Recipe:
+def recipe_of(setting: Setting) -> TeachingRecipe:
     """Fewer steps for fewer labels: about eight epochs, at least a third of all steps."""
     steps = STEPS if not setting.labels else max(STEPS // 3, min(STEPS, setting.labels * 8 // 16))
-    recipe = Recipe(steps=steps)
+    recipe = TeachingRecipe(steps=steps)
     if setting.row == "decay":
         return replace(recipe, decay=30.0)
     return replace(recipe, frozen=20) if setting.row == "frozen" else recipe

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from cmkg.hands.commands.any_stage import run_stage
 from cmkg.hands.commands.distill import Distill
-from cmkg.hands.experiments.demo import SMALL_NET
+from cmkg.hands.experiments.demo_settings import SMALL_NET
 from cmkg.hands.network.posenet import NetConfig
 from cmkg.hands.report.collect import spread
 from cmkg.hands.stages.stage_settings import Flat

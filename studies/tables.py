@@ -191,3 +191,9 @@ if __name__ == "__main__":
     import tyro
 
     end_in_one_sentence(lambda: run(tyro.cli(Tables)))
+
+
+def table_of(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table's lines: the first column left, the others right."""
+    rule = [":--", *["--:"] * (len(columns) - 1)]
+    return ["| " + " | ".join(cells) + " |" for cells in [columns, rule, *lines]]

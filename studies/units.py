@@ -31,7 +31,7 @@ from cmkg.hands.datasets.packed.labelled_set import open_frames
 from cmkg.hands.network.loader import Loader
 from cmkg.hands.network.pose_loss import PoseLoss
 from cmkg.hands.network.posenet import LossUnit, NetConfig, PoseNet, pose_net
-from cmkg.hands.network.predictions import predict, score
+from cmkg.hands.network.predictions import predict, score_predictions
 from cmkg.hands.stages.stage_settings import Flat
 from cmkg.prior.learner import MetaConfig, PriorLearner
 from cmkg.prior.prior import Prior
@@ -215,7 +215,7 @@ def _on_target(setting: Setting, net: PoseNet, prior: Prior, unit: LossUnit) -> 
     except Diverged:
         return {"diverged": 1.0}
     weights = weight_histogram(net)
-    error = score(predict(net, setting.test, setting.fabric))["epe_mm"]
+    error = score_predictions(predict(net, setting.test, setting.fabric))["epe_mm"]
     return {"epe_mm": error, **weights}
 
 

@@ -21,16 +21,10 @@ from cmkg.hands.commands.any_stage import SourceStage, run_stage
 from cmkg.hands.commands.target import Regulariser
 from cmkg.hands.datasets.packed.format import Packed
 from cmkg.hands.datasets.sample import pixels_to_store
-from cmkg.hands.experiments.demo import (
-    MILD_AUGMENTATION,
-    SLIM_NET,
-    UNTOUCHED,
-    Experiment,
-    Expert,
-    draw_sequences,
-    pack_folder,
-)
-from cmkg.hands.experiments.demo import source_stages as stages_of_run
+from cmkg.hands.experiments.demo_data import draw_sequences, pack_folder
+from cmkg.hands.experiments.demo_settings import MILD_AUGMENTATION, SLIM_NET, Experiment, Expert
+from cmkg.hands.experiments.demo_stages import UNTOUCHED
+from cmkg.hands.experiments.demo_stages import source_stages as stages_of_run
 from cmkg.hands.experiments.rows import Blocks, Folders, Row, select_rows, train_row, with_folders
 from cmkg.hands.network.loader import Loader
 from cmkg.hands.network.pose_loss import loss_of

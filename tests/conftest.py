@@ -1,4 +1,5 @@
 import os
+import time
 
 import jaxtyping
 import pytest
@@ -7,15 +8,30 @@ from torch import nn
 
 
 def pytest_collection_modifyitems(items):
-    """Files that share a long fixture go to one worker (xdist), every other file to any."""
-    shared = {
-        item.path: name
-        for name in ("made_sets", "whole")
-        for item in items
-        if name in getattr(item, "fixturenames", ())
-    }
+    """Files that use the run `whole` go to one worker (xdist), every other file to any."""
+    whole = {item.path for item in items if "whole" in getattr(item, "fixturenames", ())}
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(shared.get(item.path, str(item.path))))
+        group = "whole" if item.path in whole else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def made_once(factory, name, make):
+    """A folder that the first worker to ask for it makes, and the others wait for."""
+    home = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        home = home.parent
+    folder, done = home / name, home / f"{name}.done"
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        deadline = time.monotonic() + 300
+        while not done.exists():
+            assert time.monotonic() < deadline, f"the worker that makes {name} has failed"
+            time.sleep(0.1)
+        return folder
+    make(folder)
+    done.touch()
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -60,17 +76,21 @@ def made_sets(tmp_path_factory):
     """{name: folder} of made data in the layouts of RHD, STB, FreiHAND and a folder."""
     from cmkg.hands.synthesis.synthetic import make_dataset
 
-    home = tmp_path_factory.mktemp("made")
     names = ("rhd", "stb", "freihand", "folder")
-    for name in names:
-        make_dataset(name, home / name, 8)
+
+    def make(home):
+        for name in names:
+            make_dataset(name, home / name, 8)
+
+    home = made_once(tmp_path_factory, "made", make)
     return {name: home / name for name in names}
 
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory):
     """One `cmkg run` of everything, as small as it goes."""
-    from cmkg.hands.experiments.demo import Experiment, Expert, run
+    from cmkg.hands.experiments.demo import run
+    from cmkg.hands.experiments.demo_settings import Experiment, Expert
     from cmkg.hands.network.posenet import NetConfig
 
     out = tmp_path_factory.mktemp("whole") / "run"

@@ -6,15 +6,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from cmkg.batch import (
-    SOURCE_FIELDS,
-    TARGET_FIELDS,
-    Batch,
-    Fields,
+from cmkg.batch import SOURCE_FIELDS, TARGET_FIELDS, Batch, Fields, halve, labelled_only
+from cmkg.containers import (
     count_samples,
     expect_many_passes,
-    halve,
-    labelled_only,
     length_of,
     map_tensors,
     tensors_of,

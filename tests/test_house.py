@@ -12,9 +12,8 @@ import cmkg
 from cmkg.cli.table import COMMANDS, GROUPS
 
 PACKAGE = Path(cmkg.__file__).parent
-# What every command has, and what says what it is in its own module.
-SHARED = {"run", "SETTINGS", "write", "main"}
-PRIVATE_TO_THEIR_FILE = ("FORMAT", "LAYOUT")
+# What every command, every page and every writer of a layout has.
+SHARED = {"run", "settings_for", "write", "main", "part_sizes"}
 MOST_LINES = 400
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from cmkg import Hand
 from cmkg.hands.inference.drawing import draw_hands
-from cmkg.hands.inference.pictures import read_photograph, write_picture
+from cmkg.hands.inference.pictures import read_any_picture, write_picture
 
 DOCS = Path(__file__).parents[1] / "docs"
 ROWS, COLUMNS, PX = 2, 6, 180
@@ -26,7 +26,7 @@ def main(folder):
     count = ROWS * COLUMNS
     hand, tiles = Hand.from_pretrained(), []
     for number in range(count):
-        picture = read_photograph(paths[number * len(paths) // count])
+        picture = read_any_picture(paths[number * len(paths) // count])
         drawn = draw_hands(picture, hand(picture))
         tiles.append(cv2.resize(drawn, (PX, PX), interpolation=cv2.INTER_AREA))
     rows = [np.hstack(tiles[at : at + COLUMNS]) for at in range(0, count, COLUMNS)]

@@ -8,43 +8,57 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__ as __version__
+
 # Nothing phones home. onnxruntime does from its import on: an identifier on disk, a name looked up.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
-    from .batch import Batch, Fields
-    from .distillation.criteria import FeatureLoss, OutputLoss
-    from .distillation.distiller import Distiller, Pair
-    from .distillation.features import FeatureTap
-    from .distillation.losses import (
-        DistillationLoss,
-        activation_loss,
-        attention_loss,
-        distillation_loss,
-        regression_loss,
-    )
-    from .distillation.pairing import layers_of, pair_layers, pairing_table
-    from .errors import Diverged, InputError
-    from .hands.inference.hand import Hand, HandResult, Thresholds
-    from .hands.inference.tracker import Tracker
-    from .own_units import in_own_units, in_plain_units
-    from .prior.attach import Attachment
-    from .prior.hub import SharedPrior
-    from .prior.learner import MetaConfig, PriorLearner
-    from .prior.make import fisher, merged
-    from .prior.meta_gradient import closed_form_gradient, unrolled_gradient
-    from .prior.parameters import fingerprint
-    from .prior.prior import Prior
-    from .training.calls import Learned, distill, learn_prior, train_with_prior
-    from .training.fit import FitConfig
-    from .training.preflight import preflight
+    from .batch import Batch as Batch
+    from .batch import Fields as Fields
+    from .distillation.criteria import FeatureLoss as FeatureLoss
+    from .distillation.criteria import OutputLoss as OutputLoss
+    from .distillation.distiller import Distiller as Distiller
+    from .distillation.features import FeatureTap as FeatureTap
+    from .distillation.losses import DistillationLoss as DistillationLoss
+    from .distillation.losses import activation_loss as activation_loss
+    from .distillation.losses import attention_loss as attention_loss
+    from .distillation.losses import distillation_loss as distillation_loss
+    from .distillation.losses import regression_loss as regression_loss
+    from .distillation.pairing import Pair as Pair
+    from .distillation.pairing import layers_of as layers_of
+    from .distillation.pairing import pair_layers as pair_layers
+    from .distillation.pairing import pairing_table as pairing_table
+    from .errors import Diverged as Diverged
+    from .errors import InputError as InputError
+    from .hands.inference.hand import Hand as Hand
+    from .hands.inference.hand import HandResult as HandResult
+    from .hands.inference.hand import Thresholds as Thresholds
+    from .hands.inference.tracker import Tracker as Tracker
+    from .own_units import in_own_units as in_own_units
+    from .own_units import in_plain_units as in_plain_units
+    from .prior.attach import Attachment as Attachment
+    from .prior.hub import SharedPrior as SharedPrior
+    from .prior.learner import MetaConfig as MetaConfig
+    from .prior.learner import PriorLearner as PriorLearner
+    from .prior.make import fisher as fisher
+    from .prior.make import merged as merged
+    from .prior.meta_gradient import closed_form_gradient as closed_form_gradient
+    from .prior.meta_gradient import unrolled_gradient as unrolled_gradient
+    from .prior.parameters import fingerprint as fingerprint
+    from .prior.prior import Prior as Prior
+    from .training.calls import Learned as Learned
+    from .training.calls import distill as distill
+    from .training.calls import learn_prior as learn_prior
+    from .training.calls import train_with_prior as train_with_prior
+    from .training.fit import FitConfig as FitConfig
+    from .training.preflight import preflight as preflight
 
-__version__ = "0.2.0"
 _MODULES = {
     "batch": ("Batch", "Fields"),
     "distillation.criteria": ("FeatureLoss", "OutputLoss"),
-    "distillation.distiller": ("Distiller", "Pair"),
+    "distillation.distiller": ("Distiller",),
     "distillation.features": ("FeatureTap",),
     "distillation.losses": (
         "DistillationLoss",
@@ -53,7 +67,7 @@ _MODULES = {
         "distillation_loss",
         "regression_loss",
     ),
-    "distillation.pairing": ("layers_of", "pair_layers", "pairing_table"),
+    "distillation.pairing": ("Pair", "layers_of", "pair_layers", "pairing_table"),
     "errors": ("Diverged", "InputError"),
     "hands.inference.hand": ("Hand", "HandResult", "Thresholds"),
     "hands.inference.tracker": ("Tracker",),

@@ -122,7 +122,8 @@ print(sorted({"lightning_fabric", "rich", "multiprocessing"} & set(sys.modules))
 
 @pytest.mark.long
 def test_help_survives_a_terminal_that_knows_ascii_alone():
-    code = "import sys; sys.argv[1:] = ['run', 'demo', '--help']; from cmkg.cli.main import main; main()"
+    code = "import sys; sys.argv[1:] = ['run', 'demo', '--help']; "
+    code += "from cmkg.cli.main import main; main()"
     text = run_program(code, PYTHONIOENCODING="ascii", COLUMNS="100")
     assert "--no-no-" not in text
     basic, expert = text.index("--seeds"), text.index("expert")

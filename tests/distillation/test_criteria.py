@@ -8,8 +8,9 @@ from torch import nn
 from cmkg import Fields, FitConfig, distill
 from cmkg.batch import Batch
 from cmkg.distillation.criteria import FeatureLoss, OutputLoss, foreground_of, standardise
-from cmkg.distillation.distiller import Distiller, Pair
+from cmkg.distillation.distiller import Distiller
 from cmkg.distillation.losses import DistillationLoss, regression_loss
+from cmkg.distillation.pairing import Pair
 from cmkg.errors import InputError
 from tests.conftest import LAYERS, small_net
 

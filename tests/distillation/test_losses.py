@@ -4,7 +4,7 @@ import torch
 from cmkg.distillation.losses import (
     DistillationLoss,
     activation_loss,
-    as_picture,
+    as_feature_map,
     attention_loss,
     attention_map,
     distillation_loss,
@@ -171,7 +171,7 @@ def test_attention_of_sequences_and_maps_as_pictures():
         ((2, 3, 4, 5), (2, 3, 4, 5)),
         ((2, 3, 4, 5, 6), (2, 3, 4, 30)),
     ):
-        assert as_picture(draw(*shape)).shape == picture
+        assert as_feature_map(draw(*shape)).shape == picture
 
 
 def test_attention_is_the_sum_over_the_pairs_of_squared_distances_of_unit_maps():

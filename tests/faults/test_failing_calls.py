@@ -84,6 +84,7 @@ def same_training(one, other):
     read_result(other / "result.json")
 
 
+@pytest.mark.long
 @needs_compiler
 def test_some_calls_fail(whole, tmp_path):
     calls = [("w", 2), ("s", 1), ("r", 1), ("o", 3)]

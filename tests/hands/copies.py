@@ -5,8 +5,8 @@ import pickle
 from cmkg.hands.datasets import dexycb, folder, freihand, ho3d, interhand, rhd, stb
 
 CACHES = (
-    *(rhd.read_annotations, rhd._ids, stb.read_label_file, freihand.read_label_file),
-    *(folder._read_records, folder._numbers_of, dexycb.shown, dexycb.read_meta),
+    *(rhd.read_annotations, rhd._ids, stb.read_mat_labels, freihand.read_json_labels),
+    *(folder._read_records, folder._numbers_of, dexycb.shown, dexycb.read_sequence_facts),
     *(dexycb.read_camera, ho3d.annotated, interhand.read_labels, interhand.hands_of),
 )
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 
 import cmkg.hands.page
-from cmkg.hands.inference.pictures import read_photograph
+from cmkg.hands.inference.pictures import read_any_picture
 
 SAMPLE = Path(cmkg.hands.page.__file__).with_name("sample.jpg")
 
 
 @lru_cache
 def right_hand():
-    return read_photograph(SAMPLE)
+    return read_any_picture(SAMPLE)
 
 
 def left_hand():

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from cmkg.cli.main import end_in_one_sentence, run_command
 from cmkg.hands.commands.adapt import SCENE
-from cmkg.hands.experiments.demo import FIRST_TEST_SCENE
+from cmkg.hands.experiments.demo_data import FIRST_TEST_SCENE
 from cmkg.hands.files.arrays import checksum
 from cmkg.hands.synthesis.rendered import Rendered
 from cmkg.runtime.files import read_sealed_json, write_sealed_json

@@ -555,7 +555,7 @@ def test_pictures(tmp_path):
     assert noticed > 12
     sizes = ((60_000, 60_000), (2**31 - 1, 1), (0, 5), (65_000, 1_100))
     for number, (width, height) in enumerate(sizes):
-        for reader in (read_photograph, read_picture, read_depth, pictures.read_photograph):
+        for reader in (read_photograph, read_picture, read_depth, pictures.read_any_picture):
             (tmp_path / f"{number}.png").write_bytes(png_of(width, height))
             refused(reader, tmp_path / f"{number}.png")
             count += 1
@@ -563,7 +563,7 @@ def test_pictures(tmp_path):
     at = data.index(b"\xff\xc0")
     data[at + 5 : at + 9] = struct.pack(">HH", 65_500, 65_500)
     (tmp_path / "large.jpg").write_bytes(bytes(data))
-    for reader in (read_photograph, read_picture, read_depth, pictures.read_photograph):
+    for reader in (read_photograph, read_picture, read_depth, pictures.read_any_picture):
         refused(reader, tmp_path / "large.jpg")
         count += 1
     assert count >= CASES["pictures"]
@@ -629,7 +629,7 @@ def test_labels(tmp_path):
 READERS = {
     "picture.png": read_picture,
     "photograph.jpg": read_photograph,
-    "any.jpg": pictures.read_photograph,
+    "any.jpg": pictures.read_any_picture,
     "depth.png": read_depth,
     "depth.npy": read_depth,
     "labels.npz": lambda p: read_npz(p, "labels"),

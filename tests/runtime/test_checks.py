@@ -13,7 +13,7 @@ CONFIG = SimpleNamespace(stem_stride=0, share=1.5, seeds=(), below=-1)
     [
         (checks.expect_positive, "stem_stride", "--stem-stride: expected a positive number, got 0"),
         (checks.expect_from_zero, "below", "--below: expected a number from 0, got -1"),
-        (checks.expect_share, "share", "--share: expected a share from 0 to 1, got 1.5"),
+        (checks.expect_fractions, "share", "--share: expected a share from 0 to 1, got 1.5"),
         (checks.expect_at_least_one, "seeds", r"--seeds: expected at least one number, got \(\)"),
     ],
 )
@@ -26,7 +26,7 @@ def test_the_edges_are_inside():
     edges = SimpleNamespace(zero=0, one=1, tiny=1e-9, seeds=(0,))
     checks.expect_positive(edges, "tiny", "one")
     checks.expect_from_zero(edges, "zero")
-    checks.expect_share(edges, "zero", "one")
+    checks.expect_fractions(edges, "zero", "one")
     checks.expect_at_least_one(edges, "seeds")
     checks.expect_different_seeds((0, 2))
 

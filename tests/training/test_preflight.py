@@ -9,7 +9,9 @@ from torch.nn import functional as F
 
 from cmkg.errors import InputError
 from cmkg.training.calls import Fields
-from cmkg.training.preflight import Report, format_verdicts, judge, preflight, shared_information
+from cmkg.training.preflight import preflight
+from cmkg.training.shared_information import shared_information
+from cmkg.training.verdicts import Report, format_verdicts, judge_numbers
 
 
 def test_information_of_gaussians_is_the_formulas_and_nothing_for_strangers():
@@ -161,7 +163,7 @@ NUMBERS = {
     ],
 )
 def test_verdicts_follow_from_the_numbers(question, changes, likely, reason):
-    verdict = judge(NUMBERS | changes)[question]
+    verdict = judge_numbers(NUMBERS | changes)[question]
     assert verdict.likely == likely
     assert reason in verdict.reason
 
@@ -184,16 +186,16 @@ def test_a_short_run_measures_every_number():
         outputs="numbers",
     )
     assert set(report.numbers) == set(NUMBERS)
-    assert set(report.verdicts) == set(judge(NUMBERS))
+    assert set(report.verdicts) == set(judge_numbers(NUMBERS))
 
 
 def test_a_prior_within_its_noise_is_not_recommended():
     numbers = NUMBERS
-    assert not judge(numbers)["prior"][0]
-    assert judge(numbers | {"phi_over_noise": 9.0})["prior"][0]
-    assert not judge(numbers | {"phi_over_noise": 9.0, "target_prior": 0.89})["prior"][0]
+    assert not judge_numbers(numbers)["prior"][0]
+    assert judge_numbers(numbers | {"phi_over_noise": 9.0})["prior"][0]
+    assert not judge_numbers(numbers | {"phi_over_noise": 9.0, "target_prior": 0.89})["prior"][0]
     assert "not likely to help: phi is 1.1 times its noise" in format_verdicts(
-        Report(numbers, judge(numbers))
+        Report(numbers, judge_numbers(numbers))
     )
 
 

@@ -34,6 +34,7 @@ def supervised_step(net, optimizer, x, y, loss=regression_loss):
     return take_step(net, optimizer, lambda: {"regression": loss(net(x), y)})
 
 
+@pytest.mark.long
 def test_the_meta_step_of_a_compiled_student_agrees():
     compiled = {}
 

@@ -37,7 +37,7 @@ def run_command(arguments: Sequence[str]) -> None:
         print(format_help())
         return
     if first == "--version":
-        from .. import __version__
+        from ..version import __version__
 
         print(f"cmkg {__version__}")
         return

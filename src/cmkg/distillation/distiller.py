@@ -13,21 +13,18 @@ It never steps: the loop, the optimiser and the precision are the user's.
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..batch import SOURCE_FIELDS, Batch, Fields, count_samples, expect_fields
+from ..batch import SOURCE_FIELDS, Batch, Fields, expect_fields
+from ..containers import count_samples
 from ..errors import InputError
 from ..modules import (
     call_model,
-    expect_numbers,
     preserve_modes,
     preserve_weights,
     unwrap,
@@ -36,37 +33,27 @@ from ..modules import (
 from ..runtime.distributed import average_over_ranks, broadcast_module_
 from ..runtime.ranks import world_size
 from .criteria import FeatureLoss, OutputLoss
-from .features import FeatureTap, Output, expect_gradient, tensor_of
+from .features import FeatureTap, expect_gradient, tensor_of
+from .first_look import (
+    _expect_criterion,
+    _expect_networks,
+    _expect_takes_mask,
+    _fitting_weight,
+    _warn_of_even_attention,
+)
 from .layouts import Layout, guess_class_dim, guess_layout
 from .losses import (
     ATTENTION_WEIGHT,
+    Criterion,
+    CriterionName,
     DistillationLoss,
-    attention_map,
+    Loss,
     expect_loss,
     loss_of_labelled,
     regression_loss,
     to_scalar,
 )
-
-Loss = Callable[[Any, Any], Any]
-CriterionName = Literal["paper", "features", "classes", "numbers"]
-Criterion = Callable[..., Mapping[str, Tensor]]  # of the student's and the teacher's maps
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A layer of the student and one of the teacher.
-
-    layout: what the dimensions of both maps mean (see layouts); None guesses where it is clear.
-    drop_tokens: special tokens to leave out of maps of tokens, of both or (student's, teacher's).
-    output: which part of an output that is a tuple or a dict, of both or (student's, teacher's).
-    """
-
-    student: str
-    teacher: str
-    layout: tuple[Layout, Layout] | None = None
-    drop_tokens: int | tuple[int, int] = 0
-    output: Output | tuple[Output, Output] = None
+from .pairing import Pair
 
 
 class BatchLosses(dict[str, Tensor]):
@@ -390,117 +377,10 @@ def _mean_over_ranks(gradient: Tensor) -> Tensor:
     return average_over_ranks([gradient])[0]
 
 
-def _expect_takes_mask(criterion: Criterion) -> None:
-    """Refuses a criterion that would not leave padding out."""
-    function = criterion.forward if isinstance(criterion, nn.Module) else criterion
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return
-    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-    if "mask" not in parameters and not takes_any:
-        raise InputError(
-            "the batch has a mask, which this criterion does not take: give it a third argument "
-            "`mask`, (B, *places) of bool, and leave out the places where it is False"
-        )
-
-
-EVEN = 1e-4  # spread of an attention map over its mean that rounding alone would give
-
-
-def _warn_of_even_attention(
-    criterion: DistillationLoss,
-    pairs: Sequence[Pair],
-    student_maps: list[Tensor],
-    teacher_maps: list[Tensor],
-    mask: Tensor | None,
-) -> None:
-    """Says that a map's attention is the same everywhere: Eq. 3 compares nothing there."""
-    if not criterion.attention_weight or mask is not None:
-        return
-    both = criterion.compared(student_maps, teacher_maps)
-    for pair, *maps in zip(pairs, *both, strict=True):
-        for what, features in zip(("student", "teacher"), maps, strict=True):
-            if features[0, 0].numel() == 1:
-                continue
-            attention = attention_map(features)
-            if bool((attention.std(1) < EVEN * attention.mean(1)).all()):
-                name = pair.student if what == "student" else pair.teacher
-                warnings.warn(
-                    f"the {what}'s map at {name!r} has the same attention everywhere (Eq. 3), as a "
-                    "LayerNorm's output has: L_ATT teaches nothing there; pair the layer before "
-                    'the norm, or give criterion="features"',
-                    stacklevel=4,
-                )
-                return
-
-
-def _fitting_weight(
-    criterion: DistillationLoss,
-    student_maps: list[Tensor],
-    teacher_maps: list[Tensor],
-    batch: Batch,
-    loss: Loss,
-    prediction: Any,
-) -> float:
-    """lambda beside a loss that is not Eq. 1: L_ATT as large as the loss on the example at most.
-
-    The paper's 1e3 where the loss cannot be looked at, or no sample of the example has a label.
-    """
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        attention = float(criterion(student_maps, teacher_maps, batch.mask)["attention"])
-        try:
-            held = preserve_weights(loss, []) if isinstance(loss, nn.Module) else nullcontext()
-            with held:
-                value = float(loss_of_labelled(loss, prediction, batch))
-        except Exception:  # of theirs: the loss needs training mode, or says so itself later
-            return ATTENTION_WEIGHT
-    if not (0 < value < attention < float("inf")):
-        return ATTENTION_WEIGHT
-    weight = float(f"{ATTENTION_WEIGHT * value / attention:.2g}")
-    warnings.warn(
-        f"attention_weight is {weight:g}: with the paper's {ATTENTION_WEIGHT:g}, L_ATT would be "
-        f"{attention:.3g} beside a loss of {value:.3g}; give attention_weight= to choose it",
-        stacklevel=4,
-    )
-    return weight
-
-
-def _expect_criterion(criterion: object, attention_weight: float | None) -> None:
-    """Refuses a criterion beside what it would leave without effect."""
-    if criterion == "paper":
-        return
-    names = get_args(CriterionName)
-    if criterion not in names and (isinstance(criterion, type) or not callable(criterion)):
-        raise InputError(
-            f"criterion: expected one of {', '.join(names)}, or a function of the student's and "
-            f"the teacher's maps, as OutputLoss(...), got {criterion!r:.60}"
-        )
-    if attention_weight is not None:
-        raise InputError(
-            "attention_weight= beside criterion=: it is Eq. 4's; give the criterion its own weight"
-        )
-
-
 def device_of(model: nn.Module) -> torch.device:
     """Where a network computes: its first parameter's device."""
     first = next(model.parameters(), None)
     return torch.device("cpu") if first is None else first.device
-
-
-def _expect_networks(student: object, teacher: object) -> None:
-    for what, network in (("student", student), ("teacher", teacher)):
-        if not isinstance(network, nn.Module) and (what == "student" or network is not None):
-            raise InputError(
-                f"the {what}: expected a network (torch.nn.Module), got {type(network).__name__}"
-            )
-        if isinstance(network, nn.Module):
-            expect_numbers(network)
-    if teacher is student:
-        raise InputError(
-            "the teacher is the student itself: there would be nothing to distil; give a copy "
-            "(copy.deepcopy) or another network"
-        )
 
 
 def _pairs_of(pairs: Any, student: nn.Module, teacher: nn.Module, batch: Batch) -> list[Pair]:

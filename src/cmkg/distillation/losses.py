@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..batch import Batch, count_samples, labelled_numbers, labelled_part, tensors_of
+from ..batch import Batch, labelled_numbers, labelled_part
+from ..containers import count_samples, tensors_of
 from ..errors import InputError
 from ..runtime.distributed import sum_over_ranks
 from ..runtime.ranks import world_size
@@ -161,8 +162,8 @@ def lay_pairs(
         student_maps, teacher_maps, layouts, drop_tokens, strict=True
     ):
         own, other = lay_pair(student, teacher, layout, drops)
-        mine.append(as_picture(own))
-        theirs.append(as_picture(other))
+        mine.append(as_feature_map(own))
+        theirs.append(as_feature_map(other))
     return mine, theirs
 
 
@@ -305,7 +306,7 @@ def _usual_layout(shape: Sequence[int]) -> Layout:
     return known[len(shape)]
 
 
-def as_picture(features: Float[Tensor, "b c *places"]) -> Float[Tensor, "b c h w"]:
+def as_feature_map(features: Float[Tensor, "b c *places"]) -> Float[Tensor, "b c h w"]:
     """Maps (B, C), (B, C, L), (B, C, H, W) or (B, C, D, H, W) as (B, C, H, W)."""
     if features.dim() > 4:
         return features.flatten(3)
@@ -426,3 +427,12 @@ def expect_same_shape(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
         raise InputError(
             f"{name_a} has shape {tuple(a.shape)}, {name_b} has {tuple(b.shape)}: expected the same"
         )
+
+
+Loss = Callable[[Any, Any], Any]
+
+
+CriterionName = Literal["paper", "features", "classes", "numbers"]
+
+
+Criterion = Callable[..., Mapping[str, Tensor]]  # of the student's and the teacher's maps

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..batch import count_samples, tensors_of
+from ..containers import count_samples, tensors_of
 from ..errors import InputError
 from ..modules import call_model, preserve_modes, preserve_weights, unwrap, without_fast_path
-from .features import tensor_of, warn_of_overwritten
+from .features import Output, tensor_of, warn_of_overwritten
 from .layouts import Layout, example_map, guess_layout, lay_pair
 
 Pairs = list[tuple[str, str]]
@@ -276,3 +276,19 @@ def pairing_table(student: nn.Module, teacher: nn.Module, x: Any, x_superior: An
     lines.append("proposed pairs:")
     lines += [f"  {a:40} {b}" for a, b in pair_layers(student, teacher, x, x_superior)]
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A layer of the student and one of the teacher.
+
+    layout: what the dimensions of both maps mean (see layouts); None guesses where it is clear.
+    drop_tokens: special tokens to leave out of maps of tokens, of both or (student's, teacher's).
+    output: which part of an output that is a tuple or a dict, of both or (student's, teacher's).
+    """
+
+    student: str
+    teacher: str
+    layout: tuple[Layout, Layout] | None = None
+    drop_tokens: int | tuple[int, int] = 0
+    output: Output | tuple[Output, Output] = None

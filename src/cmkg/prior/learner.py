@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -23,7 +24,6 @@ from torch.func import functional_call
 
 from ..batch import Batch, halve, labelled_numbers
 from ..distillation.distiller import Distiller
-from ..distillation.losses import to_scalar
 from ..errors import InputError
 from ..gradients import go_backward, gradients_of, sum_of, to_finite_floats
 from ..modules import preserve_weights, trained_parameters, unwrap
@@ -31,14 +31,8 @@ from ..runtime.checks import expect_between, expect_positive
 from ..runtime.distributed import sum_over_ranks
 from ..runtime.ranks import world_size
 from .attach import innermost_optimizer
-from .meta_gradient import (
-    adam_scales,
-    as_function_of_phi,
-    differentiable_max_norm,
-    look_ahead_gradient,
-    scaled,
-    unroll,
-)
+from .learnable import Learnable, LearnableModule, LearnablePrior
+from .meta_gradient import adam_scales, differentiable_max_norm, look_ahead_gradient, scaled, unroll
 from .parameters import Granularity, Select, fingerprint
 from .prior import Prior
 
@@ -124,12 +118,17 @@ class PriorLearner:
         self.config = config or MetaConfig()
         self.regulariser = regulariser
         self.priors: list[Prior] = []
+        self._own: LearnableModule | None = None
         _refuse_what_is_not_exact(inner.student, self.config, regulariser)
         if world_size() > 1 and (regulariser is not None or self.config.exact):
             what = "exact=True" if regulariser is None else "regulariser="
             raise InputError(f"{what}: the unrolled gradient is for one process alone")
         if regulariser is not None:
-            _expect_regulariser(regulariser, priors, theta_0, facts)
+            if any(other is not None for other in (priors, theta_0, facts)):
+                raise InputError(
+                    "regulariser= beside priors=, theta_0= or facts=: these are a prior's"
+                )
+            self._own = LearnableModule(regulariser, trained_parameters(inner.student))
             return
         if priors is None:
             self.priors = self._new_priors(theta_0 or inner.student, facts or {})
@@ -264,18 +263,36 @@ class PriorLearner:
                 if not unrolls:
                     with preserve_weights(distiller, []):
                         inner = gradients_of(distiller(own)["regression"], weights)
-            found = {}
-            learned: list[Any] = self.priors or [self.regulariser]
-            for number, one in enumerate(learned):
-                if unrolls:
-                    value = self._unroll(one, weights, scales, first, second)
-                else:
-                    own_inner = scaled(inner, scales)
-                    if one is learned[-1]:
-                        inner.clear()  # nothing holds it while G at theta'' is taken
-                    value = self._learn(one, weights, own_inner, scales, first, second)
-                found[f"outer_{number}"] = value
-            return found
+            if unrolls:
+                values = [
+                    self._unroll(learned, weights, scales, first, second)
+                    for learned in self._learnables()
+                ]
+            else:
+                values = self._look_ahead_for_each(weights, inner, scales, first, second)
+            return {f"outer_{number}": value for number, value in enumerate(values)}
+
+    def _learnables(self) -> list[Learnable]:
+        if self._own is not None:
+            return [self._own]
+        return [LearnablePrior(prior) for prior in self.priors]
+
+    def _look_ahead_for_each(
+        self,
+        weights: dict[str, nn.Parameter],
+        inner: dict[str, Tensor],
+        scales: dict[str, Tensor] | None,
+        first: tuple[Any, Any],
+        second: tuple[Any, Any],
+    ) -> list[float]:
+        """Moves every phi by its closed form; returns G at theta'' for each."""
+        values = []
+        for prior in self.priors:
+            own_inner = scaled(inner, scales)
+            if prior is self.priors[-1]:
+                inner.clear()  # nothing holds it while G at theta'' is taken
+            values.append(self._learn(prior, weights, own_inner, scales, first, second))
+        return values
 
     def _has_labels(self, batch: Any, loss: Tensor) -> bool:
         """Whether the inner step's samples have a label in any process."""
@@ -291,17 +308,16 @@ class PriorLearner:
 
     def _unroll(
         self,
-        learned: Any,
+        learned: Learnable,
         weights: dict[str, nn.Parameter],
         scales: dict[str, Tensor] | None,
         first: tuple[Any, Any],
         second: tuple[Any, Any],
     ) -> float:
-        """As `_learn`, for any R, exact; learned: a Prior or a module."""
+        """As `_learn`, for any R, exact."""
         distiller, config = self.distiller, self.config
         paths = {id(one): path for path, one in distiller.named_parameters(remove_duplicate=False)}
         full = {name: paths[id(one)] for name, one in weights.items()}
-        students = trained_parameters(distiller.student)
         values: dict[str, float] = {}
 
         def losses_at(theta: Mapping[str, Tensor], part: tuple[Any, Any]) -> dict[str, Tensor]:
@@ -315,22 +331,22 @@ class PriorLearner:
             values.update(to_finite_floats(there, "after the inner step"))
             return sum_of(there)
 
-        phi: dict[str, Tensor]
-        if isinstance(learned, Prior):
-            phi, penalty = as_function_of_phi(learned, weights)
-        else:
-            phi = {name: one for name, one in learned.named_parameters() if one.requires_grad}
+        phi = learned.leaves(weights)
 
-            def penalty(at: Mapping[str, Tensor]) -> Tensor:
-                return to_scalar(learned({name: at[name] for name in students}), "R", False)
+        def inner(theta: Mapping[str, Tensor]) -> Tensor:
+            return losses_at(theta, first)["regression"]
 
-        both = (lambda theta: losses_at(theta, first)["regression"]), outer
         with differentiable_max_norm(distiller):
-            found = unroll(weights, penalty, phi, both, config.alpha, config.inner_steps, scales)
-        if isinstance(learned, Prior):
-            learned.learn_(found, config.beta, config.unit_free)
-        else:
-            _descend(phi, found, config)
+            gradients = unroll(
+                weights,
+                partial(learned.penalty, phi),
+                phi,
+                (inner, outer),
+                config.alpha,
+                config.inner_steps,
+                scales,
+            )
+        learned.step_(gradients, config.beta, config.unit_free)
         return sum(values.values())
 
     def _learn(
@@ -427,30 +443,6 @@ def _refuse_what_is_not_exact(student: nn.Module, config: MetaConfig, regularise
             "weight norm beside several unrolled inner steps: torch's second derivative of it is "
             "wrong; give inner_steps=1, exact=False, or remove weight norm"
         )
-
-
-def _expect_regulariser(regulariser: object, *others: object) -> None:
-    if not isinstance(regulariser, nn.Module):
-        raise InputError(
-            "regulariser: expected a module of {name: weight} to a scalar, got "
-            f"{type(regulariser).__name__}"
-        )
-    if any(other is not None for other in others):
-        raise InputError("regulariser= beside priors=, theta_0= or facts=: these are a prior's")
-    if not any(parameter.requires_grad for parameter in regulariser.parameters()):
-        raise InputError("regulariser: it has no parameter to learn, which phi is")
-
-
-@torch.no_grad()
-def _descend(
-    phi: Mapping[str, Tensor], gradients: Mapping[str, Tensor], config: MetaConfig
-) -> None:
-    """SGD of a regulariser's parameters."""
-    for name, one in phi.items():
-        gradient = gradients[name]
-        if config.unit_free:
-            gradient = gradient / gradient.square().mean().sqrt().clamp_min(1e-30)
-        one -= config.beta * gradient
 
 
 def _refuse_half_precision(loss: Tensor) -> None:

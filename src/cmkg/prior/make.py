@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from ..batch import TARGET_FIELDS, Batch, Fields, count_samples, cut, labelled_only
+from ..batch import TARGET_FIELDS, Batch, Fields, labelled_only
+from ..containers import count_samples, cut
 from ..distillation.losses import to_scalar
 from ..errors import InputError
 from ..modules import call_model, named_weights, preserve_modes, unwrap

@@ -36,7 +36,7 @@ def write_prior(path: PathLike, prior: PriorFile) -> None:
         InputError: what could not be loaded again: no phi, a number that is not finite, a fact that
             is not JSON.
     """
-    from .. import __version__
+    from ..version import __version__
 
     parts = {"phi": prior.phi, "centre": prior.centre, "variance": prior.variance}
     tensors = {

@@ -58,7 +58,7 @@ def expect_sane(config: Any) -> None:
             raise InputError(f"{flag}: expected a folder or a file to write, got an empty name")
 
 
-def expect_share(config: Any, *names: str) -> None:
+def expect_fractions(config: Any, *names: str) -> None:
     """Refuses settings that are not a share from 0 to 1, by name."""
     _expect(config, names, lambda value: 0 <= value <= 1, "a share from 0 to 1")
 

@@ -23,17 +23,19 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..batch import (
-    SOURCE_FIELDS,
-    TARGET_FIELDS,
-    Batch,
-    Fields,
-    expect_fields,
-    expect_many_passes,
-    length_of,
+from ..batch import SOURCE_FIELDS, TARGET_FIELDS, Batch, Fields, expect_fields
+from ..containers import expect_many_passes, length_of
+from ..distillation.distiller import Distiller
+from ..distillation.losses import (
+    Criterion,
+    CriterionName,
+    Loss,
+    expect_loss,
+    loss_of_labelled,
+    regression_loss,
+    to_scalar,
 )
-from ..distillation.distiller import Criterion, CriterionName, Distiller, Loss, Pair
-from ..distillation.losses import expect_loss, loss_of_labelled, regression_loss, to_scalar
+from ..distillation.pairing import Pair
 from ..errors import InputError
 from ..modules import call_model, expect_numbers, trained_parameters
 from ..prior.learner import MetaConfig, PriorLearner

@@ -10,7 +10,8 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
-from ..batch import Batch, count_samples, labelled_numbers
+from ..batch import Batch, labelled_numbers
+from ..containers import count_samples
 from ..errors import InputError
 from ..gradients import average_gradients, go_backward
 from ..modules import expect_optimizer, groups_by_parameter, preserve_modes, trained_parameters

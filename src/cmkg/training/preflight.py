@@ -10,18 +10,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, get_args
+from dataclasses import replace
+from typing import Any, get_args
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..batch import SOURCE_FIELDS, Fields, count_samples, labelled_only, tensors_of
+from ..batch import SOURCE_FIELDS, Fields, labelled_only
+from ..containers import count_samples, tensors_of
 from ..distillation.criteria import OutputKind
-from ..distillation.distiller import Criterion, Loss
 from ..distillation.features import FeatureTap
-from ..distillation.losses import as_picture
+from ..distillation.losses import Criterion, Loss, as_feature_map
 from ..distillation.pairing import Pairs, pair_layers
 from ..errors import InputError
 from ..modules import call_model, preserve_modes
@@ -30,88 +29,14 @@ from ..prior.prior import Prior
 from .calls import Pairs as AnyPairs
 from .calls import distill, learn_prior, train_with_prior
 from .fit import FitConfig
-
-GAP = 0.05  # a teacher at least this much better than the student, relative to the student's error
-SCARCE = 0.25  # labels are scarce where a student is so much better on them than on others
-SHARE = 0.05  # nats that the teacher must share more than the label: noise differs by less
-GAIN = 0.03  # differences of short runs below this share count as none
-NOISE = 2.0  # phi must be this many times its noise
+from .shared_information import shared_information
+from .verdicts import Report, judge_numbers
 
 Batches = Iterable[Any]
 Error = Callable[[Any, Any], Any]
 
 
-class Verdict(NamedTuple):
-    """An answer and why."""
-
-    likely: bool
-    reason: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a short run says.
-
-    numbers: errors, shared information and phi's size. verdicts: on "distillation", "transfer" and
-    "prior"; on "pairs without labels" where outputs= was given.
-    """
-
-    numbers: dict[str, float]
-    verdicts: dict[str, Verdict]
-
-
 # ---- how much two views share --------------------------------------------------------------------
-def standardise(a: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """Columns of mean zero and unit variance."""
-    return (a - a.mean(0)) / a.std(0, correction=0).clamp_min(1e-6)
-
-
-def shared_information(
-    a: Float[Tensor, "n d"],
-    b: Float[Tensor, "n e"],
-    k: int = 8,
-    ridge: float = 0.1,
-    folds: int = 4,
-) -> float:
-    """Estimate of I(a; b) in nats, of paired rows: Gaussian, over k canonical directions.
-
-    The directions are found on some of the rows and their correlations measured on the others, so
-    that rows without anything in common share about 0, however few they are (a canonical
-    correlation itself would not).
-
-    >>> import torch
-    >>> x, noise = torch.randn(2, 4000, 1, generator=torch.Generator().manual_seed(0))
-    >>> round(shared_information(x, x + 0.75 * noise), 1)
-    0.5
-    """
-    a, b = principal(standardise(a.double()), k), principal(standardise(b.double()), k)
-    total = 0.0
-    for fold in range(folds):
-        held = torch.arange(len(a)) % folds == fold
-        total += _information_of(a[~held], b[~held], a[held], b[held], ridge)
-    return total / folds
-
-
-def principal(a: Float[Tensor, "n d"], k: int) -> Float[Tensor, "n k2"]:
-    """Rows in their first k principal components, each of unit variance."""
-    U, S, _ = torch.linalg.svd(a - a.mean(0), full_matrices=False)
-    keep = min(k, int((1e-6 * S[0] < S).sum()))
-    return U[:, :keep] * len(a) ** 0.5
-
-
-def _information_of(a: Tensor, b: Tensor, a_new: Tensor, b_new: Tensor, ridge: float) -> float:
-    whiten_a, whiten_b = _whitening(a, ridge), _whitening(b, ridge)
-    U, _, Vt = torch.linalg.svd(whiten_a.T @ a.T @ b @ whiten_b / len(a))
-    n = min(len(U), len(Vt))
-    left = a_new @ whiten_a @ U[:, :n]
-    right = b_new @ whiten_b @ Vt.T[:, :n]
-    correlation = (standardise(left) * standardise(right)).mean(0).clamp(0, 0.999)
-    return float(-0.5 * (1 - correlation**2).log().sum())
-
-
-def _whitening(a: Tensor, ridge: float) -> Tensor:
-    covariance = a.T @ a / len(a) + ridge * torch.eye(a.shape[1], dtype=a.dtype)
-    return torch.linalg.inv(torch.linalg.cholesky(covariance)).T
 
 
 # ---- one look at a network -----------------------------------------------------------------------
@@ -170,7 +95,7 @@ def pooled_features(
 
 
 def _pool(features: Tensor) -> Tensor:
-    return as_picture(features).float().mean((2, 3)).cpu()
+    return as_feature_map(features).float().mean((2, 3)).cpu()
 
 
 def label_rows(y: Tensor) -> Tensor:
@@ -270,7 +195,7 @@ def preflight(
         "target_l2": min(error_on_target(theta_0, Prior.constant(theta_0, s)) for s in sigmas),
         "target_prior": min(error_on_target(theta_0, phi.with_rms(s)) for s in sigmas),
     }
-    return Report(numbers, judge(numbers))
+    return Report(numbers, judge_numbers(numbers))
 
 
 def _how_to_compare(outputs: Any) -> dict[str, Any]:
@@ -323,90 +248,3 @@ def look_at_source(
         "information_teacher_student": shared_information(s, t),
         "information_student_label": shared_information(s, y),
     }
-
-
-def judge(numbers: dict[str, float]) -> dict[str, Verdict]:
-    """{question: verdict} of preflight's numbers."""
-    return {
-        "distillation": _judge_distillation(numbers),
-        "transfer": _judge_transfer(numbers),
-        "prior": _judge_prior(numbers),
-    } | ({"pairs without labels": _judge_pairs(numbers)} if "taught" in numbers else {})
-
-
-def _gain(before: float, after: float) -> float:
-    return (before - after) / max(abs(before), 1e-12)
-
-
-def _judge_distillation(n: dict[str, float]) -> Verdict:
-    with_teacher, with_label = n["information_teacher_student"], n["information_student_label"]
-    facts = (
-        f"the teacher's error is {n['teacher']:.4g}, the student's {n['student']:.4g}; teacher and "
-        f"student share {with_teacher:.2f} nats, student and label {with_label:.2f}"
-    )
-    if _gain(n["student"], n["teacher"]) < GAP:
-        return Verdict(False, f"there is nothing to distil: {facts}")
-    if with_teacher <= with_label + SHARE:
-        return Verdict(
-            False,
-            f"what the teacher knows is not in the student's view: {facts} (the criterion asks for "
-            "more with the teacher)",
-        )
-    return Verdict(
-        True,
-        f"the teacher knows more, and the student can see some of it: {facts}; in the short run "
-        f"{n['continued']:.4g} -> {n['distilled']:.4g}",
-    )
-
-
-def _judge_transfer(n: dict[str, float]) -> Verdict:
-    return Verdict(
-        _gain(n["target_none"], n["target_fine_tuned"]) > GAIN,
-        f"fine-tuning from the source changes the target's error from {n['target_none']:.4g} to "
-        f"{n['target_fine_tuned']:.4g}",
-    )
-
-
-def _judge_prior(n: dict[str, float]) -> Verdict:
-    better = _gain(n["target_l2"], n["target_prior"])
-    return Verdict(
-        n["phi_over_noise"] > NOISE and better > GAIN,
-        f"phi is {n['phi_over_noise']:.1f} times its noise, and the prior changes the target's "
-        f"error from {n['target_l2']:.4g} (tuned l2) to {n['target_prior']:.4g}",
-    )
-
-
-def _judge_pairs(n: dict[str, float]) -> Verdict:
-    """Labels are scarce where a student is better on them than on others; then pairs can help."""
-    student, teacher, taught = n["student"], n["teacher"], n["taught"]
-    facts = (
-        f"the student's error is {n['student_on_its_labels']:.4g} on its labelled samples and "
-        f"{student:.4g} on others, the teacher's {teacher:.4g} there"
-    )
-    if _gain(student, teacher) < GAP:
-        return Verdict(False, f"the teacher does not know what the labels do not say: {facts}")
-    if _gain(student, n["student_on_its_labels"]) < SCARCE:
-        return Verdict(False, f"labels are not scarce: {facts}")
-    share = (student - taught) / (student - teacher)
-    facts += (
-        f"; taught by its answers on all pairs {taught:.4g}, {share:.0%} of the gap, for as many "
-        "steps"
-    )
-    if _gain(student, taught) < GAIN:
-        return Verdict(False, f"the teacher's answers do not reach the student: {facts}")
-    return Verdict(True, f"labels are scarce and the teacher knows more: {facts}")
-
-
-def format_verdicts(report: Report) -> str:
-    """The verdicts as text."""
-    questions = {
-        "distillation": "distilling",
-        "transfer": "starting from the source",
-        "prior": "the learned prior instead of l2",
-        "pairs without labels": "the teacher's answers on pairs without labels",
-    }
-    lines = []
-    for name, verdict in report.verdicts.items():
-        answer = "likely to help" if verdict.likely else "not likely to help"
-        lines.append(f"{questions[name]}: {answer}: {verdict.reason}.")
-    return "\n".join([*lines, "From a short run: a hint, not a result."])

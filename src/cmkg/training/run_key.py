@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..batch import Fields, length_of
+from ..batch import Fields
+from ..containers import length_of
 from ..errors import InputError
 from ..prior.parameters import fingerprint
 from ..prior.prior import Prior

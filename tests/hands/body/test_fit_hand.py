@@ -6,7 +6,7 @@ from cmkg.hands.body.fit_hand import annotated_joints, bone_of_each_joint, fit_h
 from cmkg.hands.body.kinematics import rotation_matrices
 from cmkg.hands.body.mesh import anny_hand, pose_bones, pose_hand
 from cmkg.hands.body.poses import sample_free_angles
-from cmkg.hands.rendering.scenes import stream
+from cmkg.hands.rendering.people import stream
 
 
 @pytest.fixture(scope="module")

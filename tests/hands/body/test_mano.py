@@ -203,7 +203,7 @@ def test_principal_components_and_the_papers_ranges(path, model):
     )
     draws = [
         (
-            mano.sample_shape(scenes.stream("s", i)),
+            mano.sample_mano_shape(scenes.stream("s", i)),
             mano.sample_mano_pose(scenes.stream("p", i), hand),
         )
         for i in range(200)

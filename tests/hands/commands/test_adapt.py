@@ -9,7 +9,7 @@ from cmkg.errors import InputError
 from cmkg.hands.commands import adapt
 from cmkg.hands.files.exports import LANDMARKS_FILE
 from cmkg.hands.inference.hand import OWN
-from cmkg.hands.teaching.teach import Recipe
+from cmkg.hands.teaching.teach import TeachingRecipe
 from tests.hands.photographs import left_hand, right_hand
 from tests.hands.runs import cmkg, run_here, says
 
@@ -94,5 +94,5 @@ def test_what_cannot_be_adapted_is_one_sentence(recordings, tmp_path):
     with pytest.raises(InputError, match="--held-out: expected a share"):
         adapt.Adapt(str(few), held_out=1.0)
     with pytest.raises(InputError, match="--average"):
-        Recipe(average=2.0)
+        TeachingRecipe(average=2.0)
     assert not (tmp_path / "own").exists()

@@ -7,7 +7,7 @@ from torch import nn
 
 from cmkg.errors import InputError
 from cmkg.hands.commands import evaluate
-from cmkg.hands.datasets import predictions as prediction_files
+from cmkg.hands.datasets import prediction_files
 from cmkg.hands.datasets.packed.labelled_set import open_frames
 from cmkg.hands.datasets.packed.pack import pack
 from cmkg.hands.datasets.rhd import Rhd

@@ -47,7 +47,7 @@ def test_rhd_depth_has_its_high_byte_in_red(copies):
     depth = Rhd(str(root)).depth(0)
     assert depth.dtype == np.uint16
     assert depth[0, 0] == round((200 * 256 + 100) / 65535 * 5000)
-    assert rhd.decode_depth(np.full((1, 1, 3), 255, np.uint8))[0, 0] == 5000  # the background
+    assert rhd.decode_rhd_depth(np.full((1, 1, 3), 255, np.uint8))[0, 0] == 5000  # the background
 
 
 def test_rhd_shows_the_hand_with_more_mask_pixels_and_a_tie_goes_right():

@@ -24,7 +24,7 @@ def test_stb_order_splits_and_layouts(copies):
         {"handPara": np.arange(63.0).reshape(21, 3).T[..., None] + [[[0]], [[0]], [[500]]]},
     )
     clear()
-    joints = stb.read_label_file(str(root), "B2Counting", "BB")[0]
+    joints = stb.read_mat_labels(str(root), "B2Counting", "BB")[0]
     for ours, theirs in (
         (0, 0),
         (17, 1),
@@ -96,7 +96,7 @@ def test_the_stereo_pair_and_the_depth_camera_see_the_same_hand(made_sets):
         uv = np.rint(
             geometry.project(
                 stb.palm_to_wrist(
-                    stb.read_label_file(str(made_sets["stb"]), sk.place(i)[0], "SK")[0]
+                    stb.read_mat_labels(str(made_sets["stb"]), sk.place(i)[0], "SK")[0]
                 ),
                 stb.SK_DEPTH_K,
             )
@@ -106,7 +106,7 @@ def test_the_stereo_pair_and_the_depth_camera_see_the_same_hand(made_sets):
             (int(depth[y, x]), z)
             for (x, y), z in zip(
                 uv,
-                stb.read_label_file(str(made_sets["stb"]), sk.place(i)[0], "SK")[0][:, 2],
+                stb.read_mat_labels(str(made_sets["stb"]), sk.place(i)[0], "SK")[0][:, 2],
                 strict=False,
             )
             if 0 <= x < 640 and 0 <= y < 480 and depth[y, x]

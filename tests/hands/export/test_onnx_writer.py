@@ -13,7 +13,7 @@ from cmkg.hands.export.calibration import (
     calibration_error,
     fit_calibration,
     halves,
-    judge,
+    judge_joints,
     reliability,
 )
 from cmkg.hands.export.onnx_backend import OnnxFile
@@ -60,7 +60,7 @@ def test_export_calibrates_and_writes_every_form(whole, tmp_path):
     bones = np.linalg.norm(packed.joints_mm[:, 9] - packed.joints_mm[:, 10], axis=1)
     assert student.bone_mm == pytest.approx(bones.mean(), abs=0.01)
     assert student.calibration == pytest.approx(
-        fit_calibration(judge(student, packed, halves(packed)[0]))
+        fit_calibration(judge_joints(student, packed, halves(packed)[0]))
     )
     with pytest.raises(InputError, match="--int8: give --data"):
         export.ExportStudent("stage", "student", "out", int8=True)

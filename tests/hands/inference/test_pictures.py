@@ -9,7 +9,7 @@ from PIL import Image
 import cmkg
 from cmkg.errors import InputError
 from cmkg.hands.inference import pictures
-from cmkg.hands.inference.pictures import list_files, read_photograph, read_with_scale
+from cmkg.hands.inference.pictures import list_files, read_any_picture, read_with_scale
 from cmkg.hands.rendering.backgrounds import photographs
 
 SIZE = (40, 30)  # width, height
@@ -39,19 +39,19 @@ def test_kinds_of_pictures_are_read(image, tmp_path):
     }
     for name, (one, expected) in saved.items():
         one.save(tmp_path / name)
-        found = read_photograph(tmp_path / name)
+        found = read_any_picture(tmp_path / name)
         assert found.shape == (30, 40, 3), name
         assert found.dtype == np.uint8
         assert np.abs(found.astype(int) - expected).mean() < 6, name
     image.save(tmp_path / "moving.gif", save_all=True, append_images=[clear.convert("RGB")])
-    assert np.abs(read_photograph(tmp_path / "moving.gif").astype(int) - gradient()).mean() < 6
+    assert np.abs(read_any_picture(tmp_path / "moving.gif").astype(int) - gradient()).mean() < 6
 
 
 def test_a_picture_is_turned_as_the_camera_was_held(image, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     image.save(tmp_path / "held.png", exif=exif)
-    found = read_photograph(tmp_path / "held.png")
+    found = read_any_picture(tmp_path / "held.png")
     assert found.shape == (40, 30, 3)
     assert found[0].mean() < 20 < 230 < found[-1].mean()
 
@@ -78,12 +78,12 @@ def test_what_is_no_whole_picture_is_one_sentence(image, tmp_path, monkeypatch):
     }
     for name, sentence in said.items():
         with pytest.raises(InputError, match=f"{name}: .*{sentence}"):
-            read_photograph(tmp_path / name)
+            read_any_picture(tmp_path / name)
     with pytest.raises(InputError, match="this is a folder"):
-        read_photograph(tmp_path)
+        read_any_picture(tmp_path)
     monkeypatch.setattr(pictures, "MOST_JPEG_PIXELS", 1000)
     with pytest.raises(InputError, match="it has 40 x 30 pixels, expected 1,000 at most"):
-        read_photograph(tmp_path / "whole.jpg")
+        read_any_picture(tmp_path / "whole.jpg")
 
 
 def test_folders_are_looked_through_in_order(image, tmp_path):
@@ -104,7 +104,7 @@ def test_only_kinds_that_are_named_are_opened(tmp_path):
     for name in ("holiday.png", "holiday.jpg", "holiday.webp"):
         (tmp_path / name).write_bytes(POSTSCRIPT)
         with pytest.raises(InputError, match=f"{name}: .*it is none of these"):
-            read_photograph(tmp_path / name)
+            read_any_picture(tmp_path / name)
         with pytest.raises(InputError):
             photographs((str(tmp_path),))[0]
     calls = re.compile(r"Image\.open\(")
@@ -134,4 +134,4 @@ def test_pictures_that_would_take_minutes_or_gigabytes_are_a_sentence(tmp_path):
     for name, (data, sentence) in cases.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(InputError, match=sentence):
-            read_photograph(tmp_path / name)
+            read_any_picture(tmp_path / name)

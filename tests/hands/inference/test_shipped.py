@@ -6,7 +6,7 @@ from cmkg import Hand
 from cmkg.hands import geometry
 from cmkg.hands.inference.hand import OWN
 from cmkg.hands.rendering.backgrounds import background, photographs
-from cmkg.hands.rendering.scenes import stream
+from cmkg.hands.rendering.people import stream
 from tests.hands.runs import rendered_hands, rendered_picture
 
 LARGEST_MB = 9

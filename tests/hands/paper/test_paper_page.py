@@ -6,11 +6,11 @@ from cmkg.hands.paper import paper_page
 
 def test_a_row_that_was_not_run_says_so():
     row = {"ours": None, "label": "x", "paper_epe_mm": 12.345, "paper_auc": None}
-    assert paper_page.format_ours(row, "epe_mm", 2) == "not run"
+    assert paper_page.format_our_error(row, "epe_mm", 2) == "not run"
     claims = [{"claim": "gain", "paper": -10.0, "ours": None, "unit": "%", "verdict": "not run"}]
     found = {"made": True, "open": True, "presets": dict.fromkeys(paper_page.TABLES, [row])}
     found |= {"claims": claims, "subsets": ["rhd-training is a subset: 5 of 8"]}
-    text = paper_page.format_tables(found)
+    text = paper_page.format_paper_tables(found)
     assert "**rhd-training is a subset: 5 of 8.**" in text
     assert text.startswith(paper_page.MADE)
     assert text.count("| x | not run | not run | 12.35 |  |") == 3

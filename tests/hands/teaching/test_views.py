@@ -13,8 +13,8 @@ from cmkg.hands.mediapipe.backend import Networks
 from cmkg.hands.mediapipe.networks import Landmarks, TfliteNetwork
 from cmkg.hands.teaching.frames import FROM_AFAR, Frames, in_convention
 from cmkg.hands.teaching.photograph_labels import label_photographs
-from cmkg.hands.teaching.scores import LOWEST, find_in_frames, findable, score
-from cmkg.hands.teaching.teach import Recipe, Teaching, TeachingSet, rate_at, rows_at
+from cmkg.hands.teaching.scores import LOWEST, find_in_frames, findable, score_answers
+from cmkg.hands.teaching.teach import Teaching, TeachingRecipe, TeachingSet, rate_at, rows_at
 from cmkg.hands.teaching.views import FLAG_WEIGHT, Looks, flag_loss, pose_loss, views_of
 from tests.hands.photographs import left_hand, right_hand
 
@@ -36,7 +36,7 @@ def frames(network):
 
 def test_labels_of_many_looks_are_near_one_look(frames):
     answers = find_in_frames(Hand.from_pretrained(), frames)
-    found = score(answers, frames)
+    found = score_answers(answers, frames)
     assert found.found == found.side == 1
     assert found.px_percent < 4
     assert found.epe_mm < 12
@@ -75,6 +75,7 @@ def test_labels_are_seen_by_a_camera_that_looks_at_the_hand(frames):
     )
 
 
+@pytest.mark.long
 def test_a_few_steps_learn_and_leave_the_start_as_it_is(network, frames):
     moved = Frames(
         frames.pictures,
@@ -85,7 +86,7 @@ def test_a_few_steps_learn_and_leave_the_start_as_it_is(network, frames):
         frames.K,
     )
     before = copy.deepcopy(network.state_dict())
-    recipe = Recipe(steps=12, batch=4, lr=2e-3, frozen=3)
+    recipe = TeachingRecipe(steps=12, batch=4, lr=2e-3, frozen=3)
     looks = Looks(0.1, 0.05, 0.0, 0.0, 0.0, 0.0, 0.0)
 
     def run(first=0, teaching=None):
@@ -122,7 +123,7 @@ def test_a_loss_that_is_not_finite_ends_it(network, frames):
         frames.is_right,
         frames.K,
     )
-    teaching = Teaching(network, [TeachingSet(wrong, 1.0)], Recipe(steps=1, batch=2))
+    teaching = Teaching(network, [TeachingSet(wrong, 1.0)], TeachingRecipe(steps=1, batch=2))
     with pytest.raises(Diverged, match="the loss is nan at step 1"):
         teaching.take_step(0)
 

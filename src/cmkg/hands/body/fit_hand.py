@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..skeleton import TIPS, WRIST
 from .kinematics import rotation_matrices
-from .mesh import LIMITS_DEG, Hand, pose_bones
+from .mesh import LIMITS_DEG, OpenHand, pose_bones
 
 PALM = (0, 5, 9, 13, 17)
 STEPS, RATE = 400, 0.05
@@ -43,13 +43,13 @@ class Fit:
     residual_mm: Float[np.ndarray, " n"]
 
 
-def bone_of_each_joint(hand: Hand) -> list[int]:
+def bone_of_each_joint(hand: OpenHand) -> list[int]:
     """The bone in whose frame a joint's offset is given: its own, for a tip the finger's last."""
     return [hand.bone_of_joint[joint - 1 if joint in TIPS else joint] for joint in range(21)]
 
 
 def annotated_joints(
-    hand: Hand,
+    hand: OpenHand,
     shape: Float[Tensor, "n s"],
     angles_deg: Float[Tensor, "n 23"],
     offsets: Float[Tensor, "21 3"],
@@ -60,7 +60,7 @@ def annotated_joints(
     return moved - joints[:, WRIST : WRIST + 1]
 
 
-def fit_hand(hand: Hand, joints_mm: Float[np.ndarray, "n 21 3"], steps: int = STEPS) -> Fit:
+def fit_hand(hand: OpenHand, joints_mm: Float[np.ndarray, "n 21 3"], steps: int = STEPS) -> Fit:
     """Lays a hand into joints in millimetres, in any camera frame.
 
     The wrist stays straight: joints do not tell a bent wrist from a turned hand. Minimised are
@@ -110,7 +110,7 @@ def fit_hand(hand: Hand, joints_mm: Float[np.ndarray, "n 21 3"], steps: int = ST
     )
 
 
-def align_palms(hand: Hand, target: Float[Tensor, "n 21 3"]) -> Float[Tensor, "n 3 3"]:
+def align_palms(hand: OpenHand, target: Float[Tensor, "n 21 3"]) -> Float[Tensor, "n 3 3"]:
     """Rotations that lay the palm of the template best on that of the targets (Kabsch)."""
 
     def centred_palm(joints: Tensor) -> Tensor:

@@ -184,7 +184,7 @@ class Mano:
         return -(self.template - wrist) @ up / np.linalg.norm(up)
 
 
-def sample_shape(rng: np.random.Generator) -> Float[np.ndarray, "10"]:
+def sample_mano_shape(rng: np.random.Generator) -> Float[np.ndarray, "10"]:
     """Shape coefficients as the paper draws them."""
     return rng.uniform(-SHAPE_RANGE, SHAPE_RANGE, SHAPES)
 

@@ -75,7 +75,7 @@ class TipVertices(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Hand:
+class OpenHand:
     """Linear shape space with skinning; metres. V vertices, J bones, S shape directions, F faces.
 
     One unit of a principal component among the shape directions is one standard deviation. parents
@@ -167,7 +167,7 @@ def _angle_between(a: np.ndarray, b: np.ndarray, axis: np.ndarray) -> float:
     return float(np.arctan2(np.cross(a, b) @ axis, a @ b))
 
 
-def _finger_rows(hand: Hand, finger: int) -> list[Row]:
+def _finger_rows(hand: OpenHand, finger: int) -> list[Row]:
     """The four angles of a finger, index (1) to little (4)."""
     at = {joint: hand.joints[bone] for joint, bone in hand.bone_of_joint.items()}
     normal = hand.palm_normal
@@ -188,7 +188,7 @@ def _finger_rows(hand: Hand, finger: int) -> list[Row]:
     ]
 
 
-def _thumb_and_wrist_rows(hand: Hand) -> list[Row]:
+def _thumb_and_wrist_rows(hand: OpenHand) -> list[Row]:
     """The thumb's five angles and the wrist's two."""
     at = {joint: hand.joints[bone] for joint, bone in hand.bone_of_joint.items()}
     normal = hand.palm_normal
@@ -213,7 +213,7 @@ def _thumb_and_wrist_rows(hand: Hand) -> list[Row]:
 
 
 # ---- posing --------------------------------------------------------------------------------------
-def bone_rotations(hand: Hand, angles_deg: Float[Any, "*n 23"]) -> Float[Any, "*n j 3 3"]:
+def bone_rotations(hand: OpenHand, angles_deg: Float[Any, "*n 23"]) -> Float[Any, "*n j 3 3"]:
     """Local rotations of all bones for the angles of ANGLES, in the template's axes."""
     bones, axes, resting = hand.anatomy
     angles = angles_deg * (np.pi / 180) - as_like(resting, angles_deg)
@@ -227,7 +227,7 @@ def bone_rotations(hand: Hand, angles_deg: Float[Any, "*n 23"]) -> Float[Any, "*
 
 
 def pose_bones(
-    hand: Hand, shape: Float[Any, "*n s"], angles_deg: Float[Any, "*n 23"]
+    hand: OpenHand, shape: Float[Any, "*n s"], angles_deg: Float[Any, "*n 23"]
 ) -> PosedBones:
     """The bones and joints of hands, without their vertices; arrays or tensors."""
     xp = namespace(shape)
@@ -250,7 +250,7 @@ def pose_bones(
 
 
 def pose_hand(
-    hand: Hand, shape: Float[np.ndarray, " s"], angles_deg: Float[np.ndarray, "23"]
+    hand: OpenHand, shape: Float[np.ndarray, " s"], angles_deg: Float[np.ndarray, "23"]
 ) -> Posed:
     """Vertices and joints, wrist at the origin, forearm at rest; linear blend skinning."""
     bones, joints = pose_bones(hand, shape, angles_deg)
@@ -259,7 +259,7 @@ def pose_hand(
 
 
 @lru_cache(maxsize=1)
-def anny_hand() -> Hand:
+def anny_hand() -> OpenHand:
     """The hand that ships with cmkg.
 
     1,842 vertices, 22 bones, 12 principal and 4 named shape directions.
@@ -272,4 +272,4 @@ def anny_hand() -> Hand:
         data = {name: file.get_tensor(name) for name in names}
         bones, local = (tuple(file.metadata()[key].split(",")) for key in ("bones", "local"))
     data = {n: a.astype(np.float64) if a.dtype.kind == "f" else a for n, a in data.items()}
-    return Hand(**data, bones=bones, local=local)
+    return OpenHand(**data, bones=bones, local=local)

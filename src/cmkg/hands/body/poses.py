@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from .mesh import LIMITS_DEG, Hand, pose_bones
+from .mesh import LIMITS_DEG, OpenHand, pose_bones
 
 THUMB = slice(16, 21)
 NEAREST_FINGERS_M = 0.009  # nearer points of two fingers run through each other
@@ -95,7 +95,7 @@ def collides(joints: Float[np.ndarray, "21 3"]) -> bool:
 
 def sample_free_angles(
     rng: np.random.Generator,
-    hand: Hand,
+    hand: OpenHand,
     shape: Float[np.ndarray, " s"],
     gestures: float = 0.0,
     tries: int = 8,

@@ -39,8 +39,8 @@ from ..rendering.scenes import SceneConfig
 from ..stages.stage_run import checksums_of
 from ..stages.stage_settings import Flat
 from ..teaching.frames import Frames, in_convention, packed_frames, read_frames, ruler_bone_mm
-from ..teaching.scores import Scores, find_in_frames, findable, score
-from ..teaching.teach import Recipe, Teaching, TeachingSet
+from ..teaching.scores import Scores, find_in_frames, findable, score_answers
+from ..teaching.teach import Teaching, TeachingRecipe, TeachingSet
 from . import export as export_hand
 from . import render
 
@@ -61,7 +61,7 @@ class Adapt:
     weights: str = ""
     """A folder that `cmkg adapt` wrote: the network to begin from; empty = what comes with cmkg."""
     out: str = "runs/adapted"
-    recipe: Annotated[Recipe, Flat] = field(default_factory=Recipe)
+    recipe: Annotated[TeachingRecipe, Flat] = field(default_factory=TeachingRecipe)
     rendered: int = 0
     """So many rendered hands alongside; needs cmkg[train] and a minute a thousand."""
     held_out: float = 0.2
@@ -165,7 +165,7 @@ def score_folder(folder: Path, frames: Frames, title: str) -> Scores:
     """A hand's scores on frames, each found by itself in the whole picture."""
     hand = Hand.from_pretrained(folder)
     with Bar(title, len(frames), things="frames") as advance:
-        return score(find_in_frames(hand, frames, advance), frames)
+        return score_answers(find_in_frames(hand, frames, advance), frames)
 
 
 def rendered_frames(config: Adapt, out: Path, own: Frames) -> Frames:

@@ -51,7 +51,7 @@ def run(config: Inspect) -> None:
         raise InputError(f"--out {config.out}: is a picture that is read; choose another name")
     frames = [dataset.frame(int(number)) for number in numbers]
     columns = [
-        pictures_of(dataset, int(number), frame, config.tile)
+        draw_sample(dataset, int(number), frame, config.tile)
         for number, frame in zip(numbers, frames, strict=True)
     ]
     labels = list(dict.fromkeys(label for column in columns for label in column))
@@ -73,7 +73,7 @@ def title_of(dataset: Recording, i: int, frame: Frame) -> str:
     return f"{number}, {side}" + ("" if frame.labelled else ",\nno label")
 
 
-def pictures_of(dataset: Recording, i: int, frame: Frame, tile: int = 320) -> dict[str, np.ndarray]:
+def draw_sample(dataset: Recording, i: int, frame: Frame, tile: int = 320) -> dict[str, np.ndarray]:
     """{label: picture} of one sample: as it is on disk, as it is packed, and what is beside it."""
     from ..report.plots import depth_picture, skeleton_picture
 

@@ -35,7 +35,7 @@ from ...training.step import take_step
 from ..datasets.packed.format import Packed
 from ..datasets.packed.labelled_set import open_frames
 from ..network.augment import Augmentation
-from ..network.loader import Loader, expect_share, read_answers
+from ..network.loader import Loader, expect_unlabelled_share, read_answers
 from ..network.pose import HandBatch, Pose
 from ..network.pose_loss import PoseLoss, TeachersPose, describe_unit, loss_of, output_pairs
 from ..network.posenet import NetConfig, PoseNet
@@ -103,7 +103,7 @@ class Distill:
 
     def __post_init__(self) -> None:
         expect_positive(self.optim, "epochs")
-        expect_share(self.unlabelled)
+        expect_unlabelled_share(self.unlabelled)
         if self.unlabelled and self.phi.split:
             raise InputError(
                 "--split beside --unlabelled: the second half of a batch would have no label"

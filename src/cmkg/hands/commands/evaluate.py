@@ -21,7 +21,7 @@ from ...runtime.progress import note, say
 from ...runtime.run import MARKS
 from ..datasets.packed.format import Packed
 from ..datasets.packed.labelled_set import open_frames
-from ..datasets.predictions import (
+from ..datasets.prediction_files import (
     expect_prediction_file,
     from_dataset_frame,
     read_predictions,
@@ -30,7 +30,13 @@ from ..datasets.predictions import (
 )
 from ..metrics import Protocol, procrustes, score_by_protocol
 from ..network.loader import Loader
-from ..network.predictions import Predictions, place_by_heatmaps, predict, save_predictions, score
+from ..network.predictions import (
+    Predictions,
+    place_by_heatmaps,
+    predict,
+    save_predictions,
+    score_predictions,
+)
 from ..stages.finished_run import FinishedRun, load_start
 from ..stages.stage_run import StageRun
 from ..stages.stage_settings import Flat
@@ -195,7 +201,7 @@ def _score_weights(
         bone_mm = float(model.unit_mm) or bone_without_truth(config)
         prediction_mm = place_by_heatmaps(model, loader, fabric, bone_mm)
         return _Scored(prediction_mm, target_mm, {}, None)
-    return _Scored(prediction_mm, target_mm, score(predictions), predictions)
+    return _Scored(prediction_mm, target_mm, score_predictions(predictions), predictions)
 
 
 def bone_without_truth(config: Evaluate) -> float:

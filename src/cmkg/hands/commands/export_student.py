@@ -136,13 +136,13 @@ def write_reliability(student: HandStudent, packed: Packed, out: Path) -> dict[s
     from ..export.calibration import (
         calibration_error,
         halves,
-        judge,
+        judge_joints,
         judged_confidence,
         reliability,
     )
     from ..report.plots import plot_reliability
 
-    judged = judge(student, packed, halves(packed)[1])
+    judged = judge_joints(student, packed, halves(packed)[1])
     found = reliability(judged_confidence(student, judged), judged.is_near)
     picture = plot_reliability([b.confidence for b in found], [b.share for b in found])
     write_text(out / "reliability.svg", picture)

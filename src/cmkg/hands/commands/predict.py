@@ -107,8 +107,8 @@ def run(config: Predict) -> None:
         thresholds=Thresholds(config.palm_score, config.presence),
         looks=config.looks,
     )
-    box = expect_box(numbers_of("--box", config.box)) if config.box else None
-    K = camera_of(numbers_of("--camera", config.camera)) if config.camera else None
+    box = expect_box(frame_numbers("--box", config.box)) if config.box else None
+    K = camera_of(frame_numbers("--camera", config.camera)) if config.camera else None
     sources = list(sources_of(config.paths))
     out = Path(config.out)
     if (out / RESULT).exists() and not is_result(out / RESULT):
@@ -272,7 +272,7 @@ def side_of(given: AnySide) -> Side | None:
     return None if given == "any" else given
 
 
-def numbers_of(flag: str, text: str) -> list[float]:
+def frame_numbers(flag: str, text: str) -> list[float]:
     """Four numbers between commas.
 
     Raises:

@@ -17,7 +17,8 @@ from ...batch import Fields
 from ...errors import InputError
 from ...runtime.checks import expect_at_least_one, expect_from_zero, expect_positive
 from ...runtime.random import generator
-from ...training.preflight import format_verdicts, preflight
+from ...training.preflight import preflight
+from ...training.verdicts import format_verdicts
 from ..datasets.packed.format import Packed
 from ..datasets.packed.labelled_set import open_frames
 from ..metrics import errors_mm

@@ -89,7 +89,7 @@ def official(split: str) -> Chosen:
 
 
 @lru_cache(maxsize=4096)
-def read_meta(path: Path) -> tuple[int, str]:
+def read_sequence_facts(path: Path) -> tuple[int, str]:
     """Frames of a sequence, and the side of its hand."""
     held = read_yaml(path, "a sequence's facts")
     count = held.get("num_frames") if isinstance(held, dict) else None
@@ -168,7 +168,7 @@ def places_of(root: str, split: str, complete: bool) -> list[Place]:
                 )
             numbers = list(range(len(sequences)))
         for sequence in (sequences[number] for number in numbers):
-            count, _ = read_meta(sequence / "meta.yml")
+            count, _ = read_sequence_facts(sequence / "meta.yml")
             name = f"{folder.name}/{sequence.name}"
             for camera in (CAMERAS[number] for number in chosen.cameras):
                 found += [Place(name, camera, frame) for frame in range(count)]
@@ -182,7 +182,7 @@ def shown(root: str, split: str, complete: bool) -> tuple[Place, ...]:
     kept = []
     with Bar("frames with a hand", max(len(places) // 1000, 1), per_step=1000) as advance:
         for number, place in enumerate(places):
-            path = file_of(root, place, "labels_{:06d}.npz")
+            path = frame_file(root, place, "labels_{:06d}.npz")
             if not path.exists() or (read_label(path, "joint_3d", (1, 21, 3)) != NO_HAND).any():
                 kept.append(place)
             if number % 1000 == 999:
@@ -190,7 +190,7 @@ def shown(root: str, split: str, complete: bool) -> tuple[Place, ...]:
     return tuple(kept)
 
 
-def file_of(root: str, place: Place, name: str) -> Path:
+def frame_file(root: str, place: Place, name: str) -> Path:
     """A file of a frame."""
     return Path(root) / place.sequence / place.camera / name.format(place.frame)
 
@@ -226,7 +226,7 @@ class DexYcb:
 
     def path(self, name: str, i: int) -> Path:
         """A file of a frame; `name` has a place for its number."""
-        return file_of(self.root, self.places[i], name)
+        return frame_file(self.root, self.places[i], name)
 
     def files(self, i: int) -> list[Path]:
         """The files of a sample."""
@@ -265,7 +265,9 @@ class DexYcb:
 
     def is_left(self, i: int) -> bool:
         """Which hand."""
-        return read_meta(Path(self.root) / self.places[i].sequence / "meta.yml")[1] == "left"
+        return (
+            read_sequence_facts(Path(self.root) / self.places[i].sequence / "meta.yml")[1] == "left"
+        )
 
     def frame(self, i: int) -> Frame:
         """The picture with its labels."""

@@ -59,7 +59,7 @@ RELEASED_FIRST = ("K", "scale")
 
 
 @lru_cache(maxsize=8)
-def read_label_file(root: str, part: str, name: str, complete: bool = True) -> np.ndarray:
+def read_json_labels(root: str, part: str, name: str, complete: bool = True) -> np.ndarray:
     """Numbers with an entry a unique picture.
 
     K (N, 3, 3), xyz (N, 21, 3) metres, scale (N,) or mano (N, 1, 61).
@@ -161,7 +161,7 @@ class FreiHand:
         return read_picture(self.path("mask", i), SIZE, channels=None)
 
     def _read(self, name: str) -> np.ndarray:
-        return read_label_file(self.root, self.part, name, self.complete)
+        return read_json_labels(self.root, self.part, name, self.complete)
 
     def labels(self, i: int) -> tuple[Joints, Matrix]:
         """joints_mm, K."""
@@ -191,7 +191,7 @@ class FreiHand:
         names = ["K", "xyz", "scale"]
         if (Path(self.root) / f"{self.part}_mano.json").exists():  # no loader needs it
             names.append("mano")
-        checks = [partial(read_label_file, self.root, self.part, name) for name in names]
+        checks = [partial(read_json_labels, self.root, self.part, name) for name in names]
         return [*checks, self.check_vertices]
 
     def check_vertices(self) -> None:

@@ -82,7 +82,7 @@ def annotated(root: str) -> tuple[str, ...]:
     names, kept = listed(root), []
     with Bar("annotated frames", max(len(names) // 1000, 1), per_step=1000) as advance:
         for number, name in enumerate(names):
-            path = file_of(root, name, "meta", ".pkl")
+            path = annotation_file(root, name, "meta", ".pkl")
             if not path.exists() or read_annotation(path)["handJoints3D"] is not None:
                 kept.append(name)
             if number % 1000 == 999:
@@ -90,7 +90,7 @@ def annotated(root: str) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def file_of(root: str, name: str, kind: str, suffix: str) -> Path:
+def annotation_file(root: str, name: str, kind: str, suffix: str) -> Path:
     """A file of a frame <sequence>/<frame>."""
     sequence, frame = name.split("/")
     return Path(root) / "train" / sequence / kind / f"{frame}{suffix}"
@@ -128,11 +128,11 @@ class Ho3d:
     def files(self, i: int) -> list[Path]:
         """The files of a sample."""
         name = self.names[i]
-        picture = file_of(self.root, name, "rgb", ".png")
+        picture = annotation_file(self.root, name, "rgb", ".png")
         if not picture.exists():
-            picture = file_of(self.root, name, "rgb", ".jpg")
-        depth = file_of(self.root, name, "depth", ".png")
-        return [picture, depth, file_of(self.root, name, "meta", ".pkl")]
+            picture = annotation_file(self.root, name, "rgb", ".jpg")
+        depth = annotation_file(self.root, name, "depth", ".png")
+        return [picture, depth, annotation_file(self.root, name, "meta", ".pkl")]
 
     def label_files(self) -> list[Path]:
         """The files of labels that are no sample's own."""

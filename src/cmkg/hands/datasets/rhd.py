@@ -73,7 +73,7 @@ class OneHand(NamedTuple):
     visible: Visible
 
 
-def decode_depth(rgb: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "h w"]:
+def decode_rhd_depth(rgb: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "h w"]:
     """Millimetres uint16 of a depth picture.
 
     metres = (R 256 + G) / 65535 * 5, the high byte in red.
@@ -173,7 +173,7 @@ class Rhd:
 
     def depth(self, i: int) -> Shaped[np.ndarray, "h w"]:
         """Depth in mm."""
-        return decode_depth(read_picture(self.path("depth", i), SIZE))
+        return decode_rhd_depth(read_picture(self.path("depth", i), SIZE))
 
     def mask(self, i: int) -> Shaped[np.ndarray, "h w"]:
         """The parts of person and hands."""

@@ -89,7 +89,7 @@ def palm_to_wrist(joints: AnyJoints, convention: str = "ring") -> AnyJoints:
     return moved
 
 
-def decode_depth(rgb: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "h w"]:
+def decode_stb_depth(rgb: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "h w"]:
     """Millimetres uint16 of an SK_depth picture: R + 256 G.
 
     The low byte is in red: the opposite of RHD.
@@ -111,7 +111,7 @@ def to_camera(points_mm: Float[np.ndarray, "*n 3"], camera: str) -> Float[np.nda
 
 
 @lru_cache(maxsize=32)
-def read_label_file(root: str, sequence: str, pair: str) -> Float[np.ndarray, "frames 21 3"]:
+def read_mat_labels(root: str, sequence: str, pair: str) -> Float[np.ndarray, "frames 21 3"]:
     """handPara of a sequence in mm, in our order, joint 0 still the palm's centre.
 
     pair is "BB" or "SK".
@@ -195,12 +195,12 @@ class Stb:
 
     def depth(self, i: int) -> Shaped[np.ndarray, "h w"]:
         """SK_depth in mm, in the depth camera's frame: for inspection alone."""
-        return decode_depth(read_picture(self.path("SK_depth", i), SIZE))
+        return decode_stb_depth(read_picture(self.path("SK_depth", i), SIZE))
 
     def joints(self, i: int) -> Joints:
         """Millimetres in the frame of the camera."""
         sequence, frame = self.place(i)
-        labels = read_label_file(self.root, sequence, self.pair)[frame]
+        labels = read_mat_labels(self.root, sequence, self.pair)[frame]
         return to_camera(palm_to_wrist(labels, self.wrist), self.camera)
 
     def frame(self, i: int) -> Frame:
@@ -224,7 +224,7 @@ class Stb:
     def file_checks(self) -> list[Callable[[], Any]]:
         """What must hold of whole files: each raises InputError where it does not."""
         return [
-            partial(read_label_file, self.root, sequence, self.pair) for sequence in self.sequences
+            partial(read_mat_labels, self.root, sequence, self.pair) for sequence in self.sequences
         ]
 
     def item_checks(self, i: int) -> list[Callable[[], Any]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .demo import SLIM_NET, Experiment, Expert, run
+from .demo import run
+from .demo_settings import SLIM_NET, Experiment, Expert
 
 __all__ = ["SETTINGS", "run"]
 

@@ -25,7 +25,7 @@ from ..commands import render
 from ..commands.adapt import SCENE
 from ..datasets.packed.format import Packed
 from ..inference.hand_files import HandFacts, write_hand_folder
-from ..inference.pictures import PICTURES, list_files, read_photograph
+from ..inference.pictures import PICTURES, list_files, read_any_picture
 from ..mediapipe.backend import LANDMARK_GRAPHS, LiteNetwork
 from ..mediapipe.networks import Landmarks, TfliteNetwork
 from ..metrics import procrustes
@@ -33,9 +33,9 @@ from ..stages.stage_run import checksums_of
 from ..stages.stage_settings import Flat
 from ..teaching.frames import Frames, Pictures, in_convention, packed_frames, ruler_bone_mm
 from ..teaching.photograph_labels import PhotographLabels, label_photographs
-from ..teaching.teach import Recipe, Teaching, TeachingSet
+from ..teaching.teach import Teaching, TeachingRecipe, TeachingSet
 from ..teaching.views import STILL, views_of
-from .demo import FIRST_TEST_SCENE
+from .demo_data import FIRST_TEST_SCENE
 
 LABELS = "labels.npz"
 TEST_COUNT = 600
@@ -61,7 +61,9 @@ class Weights:
     """Rendered hands."""
     rendered_share: float = 0.5
     """Of each batch; the photographs have the rest."""
-    recipe: Annotated[Recipe, Flat] = field(default_factory=lambda: Recipe(300, 32, 3e-3))
+    recipe: Annotated[TeachingRecipe, Flat] = field(
+        default_factory=lambda: TeachingRecipe(300, 32, 3e-3)
+    )
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -124,7 +126,7 @@ def teach_base(
 def labelled(config: Weights, palms: TfliteNetwork, labeller: TfliteNetwork) -> Frames:
     """The photographs' hands in which all looks agree."""
     paths = list(list_files(config.photographs, PICTURES))
-    pictures = Pictures(lambda number: read_photograph(paths[number]), len(paths))
+    pictures = Pictures(lambda number: read_any_picture(paths[number]), len(paths))
     kept = Path(config.out) / LABELS
     if not kept.exists():
         with Bar("label", len(pictures), things="photographs") as advance:

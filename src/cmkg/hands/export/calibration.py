@@ -30,7 +30,7 @@ class Judged(NamedTuple):
 
 
 @torch.no_grad()
-def judge(student: HandStudent, packed: Packed, numbers: range, seed: int = 0) -> Judged:
+def judge_joints(student: HandStudent, packed: Packed, numbers: range, seed: int = 0) -> Judged:
     """What a student says of these hands of a set in rough boxes, beside the truth."""
     student.eval()
     packed.expect_labels()
@@ -75,7 +75,7 @@ def fit_calibration(judged: Judged) -> tuple[float, float]:
 
 def calibrated(student: HandStudent, packed: Packed) -> HandStudent:
     """The student with its confidence fitted on half of a set, and that set's mean bone."""
-    calibration = fit_calibration(judge(student, packed, halves(packed)[0]))
+    calibration = fit_calibration(judge_joints(student, packed, halves(packed)[0]))
     bone_mm = round(float(bone_scale(np.array(packed.joints_mm)).mean()), 2)
     net = student.config
     again = HandStudent(  # anew: its arguments are what is saved with it

@@ -146,7 +146,7 @@ def write_int8(onnx_file: PathLike, path: PathLike, packed: Packed, net: NetConf
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.batches = pictures_of(packed, net, 256)
+            self.batches = calibration_pictures(packed, net, 256)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             picture = next(self.batches, None)
@@ -171,7 +171,7 @@ def write_int8(onnx_file: PathLike, path: PathLike, packed: Packed, net: NetConf
     write_atomically(path, write)
 
 
-def pictures_of(
+def calibration_pictures(
     packed: Packed, net: NetConfig, count: int
 ) -> Iterator[Float[np.ndarray, "b 3 px px"]]:
     """`picture` of a packed set's first samples, 32 at a time."""
@@ -191,7 +191,7 @@ def error_of(hand: OnnxFile, packed: Packed, net: NetConfig, count: int = 1000) 
     unit_mm = float(hand.facts["unit_mm"])
     count = min(count, len(packed))
     total, at = 0.0, 0
-    for picture in pictures_of(packed, net, count):
+    for picture in calibration_pictures(packed, net, count):
         batch = loader.fetch(range(at, at + len(picture)))
         truth = batch.joints.numpy()
         if unit_mm:

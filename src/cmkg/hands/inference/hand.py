@@ -178,9 +178,9 @@ class Hand:
             return [self(one, **given) for one in pictures]
         if isinstance(pictures, (str, Path)):
             picture, scale = read_with_scale(pictures)
-            picture = as_picture(picture)
+            picture = to_rgb(picture)
         else:
-            picture, scale = as_picture(pictures), 1.0
+            picture, scale = to_rgb(pictures), 1.0
         expect_side("side", side)
         expect_side("known_side", known_side)
         camera = None if K is None else smaller_camera(expect_camera(K), scale)
@@ -322,7 +322,7 @@ def in_file_pixels(result: HandResult, scale: float) -> HandResult:
 
 
 # ---- what comes from outside ---------------------------------------------------------------------
-def as_picture(given: Any) -> Shaped[np.ndarray, "h w 3"]:
+def to_rgb(given: Any) -> Shaped[np.ndarray, "h w 3"]:
     """An array, or a PIL image, that is a picture.
 
     Raises:

@@ -26,7 +26,7 @@ MOST_JPEG_PIXELS = 170_000_000  # below Pillow's own limit; read at a part of th
 WORKING_PIXELS = 30_000_000
 
 
-def read_photograph(path: PathLike) -> Shaped[np.ndarray, "h w 3"]:
+def read_any_picture(path: PathLike) -> Shaped[np.ndarray, "h w 3"]:
     """A picture of any usual kind; of an animated one the first frame, of transparency on white.
 
     JPEGs of more than WORKING_PIXELS are decoded at a half, a quarter or an eighth of their sides;

@@ -16,11 +16,11 @@ from .hand import (
     Hand,
     HandResult,
     Side,
-    as_picture,
     expect_box,
     expect_camera,
     expect_side,
     is_among,
+    to_rgb,
 )
 from .steady import SteadyHand
 
@@ -89,7 +89,7 @@ class Tracker:
         Raises:
             InputError: it is no picture, or its time is before the last one's.
         """
-        seen = as_picture(picture)
+        seen = to_rgb(picture)
         passed = self._passed(time.monotonic() if seconds is None else float(seconds))
         answers: list[Answer] = []
         kept: list[tuple[_Track, Answer]] = []

@@ -28,7 +28,7 @@ def convention_matrix(source: Packed, target: Packed) -> Float[Tensor, "21 21"]:
     return torch.from_numpy(matrix).float()
 
 
-def expect_share(unlabelled: float) -> None:
+def expect_unlabelled_share(unlabelled: float) -> None:
     """Refuses a share of a batch that is no number from 0 to below 1."""
     if not 0 <= unlabelled < 1:
         raise InputError(
@@ -67,7 +67,7 @@ class Loader:
 
     def __post_init__(self) -> None:
         self.data.expect_modalities(self.modalities)
-        expect_share(self.unlabelled)
+        expect_unlabelled_share(self.unlabelled)
 
     def __len__(self) -> int:
         return len(self.data)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ...distillation.distiller import Pair
 from ...distillation.losses import regression_loss
+from ...distillation.pairing import Pair
 from .heatmaps import heatmap_loss
 from .pose import Pose
 from .posenet import LossUnit, NetConfig

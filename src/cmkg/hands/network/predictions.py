@@ -117,7 +117,7 @@ def place_by_heatmaps(
     return np.stack(placed)
 
 
-def score(predictions: Predictions) -> dict[str, Any]:
+def score_predictions(predictions: Predictions) -> dict[str, Any]:
     """The paper's metrics (metrics.PoseMetrics) of whole arrays."""
     metrics = PoseMetrics()
     metrics.update(*predictions)
@@ -148,4 +148,4 @@ def score_mean_pose(train: Packed, test: Packed, folder: Path) -> dict[str, Any]
     target, scale = targets(test)
     predictions = Predictions(known.mean(0).expand_as(target).contiguous(), target, scale)
     save_predictions(folder / "predictions.npz", predictions)
-    return score(predictions)
+    return score_predictions(predictions)

@@ -28,7 +28,7 @@ from ..report.report_files import (
     PaperScore,
     read_environment,
     read_paper_rows,
-    read_predictions,
+    read_saved_predictions,
     read_score,
 )
 from ..report.run_page import load_template, predicted_joints_mm, sample_pictures
@@ -70,7 +70,7 @@ def write(out: Path, pictures: int) -> Facts:
     out = Path(out)
     found = collect_paper(out)
     write_json(out / "paper.json", found)
-    write_text(out / "paper.md", format_tables(found))
+    write_text(out / "paper.md", format_paper_tables(found))
     page = load_template("paper_page.html").render(
         found=found,
         format_gain=paper_claims.format_gain,
@@ -81,7 +81,7 @@ def write(out: Path, pictures: int) -> Facts:
         titles=TITLES,
         curves=draw_curves(found),
         weights=draw_weights(found),
-        sheet=draw_sheet(out, found, pictures),
+        sheet=draw_paper_sheet(out, found, pictures),
     )
     write_text(out / "paper.html", page)
     return found
@@ -182,7 +182,7 @@ def collect_sessions(out: Path) -> Facts:
     }
 
 
-def format_tables(found: Mapping[str, Any]) -> str:
+def format_paper_tables(found: Mapping[str, Any]) -> str:
     """The three tables as Markdown, and what the text claims of them."""
     lines = [MADE, ""] if found["made"] else []
     lines += [OPEN, ""] if found["open"] else []
@@ -195,7 +195,7 @@ def format_tables(found: Mapping[str, Any]) -> str:
             "| :-- | --: | --: | --: | --: |",
         ]
         for row in found["presets"][preset]:
-            error, auc = format_ours(row, "epe_mm", 2), format_ours(row, "auc_20_50", 3)
+            error, auc = format_our_error(row, "epe_mm", 2), format_our_error(row, "auc_20_50", 3)
             paper_auc = "" if row["paper_auc"] is None else f"{row['paper_auc']:.3f}"
             paper = "" if row["paper_epe_mm"] is None else f"{row['paper_epe_mm']:.2f}"
             label = escape_markdown(row["label"])
@@ -205,7 +205,7 @@ def format_tables(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def format_ours(row: Mapping[str, Any], key: str, digits: int) -> str:
+def format_our_error(row: Mapping[str, Any], key: str, digits: int) -> str:
     """As "12.34 ± 0.05", or "not run"."""
     return format_spread(row["ours"][key], digits) if row["ours"] else "not run"
 
@@ -263,7 +263,7 @@ def draw_weights(found: Mapping[str, Any]) -> str | None:
     return plot_weight_histograms(rows) if rows else None
 
 
-def draw_sheet(out: Path, found: Mapping[str, Any], count: int) -> dict[str, list[str]]:
+def draw_paper_sheet(out: Path, found: Mapping[str, Any], count: int) -> dict[str, list[str]]:
     """Figure 6: {label: pictures} of evenly spaced test pictures, the true skeletons first."""
     shown: dict[str, list[str]] = {}
     for row in found["presets"]["figure6"]:
@@ -282,7 +282,7 @@ def draw_sheet(out: Path, found: Mapping[str, Any], count: int) -> dict[str, lis
 def draw_skeletons(packed: Packed, predictions: Path, count: int) -> tuple[list[str], list[str]]:
     """`count` pictures with the true skeletons, and with the predicted ones."""
     true, predicted = [], []
-    arrays = read_predictions(predictions, len(packed))
+    arrays = read_saved_predictions(predictions, len(packed))
     for picture in sample_pictures(packed, count):
         joints = predicted_joints_mm(arrays, picture)
         own = skeleton_picture(picture.rgb, picture.K, picture.joints_mm)

@@ -93,7 +93,7 @@ def run_plans(
             say(f"seed {seed}: {name}")
             result = results[seed][name] = run_stage(stage)
             say(f"seed {seed}: {name}: EPE {result['epe_mm']:.2f} mm")
-    write_report(out, config.pictures)
+    write_paper_report(out, config.pictures)
     return results
 
 
@@ -127,7 +127,7 @@ def label_of(variant: Variant, epochs: Epochs) -> str:
     return f"{variant.label}, {epochs.student_epochs + halves[kind]} epochs"
 
 
-def write_report(out: Path, pictures: int) -> None:
+def write_paper_report(out: Path, pictures: int) -> None:
     """The page of whatever is finished, with so many test pictures a row."""
     from . import paper_page
 
@@ -205,7 +205,7 @@ def all_stages(config: Paper, rows: list[str], seed: int) -> dict[str, Stage]:
         elif kind in NEEDS:
             plan[stage] = source_stage(config, family, kind, seed)
         else:
-            plan[stage] = target_stage(config, family, kind, seed)
+            plan[stage] = target_row_settings(config, family, kind, seed)
 
     for row in rows:
         add(row)
@@ -289,7 +289,7 @@ def source_stage(config: Paper, family: str, kind: str, seed: int) -> Stage:
     )
 
 
-def target_stage(config: Paper, data: str, row: str, seed: int) -> target.Target:
+def target_row_settings(config: Paper, data: str, row: str, seed: int) -> target.Target:
     """Settings of a row on a target.
 
     Args:

@@ -23,7 +23,7 @@ import warp as wp
 from jaxtyping import Float, Int
 
 from ..body.mano import Mano
-from ..body.mesh import Hand
+from ..body.mesh import OpenHand
 from .kernels import raster, shade
 
 wp.config.log_level = logging.ERROR
@@ -193,6 +193,6 @@ class Renderer:
 
 
 @lru_cache(maxsize=2)
-def renderer_of(hand: Hand | Mano, device: str = "cpu") -> Renderer:
+def renderer_of(hand: OpenHand | Mano, device: str = "cpu") -> Renderer:
     """The renderer of a hand, made once."""
     return Renderer(hand.template, hand.faces, hand.along_arm, device)

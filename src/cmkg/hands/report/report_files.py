@@ -216,7 +216,7 @@ def read_quantiles(path: PathLike) -> dict[str, dict[str, float]]:
     return found
 
 
-def read_predictions(path: PathLike, count: int) -> Mapping[str, Float[np.ndarray, "..."]]:
+def read_saved_predictions(path: PathLike, count: int) -> Mapping[str, Float[np.ndarray, "..."]]:
     """A stage's predictions.npz, of so many samples.
 
     Raises:

@@ -37,7 +37,7 @@ from .plots import (
     plot_worth,
     skeleton_picture,
 )
-from .report_files import read_predictions
+from .report_files import read_saved_predictions
 
 SHEET_PICTURES = 8
 APART = 20  # chosen pictures are so large a part of the set away from each other, at least
@@ -219,7 +219,7 @@ def load_shown_predictions(out: Path, results: Mapping[str, Any], count: int) ->
     """{row: its first seed's predictions.npz} of the students without and with depth."""
     seed = results["settings"]["seeds"][0]
     return {
-        name: read_predictions(row_folder(out, name) / f"seed-{seed}/predictions.npz", count)
+        name: read_saved_predictions(row_folder(out, name) / f"seed-{seed}/predictions.npz", count)
         for name in SHOWN
     }
 

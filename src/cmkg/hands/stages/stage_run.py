@@ -22,7 +22,7 @@ from ...runtime.weight_files import load_sealed, save_sealed, save_weights
 from ..datasets.packed.format import read_meta
 from ..network.loader import Loader
 from ..network.pose import HandBatch
-from ..network.predictions import predict, save_predictions, score
+from ..network.predictions import predict, save_predictions, score_predictions
 from .finished_run import FinishedRun
 from .stage_settings import OptimConfig
 
@@ -133,7 +133,7 @@ class StageRun:
         """Writes the predictions on a test set; returns their score."""
         predictions = predict(model, loader, self.fabric, rotations_deg)
         save_predictions(self.path("predictions.npz"), predictions)
-        return score(predictions)
+        return score_predictions(predictions)
 
     def finish(self, result: dict[str, Any], card: str = "") -> dict[str, Any]:
         """Writes the stage's result and, where `card` is its title, the student's model card."""

@@ -19,24 +19,17 @@ from jaxtyping import Float, Shaped
 from scipy.spatial.transform import Rotation
 
 from ...errors import InputError
-from ...runtime.checks import expect_from_zero, expect_positive, expect_share
+from ...runtime.checks import expect_fractions, expect_from_zero, expect_positive
 from ...runtime.files import read_arrays
 from .. import geometry
 from ..body.fit_hand import Fit, bone_of_each_joint
-from ..body.mesh import LIMITS_DEG, Hand, anny_hand, bone_rotations, pose_bones, pose_hand
+from ..body.mesh import LIMITS_DEG, OpenHand, anny_hand, bone_rotations, pose_bones, pose_hand
 from ..body.poses import collides, sample_angles
 from ..datasets.packed.format import Packed
 from ..datasets.sample import Sample
 from ..rendering.backgrounds import background, digest_of_photographs, photographs
-from ..rendering.scenes import (
-    Scene,
-    photograph_scenes,
-    sample_camera,
-    sample_look,
-    sample_orientation,
-    sample_person,
-    stream,
-)
+from ..rendering.people import sample_look, sample_orientation, sample_person, stream
+from ..rendering.scenes import Scene, photograph_scenes, sample_camera
 
 # The angles of each finger in mesh.ANGLES, thumb first.
 ANGLES_OF_FINGER = (slice(16, 21), slice(0, 4), slice(4, 8), slice(8, 12), slice(12, 16))
@@ -69,7 +62,7 @@ class LookAlikeConfig:
     def __post_init__(self) -> None:
         expect_positive(self, "count")
         expect_from_zero(self, "jitter_deg", "turn_deg", "seed")
-        expect_share(self, "mixed", "free", "own_background")
+        expect_fractions(self, "mixed", "free", "own_background")
 
 
 @dataclass(frozen=True)
@@ -212,7 +205,7 @@ def lookalike_scene(lookalikes: LookAlikes, index: int) -> Scene:
 
 
 def annotators_offsets(
-    hand: Hand,
+    hand: OpenHand,
     shape: Float[np.ndarray, " s"],
     angles: Float[np.ndarray, "23"],
     offsets: Float[np.ndarray, "21 3"],

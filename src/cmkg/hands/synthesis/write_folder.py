@@ -10,7 +10,8 @@ import numpy as np
 
 from ...runtime.progress import Bar
 from .. import geometry
-from ..rendering.scenes import Drawn, SceneConfig, scene_of, stream
+from ..rendering.people import stream
+from ..rendering.scenes import Drawn, SceneConfig, scene_of
 from .drawing_tools import Counts, photograph_scene, save_picture
 
 FOLDER_SEQUENCES = 5

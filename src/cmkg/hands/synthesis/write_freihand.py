@@ -14,7 +14,8 @@ from jaxtyping import Float
 from ...runtime.progress import Bar
 from ..datasets import freihand
 from ..rendering.backgrounds import background, photographs
-from ..rendering.scenes import Drawn, SceneConfig, scene_of, stream
+from ..rendering.people import stream
+from ..rendering.scenes import Drawn, SceneConfig, scene_of
 from .drawing_tools import Counts, photograph_scene, quarter, save_picture
 
 GREEN = [40.0, 170.0, 60.0]

@@ -10,7 +10,8 @@ import numpy as np
 from ...runtime.progress import Bar
 from .. import geometry
 from ..datasets import rhd
-from ..rendering.scenes import Drawn, SceneConfig, scene_of, stream
+from ..rendering.people import stream
+from ..rendering.scenes import Drawn, SceneConfig, scene_of
 from .drawing_tools import FLIP, Counts, photograph_scene, quarter, save_picture
 
 NOTHING_MEASURED = 65535  # RHD's background saturates

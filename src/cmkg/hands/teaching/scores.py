@@ -136,7 +136,7 @@ def errors_of(answers: Answers, frames: Frames) -> dict[str, Float[np.ndarray, "
     }
 
 
-def score(answers: Answers, frames: Frames) -> Scores:
+def score_answers(answers: Answers, frames: Frames) -> Scores:
     """The means."""
     errors = errors_of(answers, frames)
     found = np.isfinite(answers.joints_mm).all((1, 2))

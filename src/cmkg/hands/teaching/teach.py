@@ -36,7 +36,7 @@ class TeachingSet(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TeachingRecipe:
     """How a landmark network is taught."""
 
     steps: int = 180
@@ -81,7 +81,7 @@ class Teaching:
         self,
         network: TfliteNetwork,
         sources: Sequence[TeachingSet],
-        recipe: Recipe,
+        recipe: TeachingRecipe,
         looks: Looks | None = None,
         seed: int = 0,
         penalty: Callable[[TfliteNetwork], Tensor] | None = None,

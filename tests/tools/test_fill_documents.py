@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def tool():
-    path = ROOT / "tools/update_readme.py"
-    spec = importlib.util.spec_from_file_location("update_readme", path)
+    path = ROOT / "tools/fill_documents.py"
+    spec = importlib.util.spec_from_file_location("fill_documents", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

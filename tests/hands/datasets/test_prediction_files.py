@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cmkg.errors import InputError
-from cmkg.hands.datasets import predictions as prediction_files
+from cmkg.hands.datasets import prediction_files
 from cmkg.hands.datasets.packed.pack import pack
 from cmkg.hands.datasets.rhd import Rhd
 

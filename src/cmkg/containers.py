@@ -1,0 +1,180 @@
+"""Containers of tensors, as anybody's batches are, and iterables of them: mapped, counted, cut."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import (
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from .errors import InputError
+
+
+def _parts_of(batch: Any) -> str:
+    if isinstance(batch, Mapping):
+        return str(list(batch))
+    if dataclasses.is_dataclass(batch):
+        return str([field.name for field in dataclasses.fields(batch)])
+    return f"{len(batch)} positions" if isinstance(batch, Sequence) else type(batch).__name__
+
+
+def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """Applies a function to every tensor inside containers, which keep their types.
+
+    Mappings, tuples, named tuples, lists and dataclasses; all else stays as it is.
+    """
+
+    def inside(part: Any) -> Any:
+        return map_tensors(function, part)
+
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, MutableMapping):
+        changed = copy.copy(value)
+        for key in value:
+            changed[key] = inside(value[key])
+        return changed
+    if isinstance(value, Mapping):
+        return {key: inside(part) for key, part in value.items()}
+    if isinstance(value, PackedSequence):
+        return value._replace(data=function(value.data))
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(inside, value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(inside, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value) if field.init]
+        return dataclasses.replace(value, **{n: inside(getattr(value, n)) for n in names})
+    return value
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """Every tensor inside containers, in their order."""
+    found: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(keep, value)
+    return found
+
+
+def to_device(value: Any, device: torch.device | str) -> Any:
+    """`value` with its tensors on the device."""
+    if isinstance(value, PackedSequence):
+        return value.to(device)  # type: ignore[arg-type]
+    if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
+        return type(value)(to_device(part, device) for part in value)
+    return map_tensors(lambda tensor: tensor.to(device), value)
+
+
+def count_samples(value: Any) -> int:
+    """How many samples a part of a batch holds: the length of its first tensor or list.
+
+    Raises:
+        InputError: it holds neither.
+    """
+    if isinstance(value, PackedSequence):
+        return int(value.batch_sizes[0])
+    if isinstance(value, Tensor) and not value.dim():
+        raise InputError("a batch: expected samples, got one number")
+    if isinstance(value, (Tensor, list)):
+        return len(value)
+    parts: Iterable[Any] = ()
+    if isinstance(value, Mapping):
+        parts = value.values()
+    elif isinstance(value, tuple):
+        parts = value
+    elif dataclasses.is_dataclass(value):
+        parts = (getattr(value, field.name) for field in dataclasses.fields(value))
+    for part in parts:
+        if isinstance(part, Tensor) and not part.dim():
+            continue
+        if isinstance(part, (Tensor, list, Mapping, tuple)) or dataclasses.is_dataclass(part):
+            return count_samples(part)
+    raise InputError(f"a batch: expected tensors or lists of samples, got {type(value).__name__}")
+
+
+def cut(value: Any, samples: slice | Tensor, count: int) -> Any:
+    """Some of `count` samples of a part of a batch: a slice of them, or their numbers.
+
+    A list of so many is one of samples, and is cut, not its inside. What is of another length, as
+    a vector that all samples share, stays whole.
+
+    Raises:
+        InputError: a PackedSequence, whose samples are interleaved.
+    """
+
+    def inside(part: Any) -> Any:
+        return cut(part, samples, count)
+
+    if isinstance(value, PackedSequence):
+        raise InputError(
+            "a PackedSequence cannot be cut into samples: give padded tensors, or leave split off"
+        )
+    if isinstance(value, Tensor):
+        return value[samples] if value.dim() and len(value) == count else value
+    if isinstance(value, list) and len(value) == count:
+        return value[samples] if isinstance(samples, slice) else [value[i] for i in samples]
+    if isinstance(value, list):
+        return value
+    if isinstance(value, MutableMapping):
+        changed = copy.copy(value)
+        for key in value:
+            changed[key] = inside(value[key])
+        return changed
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(inside, value))
+    if isinstance(value, tuple):
+        return tuple(map(inside, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value) if field.init]
+        return dataclasses.replace(value, **{n: inside(getattr(value, n)) for n in names})
+    return value
+
+
+def _has_length(value: Any, count: int) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0 and len(value) == count
+
+
+def expect_many_passes(batches: object, what: str = "the data") -> None:
+    """Refuses what can be iterated only once: a second epoch of it would be empty.
+
+    Raises:
+        InputError: a generator, map, zip, an iterator; or nothing to iterate.
+    """
+    if not isinstance(batches, Iterable) and not hasattr(batches, "__getitem__"):
+        raise InputError(
+            f"{what}: expected an iterable of batches (a DataLoader, a list), got "
+            f"{type(batches).__name__}"
+        )
+    if isinstance(batches, (Mapping, Tensor)):
+        raise InputError(
+            f"{what}: got one {type(batches).__name__}: expected an iterable of batches, as a list "
+            "with this one in it, or a DataLoader"
+        )
+    if isinstance(batches, Iterator):
+        raise InputError(
+            f"{what}: a {type(batches).__name__} can be iterated only once, a second epoch would "
+            "be empty; give a DataLoader, a list, or an object whose __iter__ begins anew"
+        )
+
+
+def length_of(batches: object) -> int | None:
+    """How many batches there are, where that is known."""
+    try:
+        return len(batches)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return None
