@@ -14,8 +14,11 @@ real: .venv/installed ## the same on your recordings, with the prior: make real 
 weights: .venv/installed ## the hand network from MediaPipe's: make weights FILES=folder PHOTOGRAPHS=folders, about an hour on one core
 	$(BIN)/cmkg run weights --landmarks $(FILES)/hand_landmark_full.tflite --palms $(FILES)/palm_detection_full.tflite --photographs $(PHOTOGRAPHS)
 
-test: .venv/installed ## 6 minutes on two cores
+test: .venv/installed ## 3 minutes on two cores
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
+
+test-long: .venv/installed ## what takes over 5 seconds each: several processes, kills, hostile files; 5 minutes
+	$(BIN)/python -m pytest -m long -n auto --maxprocesses 8 --dist loadgroup
 
 test-slow: .venv/installed ## minutes each; also installs Anny, and others' training loops
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[hand,loops]'
@@ -67,4 +70,4 @@ hand: .venv/installed ## rebuild the hand that ships with the package from Anny
 clean: ## the virtual environment and caches; data and runs stay
 	rm -rf .venv .venv-mediapipe .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: demo demo-fast real weights test test-slow test-mediapipe test-kills lint bench package docs hand clean
+.PHONY: demo demo-fast real weights test test-long test-slow test-mediapipe test-kills lint bench package docs hand clean

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
 def pytest_collection_modifyitems(items):
     """Files that use the run `whole` go to one worker (xdist), every other file to any."""
     whole = {item.path for item in items if "whole" in getattr(item, "fixturenames", ())}

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from .training.calls import learn_prior as learn_prior
     from .training.calls import train_with_prior as train_with_prior
     from .training.fit import FitConfig as FitConfig
+    from .training.preflight import Split as Split
     from .training.preflight import preflight as preflight
 
 _MODULES = {
@@ -81,7 +82,7 @@ _MODULES = {
     "prior.prior": ("Prior",),
     "training.calls": ("Learned", "distill", "learn_prior", "train_with_prior"),
     "training.fit": ("FitConfig",),
-    "training.preflight": ("preflight",),
+    "training.preflight": ("Split", "preflight"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = list(_HOME)

@@ -67,7 +67,7 @@ def in_own_units(model: nn.Module, floor: float = FLOOR) -> nn.Module:
 
     Example:
         >>> layer = in_own_units(nn.Linear(2, 2))
-        >>> [float(delta.abs().sum()) for delta in layer.parameters()]
+        >>> [delta.abs().sum().item() for delta in layer.parameters()]
         [0.0, 0.0]
 
     Args:

@@ -192,7 +192,7 @@ def test_an_optimiser_without_the_projection_is_told():
 
 def test_even_attention_and_a_weight_that_would_drown_the_loss_are_told():
     torch.manual_seed(0)
-    x = torch.randn(4, 9, 3)
+    x = 10 * torch.randn(4, 9, 3)  # far from LayerNorm's eps
     normed = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Flatten(), nn.Linear(36, 5))
     batch = x, x, torch.randint(0, 5, (4,))
     with pytest.warns(UserWarning, match="'1' has the same attention everywhere"):
@@ -202,7 +202,7 @@ def test_even_attention_and_a_weight_that_would_drown_the_loss_are_told():
     with pytest.warns(UserWarning, match="attention_weight is"):
         distiller = Distiller(normed, teacher, batch, plain, F.cross_entropy)
     losses = distiller(batch)
-    assert float(losses["attention"]) == pytest.approx(float(losses["regression"]), rel=0.05)
+    assert losses["attention"].item() == pytest.approx(losses["regression"].item(), rel=0.05)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         stated = Distiller(normed, teacher, batch, plain, F.cross_entropy, attention_weight=1e3)

@@ -88,7 +88,7 @@ def test_a_rotation_of_both_changes_nothing():
 
 def published():
     curves = defaultdict(list)
-    for row in csv.DictReader(PUBLISHED.open()):
+    for row in csv.DictReader(PUBLISHED.read_text().splitlines()):
         curves[row["dataset"], row["method"], float(row["published_auc_20_50"])].append(
             (float(row["threshold_mm"]), float(row["pck"]))
         )

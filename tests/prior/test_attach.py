@@ -390,6 +390,7 @@ def test_sparse_gradients_are_refused_coupled_and_right_decoupled():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.complex64])
 @pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
 def test_other_kinds_of_numbers(dtype, p):
     torch.manual_seed(0)
     net = nn.Linear(3, 2).to(dtype)

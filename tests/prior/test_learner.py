@@ -116,7 +116,7 @@ def test_any_regulariser_has_the_gradient_of_finite_differences(batch, inner_ste
             with torch.no_grad():
                 other.get_parameter(name)[index] += step
             values.append(outer_at(other))
-        assert float(moved[name][index]) == pytest.approx((values[0] - values[1]) / 2e-4, rel=1e-5)
+        assert moved[name][index].item() == pytest.approx((values[0] - values[1]) / 2e-4, rel=1e-5)
     again = PriorLearner(distiller, config, regulariser=NetworkOfWeights())
     again.load_state_dict(learner.state_dict())
     torch.testing.assert_close(again.regulariser.state_dict(), R.state_dict())
@@ -472,7 +472,7 @@ def test_an_embedding_with_a_largest_norm_has_the_gradient_of_finite_differences
             for one in student.parameters():
                 one -= 0.1 * one.grad
             weight[1, 2] -= 0.1 * nudge * 2 * before[1, 2]
-        return float(regression_loss(student(numbers), y))
+        return regression_loss(student(numbers), y).item()
 
     student = made()
     distiller = Distiller(student, None, (numbers, None, y))

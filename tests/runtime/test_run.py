@@ -50,18 +50,12 @@ def test_a_second_command_on_a_folder_is_told_who_holds_it(tmp_path):
     with pytest.raises(InputError, match=f"process {holder.pid} on .* works on this folder"):
         hold_folder(tmp_path / "run").__enter__()
     holder.kill()  # a killed process leaves no lock behind
-    holder.wait()
+    holder.communicate()
     with Run(tmp_path / "run", Settings()).claim() as run:
         assert run.path("config.json").exists()
         with pytest.raises(InputError, match=f"process {os.getpid()} on"):
             Run(tmp_path / "run", Settings()).claim().__enter__()
     assert not (tmp_path / "run/.lock").exists()
-
-
-def test_a_system_without_locks_works_without(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fcntl", None)  # Windows has msvcrt instead; here neither
-    with hold_folder(tmp_path / "run"):
-        assert (tmp_path / "run").is_dir()
 
 
 def test_making_a_run_writes_nothing_and_other_settings_are_refused(tmp_path):

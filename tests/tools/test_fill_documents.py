@@ -73,7 +73,7 @@ def test_two_parts_of_a_study_are_one_and_pairs_share_their_seeds(tool):
 
     first = part([0, 1, 2], "a GPU", plain=[30.0, 31.0, 32.0], old=[1.0, 2.0, 3.0])
     more = part([3, 4], None, plain=[40.0, 41.0], new=[38.0, 37.0])
-    whole = tool.joined(first, more)
+    whole = tool.join_seeds(first, more)
     block = tool.cells_block(whole)
     assert "Commit abc, a GPU, seeds 0, 1, 2; commit abc, 2 cores, seeds 3, 4." in block
     assert "| plain | 34.8 ± 5.3 |" in block

@@ -348,7 +348,7 @@ def test_networks_compute_in_their_own_dtype(unchecked):
     assert {p.dtype for p in net.parameters()} == {torch.float64}
     assert learned.prior.rms() > 0
     data = [tuple(part.double() for part in pair) for pair in targets()]
-    train_with_prior(net, data, prior=learned.prior)
+    train_with_prior(small().double(), data, prior=learned.prior)
     with pytest.raises(InputError, match="float16 needs scaled gradients, got '16-mixed'"):
         FitConfig(precision="16-mixed")
     with pytest.raises(InputError, match="for other dtypes give networks and data in them"):

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from cmkg.errors import InputError
 from cmkg.training.calls import Fields
-from cmkg.training.preflight import preflight
+from cmkg.training.fit import FitConfig
+from cmkg.training.preflight import Split, preflight
 from cmkg.training.shared_information import shared_information
 from cmkg.training.verdicts import Report, format_verdicts, judge_numbers
 
@@ -90,15 +91,12 @@ def verdict_on(kind, related=True):
     return preflight(
         lambda: net(width),
         lambda: net(width),
-        problem(kind, 640, 0),
-        Shuffled(problem(kind, 640, 1)),
-        target_of(kind, 64, 2, related),
-        target_of(kind, 640, 3, related),
+        Split(problem(kind, 640, 0), Shuffled(problem(kind, 640, 1))),
+        Split(target_of(kind, 64, 2, related), target_of(kind, 640, 3, related)),
         F.mse_loss,
         F.mse_loss,
         fields=Fields("weak", "superior", "y"),
-        epochs=12,
-        lr=6e-3,
+        fit=FitConfig(epochs=12, lr=6e-3),
         pairs=[("1", "1"), ("3", "3")],
     )
 
@@ -173,14 +171,12 @@ def test_a_short_run_measures_every_number():
     report = preflight(
         lambda: net(6),
         lambda: net(6),
-        shared,
-        shared,
-        target_of("shared", 64, 2, related=True),
-        target_of("shared", 64, 3, related=True),
+        Split(shared, shared),
+        Split(target_of("shared", 64, 2, related=True), target_of("shared", 64, 3, related=True)),
         F.mse_loss,
         F.mse_loss,
         fields=Fields("weak", "superior", "y"),
-        epochs=2,
+        fit=FitConfig(epochs=2),
         sigmas=(1e-3,),
         pairs=[("1", "1")],
         outputs="numbers",
@@ -219,16 +215,13 @@ def report_on_pairs(labels, count=640, same=False):
     return preflight(
         lambda: net(30),
         lambda: net(30 if same else 6),
-        drawn(count, labels),
-        drawn(640, 640),
-        [few],
-        [few],
+        Split(drawn(count, labels), drawn(640, 640)),
+        Split([few], [few]),
         F.mse_loss,
         F.mse_loss,
         fields=Fields("weak", "superior", "y", "labelled"),
         target_fields=Fields("weak", None, "y"),
-        epochs=12,
-        lr=6e-3,
+        fit=FitConfig(epochs=12, lr=6e-3),
         sigmas=(1e-3,),
         pairs=[("1", "1"), ("3", "3")],
         outputs="numbers",
@@ -253,4 +246,4 @@ def test_the_verdict_on_pairs_without_labels_is_the_constructions(how, expected,
 
 def test_outputs_that_cannot_be_compared_are_refused_before_anything_is_trained(unchecked):
     with pytest.raises(InputError, match='outputs: expected "classes", "numbers", a criterion'):
-        preflight(None, None, [], [], [], [], None, None, outputs="clases")
+        preflight(None, None, Split([], []), Split([], []), None, None, outputs="clases")

@@ -9,6 +9,8 @@
         optimizer.step()
 
 It never steps: the loop, the optimiser and the precision are the user's.
+
+One file: the class is a contract that is read as a whole.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Every loss sums over coordinates, channels and places, as the paper writes it, and takes the mean
 over the batch.
+
+One file: Eqs. 1 to 4 and the checks that all of them share.
 """
 
 from __future__ import annotations

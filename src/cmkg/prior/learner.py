@@ -8,6 +8,8 @@ for batch in source:
     sum(losses.values()).backward()
     optimizer.step()
 prior = learner.prior
+
+One file: Algorithm 3 as it is printed.
 """
 
 from __future__ import annotations

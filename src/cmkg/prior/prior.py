@@ -2,6 +2,8 @@
 
 Eq. 10: R(theta; phi) = sum_i phi_i |theta_i - theta*_i|^p with p = 1 or 2; the paper's centre
 theta* is zero.
+
+One file: a prior is one value; its parts live beside it (penalty, noise, store, attach).
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from .files import named
 from .ranks import rank
 
 HOLDER = "process "  # what a lock's file begins with
+WINDOWS_BYTE = 1 << 20  # which msvcrt locks: by its place in the file
 HELD, MOST_LOCK = re.compile(r"process \d+ on \S*, since \S+,$"), 400
 
 
@@ -88,10 +89,15 @@ def _try_lock_windows(descriptor: int) -> bool:
         import msvcrt
     except ImportError:  # neither: nothing can be said
         return True
+    # One byte behind all that is ever written: Windows lets nobody read a byte that is locked.
+    place = os.lseek(descriptor, 0, os.SEEK_CUR)
+    os.lseek(descriptor, WINDOWS_BYTE, os.SEEK_SET)
     try:
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
     except OSError:
         return False
+    finally:
+        os.lseek(descriptor, place, os.SEEK_SET)
     return True
 
 

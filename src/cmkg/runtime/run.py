@@ -11,6 +11,8 @@ A folder is claimed only after everything that was asked for has been looked at:
 leaves no folder behind. While a process works on it, it holds a lock that ends with the process.
 Checkpoint and result hold the settings, too, and checksums: what belongs to another run, or was
 changed, is refused.
+
+One file: what resumes depends on the order in which all of this is written.
 """
 
 from __future__ import annotations

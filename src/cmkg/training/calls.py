@@ -8,6 +8,8 @@ Data are iterables of batches that can be iterated anew each epoch (a DataLoader
 FitConfig(out=folder) a killed call goes on at the epoch where it was when it is given again, with
 the same inputs: to the same weights, if the data's order follows from random streams that are kept:
 the global ones of torch, NumPy and Python, and a DataLoader's or sampler's own generator.
+
+One file: the three calls share their checks.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -106,65 +106,68 @@ def label_rows(y: Tensor) -> Tensor:
 
 
 # ---- the short run -------------------------------------------------------------------------------
+class Split(NamedTuple):
+    """Batches to train on, and others to measure the error on."""
+
+    train: Batches
+    test: Batches
+
+
 def preflight(
     make_student: Callable[[], nn.Module],
     make_teacher: Callable[[], nn.Module],
-    source: Batches,
-    source_test: Batches,
-    target: Batches,
-    target_test: Batches,
+    source: Split,
+    target: Split,
     loss: Loss,
     error: Error,
     *,
     fields: Fields = SOURCE_FIELDS,
     target_fields: Fields | None = None,
-    epochs: int = 3,
-    lr: float = 1e-3,
-    alpha: float = 1e-2,
-    beta: float = 1.0,
+    fit: FitConfig | None = None,
+    meta: MetaConfig | None = None,
     sigmas: Sequence[float] = (1e-4, 1e-3, 1e-2),
     pairs: Pairs | None = None,
     attention_weight: float = 1.0,
     outputs: OutputKind | Criterion | tuple[AnyPairs, Criterion] | None = None,
 ) -> Report:
-    """Trains a teacher, students and a prior shortly, and says what is likely to help.
-
-    What must be known of both datasets, and settings with defaults.
+    """Trains a teacher, students and a prior briefly, and reports what is likely to help.
 
     Args:
         make_student, make_teacher: new networks, the same each time.
-        source, source_test, target, target_test: batches of each set.
+        source: batches with both modalities.
+        target: batches with the weak modality alone.
         loss: (prediction, target) to a scalar.
-        error: (prediction, target) to the number that counts, the lower the better.
+        error: (prediction, target) to the number that counts; lower is better.
         fields, target_fields: which part of a batch is which; None takes the source's.
-        epochs, lr: of each training.
-        alpha, beta: see training.learn_prior.
-        sigmas: strengths tried; target_test is looked at for each alike: a hint, not a score.
+        fit: of each training; None is three epochs of Adam(1e-3).
+        meta: how the prior is learned; None is alpha 1e-2, beta 1, unit-free.
+        sigmas: strengths tried; the target's test is used for each alike: a hint, not a score.
         pairs, attention_weight: see training.distill.
         outputs: how the networks' outputs are compared, a kind of OutputLoss or (pairs, criterion):
-            then it is also asked what the teacher's answers on pairs without labels
+            then the report also says what the teacher's answers on pairs without labels
             (Fields(labelled=)) could close of the gap to the teacher.
     """
     how = _how_to_compare(outputs)
     own = replace(fields, teacher=None)
     superior = replace(fields, student=fields.teacher, teacher=None)
     on_target = target_fields or own
-    fit = FitConfig(epochs=epochs, lr=lr)
+    fit = fit or FitConfig(epochs=3, lr=1e-3)
+    meta = meta or MetaConfig(alpha=1e-2, beta=1.0, unit_free=True)
     theta_0, teacher, student = make_student(), make_teacher(), make_student()
     seed = torch.initial_seed()
     with _same_draws(seed):
-        train_with_prior(teacher, source, loss, fields=superior, fit=fit)
+        train_with_prior(teacher, source.train, loss, fields=superior, fit=fit)
     with _same_draws(seed):
-        train_with_prior(student, source, loss, fields=own, fit=fit)
-    numbers = look_at_source(student, teacher, source, source_test, fields, error, pairs)
+        train_with_prior(student, source.train, loss, fields=own, fit=fit)
+    numbers = look_at_source(student, teacher, source, fields, error, pairs)
     continued, distilled = copy.deepcopy(student), copy.deepcopy(student)
-    train_with_prior(continued, source, loss, fields=own, fit=fit)
+    train_with_prior(continued, source.train, loss, fields=own, fit=fit)
     phi = learn_prior(
         distilled,
         teacher,
-        source,
+        source.train,
         loss,
-        meta=MetaConfig(alpha=alpha, beta=beta, unit_free=True),
+        meta=meta,
         pairs=pairs or "auto",
         fields=fields,
         attention_weight=attention_weight,
@@ -174,21 +177,21 @@ def preflight(
 
     def error_on_target(start: nn.Module, prior: Prior | None = None) -> float:
         model = copy.deepcopy(start)
-        train_with_prior(model, target, loss, prior, fields=on_target, fit=fit)
-        return measure_error(model, target_test, on_target, error)
+        train_with_prior(model, target.train, loss, prior, fields=on_target, fit=fit)
+        return measure_error(model, target.test, on_target, error)
 
     if how:
         taught = copy.deepcopy(theta_0)
         with _same_draws(seed):
-            distill(taught, teacher, source, loss, fields=fields, fit=fit, **how)
+            distill(taught, teacher, source.train, loss, fields=fields, fit=fit, **how)
         numbers |= {
-            "taught": measure_error(taught, source_test, own, error),
-            "student_on_its_labels": measure_error(student, source, own, error),
+            "taught": measure_error(taught, source.test, own, error),
+            "student_on_its_labels": measure_error(student, source.train, own, error),
         }
     noise_ratios = torch.tensor(list(phi.signal_to_noise().values()))
     numbers |= {
-        "continued": measure_error(continued, source_test, own, error),
-        "distilled": measure_error(distilled, source_test, own, error),
+        "continued": measure_error(continued, source.test, own, error),
+        "distilled": measure_error(distilled, source.test, own, error),
         "phi_over_noise": float(noise_ratios.median()),
         "target_none": error_on_target(theta_0),
         "target_fine_tuned": error_on_target(distilled),
@@ -223,23 +226,22 @@ def _same_draws(seed: int) -> Iterator[None]:
 def look_at_source(
     student: nn.Module,
     teacher: nn.Module,
-    source: Batches,
-    source_test: Batches,
+    source: Split,
     fields: Fields,
     error: Error,
     pairs: Pairs | None,
 ) -> dict[str, float]:
     """The gap between teacher and student, and what their features and the targets share."""
     device = next(student.parameters()).device
-    first = fields(next(iter(source)), device)
+    first = fields(next(iter(source.train)), device)
     inputs = first.student_input, first.teacher_input
     mine, theirs = (pairs or pair_layers(student, teacher, *inputs))[-1]
     tap, teacher_tap = FeatureTap(student, [mine]), FeatureTap(teacher, [theirs])
     own = replace(fields, teacher=None)
     superior = replace(fields, student=fields.teacher, teacher=None)
-    student_error = measure_error(student, source_test, own, error)
-    teacher_error = measure_error(teacher, source_test, superior, error)
-    s, t, y = pooled_features(student, tap, teacher, teacher_tap, source_test, fields)
+    student_error = measure_error(student, source.test, own, error)
+    teacher_error = measure_error(teacher, source.test, superior, error)
+    s, t, y = pooled_features(student, tap, teacher, teacher_tap, source.test, fields)
     tap.close()
     teacher_tap.close()
     return {

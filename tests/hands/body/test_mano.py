@@ -10,7 +10,7 @@ from scipy.sparse import csc_matrix
 from cmkg.errors import InputError
 from cmkg.hands.body import mano
 from cmkg.hands.body.mesh import anny_hand
-from cmkg.hands.rendering import scenes, textures
+from cmkg.hands.rendering import people, scenes, textures
 
 
 def stand_in(module, name):
@@ -203,8 +203,8 @@ def test_principal_components_and_the_papers_ranges(path, model):
     )
     draws = [
         (
-            mano.sample_mano_shape(scenes.stream("s", i)),
-            mano.sample_mano_pose(scenes.stream("p", i), hand),
+            mano.sample_mano_shape(people.stream("s", i)),
+            mano.sample_mano_pose(people.stream("p", i), hand),
         )
         for i in range(200)
     ]

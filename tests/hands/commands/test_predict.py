@@ -75,7 +75,8 @@ def test_a_folder_of_pictures_and_a_video(weights, tmp_path):
     seconds = {one["frame"]: one["seconds"] for one in held["hands"] if "frame" in one}
     assert seconds == pytest.approx({number: number / 25 for number in range(6)}, abs=1e-3)
     assert held["without_hands"] == []
-    rows = list(csv.DictReader((out / "hands.csv").open()))
+    with (out / "hands.csv").open() as file:
+        rows = list(csv.DictReader(file))
     assert len(rows) == 21 * len(held["hands"])
     assert rows[9]["name"] == "middle base"
     assert float(rows[9]["x_px"]) == held["hands"][0]["joints_px"][9][0]
@@ -227,16 +228,16 @@ def test_its_own_overlays_are_not_read_again_however_the_folder_is_spelled(weigh
 
 def test_a_video_opens_no_address_and_no_playlist(weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    server = socket.create_server(("localhost", 0))
-    server.settimeout(0.5)
-    port = server.getsockname()[1]
-    url = f"http://localhost:{port}/a.ts"
-    Path(f"http:localhost:{port}.mp4").write_bytes(b"")
-    Path("list.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{url}\n")
-    for name in (f"http:localhost:{port}.mp4", "list.mp4"):
-        says(["predict", name, "--weights", weights, "--out", str(tmp_path / "out")])
-    with pytest.raises(TimeoutError):
-        server.accept()
+    with socket.create_server(("localhost", 0)) as server:
+        server.settimeout(0.5)
+        port = server.getsockname()[1]
+        url = f"http://localhost:{port}/a.ts"
+        Path(f"http:localhost:{port}.mp4").write_bytes(b"")
+        Path("list.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{url}\n")
+        for name in (f"http:localhost:{port}.mp4", "list.mp4"):
+            says(["predict", name, "--weights", weights, "--out", str(tmp_path / "out")])
+        with pytest.raises(TimeoutError):
+            server.accept()
 
 
 def test_a_video_that_was_cut_off_is_no_success(tmp_path, monkeypatch):

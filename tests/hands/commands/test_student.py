@@ -3,7 +3,7 @@ import pytest
 from cmkg.errors import InputError
 from cmkg.hands.commands import student as source
 from cmkg.hands.commands import teacher
-from cmkg.hands.experiments import demo as main
+from cmkg.hands.experiments import demo_settings
 from tests.hands.runs import NET, SMALL, common, says, settings, stage_commands
 
 
@@ -24,7 +24,7 @@ def test_another_setting_in_the_same_folder_is_refused(whole):
                     "out": str(whole / "teacher"),
                     "lr": 1e-3,
                     "schedule": "cosine",
-                    "augmentation": main.SOURCE_AUGMENTATION,
+                    "augmentation": demo_settings.SOURCE_AUGMENTATION,
                 },
             )
         )

@@ -10,8 +10,9 @@ from cmkg.errors import InputError
 from cmkg.hands.files.exports import LANDMARKS_FILE, PALMS_FILE
 from cmkg.hands.geometry import project
 from cmkg.hands.inference import pictures
-from cmkg.hands.inference.hand import OWN, expect_camera
+from cmkg.hands.inference.hand import OWN
 from cmkg.hands.inference.hand_files import HandFacts, write_hand_folder
+from cmkg.hands.inference.picture_view import expect_camera
 from cmkg.hands.inference.pictures import write_picture
 from tests.hands.photographs import SAMPLE, left_hand, right_hand, two_hands
 

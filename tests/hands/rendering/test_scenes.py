@@ -5,7 +5,7 @@ import pytest
 
 from cmkg.hands import geometry
 from cmkg.hands.body.mesh import anny_hand
-from cmkg.hands.rendering import scenes
+from cmkg.hands.rendering import people, scenes
 from cmkg.hands.skeleton import BONES
 
 
@@ -62,7 +62,7 @@ def test_wide_scenes_are_rolled_by_any_angle():
     def up(wide):
         return np.stack(
             [
-                scenes.sample_orientation(scenes.stream("r", i), anny_hand(), 30, wide)
+                people.sample_orientation(people.stream("r", i), anny_hand(), 30, wide)
                 @ (anny_hand().rest_joints[9] - anny_hand().rest_joints[0])
                 for i in range(300)
             ]
@@ -77,8 +77,8 @@ def test_wide_scenes_are_rolled_by_any_angle():
 def test_views_stay_within_the_flag():
     def turned(views_deg):
         rotations = [
-            scenes.sample_orientation(scenes.stream("o", i), anny_hand(), views_deg)
-            @ scenes.upright(anny_hand()).T
+            people.sample_orientation(people.stream("o", i), anny_hand(), views_deg)
+            @ people.upright(anny_hand()).T
             for i in range(300)
         ]
         # between palm and camera

@@ -26,18 +26,9 @@ from ...runtime.text import printable
 from ..geometry import is_camera
 from ..inference.drawing import draw_hands
 from ..inference.exchange import FORMAT, csv_of, document_of, record_of
-from ..inference.hand import (
-    OWN,
-    Box,
-    Hand,
-    Side,
-    Thresholds,
-    expect_box,
-    in_file_pixels,
-    smaller_box,
-    smaller_camera,
-)
-from ..inference.pictures import PICTURES, list_files, read_with_scale, write_picture
+from ..inference.hand import OWN, Box, Hand, Side, Thresholds
+from ..inference.picture_view import PictureView, expect_box
+from ..inference.pictures import PICTURES, list_files, write_picture
 from ..inference.tracker import Tracker
 from ..inference.videos import VIDEOS, Video, VideoFile
 
@@ -185,20 +176,17 @@ def of_picture(
     K: np.ndarray | None,
 ) -> list[dict[str, Any]]:
     """The hands of a picture, in the pixels of its file."""
-    picture, scale = read_with_scale(path)
-    smaller = None if box is None else smaller_box(box, scale)
-    camera = None if K is None else smaller_camera(K, scale)
-    results = hand(
-        picture,
+    view = PictureView.of(path, K)
+    results = hand.look_at(
+        view,
         side=side_of(config.side),
         known_side=side_of(config.known_side),
-        box=smaller,
-        K=camera,
+        box=box,
     )
     overlay = f"{drawn.name}.jpg" if config.overlays else ""
     if overlay:
-        write_picture(drawn.with_name(overlay), draw_hands(picture, results))
-    return [record_of(in_file_pixels(one, scale), name, overlay=overlay) for one in results]
+        write_picture(drawn.with_name(overlay), draw_hands(view.picture, results))
+    return [record_of(view.in_file_pixels(one), name, overlay=overlay) for one in results]
 
 
 def of_video(

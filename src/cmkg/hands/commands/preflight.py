@@ -15,9 +15,11 @@ from torch import Tensor
 
 from ...batch import Fields
 from ...errors import InputError
+from ...prior.learner import MetaConfig
 from ...runtime.checks import expect_at_least_one, expect_from_zero, expect_positive
 from ...runtime.random import generator
-from ...training.preflight import preflight
+from ...training.fit import FitConfig
+from ...training.preflight import Split, preflight
 from ...training.verdicts import format_verdicts
 from ..datasets.packed.format import Packed
 from ..datasets.packed.labelled_set import open_frames
@@ -162,17 +164,19 @@ def run(config: ShortRun) -> dict[str, Any]:
         report = preflight(
             student,
             teacher,
-            batches(source, config.samples, MILD, to_target, config.labels),
-            batches(source_test, TEST_SAMPLES, NONE, to_target),
-            batches(target, config.samples, MILD, None),
-            batches(target_test, TEST_SAMPLES, NONE, None),
+            Split(
+                batches(source, config.samples, MILD, to_target, config.labels),
+                batches(source_test, TEST_SAMPLES, NONE, to_target),
+            ),
+            Split(
+                batches(target, config.samples, MILD, None),
+                batches(target_test, TEST_SAMPLES, NONE, None),
+            ),
             loss,
             error,
             fields=Fields("rgb", "depth", "y", "labelled"),
-            epochs=config.epochs,
-            lr=config.lr,
-            alpha=ALPHA,
-            beta=BETA,
+            fit=FitConfig(epochs=config.epochs, lr=config.lr),
+            meta=MetaConfig(alpha=ALPHA, beta=BETA, unit_free=True),
             sigmas=config.sigmas,
             attention_weight=ATTENTION_WEIGHT,
             outputs=(output_pairs(config.net), TeachersPose(loss, OUTPUT_WEIGHT)),

@@ -78,7 +78,7 @@ def decode_rhd_depth(rgb: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "h 
 
     metres = (R 256 + G) / 65535 * 5, the high byte in red.
 
-    >>> int(decode_depth(np.array([[[26, 10, 0]]], np.uint8))[0, 0])
+    >>> int(decode_rhd_depth(np.array([[[26, 10, 0]]], np.uint8))[0, 0])
     509
     """
     raw = rgb[..., 0].astype(np.int64) * 256 + rgb[..., 1]  # uint8 arithmetic would overflow

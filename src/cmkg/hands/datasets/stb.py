@@ -94,7 +94,7 @@ def decode_stb_depth(rgb: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "h 
 
     The low byte is in red: the opposite of RHD.
 
-    >>> int(decode_depth(np.array([[[26, 2, 0]]], np.uint8))[0, 0])
+    >>> int(decode_stb_depth(np.array([[[26, 2, 0]]], np.uint8))[0, 0])
     538
     """
     return (rgb[..., 0].astype(np.uint16) + 256 * rgb[..., 1].astype(np.uint16)).astype(np.uint16)

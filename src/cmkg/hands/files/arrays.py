@@ -192,6 +192,10 @@ class DiskArray:
                 f"{PACK_AGAIN}"
             )
 
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
     def __len__(self) -> int:
         return self.shape[0]
 

@@ -1,6 +1,8 @@
 """Reading other people's files.
 
 Each function returns what was asked for, or raises InputError with file and field.
+
+One file: every kind of file is refused by the same few guards.
 """
 
 from __future__ import annotations

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 
 from ...errors import InputError
 from ...runtime.files import PathLike
-from ..geometry import is_camera, rotation_to_axis
+from ..geometry import rotation_to_axis
 from ..mediapipe.backend import Answer, Networks
 from ..mediapipe.regions import Picture, Region
 from ..placing import place_wrist
 from ..skeleton import INDEX_MCP, JOINTS, LITTLE_MCP, WRIST
 from .hand_files import HandFacts, read_hand_folder
-from .pictures import read_with_scale
+from .picture_view import SMALLEST, Box, PictureView, expect_side
 
 Side = Literal["right", "left"]
-Box = tuple[float, float, float, float]  # x, y of the corner, width, height, in pixels
 
 OWN = Path(__file__).with_name("shipped")  # what comes with cmkg: README.md there is its card
-FAR_PX = 1e6  # no box begins or ends there
-SMALLEST = 8  # pixels a side of a picture that is looked at
 BONE_MM = (5.0, 120.0)
 LOOKS_RAD = (0.0, -0.35, 0.35)  # turns of the looks that are averaged
 QUARTERS_RAD = (0.0, np.pi / 2, np.pi, -np.pi / 2)  # where nobody says which way a hand points
@@ -175,24 +172,37 @@ class Hand:
         """
         if isinstance(pictures, (list, tuple)) or getattr(pictures, "ndim", 0) == 4:
             given: dict[str, Any] = {"side": side, "known_side": known_side, "box": box, "K": K}
-            return [self(one, **given) for one in pictures]
-        if isinstance(pictures, (str, Path)):
-            picture, scale = read_with_scale(pictures)
-            picture = to_rgb(picture)
-        else:
-            picture, scale = to_rgb(pictures), 1.0
-        expect_side("side", side)
-        expect_side("known_side", known_side)
-        camera = None if K is None else smaller_camera(expect_camera(K), scale)
-        if box is not None:
-            regions = self.regions_in(picture, smaller_box(expect_box(box), scale))
-            answers = self.likeliest(picture, regions)
-        else:
-            answers = self.find(picture)
-        results = [self.result_of(one, known_side, camera) for one in answers]
-        return [in_file_pixels(one, scale) for one in results if side in (None, one.side)]
+            return [self(picture, **given) for picture in pictures]
+        view = PictureView.of(pictures, K)
+        results = self.look_at(view, side=side, known_side=known_side, box=box)
+        return [view.in_file_pixels(result) for result in results]
 
     # ---- looking ---------------------------------------------------------------------------------
+    def look_at(
+        self,
+        view: PictureView,
+        *,
+        side: Side | None = None,
+        known_side: Side | None = None,
+        box: Sequence[float] | None = None,
+    ) -> list[HandResult]:
+        """The hands of a view, in the pixels of its picture.
+
+        Args:
+            view: the picture with its camera.
+            side, known_side: see `__call__`.
+            box: of the one hand, in the file's pixels.
+        """
+        expect_side("side", side)
+        expect_side("known_side", known_side)
+        if box is None:
+            answers = self.find(view.picture)
+        else:
+            regions = self.regions_in(view.picture, view.box_of(box))
+            answers = self.likeliest(view.picture, regions)
+        results = [self.result_of(answer, known_side, view.K) for answer in answers]
+        return [result for result in results if side in (None, result.side)]
+
     def find(self, picture: Picture) -> list[Answer]:
         """The hands of a whole picture, the surest first.
 
@@ -293,107 +303,3 @@ def is_among(answer: Answer, others: Sequence[Answer]) -> bool:
         if own.distance(region) < SAME_HAND * min(own.side, region.side):
             return True
     return False
-
-
-# ---- pictures that were decoded smaller ----------------------------------------------------------
-def smaller_box(box: Box, scale: float) -> Box:
-    """A box of a file's pixels on the picture, one of whose pixels is `scale` of the file's."""
-    x, y, width, height = box
-    return (x + 0.5) / scale - 0.5, (y + 0.5) / scale - 0.5, width / scale, height / scale
-
-
-def smaller_camera(K: Float[np.ndarray, "3 3"], scale: float) -> Float[np.ndarray, "3 3"]:
-    """A camera of a file's pixels, likewise."""
-    half = 0.5 / scale - 0.5
-    return np.array([[1 / scale, 0, half], [0, 1 / scale, half], [0, 0, 1.0]]) @ K
-
-
-def in_file_pixels(result: HandResult, scale: float) -> HandResult:
-    """A result on the picture in the file's pixels."""
-    if scale == 1:
-        return result
-    x, y, width, height = (scale * number for number in result.box)
-    half = (scale - 1) / 2
-    return replace(
-        result,
-        joints_px=scale * (result.joints_px + 0.5) - 0.5,
-        box=(x + half, y + half, width, height),
-    )
-
-
-# ---- what comes from outside ---------------------------------------------------------------------
-def to_rgb(given: Any) -> Shaped[np.ndarray, "h w 3"]:
-    """An array, or a PIL image, that is a picture.
-
-    Raises:
-        InputError: it is no (H, W, 3) uint8.
-    """
-    module = type(given).__module__
-    if module.startswith("PIL."):
-        given = np.asarray(given.convert("RGB"))
-    elif module.startswith("torch"):
-        given = given.detach().cpu().numpy()
-    if not isinstance(given, np.ndarray):
-        found = type(given).__name__
-        raise InputError(f"a picture: expected (H, W, 3) uint8, a PIL image or a path, got {found}")
-    if given.ndim != 3 or given.shape[2] != 3:
-        hints = {2: "; grey: give np.stack([grey] * 3, -1)"}
-        hint = hints.get(given.ndim, "")
-        if given.ndim == 3 and given.shape[2] == 4:
-            hint = "; RGBA: give picture[..., :3]"
-        if given.ndim == 3 and given.shape[0] == 3:
-            hint = "; channels come last: give picture.transpose(1, 2, 0)"
-        raise InputError(f"a picture: expected (H, W, 3) RGB, got shape {given.shape}{hint}")
-    if given.dtype != np.uint8:
-        hint = "; from 0 to 1: give (255 * picture).astype(np.uint8)" * (given.dtype.kind == "f")
-        raise InputError(f"a picture: expected uint8, 0 to 255, got {given.dtype}{hint}")
-    if min(given.shape[:2]) < SMALLEST:
-        height, width = given.shape[:2]
-        raise InputError(
-            f"a picture: expected at least {SMALLEST} pixels a side, got {width} x {height}"
-        )
-    return given
-
-
-def expect_side(name: str, side: Any) -> None:
-    """Refuses what is neither right nor left nor None.
-
-    Raises:
-        InputError: it names the argument.
-    """
-    if side not in (None, "right", "left"):
-        raise InputError(f"{name}: expected right, left or nothing, got {side!r:.40}")
-
-
-def expect_box(box: Sequence[float]) -> Box:
-    """x, y, width, height.
-
-    Raises:
-        InputError: these are no four finite numbers with a size.
-    """
-    try:
-        x, y, width, height = (float(number) for number in box)
-    except (TypeError, ValueError):
-        raise InputError(f"box: expected x, y, width, height in pixels, got {box!r:.80}") from None
-    largest = float(np.abs([x, y, width, height]).max())
-    if not largest < FAR_PX or min(width, height) < 2:
-        raise InputError(f"box: expected finite numbers and 2 pixels a side or more, got {box!r}")
-    return x, y, width, height
-
-
-def expect_camera(K: Any) -> Float[np.ndarray, "3 3"]:
-    """A camera matrix in pixels.
-
-    Raises:
-        InputError: it is none.
-    """
-    try:
-        camera = np.asarray(K, np.float64)
-    except (TypeError, ValueError):
-        camera = np.zeros(0)
-    if not is_camera(camera):
-        raise InputError(
-            "K: expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in the picture's pixels, got "
-            f"{np.array2string(camera, precision=4, separator=', ')}"
-        )
-    return camera

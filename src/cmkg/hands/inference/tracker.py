@@ -11,17 +11,8 @@ from jaxtyping import Float
 
 from ...errors import InputError
 from ..mediapipe.backend import Answer
-from .hand import (
-    Box,
-    Hand,
-    HandResult,
-    Side,
-    expect_box,
-    expect_camera,
-    expect_side,
-    is_among,
-    to_rgb,
-)
+from .hand import Box, Hand, HandResult, Side, expect_side, is_among
+from .picture_view import expect_box, expect_camera, to_rgb
 from .steady import SteadyHand
 
 SIDE_MEMORY = 0.9  # of a hand's chance to be a right one, from frame to frame

@@ -3,6 +3,8 @@
 A .tflite is a FlatBuffer (https://flatbuffers.dev/internals) of TensorFlow's schema version 3. This
 reader knows the fields that MediaPipe's hand networks have, checks every offset against the file's
 length, and refuses all else in one sentence. NumPy only: predicting needs no torch.
+
+One file: reading and writing share the format's tables.
 """
 
 from __future__ import annotations
