@@ -149,6 +149,32 @@ def expect_unlabelled(config: Distill, packed: Packed) -> None:
         )
 
 
+def load_start_of(config: Distill, student: FinishedRun) -> PoseNet:
+    """The student with the weights to start from.
+
+    Raises:
+        InputError: they were trained in a set's bone.
+    """
+    if config.start in (THETA_0, "student"):
+        return student.load(config.start)
+    model = student.load("student")
+    load_weights(config.start, model)
+    expect_bone_unit(model, config.start)
+    return model
+
+
+def expect_same_view(config: Distill, student: FinishedRun, teacher: FinishedRun) -> None:
+    """Refuses a teacher and a student that do not see hands the same way up.
+
+    Raises:
+        InputError: one sees them --upright, or both do beside --cached.
+    """
+    if teacher.net.upright != student.net.upright:
+        raise InputError("one of teacher and student sees hands --upright, the other does not")
+    if student.net.upright and config.cached:
+        raise InputError("--cached: not for networks that see hands --upright")
+
+
 def run(config: Distill) -> dict[str, Any]:
     """Distils, tests, and writes distilled.safetensors, the priors and the result."""
     source, starts_from_file = config.source, config.start not in (THETA_0, "student")
@@ -167,15 +193,9 @@ def run(config: Distill) -> dict[str, Any]:
     stage = StageRun(config, "distilled student", inputs, config.optim.precision)
     if stage.result:
         return stage.result
-    start = student_run.load("student" if starts_from_file else config.start)
-    if starts_from_file:
-        load_weights(config.start, start)
-        expect_bone_unit(start, config.start)
+    expect_same_view(config, student_run, teacher_run)
+    start = load_start_of(config, student_run)
     net, modality = student_run.net, teacher_run.modality
-    if teacher_run.net.upright != net.upright:
-        raise InputError("one of teacher and student sees hands --upright, the other does not")
-    if net.upright and config.cached:
-        raise InputError("--cached: not for networks that see hands --upright")
     teacher = teacher_run.load(modality=modality)
     data = source.open()
     loader = Loader(
@@ -192,7 +212,7 @@ def run(config: Distill) -> dict[str, Any]:
     expect_unlabelled(config, data.first)
     loss = loss_of(net, data.first.bone_mm)
 
-    teacher.to(stage.device).requires_grad_(False)
+    teacher.to(stage.device).requires_grad_(requires_grad=False)
     student = place_model(start, stage.fabric)
     if config.use_teacher:
         distiller = distiller_of(config.criterion, student, teacher, net, loss, config.optim.seed)

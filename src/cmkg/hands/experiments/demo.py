@@ -158,9 +158,6 @@ def make_data(config: Experiment, data: Path) -> Blocks:
     return draw_sequences(person, data, config.target_frames, config.target_frames)
 
 
-# ---- source --------------------------------------------------------------------------------------
-
-
 # ---- target --------------------------------------------------------------------------------------
 
 
@@ -191,6 +188,3 @@ def write_mean_pose(out: Path) -> None:
         found = score_mean_pose(train, test, folder)
         facts = {"outputs": outputs_of(folder), "place": place_of(folder)}
         write_sealed_json(folder / "result.json", found | facts)
-
-
-# ---- how long it takes ---------------------------------------------------------------------------

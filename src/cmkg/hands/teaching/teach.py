@@ -90,7 +90,7 @@ class Teaching:
         self.with_flags = with_flags
         self.sources, self.recipe, self.seed = sources, recipe, seed
         self.looks, self.penalty = looks or Looks(), penalty
-        self.start = copy.deepcopy(network).eval().requires_grad_(False)
+        self.start = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
         self.taught = copy.deepcopy(network)
         for number, layer in enumerate(self.taught.children()):
             layer.requires_grad_(number >= recipe.frozen)
