@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from .errors import Diverged as Diverged
     from .errors import InputError as InputError
     from .hands.inference.hand import Hand as Hand
-    from .hands.inference.hand import HandResult as HandResult
     from .hands.inference.hand import Thresholds as Thresholds
+    from .hands.inference.hand_result import HandResult as HandResult
     from .hands.inference.tracker import Tracker as Tracker
     from .own_units import in_own_units as in_own_units
     from .own_units import in_plain_units as in_plain_units

@@ -1,6 +1,6 @@
 import numpy as np
 
-from cmkg.hands.inference.hand import HandResult
+from cmkg.hands.inference.hand_result import HandResult
 from cmkg.hands.inference.steady import OneEuro, SteadyHand
 
 

@@ -26,7 +26,8 @@ from ...runtime.text import printable
 from ..geometry import is_camera
 from ..inference.drawing import draw_hands
 from ..inference.exchange import FORMAT, csv_of, document_of, record_of
-from ..inference.hand import OWN, Box, Hand, Side, Thresholds
+from ..inference.hand import OWN, Box, Hand, Thresholds
+from ..inference.hand_result import Side
 from ..inference.picture_view import PictureView, expect_box
 from ..inference.pictures import PICTURES, list_files, write_picture
 from ..inference.tracker import Tracker

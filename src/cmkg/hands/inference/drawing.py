@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from ..skeleton import BONES, FINGER_COLOURS, FINGER_OF_BONE
-from .hand import HandResult
+from .hand_result import HandResult
 
 SUBPIXEL = 4  # bits behind the point in OpenCV's coordinates
 COLOURS = [tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in FINGER_COLOURS]

@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 from ..skeleton import JOINTS
-from .hand import HandResult
+from .hand_result import HandResult
 
 DIGITS = 3
 FORMAT = "cmkg-hands/2"

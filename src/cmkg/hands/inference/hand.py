@@ -17,11 +17,10 @@ from ..geometry import rotation_to_axis
 from ..mediapipe.backend import Answer, Networks
 from ..mediapipe.regions import Picture, Region
 from ..placing import place_wrist
-from ..skeleton import INDEX_MCP, JOINTS, LITTLE_MCP, WRIST
+from ..skeleton import WRIST
 from .hand_files import HandFacts, read_hand_folder
+from .hand_result import HandResult, Side
 from .picture_view import SMALLEST, Box, PictureView, expect_side
-
-Side = Literal["right", "left"]
 
 OWN = Path(__file__).with_name("shipped")  # what comes with cmkg: README.md there is its card
 BONE_MM = (5.0, 120.0)
@@ -31,48 +30,6 @@ SHARES = (1.0, 0.6)  # of what the palm network sees, that the picture fills: on
 SAME_HAND = 0.35  # of the smaller region's side, between the middles of two
 AROUND_BOX = 1.6  # times a given box: what is searched for its palm
 MOST_HANDS = 100
-
-
-@dataclass(frozen=True)
-class HandResult:
-    """One hand, its joints in the order of skeleton.JOINTS: wrist, thumb, index, … to the tips.
-
-    joints_px: on the picture, x and y in pixels, the first pixel's middle being (0, 0). joints_mm:
-    from the wrist on, in the camera's frame (x right, y down, z forward), of a usual hand's size or
-    the bone's that was given. confidence: the chance that there is a hand; side_confidence: that it
-    is of this side. box: x, y of the corner, width and height of what was looked at, in pixels.
-    wrist_mm: the wrist in the camera's frame where the camera was given; None else. track: in a
-    video, the hand's number from frame to frame; 0 in a picture.
-    """
-
-    joints_px: Float[np.ndarray, "21 2"]
-    joints_mm: Float[np.ndarray, "21 3"]
-    side: Side
-    box: Box
-    confidence: float
-    side_confidence: float
-    wrist_mm: Float[np.ndarray, "3"] | None = None
-    track: int = 0
-
-    def __str__(self) -> str:
-        """A line a joint, with its name, pixels and millimetres."""
-        first = (
-            f"a {self.side} hand ({100 * self.side_confidence:.0f} %), "
-            f"{100 * self.confidence:.0f} % sure, "
-            f"{'palm' if self.palm_towards_camera else 'back'} to the camera"
-        )
-        rows = [
-            f"  {name:14} {x:7.1f} {y:7.1f} px  {a:7.1f} {b:7.1f} {c:7.1f} mm"
-            for name, (x, y), (a, b, c) in zip(JOINTS, self.joints_px, self.joints_mm, strict=True)
-        ]
-        return "\n".join([first, *rows])
-
-    @property
-    def palm_towards_camera(self) -> bool:
-        """Whether the palm, and not the back of the hand, is seen."""
-        x, y = (self.joints_px[[INDEX_MCP, LITTLE_MCP]] - self.joints_px[WRIST]).T
-        turn = x[0] * y[1] - y[0] * x[1]  # > 0: from index to little clockwise on the picture
-        return bool(turn > 0) == (self.side == "left")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -17,12 +17,9 @@ from jaxtyping import Float, Shaped
 from ...errors import InputError
 from ..geometry import is_camera
 from ..mediapipe.regions import Picture
+from .hand_result import Box, HandResult
 from .pictures import read_with_scale
 
-if TYPE_CHECKING:
-    from .hand import HandResult
-
-Box = tuple[float, float, float, float]  # x, y of the corner, width, height, in pixels
 FAR_PX = 1e6  # no box begins or ends there
 SMALLEST = 8  # pixels a side of a picture that is looked at
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .hand import HandResult
+from .hand_result import HandResult
 
 HAND_MM = 100.0  # about a palm: the size that speed in millimetres counts in
 

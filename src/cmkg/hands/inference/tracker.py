@@ -11,7 +11,8 @@ from jaxtyping import Float
 
 from ...errors import InputError
 from ..mediapipe.backend import Answer
-from .hand import Box, Hand, HandResult, Side, expect_side, is_among
+from .hand import Box, Hand, expect_side, is_among
+from .hand_result import HandResult, Side
 from .picture_view import expect_box, expect_camera, to_rgb
 from .steady import SteadyHand
 

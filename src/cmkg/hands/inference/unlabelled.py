@@ -14,7 +14,8 @@ from jaxtyping import Float, Shaped
 
 from ...errors import InputError
 from ..datasets.sample import Joints, Matrix
-from .hand import Hand, HandResult, Thresholds
+from .hand import Hand, Thresholds
+from .hand_result import HandResult
 
 UNDER_SKIN_MM = 8.0  # how far a joint lies behind the surface that depth is measured on
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ..inference.hand import SHARES, Hand, HandResult
+from ..inference.hand import SHARES, Hand
 from ..inference.hand_files import USUAL_PALM_SCORE
+from ..inference.hand_result import HandResult
 from ..mediapipe.backend import Networks
 from ..mediapipe.regions import Region
 from ..metrics import procrustes
