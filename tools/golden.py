@@ -49,6 +49,7 @@ VOLATILE = {
     "outputs",
     "checksum",
     "stamp",  # times of files
+    "labels_crc32",  # MATLAB files hold the time at which they were written
 }
 SKIPPED = {"environment.json", "config.json", "rows.json", "study_rows.json", "paper_rows.json"}
 
