@@ -1,4 +1,4 @@
-"""What docs/study.md reports: each study is `python -m studies.<name>`, on a finished `cmkg run`.
+"""The studies reported in docs/study.md: each is `python -m studies.<name>`.
 
 They import the package, never the other way round, and are not installed with it.
 """

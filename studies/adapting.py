@@ -1,16 +1,16 @@
-"""How few labels teach the hand network a camera, a hand, or another kind of picture?
+"""How few labels are needed to adapt the hand network to a camera, hand or kind of picture?
 
     python -m studies.adapting --real-hands FOLDER --out runs/adapting [--rendered FOLDER]
 
-FOLDER: photographs with 3D joints (datasets/real_hands.py). Each fifth is held out once; the others
-are learned from. Errors are of whole pictures in which the network finds the hand by itself, with
-the camera that the labels have (and without, as `mm_no_camera`). Three parts, each written as it
-goes, so that it can be killed and gone on with:
+FOLDER: photographs with 3D joints (datasets/real_hands.py). Each fifth is held out once; training
+uses the others. Errors are measured in whole pictures in which the network detects the hand by
+itself, with the labels' camera (and without it, as `mm_no_camera`). There are three parts, each
+saved as it progresses and resumed after an interruption:
 
     rows      all labels: plain; a pull to the start; early layers frozen; rendered hands alongside;
               the mean with the start (WiSE-FT); the last layer alone, by ridge regression
-    curve     plain, by how many labels, three draws each
-    kinds     grey, blurred, dark, gloved: before, with few labels, and what is forgotten
+    curve     plain, over the number of labels, three draws each
+    kinds     gray, blurred, dark, gloved: before, with few labels, and what is forgotten
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ DRAWS = 3
 KINDS = ("grey", "blurred", "dark", "gloved")
 FEW = (20, 100)
 RIDGE = 1.0
-SHARES = (0.5, 0.8)  # of the taught weights, in their mean with the start's
+SHARES = (0.5, 0.8)  # of the trained weights in their average with the initial ones
 
 
 class Setting(NamedTuple):
-    """One training. labels: how many of the fifth's others; 0 is all."""
+    """One training. labels: how many of the other fifths' labels are used; 0 is all."""
 
     row: str
     fifth: int
@@ -75,7 +75,7 @@ class Setting(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its result."""
+        """The name of its result."""
         return "-".join(str(part) for part in self if part != "")
 
 
@@ -91,7 +91,7 @@ def settings_of(part: str) -> list[Setting]:
 
 # ---- pictures ------------------------------------------------------------------------------------
 def changed(frames: Frames, kind: str) -> Frames:
-    """The frames as another kind of picture."""
+    """The frames converted to another kind of picture."""
     if not kind:
         return frames
     change = {"grey": _grey, "blurred": _blurred, "dark": _dark}.get(kind)
@@ -119,7 +119,7 @@ def _dark(picture: Picture) -> Picture:
 
 
 def _gloved(picture: Picture, joints_px: np.ndarray) -> Picture:
-    """The skin around the bones in blue, its light and shade kept."""
+    """Colors the skin around the bones blue, preserving its shading."""
     mask = np.zeros(picture.shape[:2], np.uint8)
     points = [(int(x), int(y)) for x, y in joints_px]
     wide = max(int(np.linalg.norm(joints_px[9] - joints_px[0]) / 4), 3)
@@ -142,58 +142,58 @@ def all_frames(root: str) -> Frames:
 
 
 def split_of(frames: Frames, setting: Setting) -> tuple[Frames, Frames]:
-    """To learn from, and the fifth that is held out."""
+    """The frames for training, and the held-out fifth."""
     numbers = np.arange(len(frames))
     fifth = np.minimum(numbers * FIFTHS // len(frames), FIFTHS - 1)
-    own, held_out = numbers[fifth != setting.fifth], numbers[fifth == setting.fifth]
+    kept, held_out = numbers[fifth != setting.fifth], numbers[fifth == setting.fifth]
     if setting.labels:
         rng = np.random.default_rng([setting.labels, setting.draw])
-        own = np.sort(rng.choice(own, setting.labels, replace=False))
-    return frames.of(own), frames.of(held_out)
+        kept = np.sort(rng.choice(kept, setting.labels, replace=False))
+    return frames.of(kept), frames.of(held_out)
 
 
 def train(setting: Setting, weights: str, root: str, rendered: str) -> dict[str, Any]:
-    """One training; errors of each held-out frame."""
+    """Runs one training; returns the errors of each held-out frame."""
     torch.set_num_threads(1)
     frames = changed(all_frames(root), setting.kind)
-    own, held_out = split_of(frames, setting)
+    train_set, held_out = split_of(frames, setting)
     start = TfliteNetwork.open(Path(weights) / LANDMARKS_FILE)
     score = partial(score_network, weights=weights)
-    found: dict[str, Any] = {"labels": len(own)}
+    results: dict[str, Any] = {"labels": len(train_set)}
     if setting.row == "ridge":
-        taught = last_layer_by_ridge(start, own)
+        taught = last_layer_by_ridge(start, train_set)
     else:
         recipe = recipe_of(setting)
-        sources = [TeachingSet(own, 1.0)]
+        sources = [TeachingSet(train_set, 1.0)]
         if setting.row == "rendered":
             hands = packed_frames(Packed(rendered))
-            sources.append(TeachingSet(in_convention(hands, own.bones().mean(0)), 1.0))
+            sources.append(TeachingSet(in_convention(hands, train_set.bones().mean(0)), 1.0))
         seen = findable(
-            Networks.open(Path(weights) / PALMS_FILE, Path(weights) / LANDMARKS_FILE), own
+            Networks.open(Path(weights) / PALMS_FILE, Path(weights) / LANDMARKS_FILE), train_set
         )
         score = partial(score_network, weights=weights, palm_score=seen.palm_score)
         with_flags = seen.missed > MISSED
-        found |= {"palm_score": seen.palm_score, "missed": seen.missed}
+        results |= {"palm_score": seen.palm_score, "missed": seen.missed}
         teaching = Teaching(start, sources, recipe, seed=setting.draw, with_flags=with_flags)
         for step in range(recipe.steps):
             teaching.take_step(step)
         taught = teaching.taught_network()
-    found["taught"] = score(taught, held_out)
+    results["taught"] = score(taught, held_out)
     if setting.row == "plain" and not setting.labels:
         for share in SHARES:
             mixed = average_with(start, copy.deepcopy(taught), share)
-            found[f"average {share:g}"] = score(mixed, held_out)
+            results[f"average {share:g}"] = score(mixed, held_out)
     if setting.row == "plain" and not setting.kind and not setting.labels:
-        found["untouched"] = score(start, held_out)
+        results["untouched"] = score(start, held_out)
     if setting.kind:
         plain = split_of(all_frames(root), setting)[1]
         untouched = score_network(start, held_out, weights)
-        found |= {"untouched": untouched, "plain pictures": score(taught, plain)}
-    return found
+        results |= {"untouched": untouched, "plain pictures": score(taught, plain)}
+    return results
 
 
 def recipe_of(setting: Setting) -> TeachingRecipe:
-    """Fewer steps for fewer labels: about eight epochs, at least a third of all steps."""
+    """Fewer steps for fewer labels: about eight epochs, and at least a third of all steps."""
     steps = STEPS if not setting.labels else max(STEPS // 3, min(STEPS, setting.labels * 8 // 16))
     recipe = TeachingRecipe(steps=steps)
     if setting.row == "decay":
@@ -204,40 +204,40 @@ def recipe_of(setting: Setting) -> TeachingRecipe:
 def score_network(
     network: TfliteNetwork, frames: Frames, weights: str, palm_score: float = 0.5
 ) -> dict[str, Any]:
-    """Errors of each frame, found by itself in the whole picture."""
+    """Errors of each frame, with its hand detected independently in the whole picture."""
     from cmkg.hands.mediapipe.tflite_files import TfliteFile
 
     palms = TfliteFile.open(Path(weights) / PALMS_FILE)
     networks = Networks(palms, TfliteFile(network.tflite_bytes()))
     hand = Hand(networks, HandFacts(45.0, "study", palm_score))
     answers = find_in_frames(hand, frames)
-    found: dict[str, Any] = {
-        name: np.round(one, 3).tolist() for name, one in errors_of(answers, frames).items()
+    scores: dict[str, Any] = {
+        name: np.round(values, 3).tolist() for name, values in errors_of(answers, frames).items()
     }
     seen = np.isfinite(answers.joints_px).all((1, 2))
-    found["side"] = float((seen & (answers.is_right == frames.is_right)).mean())
+    scores["side"] = float((seen & (answers.is_right == frames.is_right)).mean())
     afar = replace(frames, K=np.repeat(FROM_AFAR[None], len(frames), 0))
     no_camera = errors_of(find_in_frames(hand, afar), frames)["mm"]
-    return found | {"mm_no_camera": np.round(no_camera, 3).tolist()}
+    return scores | {"mm_no_camera": np.round(no_camera, 3).tolist()}
 
 
 @torch.no_grad()
 def last_layer_by_ridge(start: TfliteNetwork, frames: Frames) -> TfliteNetwork:
-    """The world layer alone, in closed form, from its features of a few looks at each frame."""
-    taught, held = copy.deepcopy(start), []
+    """Trains the world layer alone, in closed form, on its features from a few views per frame."""
+    taught, features = copy.deepcopy(start), []
     hook = taught.get_submodule("world").register_forward_hook(
-        lambda _, inputs, __: held.append(inputs[0].flatten(1))
+        lambda _, inputs, __: features.append(inputs[0].flatten(1))
     )
     rng, worlds = np.random.default_rng(0), []
     for look in range(4):
         looks = STILL if not look else replace(Looks(), mirrored=0.0)
         for at in range(0, len(frames), 32):
             views = views_of(frames, range(at, min(at + 32, len(frames))), looks, rng)
-            said = taught(views.pictures)
-            # Where the hand's middle is, the network may go on saying as it does.
-            worlds.append(views.world + said.world[:, :1])
+            answer = taught(views.pictures)
+            # The position of the hand's center is not changed.
+            worlds.append(views.world + answer.world[:, :1])
     hook.remove()
-    x, y = torch.cat(held).double(), torch.cat(worlds).flatten(1).double()
+    x, y = torch.cat(features).double(), torch.cat(worlds).flatten(1).double()
     layer = taught.get_submodule("world")
     assert isinstance(layer, torch.nn.Linear)
     residual = y - (x @ layer.weight.double().T + layer.bias.double())
@@ -254,44 +254,44 @@ def last_layer_by_ridge(start: TfliteNetwork, frames: Frames) -> TfliteNetwork:
 def run_all(
     part: str, given: argparse.Namespace, each: Callable[[Setting], dict[str, Any]]
 ) -> Iterable[str]:
-    """Every training of a part that is not there yet."""
+    """Runs every unfinished training of a part."""
     out = Path(given.out)
-    todo = [one for one in settings_of(part) if not (out / f"{one.name}.json").exists()]
+    todo = [setting for setting in settings_of(part) if not (out / f"{setting.name}.json").exists()]
     with ProcessPoolExecutor(given.workers, get_context("spawn")) as pool:
-        for setting, found in zip(todo, pool.map(each, todo), strict=True):
-            write_json(out / f"{setting.name}.json", found)
+        for setting, results in zip(todo, pool.map(each, todo), strict=True):
+            write_json(out / f"{setting.name}.json", results)
             yield f"{setting.name}: " + ", ".join(
-                f"{name} {np.nanmean(one['mm']):.1f} ({np.nanmean(one['procrustes_mm']):.1f})"
-                for name, one in found.items()
-                if isinstance(one, dict)
+                f"{name} {np.nanmean(scores['mm']):.1f} ({np.nanmean(scores['procrustes_mm']):.1f})"
+                for name, scores in results.items()
+                if isinstance(scores, dict)
             )
 
 
 def summary_of(out: Path) -> dict[str, Any]:
-    """All parts' means, as docs report them."""
-    found: dict[str, Any] = {"rows": {}, "curve": {}, "kinds": {}}
+    """The means of all parts, as the documents report them."""
+    summary: dict[str, Any] = {"rows": {}, "curve": {}, "kinds": {}}
     for setting in settings_of("rows"):
         path = out / f"{setting.name}.json"
-        for name, one in _results(path).items():
+        for name, result in _results(path).items():
             row = setting.row if name == "taught" else name
-            found["rows"].setdefault(row, {})[str(setting.fifth)] = means_of(one)
+            summary["rows"].setdefault(row, {})[str(setting.fifth)] = means_of(result)
     for setting in settings_of("curve"):
-        for one in _results(out / f"{setting.name}.json").values():
-            found["curve"].setdefault(str(setting.labels), []).append(means_of(one))
+        for result in _results(out / f"{setting.name}.json").values():
+            summary["curve"].setdefault(str(setting.labels), []).append(means_of(result))
     for setting in settings_of("kinds"):
-        for name, one in _results(out / f"{setting.name}.json").items():
+        for name, result in _results(out / f"{setting.name}.json").items():
             row = name if name == "untouched" else f"{name}, {setting.labels} labels"
-            found["kinds"].setdefault(setting.kind, {})[row] = means_of(one)
-    return found
+            summary["kinds"].setdefault(setting.kind, {})[row] = means_of(result)
+    return summary
 
 
 def _results(path: Path) -> dict[str, Any]:
-    held = read_json(path) if path.exists() else {}
-    return {name: one for name, one in held.items() if isinstance(one, dict)}
+    content = read_json(path) if path.exists() else {}
+    return {name: result for name, result in content.items() if isinstance(result, dict)}
 
 
 def means_of(one: dict[str, Any]) -> dict[str, Any]:
-    """Of a network on held-out frames; None where it found no hand."""
+    """Means of a network on held-out frames; None if it found no hand."""
     names = ("mm", "procrustes_mm", "px_percent", "mm_no_camera")
     errors = {name: np.array(one[name], float) for name in names}
     found = float(np.isfinite(errors["mm"]).mean())
@@ -300,7 +300,7 @@ def means_of(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--real-hands", required=True)
     parser.add_argument("--rendered", default="", help="a packed set of `cmkg run weights`")

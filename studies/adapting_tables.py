@@ -1,4 +1,4 @@
-"""Tables of what studies/adapting.py measured, for the documents."""
+"""Tables of the results of studies/adapting.py, for the documents."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ ADAPTING_ROWS = {
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """As "13.8 ± 2.4"."""
+    """Formats as "13.8 ± 2.4"."""
     return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
 
 
 def adapting_rows_block(result: Mapping[str, Any]) -> str:
-    """studies/adapting.py: each fifth result out once."""
+    """The rows of studies/adapting.py over all held-out fifths."""
     body = []
     for name, label in ADAPTING_ROWS.items():
         fifths = result["rows"].get(name)
         if not fifths:
             continue
         order = [fifths[key] for key in sorted(fifths)]
-        cells = [mean_and_spread([one[key] for one in order]) for key in ADAPTING_MEASURES]
-        worst = max(one["mm"] for one in order)
+        cells = [mean_and_spread([means[key] for means in order]) for key in ADAPTING_MEASURES]
+        worst = max(means["mm"] for means in order)
         body.append(
             [label, *cells, f"{worst:.1f}", f"{100 * min(o['found'] for o in order):.0f} %"]
         )
@@ -52,25 +52,25 @@ ADAPTING_MEASURES = {
 
 
 def adapting_curve_block(result: Mapping[str, Any]) -> str:
-    """By how many labels."""
+    """Errors over the number of labels."""
     body, fifths = [], result["rows"]["untouched"]
     draws = len(next(iter(result["curve"].values())))
-    untouched = [fifths[str(number)] for number in range(draws)]  # the same fifths
+    untouched = [fifths[str(number)] for number in range(draws)]  # on the same fifths
     for labels, draws in ({"0": untouched} | result["curve"]).items():
-        cells = [mean_and_spread([one[key] for one in draws]) for key in ADAPTING_MEASURES]
+        cells = [mean_and_spread([means[key] for means in draws]) for key in ADAPTING_MEASURES]
         body.append([labels, *cells])
     return "\n".join([*table_of(["labels", *ADAPTING_MEASURES.values()], body), ""])
 
 
 def adapting_kinds_block(result: Mapping[str, Any]) -> str:
-    """Other kinds of pictures; what is forgotten."""
+    """Errors on other kinds of pictures, and what is forgotten."""
     body = []
     for kind, rows in result["kinds"].items():
         for name in sorted(rows, key=lambda name: name != "untouched"):
-            one = rows[name]
+            means = rows[name]
             label = name.replace("taught", "adapted").replace("plain pictures", "then: plain ones")
             keys = ("mm", "procrustes_mm", "px_percent")
-            cells = ["–" if one[key] is None else f"{one[key]:.1f}" for key in keys]
-            body.append([kind, label, *cells, f"{100 * one['found']:.0f} %"])
+            cells = ["–" if means[key] is None else f"{means[key]:.1f}" for key in keys]
+            body.append([kind, label, *cells, f"{100 * means['found']:.0f} %"])
     heads = ["pictures", "", "mm", "Procrustes", "on the picture, %", "found"]
     return "\n".join([*table_of(heads, body), ""])

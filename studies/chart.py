@@ -1,4 +1,4 @@
-"""The studies' chart: the error of every row, a panel a study."""
+"""The studies' chart: the error of every row, one panel per study."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ WITHOUT_PRIOR = ("none", "l2")
 def draw_errors(studies: Sequence[Mapping[str, Any]], references: Sequence[str]) -> str:
     """EPE of every row as SVG.
 
-    A dot each seed, the mean and its standard deviation over them; a line at the mean of each of
-    `references`. Rows that one of the studies lacks stay empty there.
+    Each seed is a dot, with the mean and standard deviation over seeds; a line marks the mean of
+    each of `references`. Rows that a study lacks stay empty in its panel.
     """
     labels: dict[str, str] = {}
-    for found in studies:
-        for row in found["rows"]:
+    for study in studies:
+        for row in study["rows"]:
             labels.setdefault(row["name"], row["label"])
     height = {name: -place for place, name in enumerate(labels)}
     size = (4.3 + 3.0 * len(studies), 0.8 + 0.27 * len(labels))
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, len(studies), figsize=size, sharey=True, squeeze=False)
-        for axes, found in zip(panels[0], studies, strict=True):
-            for row in found["rows"]:
+        for axes, study in zip(panels[0], studies, strict=True):
+            for row in study["rows"]:
                 colour, error, y = colour_of(row), row["epe_mm"], height[row["name"]]
                 axes.errorbar(
                     error["mean"], y, xerr=error["sd"], fmt="o", ms=6, lw=2.4, color=colour
@@ -36,7 +36,7 @@ def draw_errors(studies: Sequence[Mapping[str, Any]], references: Sequence[str])
                 if row["name"] in references:
                     axes.axvline(error["mean"], color=colour, lw=0.9, ls="--", zorder=0)
             axes.set(
-                title=found["target"],
+                title=study["target"],
                 xlabel="EPE, mm",
                 yticks=list(height.values()),
                 yticklabels=labels.values(),
@@ -45,7 +45,7 @@ def draw_errors(studies: Sequence[Mapping[str, Any]], references: Sequence[str])
 
 
 def colour_of(row: Mapping[str, Any]) -> str:
-    """Grey for a control, blue for a prior, red for no prior from theta_0, green else."""
+    """Gray for a control, blue for a prior, red for no prior from theta_0, otherwise green."""
     if row["label"].startswith("control"):
         return GREY
     if "φ" in row["label"] or "ℓ² around" in row["label"]:
@@ -54,7 +54,7 @@ def colour_of(row: Mapping[str, Any]) -> str:
 
 
 def draw_labels(found: Mapping[str, Any]) -> str:
-    """Error over the number of labels, a line a row, as SVG: mean and standard deviation."""
+    """Error over the number of labels, one line per row, as SVG: mean and standard deviation."""
     lines: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
     for cell in found["cells"]:
         for row in cell["rows"]:

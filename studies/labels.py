@@ -1,9 +1,10 @@
-"""How much is depth worth with few labels, and with many? The student's error over their number.
+"""How large is the gain from depth with few and with many labels?
 
     python -m studies.labels --out runs/labels
 
-For each number of labels: a student on them alone, a teacher on their depth, and a student that the
-teacher teaches on all pairs; each takes as many steps. The protocol is docs/study.md.
+For each number of labels: a student trained on them alone, a teacher on their depth, and a student
+distilled from the teacher on all pairs; each takes the same number of steps. The protocol is
+docs/study.md.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Labels:
-    """Settings of the study."""
+    """Measure the gain from depth over the number of labels."""
 
     out: str = "runs/labels"
     count: int = 5000
-    """Pairs of the source; so many labels are the last point."""
+    """Number of pairs in the source; also the largest number of labels."""
     labels: tuple[int, ...] = (60, 125, 250, 500, 1000)
     epochs: int = 6
     batch: int = 32
@@ -57,7 +58,7 @@ class Labels:
 
 
 def run(config: Labels) -> None:
-    """Trains what is not finished, seed by seed; writes labels.json and labels.svg."""
+    """Runs all unfinished trainings, seed by seed; writes labels.json and labels.svg."""
     out = Path(config.out)
     for seed in config.seeds:
         for labels in (*config.labels, 0):
@@ -80,13 +81,13 @@ def run(config: Labels) -> None:
             for name in ("student", "teacher", "depth") if labels else ("student",):
                 result = run_stage(stages[name])
                 say(f"{worth.labels} labels, seed {seed}, {name}: EPE {result['epe_mm']:.2f} mm")
-        found = collect(config)
-        write_json(out / "labels.json", found)
-        write_text(out / "labels.svg", draw_labels(found))
+        results = collect(config)
+        write_json(out / "labels.json", results)
+        write_text(out / "labels.svg", draw_labels(results))
 
 
 def collect(config: Labels) -> dict[str, Any]:
-    """{"cells": one for each number of labels}, of the seeds that have finished it."""
+    """{"cells": one for each number of labels}, over the seeds that have finished it."""
     cells = []
     for labels in (*config.labels, config.count):
         rows = []
@@ -98,8 +99,8 @@ def collect(config: Labels) -> dict[str, Any]:
                 rows.append({"name": name, "label": label, "epe_mm": spread(errors)})
         if rows:
             cells.append({"target": str(labels), "rows": rows})
-    found = {"cells": cells, "settings": settings_of(config)}
-    return found | describe_sessions_of(Path(config.out))
+    results = {"cells": cells, "settings": settings_of(config)}
+    return results | describe_sessions_of(Path(config.out))
 
 
 if __name__ == "__main__":

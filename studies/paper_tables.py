@@ -15,20 +15,20 @@ PAPER = "paper-open"
 
 
 def rows_run(run: Mapping[str, Any]) -> dict[str, Any]:
-    """{stage: row} of a run's rows that have results, of all tables."""
+    """{stage: row} of the rows of all tables that have results in a run."""
     rows = (row for preset in TABLES for row in run["presets"][preset])
     return {row["stage"]: row for row in rows if row["ours"]}
 
 
 def errors_of_shared_seeds(run: Mapping[str, Any], stages: Sequence[str]) -> dict[str, Any]:
-    """{stage: EPE} over the seeds that all of them have."""
+    """{stage: EPE} over the seeds that all stages have."""
     rows = rows_run(run)
     values = errors_by_seed([rows[stage] for stage in stages]).tolist()
-    return {stage: spread(one) for stage, one in zip(stages, values, strict=True)}
+    return {stage: spread(errors) for stage, errors in zip(stages, values, strict=True)}
 
 
 def error_of(run: Mapping[str, Any], stage: str) -> str:
-    """As "30.9 ± 0.3", with the number of seeds unless it is three; a dash where there is none."""
+    """Formats as "30.9 ± 0.3", with the number of seeds unless it is three; a dash for none."""
     row = rows_run(run).get(stage)
     if row is None:
         return "–"
@@ -38,7 +38,7 @@ def error_of(run: Mapping[str, Any], stage: str) -> str:
 
 
 def paper_block(runs: Mapping[str, Any]) -> str:
-    """All rows of the three tables, and whether their order holds, run beside run."""
+    """All rows of the three tables, and whether their order is reproduced, for each run."""
     lines = []
     for name, run in runs.items():
         trained = {k: n for k, n in run["sets"].items() if not k.endswith(("test", "evaluation"))}
@@ -65,15 +65,15 @@ def paper_block(runs: Mapping[str, Any]) -> str:
     for number, claim in enumerate(first["claims"]):
         ours = []
         for run in runs.values():
-            own = run["claims"][number]
-            said = f": {own['verdict']}" if own["verdict"] else ""
-            ours.append("–" if own["ours"] is None else format_ours(own) + said)
+            run_claim = run["claims"][number]
+            verdict = f": {run_claim['verdict']}" if run_claim["verdict"] else ""
+            ours.append("–" if run_claim["ours"] is None else format_ours(run_claim) + verdict)
         body.append([claim["claim"], format_gain(claim["paper"], claim["unit"]), *ours])
     return "\n".join([*lines, *table_of(["against", "the paper", *runs], body), ""])
 
 
 def small_paper_block(runs: Mapping[str, Any]) -> str:
-    """The three tables in their shortest form; Table 3 as a matrix, of the first run."""
+    """The three tables in their shortest form; Table 3 is a matrix of the first run."""
 
     def small(preset: str, chosen: Mapping[str, str]) -> list[list[str]]:
         paper = {row["stage"]: row["paper_epe_mm"] for row in first["presets"][preset]}
@@ -105,7 +105,7 @@ def small_paper_block(runs: Mapping[str, Any]) -> str:
     name, body = next(iter(runs)), []
     for data, paper in TABLE_3_EPE_MM.items():
         ours = [error_of(first, f"{data}/{row}") for row, _ in TABLE_3_ROWS]
-        body.append([data, " / ".join(f"{one:.1f}" for one in paper), *ours])
+        body.append([data, " / ".join(f"{error:.1f}" for error in paper), *ours])
     head = ["Table 3, targets", "the paper: none / ℓ² / prior"]
     head += [f"{name}: {label}" for label in ("none", "ℓ²", "prior")]
     return "\n".join([*lines, *table_of(head, body), ""])

@@ -1,4 +1,4 @@
-"""How a study runs as a program."""
+"""Runs a study as a program."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from cmkg.cli.exit_codes import end_in_one_sentence
 
 
 def main(run: Callable[[Any], object], settings: type) -> None:
-    """A study's program: its settings from the command line, its errors as sentences."""
+    """Runs a study with settings from the command line; prints errors as sentences."""
     end_in_one_sentence(lambda: run(tyro.cli(settings)))

@@ -1,8 +1,8 @@
-"""The studies' tables: every row beside references, paired by seed, with t intervals.
+"""The studies' tables: every row compared to references, paired by seed, with t intervals.
 
     python -m studies.tables --out runs/ingredients
 
-writes the tables of a study's folder anew.
+rewrites the tables of a study's folder.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ REFERENCES = {"fine-tune-student": "plain fine-tuning"}
 BULKY = ("weights", "pck", "per_joint_mm")
 KEPT = ("target", "epochs", "seeds", "tries", "base")
 LEVEL = 0.95
-FEWEST = 3  # seeds of an interval
+FEWEST = 3  # seeds needed for an interval
 
 Facts = dict[str, Any]
 
 
 def interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
-    """Student's t interval of a mean, for differences of few seeds; None of fewer than FEWEST.
+    """Student's t interval of a mean, for differences over few seeds; None below FEWEST.
 
     >>> interval([1.0, 2.0]) is None
     True
@@ -42,14 +42,14 @@ def interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, floa
         return None
     if min(values) == max(values):
         return float(values[0]), float(values[0])
-    found = ttest_1samp(np.asarray(values), 0.0).confidence_interval(level)
-    return float(found.low), float(found.high)
+    bounds = ttest_1samp(np.asarray(values), 0.0).confidence_interval(level)
+    return float(bounds.low), float(bounds.high)
 
 
 def describe_sessions(out: Path) -> Facts:
     """Commits, commands and machine of the sessions that wrote a folder.
 
-    Of the user's own folders the last part only.
+    Absolute paths are shortened to their last part.
     """
     sessions = read_json(out / "environment.json")["sessions"]
     hide_folders(read_json(out / "config.json"), sessions)
@@ -95,7 +95,7 @@ def difference(values: np.ndarray, reference: np.ndarray) -> Facts:
 
 
 def format_difference(difference: Mapping[str, Any] | None) -> str:
-    """As "-1.25 [-1.32, -1.20], -5%", of fewer than three seeds "-1.25 (2), -5%", or nothing."""
+    """Formats as "-1.25 [-1.32, -1.20], -5%", below three seeds "-1.25 (2), -5%", or nothing."""
     if difference is None:
         return ""
     share = f", {difference['share']:+.0%}" if "share" in difference else ""
@@ -125,26 +125,26 @@ def format_study(found: Mapping[str, Any]) -> str:
 
 
 def draw_study(studies: Sequence[Mapping[str, Any]]) -> str:
-    """The rows' errors as SVG, a panel each of `studies` (what `collect_study` returns)."""
+    """The rows' errors as SVG, a panel for each of `studies` (returned by `collect_study`)."""
     return draw_errors(studies, list(REFERENCES))
 
 
 def write_study(out: Path) -> Facts:
     """Writes study.json, study.md and study.svg into a study's folder.
 
-    Returns what the first holds.
+    Returns the contents of study.json.
     """
     out = Path(out)
-    found = collect_study(out) | describe_sessions(out)
-    write_text(out / "study.svg", draw_study([found]))
-    write_json(out / "study.json", found)
-    write_text(out / "study.md", format_study(found))
-    return found
+    study = collect_study(out) | describe_sessions(out)
+    write_text(out / "study.svg", draw_study([study]))
+    write_json(out / "study.json", study)
+    write_text(out / "study.md", format_study(study))
+    return study
 
 
 # ---- several small studies side by side ----------------------------------------------------------
 def formatter_of(found: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], str]:
-    """What writes a row's EPE: with (n) where it has fewer seeds than others."""
+    """The formatter of a row's EPE; it appends (n) if the row has fewer seeds than others."""
     rows = [row for cell in found["cells"] for row in cell["rows"]]
     counts = [len(row["seeds"]) for row in rows if "seeds" in row]
 
@@ -157,7 +157,7 @@ def formatter_of(found: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], str]
 
 
 def format_cells(found: Mapping[str, Any]) -> str:
-    """A row a row, a column a cell of `found`: EPE in mm over seeds; (n) of fewer than others."""
+    """Table of EPE in mm over seeds, one column per cell of `found`; (n) if seeds are missing."""
     labels: dict[str, str] = {}
     for cell in found["cells"]:
         labels |= {row["name"]: row["label"] for row in cell["rows"]}
@@ -173,14 +173,14 @@ def format_cells(found: Mapping[str, Any]) -> str:
 # ---- anew ----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Tables:
-    """Settings of the tables."""
+    """Rewrite the tables of a study."""
 
     out: str = "runs/study"
     """Folder of a study."""
 
 
 def run(config: Tables) -> None:
-    """Writes the tables that belong to a folder."""
+    """Rewrites the tables in a folder."""
     out = Path(config.out)
     if not (out / "study_rows.json").exists():
         raise InputError(f"{out}: expected the folder of a study, found no rows to report")
@@ -194,6 +194,6 @@ if __name__ == "__main__":
 
 
 def table_of(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table's lines: the first column left, the others right."""
+    """The lines of a Markdown table: the first column left-aligned, the others right-aligned."""
     rule = [":--", *["--:"] * (len(columns) - 1)]
     return ["| " + " | ".join(cells) + " |" for cells in [columns, rule, *lines]]

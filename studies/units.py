@@ -3,12 +3,12 @@
     python -m studies.units --source packed/source --target packed/target --test packed/test \
         --out runs/units
 
-Adam on L_REG alone does not see its unit, but R, the inner step and L_DIST beside it do: sigma =
-1e-5 beside a loss in mm^2 is 1e-11 beside one in m^2. For each unit, with the paper's alpha =
-2.5e-4, beta = 1e-3 and lambda = 1e3: the three terms of G after the first half, phi as the second
-half learns it, and what none, l1, l2 and phi do to the weights on a target from theta_0: their root
-mean square, the share next to zero, the EPE. Packed sets stored at 128 px or more; networks and
-steps are settings.
+Adam on L_REG alone is independent of its unit, but R, the inner step and L_DIST are not: sigma =
+1e-5 with a loss in mm^2 corresponds to 1e-11 with one in m^2. For each unit, with the paper's alpha
+= 2.5e-4, beta = 1e-3 and lambda = 1e3, the study reports the three terms of G after the first half,
+phi as learned in the second half, and the effect of none, l1, l2 and phi on a target trained from
+theta_0: the weights' root mean square, the share near zero, and the EPE. It needs packed sets
+stored at 128 px or more; networks and steps are settings.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from cmkg.training.step import take_step
 from studies.program import main
 
 ALPHA, BETA, LR = 2.5e-4, 1e-3, 2.5e-4
-# What each row of Table 2 sets: sigma and exponent; None is phi.
+# sigma and exponent of each row of Table 2; None is phi.
 ROWS: dict[str, tuple[float | None, int]] = {
     "none": (0.0, 2),
     "l1-1e-4": (1e-4, 1),
@@ -56,10 +56,10 @@ ROWS: dict[str, tuple[float | None, int]] = {
 
 @dataclass(frozen=True)
 class Units:
-    """Settings of the measurement."""
+    """Measure the terms of the loss and the effect of the prior for each unit of the loss."""
 
     source: str = "packed/source"
-    """Packed set with depth."""
+    """Folder of the source's packed set, with depth."""
     target: str = "packed/target"
     test: str = "packed/test"
     out: str = "runs/units"
@@ -68,16 +68,16 @@ class Units:
     rows: tuple[str, ...] = tuple(ROWS)
     batch: int = 32
     first_steps: int = 1500
-    """Of the teacher, and of the student's first half."""
+    """Steps of the teacher, and of the student's first half."""
     second_steps: int = 600
-    """Of distilling, while phi is learned."""
+    """Steps of distillation, in which phi is learned."""
     target_steps: int = 600
     precision: Precision = "32-true"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where the networks are trained."""
+    """The data and device with which networks are trained."""
 
     config: Units
     fabric: Processes
@@ -86,22 +86,22 @@ class Setting:
     test: Loader
 
     def net(self, channels: int, seed: int = 0) -> PoseNet:
-        """A network at its beginning."""
+        """A new network."""
         return pose_net(self.config.net, channels, seed).to(self.fabric.device)
 
     def loss(self, unit: LossUnit, loader: Loader) -> PoseLoss:
-        """Eq. 1 in a unit, squared, of a set's mean hand."""
+        """Eq. 1 in a unit, squared, for a set's mean hand."""
         return PoseLoss(loader.data.first.bone_mm, 0.0, unit)
 
     def batch(self, loader: Loader, step: int) -> Batch:
-        """One batch of the source, or of the target, which has no depth."""
+        """A batch of the source, or of the target, which has no depth."""
         hands = loader.training_batch(0, step, self.config.batch, self.fabric)
         depth = hands.picture("depth") if hands.depth is not None else None
         return Batch(hands.picture("rgb"), depth, hands.labels)
 
 
 def run(config: Units) -> dict[str, Any]:
-    """All units; writes <out>/units.json after each."""
+    """Measures all units; writes <out>/units.json after each."""
     fabric = launch(config.precision)
     px, device = config.net.px, fabric.device
     setting = Setting(
@@ -112,16 +112,16 @@ def run(config: Units) -> dict[str, Any]:
         Loader(open_frames(Packed(config.test)), px, device),
     )
     first = {channels: _first_half(setting, channels) for channels in (1, 3)}
-    found: dict[str, Any] = {"settings": asdict(config), "units": {}}
+    results: dict[str, Any] = {"settings": asdict(config), "units": {}}
     Path(config.out).mkdir(parents=True, exist_ok=True)
     for unit in config.units:
-        found["units"][unit] = of_unit(setting, unit, first)
-        write_json(Path(config.out) / "units.json", found)
-    return found
+        results["units"][unit] = of_unit(setting, unit, first)
+        write_json(Path(config.out) / "units.json", results)
+    return results
 
 
 def _first_half(setting: Setting, channels: int) -> PoseNet:
-    """The teacher (1 channel) or the student (3), on L_REG, whose unit Adam does not see here."""
+    """Trains the teacher (1 channel) or student (3) on L_REG, whose unit is irrelevant here."""
     net, loss = setting.net(channels), setting.loss("cm", setting.source)
     adam = torch.optim.Adam(net.parameters(), LR)
     for step in range(setting.config.first_steps):
@@ -150,25 +150,25 @@ def of_unit(setting: Setting, unit: LossUnit, first: dict[int, PoseNet]) -> dict
         loss=setting.loss(unit, setting.source),
         criterion=distillation_loss,
     )
-    found: dict[str, Any] = {"terms": _terms(setting, distiller)}
-    say(f"{unit}: G = {found['terms']}")
+    results: dict[str, Any] = {"terms": _terms(setting, distiller)}
+    say(f"{unit}: G = {results['terms']}")
     try:
-        priors, found["distilled"] = _second_half(setting, distiller)
+        priors, results["distilled"] = _second_half(setting, distiller)
     except Diverged as error:
-        priors, found["distilled"] = [], {"diverged": str(error)}
+        priors, results["distilled"] = [], {"diverged": str(error)}
     distiller.close()
-    say(f"{unit}: {found['distilled']}")
-    found["rows"] = {}
+    say(f"{unit}: {results['distilled']}")
+    results["rows"] = {}
     for name in setting.config.rows:
         sigma, p = ROWS[name]
         learned = next((prior for prior in priors if prior.p == p), None)
         net = setting.net(3)
         prior = learned if sigma is None else Prior.constant(net, sigma, p)
-        if prior is None:  # its learning diverged
+        if prior is None:  # the learning of phi diverged
             continue
-        row = found["rows"][name] = _on_target(setting, net, prior, unit)
+        row = results["rows"][name] = _on_target(setting, net, prior, unit)
         say(f"{unit}, {name}: " + ", ".join(f"{k} {v:.4g}" for k, v in _numbers(row).items()))
-    return found
+    return results
 
 
 @torch.no_grad()
@@ -186,7 +186,7 @@ def _terms(setting: Setting, distiller: Distiller) -> dict[str, float]:
 
 
 def _second_half(setting: Setting, distiller: Distiller) -> tuple[list[Prior], dict[str, Any]]:
-    """phi of both exponents, by the paper's alpha and beta."""
+    """Learns phi for both exponents, with the paper's alpha and beta."""
     learner = PriorLearner(distiller, MetaConfig((1, 2), alpha=ALPHA, beta=BETA))
     adam = torch.optim.Adam(distiller.student.parameters(), LR)
     losses: dict[str, float] = {}
@@ -204,7 +204,7 @@ def _second_half(setting: Setting, distiller: Distiller) -> tuple[list[Prior], d
 
 
 def _on_target(setting: Setting, net: PoseNet, prior: Prior, unit: LossUnit) -> dict[str, Any]:
-    """The weights and the error after training from theta_0."""
+    """The weights and the error after training on the target from theta_0."""
     loss, adam = setting.loss(unit, setting.target), torch.optim.Adam(net.parameters(), LR)
     try:
         with prior.attach(adam, net):
@@ -223,7 +223,7 @@ BACKBONES = {"resnet18": "ResNet-18", "resnet50": "ResNet-50"}
 
 
 def format_units(held: dict[str, Any]) -> str:
-    """Two Markdown tables of docs/results/units.json: G and phi by unit, the target's weights."""
+    """Two Markdown tables of docs/results/units.json: G and phi by unit, and target weights."""
     terms = [
         "| network, steps, unit | L_REG | L_ACT | λ L_ATT | at the end, G at θ̈ | φ rms, p = 1 | "
         "p = 2 |",
@@ -232,19 +232,19 @@ def format_units(held: dict[str, Any]) -> str:
     cells: dict[str, dict[str, str]] = {}
     for run in held["runs"]:
         settings = run["settings"]
-        for unit, found in run["units"].items():
+        for unit, measured in run["units"].items():
             steps = f"{settings['second_steps']:,}"
             name = f"{BACKBONES[settings['net']['backbone']]}, {steps}, {unit}²"
-            shown = [_short(value) for value in found["terms"].values()]
-            if "diverged" in found["distilled"]:
+            shown = [_short(value) for value in measured["terms"].values()]
+            if "diverged" in measured["distilled"]:
                 shown += ["diverged", "", ""]
             else:
-                shown.append(_short(found["distilled"]["losses"]["outer_1"]))
-                shown += [_short(found["distilled"][f"phi_{p}_rms"]) for p in (1, 2)]
+                shown.append(_short(measured["distilled"]["losses"]["outer_1"]))
+                shown += [_short(measured["distilled"][f"phi_{p}_rms"]) for p in (1, 2)]
             if name not in cells:
                 terms.append(f"| {name} | {' | '.join(shown)} |")
             cells.setdefault(name, {}).update(
-                {row: _weights_of(result) for row, result in found["rows"].items()}
+                {row: _weights_of(result) for row, result in measured["rows"].items()}
             )
     weights = [f"| network, steps, unit | {' | '.join(ROWS)} |", "| :-- |" + " --: |" * len(ROWS)]
     for name, cell in cells.items():

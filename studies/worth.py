@@ -1,10 +1,10 @@
-"""What is depth worth where labels are few, and what brings it to a target that has none?
+"""How large is the gain from depth with few labels, and how does it transfer without depth?
 
     python -m studies.worth --out runs/worth --real-hands folder
 
-The protocol is docs/study.md. Each seed draws anew which samples have labels, theta_0 and the
-order, trains the whole source, and then the targets: the spread is that of all but the pictures.
-Everything is reused and resumed; --seeds and --parts let several processes share the work.
+The protocol is docs/study.md. Each seed draws new labels, theta_0 and sample order, trains all
+source stages, and then the targets: the spread includes everything except the pictures. All results
+are reused and resumed; with --seeds and --parts, several processes can share the work.
 """
 
 from __future__ import annotations
@@ -61,33 +61,33 @@ SOURCE_LABELS = {
 
 @dataclass(frozen=True)
 class Worth:
-    """Settings of the study."""
+    """Measure the gain from depth on the source and on targets."""
 
     out: str = "runs/worth"
     real_hands: str = ""
-    """Folder with the real photographs; empty leaves them out, unless --out has them packed."""
+    """Folder of the real photographs. Empty: they are omitted, unless already packed in --out."""
     count: int = 5000
-    """Pairs of the source."""
+    """Number of pairs in the source."""
     labels: int = 250
-    """So many of them have labels."""
+    """Number of pairs that have labels."""
     epochs: int = 10
-    """Of each training on the source, in passes over all pairs."""
+    """Epochs of each training on the source, counted over all pairs."""
     batch: int = 32
     lr: float = 3e-3
     target_frames: int = 120
     target_epochs: int = 10
     target_lr: float = 1e-3
-    """From theta_0."""
+    """Learning rate on the target of rows that start at theta_0."""
     fine_tune_lr: float = 3e-4
     tries: tuple[float, ...] = (10.0, 100.0, 1000.0)
-    """Strengths tried on the validation block for every tuned row, with each seed."""
+    """Strengths to try on the validation block for every tuned row, with each seed."""
     seeds: tuple[int, ...] = (0, 1, 2)
     again: int = 2
-    """Trainings on the target from each source."""
+    """Number of trainings on the target from each source."""
     parts: tuple[str, ...] = (*SOURCE_LABELS, *TARGETS)
-    """Trainings of the source, and targets, in their order."""
+    """Source trainings and targets to run, in this order."""
     rows: tuple[str, ...] = ()
-    """Only these rows of a target; empty = all."""
+    """Run only these rows of a target. Empty: all rows."""
     net: Annotated[NetConfig, Flat] = field(default_factory=lambda: SLIM_NET)
     precision: Precision = "auto"
 
@@ -105,7 +105,7 @@ class Worth:
 
 
 def run(config: Worth) -> None:
-    """Does the parts that were asked for; writes worth.json of whatever is finished."""
+    """Runs the requested parts; writes worth.json with all finished results."""
     out = Path(config.out)
     blocks = make_data(config, out / "data")
     for seed in config.seeds:
@@ -121,7 +121,7 @@ def run(config: Worth) -> None:
 
 
 def make_data(config: Worth, data: Path) -> dict[str, Blocks]:
-    """Draws the packed sets; {target: the blocks of its frames for tuning}."""
+    """Renders the packed sets; returns {target: the blocks of its frames for tuning}."""
     px = pixels_to_store(config.net.px)
     scene = SceneConfig(px=px, views_deg=90.0)
     stage = render.Render(str(data / "source"), config.count, scene=scene)
@@ -146,7 +146,7 @@ def make_data(config: Worth, data: Path) -> dict[str, Blocks]:
 
 # ---- source --------------------------------------------------------------------------------------
 def source_stages(config: Worth, home: Path, data: Path, seed: int) -> dict[str, SourceStage]:
-    """{row: its stage}; all see the same labelled samples, and take as many steps."""
+    """{row: its stage}; all see the same labeled samples and take the same number of steps."""
     expert = Expert(
         batch=config.batch,
         source_epochs=config.epochs,
@@ -162,7 +162,7 @@ def source_stages(config: Worth, home: Path, data: Path, seed: int) -> dict[str,
         expert=expert,
     )
     stages = stages_of_run(experiment, home, data)
-    for name in ("depth", "rgb", "shuffled"):  # the teacher sees the very picture that is learned
+    for name in ("depth", "rgb", "shuffled"):  # the teacher sees the same augmented picture
         taught = stages[name]
         assert isinstance(taught, distill.Distill)
         stages[name] = replace(taught, cached=False)
@@ -182,7 +182,7 @@ def source_stages(config: Worth, home: Path, data: Path, seed: int) -> dict[str,
 
 # ---- targets -------------------------------------------------------------------------------------
 def target_rows(home: Path) -> list[Row]:
-    """What is trained on a target."""
+    """The rows to train on a target."""
 
     def file(path: str) -> str:
         return str(home / f"{path}.safetensors")
@@ -196,7 +196,7 @@ def target_rows(home: Path) -> list[Row]:
     }
 
     def around(name: str, label: str, prior: str = "", per_layer: bool = False) -> Row:
-        """Goes on from the weights that depth taught, held around them."""
+        """Starts at the depth-distilled weights and is regularized towards them."""
         return Row(
             name=name,
             label=f"taught by depth, {label} around it",
@@ -208,7 +208,7 @@ def target_rows(home: Path) -> list[Row]:
         )
 
     def towards(name: str, label: str, centre: str, is_control: bool) -> Row:
-        """Starts at theta_0, held around other weights."""
+        """Starts at theta_0 and is regularized towards other weights."""
         return Row(
             name=name,
             label=f"θ₀, ℓ² around the weights {label}",
@@ -249,8 +249,8 @@ def target_rows(home: Path) -> list[Row]:
         Row(name="none", label="θ₀"),
         Row(name="l2", label="θ₀, ℓ²", tuned=True),
     ]
-    for name, (label, own, without) in phi.items():
-        prior = Regulariser(prior=file(own), per_layer=True)
+    for name, (label, prior_file, without) in phi.items():
+        prior = Regulariser(prior=file(prior_file), per_layer=True)
         rows += [
             Row(name=name, label=f"θ₀, {label}", regulariser=prior, tuned=True),
             Row(
@@ -272,28 +272,28 @@ def target_rows(home: Path) -> list[Row]:
 
 
 def write_two_checkpoint_priors(home: Path) -> None:
-    """phi of theta_0 and the end of a training, with and without the teacher; permuted weights."""
+    """Priors from theta_0 and the final weights, with and without teacher; permuted weights."""
     for name, end in (("two-depth", "depth/distilled"), ("two-no-teacher", "student/student")):
         path = home / f"{name}.safetensors"
         if not path.exists():
             net = FinishedRun(home / "student").load("theta_0")
-            before = {key: one.detach().clone() for key, one in net.named_parameters()}
+            before = {key: parameter.detach().clone() for key, parameter in net.named_parameters()}
             load_weights(home / f"{end}.safetensors", net)
             learned = Prior.load(home / "depth/prior_p2.safetensors").manifest
             facts = {key: learned[key] for key in ("fingerprint", "architecture", "source")}
             Prior.from_checkpoints(before, dict(net.named_parameters()), 1e-3, facts).save(path)
     path = home / "permuted.safetensors"
     if not path.exists():
-        held = load_file(home / "depth/distilled.safetensors")
+        weights = load_file(home / "depth/distilled.safetensors")
         permuted = Prior(
-            {k: v for k, v in held.items() if v.dim() >= 2 and "convention" not in k}
+            {k: v for k, v in weights.items() if v.dim() >= 2 and "convention" not in k}
         ).permuted(0)
-        whole = held | {k: v.contiguous() for k, v in permuted.phi.items()}
+        whole = weights | {k: v.contiguous() for k, v in permuted.phi.items()}
         write_atomically(path, lambda partial: save_file(whole, partial))
 
 
 def write_fisher_prior(config: Worth, home: Path, source: Path, seed: int) -> None:
-    """The Fisher information of the labelled samples, around the depth-taught weights."""
+    """The Fisher information of the labeled samples, around the depth-distilled weights."""
     path = home / "fisher.safetensors"
     if path.exists():
         return
@@ -309,12 +309,12 @@ def write_fisher_prior(config: Worth, home: Path, source: Path, seed: int) -> No
 def train_target(
     config: Worth, name: str, home: Path, data: Path, blocks: Blocks, seed: int
 ) -> None:
-    """All rows of a target from one source: untouched, then trained."""
+    """Runs all rows of a target from one source: untrained, then trained."""
     write_two_checkpoint_priors(home)
     write_fisher_prior(config, home, data / "source", seed)
     folders = Folders.of(data / name, home, data / "source")
     for untouched, weights in UNTOUCHED.items():
-        if not (home / f"{weights}.safetensors").exists():  # a part that was not asked for
+        if not (home / f"{weights}.safetensors").exists():  # from a part that was not requested
             continue
         evaluate.run(
             evaluate.Evaluate(
@@ -339,7 +339,7 @@ def train_target(
     seeds = tuple(100 * seed + number for number in range(config.again))
     for row in select_rows(target_rows(home), config.rows, "--rows"):
         if any(not Path(file).exists() for file in row.files):
-            continue  # of a part that was not asked for
+            continue  # from a part that was not requested
         lr = config.fine_tune_lr if row.start else config.target_lr
         shared = replace(stage, optim=replace(stage.optim, lr=lr, seed=seeds[0]))
         note = home / name / row.name / "diverged.json"
@@ -355,7 +355,7 @@ def train_target(
 
 # ---- what came out -------------------------------------------------------------------------------
 def collect(config: Worth) -> dict[str, Any]:
-    """Everything that is finished: {"cells": [{"target", "rows"}]}, the source first."""
+    """All finished results: {"cells": [{"target", "rows"}]}, the source first."""
     out = Path(config.out)
     homes = {seed: out / f"source-{seed}" for seed in config.seeds}
     cells = [{"target": "source", "rows": source_rows_of(homes)}]
@@ -368,9 +368,9 @@ def collect(config: Worth) -> dict[str, Any]:
             ),
             *target_rows(Path()),
         ]:
-            found = [errors_of(home / target_name / row.name) for home in homes.values()]
-            if all(found):
-                rows.append(describe_row(row.name, row.title, found, homes, target_name))
+            errors = [errors_of(home / target_name / row.name) for home in homes.values()]
+            if all(errors):
+                rows.append(describe_row(row.name, row.title, errors, homes, target_name))
         cells.append({"target": target_name, "rows": rows})
     return {
         "cells": [cell for cell in cells if cell["rows"]],
@@ -391,7 +391,7 @@ def describe_sessions_of(out: Path) -> dict[str, Any]:
 def describe_row(
     name: str, label: str, found: list[list[float]], homes: dict[int, Path], target: str
 ) -> dict[str, Any]:
-    """A row: one value a source, the mean of its trainings on the target; the strengths chosen."""
+    """A row: per source, the mean over its trainings on the target; and the chosen strengths."""
     chosen = [
         read_sealed_json(path)["chosen"]
         for home in homes.values()
@@ -413,9 +413,15 @@ def source_rows_of(homes: dict[int, Path]) -> list[dict[str, Any]]:
     """The source's table."""
     rows = []
     for name, label in SOURCE_LABELS.items():
-        found = [errors_of(home / name) for home in homes.values()]
-        if all(found):
-            rows.append({"name": name, "label": label, "epe_mm": spread([one[0] for one in found])})
+        errors = [errors_of(home / name) for home in homes.values()]
+        if all(errors):
+            rows.append(
+                {
+                    "name": name,
+                    "label": label,
+                    "epe_mm": spread([row_errors[0] for row_errors in errors]),
+                }
+            )
     return rows
 
 

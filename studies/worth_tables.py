@@ -1,4 +1,4 @@
-"""Tables of what studies/worth.py measured, for the documents."""
+"""Tables of the results of studies/worth.py, for the documents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from studies.tables import table_of
 
 
 def cells_block(results: Mapping[str, Any]) -> str:
-    """A study of several cells: what ran where, and its table."""
+    """The table of a study with several cells, preceded by its runs."""
     parts = results.get("parts", [results])
     ran = []
     for part in parts:
@@ -25,7 +25,7 @@ def cells_block(results: Mapping[str, Any]) -> str:
 
 
 def join_seeds(first: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """One result of two parts of a study, of other seeds each: rows with the values of both."""
+    """Joins two parts of a study with different seeds: rows have the values of both."""
     cells = []
     for cell in first["cells"]:
         others: dict[str, Any] = {}
@@ -56,7 +56,7 @@ def join_seeds(first: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
 
 
 def shared_values(row: Mapping[str, Any], other: Mapping[str, Any]) -> Sequence[list[float]]:
-    """The errors of two rows over the seeds that both have, in one order."""
+    """The errors of two rows over the seeds that both have, in the same order."""
     if "seeds" not in row:
         return row["epe_mm"]["values"], other["epe_mm"]["values"]
     both = [dict(zip(one["seeds"], one["epe_mm"]["values"], strict=True)) for one in (row, other)]
@@ -64,7 +64,7 @@ def shared_values(row: Mapping[str, Any], other: Mapping[str, Any]) -> Sequence[
     return [[errors[seed] for seed in seeds] for errors in both]
 
 
-# Rows of docs/worth.svg, in its order: depth's worth, then what carries it from theta_0.
+# Rows of docs/worth.svg, in order: the gain from depth, then its transfer from theta_0.
 ON_CHART = (
     "untouched-student",
     "untouched-rgb",
@@ -102,13 +102,13 @@ def small_worth_block(result: Mapping[str, Any]) -> str:
         errors = [cells["source"][row]]
         for target in names:
             errors += [cells[target].get(f"{how}-{row}") for how in ("untouched", "tuned")]
-        body.append([label, *("" if one is None else format_error(one) for one in errors)])
+        body.append([label, *("" if error is None else format_error(error) for error in errors)])
     heads = [f"{title}, {how}" for title in names.values() for how in ("untouched", "trained on")]
     return "\n".join([*table_of(["student", "source", *heads], body), ""])
 
 
 def front_worth_block(result: Mapping[str, Any]) -> str:
-    """What depth and the prior brought, beside what one would do instead; see the README."""
+    """The gains from depth and the prior, next to common alternatives; see the README."""
     format_error = tables.formatter_of(result)
     cells = {cell["target"]: {row["name"]: row for row in cell["rows"]} for cell in result["cells"]}
     targets = ("rendered", "photographs")
@@ -125,8 +125,10 @@ def front_worth_block(result: Mapping[str, Any]) -> str:
     ]
     body = []
     for label, source, target in rows:
-        own = [cells["source"][source]] if source else [None]
-        own += [cells[name].get(target) for name in targets]
-        body.append([label, *("–" if one is None else format_error(one) for one in own)])
+        cell_rows = [cells["source"][source]] if source else [None]
+        cell_rows += [cells[name].get(target) for name in targets]
+        body.append(
+            [label, *("–" if error is None else format_error(error) for error in cell_rows)]
+        )
     heads = ["error, mm", "its own hands", "other rendered hands", "photographs"]
     return "\n".join([*table_of(heads, body), ""])

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The commands of the `cmkg` program, one module each."""

@@ -1,8 +1,8 @@
-"""`cmkg adapt`: the hand network taught on labelled frames of one's own camera, person or gloves.
+"""`cmkg adapt`: fine-tunes the hand network on labeled frames of a new camera, person or gloves.
 
-It begins from the network that is there, and learns in MediaPipe's own regions. The last frames are
-held out: what was gained is told on them, in whole pictures, and where nothing is gained the
-network stays as it was. docs/mediapipe.md shows where the result goes.
+Training starts from the existing network and uses MediaPipe's own image regions. The last frames
+are held out: the gain is measured on them, in whole pictures, and without a gain the network stays
+unchanged. docs/mediapipe.md shows how to use the result.
 """
 
 from __future__ import annotations
@@ -45,33 +45,36 @@ from . import export as export_hand
 from . import render
 
 FEWEST = 10  # frames
-# Presence and side are taught, too, where the untaught network misses more of the hands than that.
+# Presence and side are trained too if the initial network misses a larger share of the hands.
 MISSED = 0.05
-# Rendered hands: the stored picture shows MediaPipe's region, however it is turned.
+# Rendered hands: the stored picture covers MediaPipe's region at any rotation.
 SCENE = SceneConfig(wide=True, px=288, margin=1.7, in_front=0.2)
 
 
 @dataclass(frozen=True)
 class Adapt:
-    """Settings of adapting the hand network."""
+    """Fine-tune the hand network on labeled frames."""
 
     data: str
-    """Labelled frames in the order in which they were taken: a folder of recordings
-    (docs/recordings.md), or a packed set."""
+    """Labeled frames in recording order: a folder of recordings (docs/recordings.md) or a packed
+    set."""
     weights: str = ""
-    """A folder that `cmkg adapt` wrote: the network to begin from; empty = what comes with cmkg."""
+    """Folder written by `cmkg adapt`: the network to start from. Empty: the network that ships with
+    cmkg."""
     out: str = "runs/adapted"
     recipe: Annotated[TeachingRecipe, Flat] = field(default_factory=TeachingRecipe)
     rendered: int = 0
-    """So many rendered hands alongside; needs cmkg[train] and a minute a thousand."""
+    """Number of rendered hands to add to the training. Requires cmkg[train], and about one minute
+    per thousand hands."""
     held_out: float = 0.2
-    """Share of the frames, the last ones, on which the gain is told."""
+    """Share of the frames, taken from the end, that is held out to measure the gain."""
     tflite: str = ""
-    """File to write the taught network to, for MediaPipe."""
+    """Output file: the trained network as .tflite, for MediaPipe."""
     task: str = ""
-    """File to write: a bundle for MediaPipe's Tasks."""
+    """Output file: a .task bundle for MediaPipe Tasks."""
     into: str = ""
-    """Your own bundle or .tflite to write it into; see `cmkg export --help`."""
+    """Your own .task bundle or .tflite file, used as the template of the output file; see `cmkg
+    export --help`."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -81,7 +84,7 @@ class Adapt:
 
 
 def run(config: Adapt) -> dict[str, Any]:
-    """Adapts, tells the gain on held-out frames, writes `hand` in the folder."""
+    """Adapts the network, measures the gain on held-out frames, and writes `hand` in the folder."""
     if config.tflite or config.task:
         export_of(config).expect_possible()
     frames = read_frames(config.data)
@@ -108,17 +111,17 @@ def run(config: Adapt) -> dict[str, Any]:
 def adapt(
     config: Adapt, frames: Frames, network: TfliteFile, weights: Path, run: Run
 ) -> dict[str, Any]:
-    """Everything of it; the scores on the held-out frames before and after."""
+    """Trains the network and returns the scores on the held-out frames before and after."""
     out = Path(config.out)
     count = len(frames) - max(round(len(frames) * config.held_out), 1)
-    own, held_out = frames.of(range(count)), frames.of(range(count, len(frames)))
+    training, held_out = frames.of(range(count)), frames.of(range(count, len(frames)))
     say(f"{len(frames)} frames: {count} to learn from, {len(held_out)} held out")
     before = score_folder(weights, held_out, "untouched")
     say(f"untouched: {before.sentence()}")
-    sources = [TeachingSet(own, 1.0)]
+    sources = [TeachingSet(training, 1.0)]
     if config.rendered:
-        sources.append(TeachingSet(rendered_frames(config, out, own), 1.0))
-    seen = findable(read_hand_folder(weights)[0], own)
+        sources.append(TeachingSet(rendered_frames(config, out, training), 1.0))
+    seen = findable(read_hand_folder(weights)[0], training)
     teaching = Teaching(
         TfliteNetwork(network),
         sources,
@@ -131,7 +134,7 @@ def adapt(
         for step, log in steps:
             log(teaching.take_step(step))
     taught = teaching.taught_network().tflite_bytes()
-    facts = HandFacts(ruler_bone_mm(own.bones()), read_facts(weights).base, seen.palm_score)
+    facts = HandFacts(ruler_bone_mm(training.bones()), read_facts(weights).base, seen.palm_score)
     palms = read_own_file(weights, PALMS_FILE, "a network")
     write_hand_folder(out / "taught", taught, palms, facts)
     after = score_folder(out / "taught", held_out, "adapted")
@@ -152,9 +155,9 @@ def adapt(
 
 
 def better(before: Scores, after: Scores) -> bool:
-    """Whether the taught network is to be kept: less error in 3D, and no hands lost; or more hands.
+    """Whether to keep the trained network: a lower 3D error with no hand lost, or more hands found.
 
-    Of no hand there is no error.
+    Without any hand there is no error.
     """
     if after.found > before.found + 0.1:
         return True
@@ -162,26 +165,26 @@ def better(before: Scores, after: Scores) -> bool:
 
 
 def score_folder(folder: Path, frames: Frames, title: str) -> Scores:
-    """A hand's scores on frames, each found by itself in the whole picture."""
+    """A hand's scores on frames; each hand is detected independently in the whole picture."""
     hand = Hand.from_pretrained(folder)
     with Bar(title, len(frames), things="frames") as advance:
         return score_answers(find_in_frames(hand, frames, advance), frames)
 
 
 def rendered_frames(config: Adapt, out: Path, own: Frames) -> Frames:
-    """Rendered hands whose joints lie where the labels put them."""
+    """Rendered hands with joints in the convention of the labels."""
     scene = replace(SCENE, seed=config.seed)
     render.run(render.Render(str(out / "rendered"), config.rendered, scene=scene))
     return in_convention(packed_frames(Packed(out / "rendered")), own.bones().mean(0))
 
 
 def export_of(config: Adapt) -> export_hand.ExportHand:
-    """The export that is asked for."""
+    """The settings of the requested export."""
     return export_hand.ExportHand(tflite=config.tflite, task=config.task, into=config.into)
 
 
 def sentence_of(result: dict[str, Any], folder: Path) -> str:
-    """What came out of it."""
+    """A sentence that summarizes the result."""
     before, after = (Scores(**result[name]) for name in ("untouched", "adapted"))
     lines = [
         f"on {result['held_out']} held-out frames, in whole pictures:",

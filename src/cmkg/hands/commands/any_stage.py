@@ -14,7 +14,7 @@ Stage = SourceStage | Target | evaluate.Evaluate
 
 
 def run_stage(stage: Stage) -> dict[str, Any]:
-    """Runs a stage, or reads its result where it is finished."""
+    """Runs a stage, or returns its stored result if it is finished."""
     if isinstance(stage, evaluate.Evaluate):
         return evaluate.run(stage)
     if isinstance(stage, Target):

@@ -1,4 +1,4 @@
-"""`cmkg data info`: what a packed set holds, and whether its checksums match."""
+"""`cmkg data info`: prints the contents of a packed set and verifies its checksums."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ..datasets.packed.format import verify_checksums
 
 @dataclass(frozen=True)
 class PackedInfo:
-    """What a packed set holds, and whether its checksums match."""
+    """Print the contents of a packed set and verify its checksums."""
 
     folder: str
-    """A packed set."""
+    """Folder of the packed set."""
 
 
 def run(config: PackedInfo) -> None:
-    """Prints what a packed set holds; its checksums are compared."""
+    """Prints the contents of a packed set after verifying its checksums."""
     packed = verify_checksums(config.folder)
     for name, value in (packed.meta["holds"] | {"count": len(packed)}).items():
         print(printable(f"{name:12} {value}"))

@@ -21,15 +21,15 @@ from ..stages.which_dataset import Which, open_dataset
 
 @dataclass(frozen=True)
 class Inspect:
-    """Draw a contact sheet: pictures and depth with the joints in both; and the counts."""
+    """Draw a contact sheet: pictures and depth maps with their joints; also print the counts."""
 
     which: Annotated[Which, Flat]
     out: str = "runs/inspect.png"
-    """The contact sheet."""
+    """Output file: the contact sheet."""
     count: int = 8
-    """Samples, evenly over the split; --indices names them instead."""
+    """Number of samples, evenly spaced over the split; --indices selects specific ones instead."""
     tile: int = 320
-    """Pixels a side of each picture on the sheet."""
+    """Width and height of each picture on the sheet, in pixels."""
 
     def __post_init__(self) -> None:
         expect_positive(self, "count", "tile")
@@ -46,8 +46,8 @@ def run(config: Inspect) -> None:
     last = len(dataset) - 1
     count = last + 1 if config.which.indices else min(config.count, last + 1)
     numbers = np.linspace(0, last, count).round().astype(int)
-    own = Path(config.out).resolve()
-    if any(own == path.resolve() for n in numbers for path in dataset.files(int(n))):
+    sheet_path = Path(config.out).resolve()
+    if any(sheet_path == path.resolve() for n in numbers for path in dataset.files(int(n))):
         raise InputError(f"--out {config.out}: is a picture that is read; choose another name")
     frames = [dataset.frame(int(number)) for number in numbers]
     columns = [
@@ -67,14 +67,14 @@ def run(config: Inspect) -> None:
 
 
 def title_of(dataset: Recording, i: int, frame: Frame) -> str:
-    """A sample's number, in the whole set, and its hand."""
+    """A sample's number in the complete set, and the side of its hand."""
     number = dataset.numbers[i] if isinstance(dataset, Subset) else i
     side = "left" if frame.left else "right"
     return f"{number}, {side}" + ("" if frame.labelled else ",\nno label")
 
 
 def draw_sample(dataset: Recording, i: int, frame: Frame, tile: int = 320) -> dict[str, np.ndarray]:
-    """{label: picture} of one sample: as it is on disk, as it is packed, and what is beside it."""
+    """{label: picture} of one sample: as stored on disk, as packed, and its other images."""
     from ..report.plots import depth_picture, skeleton_picture
 
     sample = dataset.samples([i])[0]

@@ -1,4 +1,4 @@
-"""`cmkg data make`: writes synthetic data in a dataset's layout."""
+"""`cmkg data make`: writes synthetic data in the layout of a dataset."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from ...runtime.text import printable
 
 @dataclass(frozen=True)
 class MakeSynthetic:
-    """Write synthetic data (rendered hands) in a dataset's exact layout."""
+    """Write synthetic data (rendered hands) in the exact layout of a dataset."""
 
     dataset: str
-    """folder, rhd, stb, freihand, dexycb, ho3d or interhand."""
+    """The dataset whose layout is written: folder, rhd, stb, freihand, dexycb, ho3d or
+    interhand."""
     root: str
-    """Folder to write."""
+    """Output folder."""
     count: int = 40
-    """Training pictures (STB: rounded to twelve sequences; folder: all of its records)."""
+    """Number of training pictures (STB: rounded to twelve sequences; folder: all of its
+    records)."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -27,7 +29,7 @@ class MakeSynthetic:
 
 def run(config: MakeSynthetic) -> None:
     """Writes synthetic data."""
-    from ..synthesis.synthetic import make_dataset  # a rasteriser, which own pictures do not need
+    from ..synthesis.synthetic import make_dataset  # needs a rasterizer, only for rendered pictures
 
     counts = make_dataset(config.dataset, config.root, config.count, config.seed)
     parts = ", ".join(f"{part} {count}" for part, count in counts.items())

@@ -1,4 +1,4 @@
-"""`cmkg data merge`: makes one packed set of its shards."""
+"""`cmkg data merge`: merges the shards of a packed set."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ..datasets.packed.merge import merge_shards
 
 @dataclass(frozen=True)
 class MergeShards:
-    """One packed set of its shards."""
+    """Merge the shards of a packed set into one set."""
 
     folders: tuple[str, ...]
-    """The packed shards of one set."""
+    """Folders of all shards of the set."""
     out: str
 
 
 def run(config: MergeShards) -> None:
-    """Writes one set of its shards."""
+    """Writes one set from its shards."""
     whole = merge_shards(config.folders, config.out)
     print(printable(f"{config.out}: {len(whole)} samples of {len(config.folders)} shards"))
 

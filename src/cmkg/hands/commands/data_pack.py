@@ -16,15 +16,15 @@ from ..stages.which_dataset import Which, open_dataset
 
 @dataclass(frozen=True)
 class Pack:
-    """Write the packed set that training reads; goes on where a killed one stopped."""
+    """Write the packed set that training reads. An interrupted run is resumed."""
 
     which: Annotated[Which, Flat]
     out: str
-    """Folder of the packed set."""
+    """Output folder of the packed set."""
     workers: int = 0
-    """Processes; 0 = one a core."""
+    """Number of processes; 0 = one per core."""
     shard: str = ""
-    """i/n: packs the i-th of n parts alone; `cmkg data merge` makes one set of them."""
+    """i/n: pack only the i-th of n parts; `cmkg data merge` merges the parts into one set."""
 
     def __post_init__(self) -> None:
         expect_from_zero(self, "workers")

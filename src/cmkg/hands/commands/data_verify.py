@@ -1,4 +1,4 @@
-"""`cmkg data verify`: checks every file and field of a dataset and lists what is wrong."""
+"""`cmkg data verify`: checks every file and field of a dataset and lists all errors."""
 
 from __future__ import annotations
 
@@ -24,67 +24,67 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class Verify:
-    """Look at every file and field; list all that is wrong."""
+    """Check every file and field of a dataset and list all errors."""
 
     which: Annotated[Which, Flat]
     workers: int = 0
-    """Processes; 0 = one a core."""
+    """Number of processes; 0 = one per core."""
 
     def __post_init__(self) -> None:
         expect_from_zero(self, "workers")
 
 
 def collect_findings(checks: Iterable[Callable[[], Any]]) -> list[str]:
-    """What the checks find: each returns sentences, or raises one."""
-    found: list[str] = []
+    """The findings of all checks; a check returns sentences or raises one."""
+    findings: list[str] = []
     for check in checks:
         try:
-            said = check()
+            outcome = check()
         except InputError as error:
-            found.append(str(error))
+            findings.append(str(error))
         else:
-            found += said if isinstance(said, list) else []
-    return found
+            findings += outcome if isinstance(outcome, list) else []
+    return findings
 
 
 def check_items(dataset: Recording, first: int, last: int) -> list[str]:
-    """What is wrong with the samples [first, last)."""
+    """The errors in the samples [first, last)."""
     return collect_findings(check for i in range(first, last) for check in dataset.item_checks(i))
 
 
 def run(config: Verify) -> None:
-    """Prints all that is wrong.
+    """Prints all errors.
 
     Raises:
-        InputError: something is.
+        InputError: the dataset has errors.
     """
     dataset = open_dataset(config.which)
-    found: list[str] = []
-    said: dict[str, Any] = {}
+    findings: list[str] = []
+    facts: dict[str, Any] = {}
     try:
-        count, said = len(dataset), dataset.describe()
+        count, facts = len(dataset), dataset.describe()
     except InputError as error:
         if not Path(config.which.root).is_dir():
             raise
-        found, count = [str(error)], dataset.checked_count()
-    found += collect_findings(dataset.file_checks())
+        findings, count = [str(error)], dataset.checked_count()
+    findings += collect_findings(dataset.file_checks())
     jobs = [(dataset, at, min(at + CHUNK, count)) for at in range(0, count, CHUNK)]
     workers = config.workers or core_count()
     alone = len(jobs) <= 2 or workers == 1
     results = (check_items(*job) for job in jobs)
     with Bar("verify", len(jobs), per_step=CHUNK) as advance:
         for more in results if alone else process_map(check_items, jobs, workers):
-            found += more
+            findings += more
             advance()
-    found += same_pictures(dataset, count)
-    found = list(dict.fromkeys(found))  # a broken label file is met by every sample
-    kinds = grouped(found)
+    findings += same_pictures(dataset, count)
+    findings = list(dict.fromkeys(findings))  # every sample reports a broken label file
+    kinds = grouped(findings)
     for sentence in kinds:
         print(printable(sentence))
-    part = "" if "subset" not in said else f" (a subset: {said['subset']})"
+    part = "" if "subset" not in facts else f" (a subset: {facts['subset']})"
     if kinds:
         raise InputError(
-            f"{config.which.root}: {len(found):,} finding(s) in {count:,} samples{part}, of "
+            f"{config.which.root}: {len(findings):,} finding(s) in {count:,} samples{part}, of "
             f"{len(kinds)} kind(s), listed above"
         )
     good = "every file and field is as expected"
@@ -92,26 +92,26 @@ def run(config: Verify) -> None:
 
 
 def same_pictures(dataset: Recording, count: int) -> list[str]:
-    """Pictures whose files hold the same bytes, under different names."""
+    """Pictures whose files hold the same bytes under different names."""
     by_size: dict[int, list[Path]] = {}
     for i in range(count):
         try:
             path = dataset.files(i)[0]
-        except InputError:  # named by the sample's own checks
+        except InputError:  # reported by the sample's own checks
             continue
         if path.is_file():
             by_size.setdefault(path.stat().st_size, []).append(path)
     first: dict[str, Path] = {}
-    found = []
+    findings = []
     alike = (path for paths in by_size.values() if len(set(paths)) > 1 for path in paths)
     for path in alike:
         digest = hashlib.blake2b(read_file(path, "a picture")).hexdigest()
         if first.setdefault(digest, path) != path:
-            found.append(
+            findings.append(
                 f"{path}: the same picture as {first[digest].name}, under labels of its own; "
                 "expected each picture once"
             )
-    return found
+    return findings
 
 
 SETTINGS = Verify

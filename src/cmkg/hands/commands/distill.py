@@ -1,7 +1,7 @@
 """`cmkg distill`: the second half of the student's training, on G = L_REG + L_DIST (Eqs. 4 and 8).
 
-Meanwhile the prior phi is meta-learned (Algorithm 3). theta's path does not depend on phi, so p = 1
-and p = 2 are learned side by side.
+The prior phi is meta-learned at the same time (Algorithm 3). The path of theta does not depend on
+phi, so phi for p = 1 and p = 2 is learned in one run.
 """
 
 from __future__ import annotations
@@ -44,25 +44,26 @@ from ..stages.finished_run import THETA_0, FinishedRun, expect_bone_unit
 from ..stages.stage_run import StageRun, load_optimizer, second_half, steps_of
 from ..stages.stage_settings import Flat, OptimConfig, SourceData
 
-# The paper's alpha of 2.5e-4 is in its own unit; here it nears divergence.
+# The paper's alpha, 2.5e-4, refers to the paper's own unit; with this unit it almost diverges.
 PHI = MetaConfig(exponents=(1, 2), alpha=5e-5)
 
 
 @dataclass(frozen=True)
 class CriterionConfig:
-    """What the student is to have of the teacher."""
+    """What the student learns from the teacher."""
 
     criterion: Literal["paper", "outputs", "features", "both"] = "paper"
-    """paper: L_DIST of Eq. 4. outputs: the teacher's joints, and its heatmaps' centres, as labels.
-    features: projected and standardised feature maps (cmkg.FeatureLoss). both: the last two."""
+    """paper: L_DIST of Eq. 4. outputs: the teacher's joints and heatmap centers serve as labels.
+    features: projected and standardized feature maps (cmkg.FeatureLoss). both: outputs and
+    features."""
     attention_weight: float = 1e3
-    """lambda of Eq. 4, for `paper`; 0 leaves L_ACT alone."""
+    """lambda of Eq. 4, for the criterion paper; 0 leaves only L_ACT."""
     output_weight: float = 1.0
-    """Of `outputs` beside L_REG."""
+    """Weight of the outputs criterion relative to L_REG."""
     feature_weight: float = 1.0
-    """Of `features` beside L_REG."""
+    """Weight of the features criterion relative to L_REG."""
     fading: bool = False
-    """The teacher's weight falls from 1 at the first step towards 0 at the last."""
+    """Decrease the teacher's weight from 1 at the first step towards 0 at the last."""
 
     def __post_init__(self) -> None:
         expect_from_zero(self, "attention_weight", "output_weight", "feature_weight")
@@ -70,32 +71,32 @@ class CriterionConfig:
 
 @dataclass(frozen=True)
 class Distill:
-    """Settings of distilling a teacher into a student."""
+    """Distill a teacher into a student, and meta-learn the prior."""
 
     student: str = "runs/student"
     """Folder of a finished student run."""
     start: str = "student"
-    """Its weights to start from: student, the trained ones; theta_0, so that phi sees the whole way
-    (it takes as many epochs more); or a file of others of this network, to go on from."""
+    """The student's initial weights: student = its trained weights; theta_0 = its random weights,
+    so that phi covers the whole training (requires correspondingly more epochs); or a file with
+    other weights of this network."""
     teacher: str = "runs/teacher"
-    """Folder of a finished teacher run; of a student run for the control that the teacher, too,
-    sees RGB."""
+    """Folder of a finished teacher run; or of a student run, as a control with an RGB teacher."""
     out: str = "runs/distill"
     criterion: Annotated[CriterionConfig, Flat] = field(default_factory=CriterionConfig)
     unlabelled: float = 0.0
-    """Share of each batch that is drawn from the pairs without labels (--labels): they learn from
-    the teacher alone."""
+    """Share of each batch that is drawn from the pairs without labels (see --labels); the student
+    learns from the teacher alone on these."""
     cached: bool = False
-    """The teacher is asked once, about the pictures as they are stored; its answers are kept in
-    answers.npz and turned with each picture: no teacher runs while the student learns. For the
+    """Run the teacher only once, on the stored pictures, and keep its answers in answers.npz. They
+    are augmented along with each picture, so no teacher runs during training. Only for the
     criterion outputs."""
     use_teacher: bool = True
-    """False is a control: G = L_REG, for theta and for phi alike."""
+    """False is a control without a teacher: G = L_REG, for theta and for phi."""
     shuffled: bool = False
-    """A control: the teacher sees another sample of the batch than the student."""
+    """Control: the teacher sees a different sample of the batch than the student."""
     optimizer_state: str = ""
-    """Adam's state to go on with: optimizer.pt of the student's run (--keep-optimizer there); empty
-    = begun anew."""
+    """Adam state to continue from: optimizer.pt of the student's run (written with
+    --keep-optimizer). Empty: a new state."""
     source: Annotated[SourceData, Flat] = field(default_factory=SourceData)
     phi: Annotated[MetaConfig, Flat] = field(default_factory=lambda: PHI)
     optim: Annotated[OptimConfig, Flat] = field(default_factory=OptimConfig)
@@ -121,7 +122,7 @@ class Distill:
 def learner_of(
     config: Distill, distiller: Distiller, theta_0: nn.Module, loss_unit: str
 ) -> PriorLearner:
-    """Learns phi for each exponent, from 0; the priors' manifest says how."""
+    """Learns phi for each exponent, starting at 0; the priors' manifest records the settings."""
     facts: dict[str, Any] = {
         "loss_units": loss_unit,
         "source": Path(config.source.data).name,
@@ -134,10 +135,10 @@ def learner_of(
 
 
 def expect_unlabelled(config: Distill, packed: Packed) -> None:
-    """Refuses --unlabelled where every sample has a label; says where the others are left out.
+    """Refuses --unlabelled if every sample has a label; reports unlabeled samples that are unused.
 
     Raises:
-        InputError: there is nothing without a label.
+        InputError: there are no samples without labels.
     """
     without = int((~packed.labels()).sum())
     if config.unlabelled and not config.source.labels and not without:
@@ -150,10 +151,10 @@ def expect_unlabelled(config: Distill, packed: Packed) -> None:
 
 
 def load_start_of(config: Distill, student: FinishedRun) -> PoseNet:
-    """The student with the weights to start from.
+    """The student with its initial weights.
 
     Raises:
-        InputError: they were trained in a set's bone.
+        InputError: the weights were trained in a set's bone unit.
     """
     if config.start in (THETA_0, "student"):
         return student.load(config.start)
@@ -164,10 +165,10 @@ def load_start_of(config: Distill, student: FinishedRun) -> PoseNet:
 
 
 def expect_same_view(config: Distill, student: FinishedRun, teacher: FinishedRun) -> None:
-    """Refuses a teacher and a student that do not see hands the same way up.
+    """Refuses a teacher and a student that do not both see hands with the same orientation.
 
     Raises:
-        InputError: one sees them --upright, or both do beside --cached.
+        InputError: only one sees them --upright, or both do with --cached.
     """
     if teacher.net.upright != student.net.upright:
         raise InputError("one of teacher and student sees hands --upright, the other does not")
@@ -176,7 +177,7 @@ def expect_same_view(config: Distill, student: FinishedRun, teacher: FinishedRun
 
 
 def run(config: Distill) -> dict[str, Any]:
-    """Distils, tests, and writes distilled.safetensors, the priors and the result."""
+    """Distills, tests, and writes distilled.safetensors, the priors and the result."""
     source, starts_from_file = config.source, config.start not in (THETA_0, "student")
     student_run, teacher_run = (
         FinishedRun(Path(folder)) for folder in (config.student, config.teacher)
@@ -258,24 +259,24 @@ def run(config: Distill) -> dict[str, Any]:
 
 @torch.no_grad()
 def cached_answers(path: Path, teacher: PoseNet, loader: Loader, fabric: Processes) -> Pose:
-    """What the teacher says of every sample of a set, read from the file where it was kept.
+    """The teacher's predictions for every sample of a set, read from the cache file if it exists.
 
-    Joints in bone units and, of heatmaps, their centres: see Pose.
+    Joints are in bone units; networks with heatmaps also give the heatmap centers: see Pose.
     """
     is_kept = path.exists()
-    wait_for_all()  # before one of them writes it
+    wait_for_all()  # before one process writes the file
     if not is_kept:
         teacher.eval()
-        found = []
+        poses = []
         for at in range(0, len(loader), TEST_BATCH):
             picture = loader.fetch(range(at, min(at + TEST_BATCH, len(loader))))
             with fabric.autocast():
                 pose = teacher(picture.picture(loader.modalities[0]))
-            found.append(Pose(pose.joints.float(), pose.uv))
-        arrays = {"joints": torch.cat([one.joints for one in found])}
-        if found[0].uv is not None:
-            arrays["uv"] = torch.cat([one.uv.float() for one in found if one.uv is not None])
-        kept = {name: one.cpu().numpy() for name, one in arrays.items()}
+            poses.append(Pose(pose.joints.float(), pose.uv))
+        arrays = {"joints": torch.cat([pose.joints for pose in poses])}
+        if poses[0].uv is not None:
+            arrays["uv"] = torch.cat([pose.uv.float() for pose in poses if pose.uv is not None])
+        kept = {name: array.cpu().numpy() for name, array in arrays.items()}
         on_first_rank(lambda: write_arrays(path, **kept))
     return read_answers(path, len(loader))
 
@@ -288,7 +289,7 @@ def distiller_of(
     loss: PoseLoss,
     seed: int,
 ) -> Distiller:
-    """The losses of the criterion that the settings name; seed: of what it learns itself."""
+    """The losses of the selected criterion; `seed` initializes the criterion's own parameters."""
     layers = [(name, name) for name in teacher.feature_layers]
     if criterion.criterion == "paper":
         paper = partial(distillation_loss, attention_weight=criterion.attention_weight)
@@ -298,13 +299,13 @@ def distiller_of(
         return Distiller(student, teacher, pairs=outputs, loss=loss, criterion=answers)
     inner = unwrap(student)
     assert isinstance(inner, PoseNet)
-    own, other = (
-        [tuple(features.shape[1:]) for features in one.feature_maps(net.px)]
-        for one in (inner, teacher)
+    student_shapes, teacher_shapes = (
+        [tuple(features.shape[1:]) for features in network.feature_maps(net.px)]
+        for network in (inner, teacher)
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        features = FeatureLoss(own, other, criterion.feature_weight)
+        features = FeatureLoss(student_shapes, teacher_shapes, criterion.feature_weight)
     features.to(next(teacher.parameters()).device)
     if criterion.criterion == "features":
         return Distiller(student, teacher, pairs=layers, loss=loss, criterion=features)
@@ -313,7 +314,7 @@ def distiller_of(
 
 
 class Both(nn.Module):
-    """Two criteria: the first on the first `count` pairs, the second on the others."""
+    """Two criteria: the first for the first `count` pairs, the second for the rest."""
 
     def __init__(self, first: nn.Module, second: nn.Module, count: int) -> None:
         super().__init__()
@@ -321,13 +322,13 @@ class Both(nn.Module):
         self.count = count
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The terms of both."""
-        own = self.first(student[: self.count], teacher[: self.count])
-        return {**own, **self.second(student[self.count :], teacher[self.count :])}
+        """The loss terms of both criteria."""
+        terms = self.first(student[: self.count], teacher[: self.count])
+        return {**terms, **self.second(student[self.count :], teacher[self.count :])}
 
 
 def save_prior(stage: StageRun, prior: Prior, steps: int) -> None:
-    """Writes a learned prior, its quantiles and its card."""
+    """Writes a learned prior, its quantiles and its model card."""
     name = f"prior_p{prior.p}"
     prior.save(stage.path(f"{name}.safetensors"), {"iterations": steps})
     write_sealed_json(stage.path(f"{name}.json"), prior.quantiles())

@@ -1,6 +1,6 @@
-"""`cmkg evaluate`: a student's weights, or anyone's prediction file, on a packed set.
+"""`cmkg evaluate`: scores a student's weights, or any prediction file, on a packed set.
 
-EPE, AUC and PCK by a named protocol.
+Reports EPE, AUC and PCK by a named protocol.
 """
 
 from __future__ import annotations
@@ -49,37 +49,37 @@ AT_TRUTH = (
 )
 NO_TRUTH = "wrist and bone length are predicted; the box and the side are the labels'"
 OFFICIAL_SCORES = {"": "absolute", "scaled_": "wrist and scale given", "aligned_": "aligned"}
-MIRRORED = 0.7  # of the error without reflection: below it, it is worth a note
+MIRRORED = 0.7  # a mirrored error below this share of the plain one is reported
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Settings of an evaluation."""
+    """Score a student or a prediction file on a packed set."""
 
     weights: str = "runs/target/target.safetensors"
     data: str = "data/target-test"
     out: str = "runs/evaluate"
     student: str = "runs/student"
-    """Folder of the source student: its architecture."""
+    """Folder of the source student, which defines the architecture."""
     source: str = ""
-    """Give the source's packed set when the weights were trained there: predictions change to
-    `data`'s bone convention."""
+    """The source's packed set, if the weights were trained on it: predictions are converted to the
+    bone convention of the evaluated set."""
     convention: str = ""
-    """Packed set whose bone lengths are the target's convention (its training split); empty =
-    `data`."""
+    """Packed set whose bone lengths define the target's convention (its training split). Empty:
+    the evaluated set."""
     test_time_rotations_deg: tuple[float, ...] = (0.0,)
-    """A test prediction is the mean over pictures turned by these angles; (0,) is the paper's."""
+    """Each test prediction is the mean over pictures rotated by these angles, in degrees; the paper
+    uses (0,)."""
     precision: Precision = "auto"
     predictions: str = ""
-    """Score this file in place of weights: *.json (FreiHAND's submission format) or *.npz, see
+    """Score this file instead of weights: *.json (FreiHAND's submission format) or *.npz, see
     docs/datasets.md."""
     export: str = ""
-    """Write the weights' predictions to this file, *.json or *.npz. They stand at the true wrist,
-    in the true bone length, as the paper's protocol gives them; --no-truth leaves these out."""
+    """Write the predictions to this file, *.json or *.npz. They are placed at the true wrist and
+    scaled to the true bone length, as in the paper's protocol; with --no-truth they are not."""
     no_truth: bool = False
-    """Predictions stand where their heatmaps say (least squares), in the mean bone length of the
-    training split (--convention) or the weights' own. The box and the side are given all the
-    same."""
+    """Place predictions by their heatmaps (least squares), scaled to the mean bone length of the
+    training split (--convention) or of the weights. The box and the side are still given."""
     protocol: Annotated[Protocol, Flat] = field(default_factory=Protocol)
 
     def __post_init__(self) -> None:
@@ -106,7 +106,7 @@ class _Scored(NamedTuple):
 
 
 def run(config: Evaluate) -> dict[str, Any]:
-    """Scores, and writes the result."""
+    """Scores the predictions and writes the result."""
     packed = Packed(config.data)
     packed.expect_labels()
     student = FinishedRun(Path(config.student))
@@ -162,10 +162,10 @@ def _read_predictions(config: Evaluate, packed: Packed) -> _Scored:
 
 
 def expect_earlier_predictions(path: str, count: int) -> None:
-    """Refuses to write over a file that is no export of predictions.
+    """Refuses to overwrite a file that is not an export of predictions.
 
     Raises:
-        InputError: something else lies there.
+        InputError: the file is not such an export.
     """
     if not Path(path).exists():
         return
@@ -179,7 +179,7 @@ def expect_earlier_predictions(path: str, count: int) -> None:
 
 
 def _checksum_of_export(config: Evaluate) -> int | None:
-    """Of the file that was exported; None where there is none."""
+    """The checksum of the exported file; None if there is no file."""
     if not config.export or not Path(config.export).exists():
         return None
     return zlib.crc32(read_file(config.export, "predictions"))
@@ -208,7 +208,7 @@ def bone_without_truth(config: Evaluate) -> float:
     """The mean bone length of the training split.
 
     Raises:
-        InputError: it is not given, or is the set that is predicted.
+        InputError: no training split is given, or it is the set being predicted.
     """
     if not config.convention or Path(config.convention) == Path(config.data):
         raise InputError(
@@ -219,7 +219,7 @@ def bone_without_truth(config: Evaluate) -> float:
 
 
 def note_reflection(prediction_mm: Joints, target_mm: Joints, file: Path) -> None:
-    """Says where predictions fit far better mirrored: official aligned scores would not show it."""
+    """Reports predictions that fit much better mirrored; aligned official scores hide this."""
     proper, reflected = (
         float(
             np.linalg.norm(procrustes(prediction_mm, target_mm, either) - target_mm, axis=2).mean()
@@ -234,7 +234,7 @@ def note_reflection(prediction_mm: Joints, target_mm: Joints, file: Path) -> Non
 
 
 def format_result(result: dict[str, Any]) -> str:
-    """What was measured, by which protocol."""
+    """The scores and their protocol as text."""
     protocol = Protocol(**result["protocol"])
     if protocol.protocol != "paper":
         scores = ", ".join(

@@ -1,4 +1,4 @@
-"""`cmkg export`: a taught hand network as the file that MediaPipe reads."""
+"""`cmkg export`: writes an adapted hand network as a file that MediaPipe reads."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ MOST_BUNDLE_BYTES = 2 * MOST_BYTES
 
 @dataclass(frozen=True)
 class ExportHand:
-    """Settings of an export."""
+    """Export an adapted hand network for MediaPipe."""
 
     weights: str = ""
-    """A folder that `cmkg adapt` wrote; empty = what comes with cmkg."""
+    """Folder written by `cmkg adapt`. Empty: the network that ships with cmkg."""
     tflite: str = ""
-    """File to write: the taught landmark network, to use in place of MediaPipe's."""
+    """Output file: the adapted landmark network, a replacement for MediaPipe's."""
     task: str = ""
-    """File to write: a bundle for MediaPipe's Tasks, of the palm network and the taught one; or,
-    with --into, your own bundle with the taught network inside."""
+    """Output file: a bundle for MediaPipe Tasks with the palm network and the adapted landmark
+    network; with --into, your own bundle with the adapted network inserted."""
     into: str = ""
-    """Your own file, which is read and not changed: with --task a hand_landmarker.task, with
-    --tflite a hand_landmark_*.tflite. Every byte but the weights is kept."""
+    """Your own file, which is read and not modified: a hand_landmarker.task with --task, a
+    hand_landmark_*.tflite with --tflite. Every byte except the weights is kept."""
 
     def expect_possible(self) -> None:
-        """Refuses files that cannot be written.
+        """Refuses settings that name no output file, or two.
 
         Raises:
-            InputError: it says what to give.
+            InputError: the message says which option to give.
         """
         if bool(self.tflite) == bool(self.task):
             raise InputError("cmkg export: give either --tflite FILE or --task FILE to write")
@@ -47,11 +47,11 @@ def run(config: ExportHand) -> None:
     """Writes the file.
 
     Raises:
-        InputError: no hand in the folder, or --into has another network.
+        InputError: the folder holds no hand network, or --into holds a different network.
     """
     config.expect_possible()
     folder = Path(config.weights or OWN)
-    read_hand_folder(folder)  # whole, and of a known graph
+    read_hand_folder(folder)  # checks that the folder is complete and its graph known
     data = read_own_file(folder, LANDMARKS_FILE, "a network's file")
     taught = TfliteFile(data, str(folder / LANDMARKS_FILE))
     out = Path(config.task or config.tflite)
@@ -66,14 +66,14 @@ def run(config: ExportHand) -> None:
 
 
 def _changed(config: ExportHand, taught: TfliteFile) -> bytes:
-    """The user's own file with the taught weights."""
+    """The user's own file with the adapted weights."""
     remedy = "give MediaPipe's own file"
     if config.task:
         bundle = read_file(config.into, "a .task bundle", remedy, MOST_BUNDLE_BYTES)
         return with_taught_network(bundle, config.into, taught, taught.weights())
-    own = TfliteFile(read_file(config.into, "a .tflite file", remedy, MOST_BYTES), config.into)
-    expect_same_graph(own, taught)
-    return own.with_weights(taught.weights())
+    original = TfliteFile(read_file(config.into, "a .tflite file", remedy, MOST_BYTES), config.into)
+    expect_same_graph(original, taught)
+    return original.with_weights(taught.weights())
 
 
 SETTINGS = ExportHand

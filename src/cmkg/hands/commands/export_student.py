@@ -1,6 +1,6 @@
-"""`cmkg export-student`: a finished stage's student as a folder to give away.
+"""`cmkg export-student`: writes a finished stage's student as a folder to distribute.
 
-huggingface_hub's mixin loads it; with --onnx any program that reads ONNX.
+It can be loaded with the mixin of huggingface_hub; with --onnx, by any program that reads ONNX.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from ..stages.stage_run import ABOUT_STUDENT, card_facts
 
 @dataclass(frozen=True)
 class ExportStudent:
-    """Settings of an export."""
+    """Export a trained student as a folder to distribute."""
 
     stage: str
     """Folder of a finished student, distill or target run."""
     student: str
-    """Folder of the source student: its architecture."""
+    """Folder of the source student, which defines the architecture."""
     out: str
-    """Folder to write."""
+    """Output folder."""
     data: str = ""
-    """A packed set of hands that it was not trained on: gives the hands' bone length, and the
-    calibration of its confidence."""
+    """A packed set that the student was not trained on: gives the bone length of the hands, and
+    calibrates the student's confidence."""
     onnx: bool = False
-    """Write student.onnx, too: see inference/onnx_files.py."""
+    """Also write student.onnx: see inference/onnx_files.py."""
     int8: bool = False
-    """And student-int8.onnx, in 8 bits, ranges and loss from --data."""
+    """Also write student-int8.onnx, calibrated and evaluated on --data."""
     calibration: tuple[float, float] = CALIBRATION
-    """Of the confidence, see HandStudent; --data fits its own."""
+    """Calibration of the confidence, see HandStudent; --data computes it from the set instead."""
     half: bool = False
-    """Keep the weights in 16 bits: half the size."""
+    """Store the weights in 16 bits, at half the size."""
 
     def __post_init__(self) -> None:
         if self.int8 and not self.data:
@@ -98,7 +98,7 @@ def write_export(
     packed: Packed | None,
     out: Path,
 ) -> None:
-    """All files of the folder."""
+    """Writes all files of the folder."""
     from ..export.onnx_writer import write_onnx
 
     facts = card_facts(stage.settings, read_result(stage.folder / "result.json"))
@@ -106,7 +106,7 @@ def write_export(
         student.save_pretrained(out)
     except OSError:
         raise
-    except Exception as error:  # what safetensors makes of a full disk
+    except Exception as error:  # raised by safetensors if the disk is full
         reason = str(error).splitlines()[0]
         raise OSError(28, f"could not be written ({reason})", str(out)) from error
     kept = copy.deepcopy(student).half() if config.half else student
@@ -122,17 +122,17 @@ def write_export(
 
 
 def replace_export(partial: Path, out: Path) -> None:
-    """The new files in place of an earlier export's; the manifest goes first and comes last."""
+    """Replaces an earlier export; the manifest is deleted first and written last."""
     for name in (MANIFEST, *EXPORTED):
         (out / name).unlink(missing_ok=True)
-    for name in (*(one for one in EXPORTED if one != MANIFEST), MANIFEST):
+    for name in (*(file for file in EXPORTED if file != MANIFEST), MANIFEST):
         if (partial / name).exists():
             os.replace(partial / name, out / name)
     shutil.rmtree(partial)
 
 
 def write_reliability(student: HandStudent, packed: Packed, out: Path) -> dict[str, str]:
-    """reliability.svg on the second half of the set, which did not fit the calibration."""
+    """Writes reliability.svg, measured on the half of the set not used for calibration."""
     from ..export.calibration import (
         calibration_error,
         halves,
@@ -143,20 +143,20 @@ def write_reliability(student: HandStudent, packed: Packed, out: Path) -> dict[s
     from ..report.plots import plot_reliability
 
     judged = judge_joints(student, packed, halves(packed)[1])
-    found = reliability(judged_confidence(student, judged), judged.is_near)
-    picture = plot_reliability([b.confidence for b in found], [b.share for b in found])
+    bins = reliability(judged_confidence(student, judged), judged.is_near)
+    picture = plot_reliability([b.confidence for b in bins], [b.share for b in bins])
     write_text(out / "reliability.svg", picture)
-    return {"confidence is off by (ECE)": f"{calibration_error(found):.3f}"}
+    return {"confidence is off by (ECE)": f"{calibration_error(bins):.3f}"}
 
 
 def write_in_8_bits(student: HandStudent, packed: Packed, out: Path) -> dict[str, str]:
-    """student-int8.onnx; what 8 bits cost, for the card."""
+    """Writes student-int8.onnx; returns its loss of accuracy, for the model card."""
     from ..export.onnx_backend import OnnxFile
     from ..export.onnx_writer import error_of, write_int8
 
     path, small = out / STUDENT_FILE, out / INT8_FILE
     write_int8(path, small, packed, student.config)
-    whole, eighth = (error_of(OnnxFile(one), packed, student.config) for one in (path, small))
+    whole, eighth = (error_of(OnnxFile(file), packed, student.config) for file in (path, small))
     loss = f"{100 * (eighth / whole - 1):+.1f} % error ({whole:.3f} to {eighth:.3f} bones)"
     print(printable(f"{small}: {loss}"))
     return {"in 8 bits": loss}

@@ -1,6 +1,7 @@
-"""`cmkg lookalikes`: rendered hands in a target's poses, views, backgrounds and convention.
+"""`cmkg lookalikes`: renders hands in a target's poses, views, backgrounds and bone convention.
 
-To train beside it. The hand's fit to the target's joints is written beside the packed set.
+They are training data to mix with the target. The fit of the hand model to the target's joints is
+written next to the packed set.
 """
 
 from __future__ import annotations
@@ -28,28 +29,28 @@ from ..synthesis.lookalikes import LookAlikeConfig, LookAlikes
 
 @dataclass(frozen=True)
 class DrawLookAlikes:
-    """Settings of a set of look-alikes."""
+    """Render hands that resemble those of a target set."""
 
     data: str = "data/target"
-    """The target's packed training set: pictures and joints, no depth."""
+    """The target's packed training set: pictures and joints, without depth."""
     out: str = "data/lookalikes"
-    """Folder of the packed look-alikes; the fit to the target's joints is written beside it."""
+    """Output folder of the packed set; the fit to the target's joints is written next to it."""
     frames: FrameRange | None = None
-    """Only these frames [first, last) of `data` are looked at; None = all."""
+    """Use only these frames [first, last) of the target set; None = all."""
     look: Annotated[LookAlikeConfig, Flat] = field(default_factory=LookAlikeConfig)
     workers: int = 0
-    """Processes; 0 = one a core."""
+    """Number of processes; 0 = one per core."""
 
     def __post_init__(self) -> None:
         expect_from_zero(self, "workers")
 
 
 def run(config: DrawLookAlikes) -> Packed:
-    """Fits, renders and packs."""
+    """Fits the hand model, renders and packs."""
     packed = Packed(config.data)
     first, last = frame_range(packed, config.frames)
     packed.expect_labels(first, last)
-    of = repr((sorted(packed.meta["crc32"].items()), first, last))  # another target, another fit
+    of = repr((sorted(packed.meta["crc32"].items()), first, last))  # a new target needs a new fit
     path = Path(f"{config.out}-fit-{zlib.crc32(of.encode()):08x}.npz")
     if not path.exists():
         joints_mm = np.asarray(packed.joints_mm[first:last], np.float64)
@@ -61,12 +62,12 @@ def run(config: DrawLookAlikes) -> Packed:
 
 
 def write_fit(joints_mm: Float[np.ndarray, "n 21 3"], path: Path) -> None:
-    """Lays the open hand into the joints and writes the fit."""
+    """Fits the hand model, an open hand, to the joints and writes the fit."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    found = fit_hand(anny_hand(), joints_mm)
-    left = found.residual_mm.mean()
+    fit = fit_hand(anny_hand(), joints_mm)
+    left = fit.residual_mm.mean()
     say(f"the hand in {len(joints_mm)} frames: {left:.1f} mm from the joints on average")
-    write_arrays(path, **vars(found))
+    write_arrays(path, **vars(fit))
 
 
 SETTINGS = DrawLookAlikes

@@ -1,4 +1,4 @@
-"""`cmkg page`: a folder that any static server can serve, and that finds hands without us."""
+"""`cmkg page`: writes a web page that finds hands; any static file server can host it."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ ABOUT = (
 
 @dataclass(frozen=True)
 class Page:
-    """Settings of a page."""
+    """Write a web page that finds hands."""
 
     weights: str = ""
-    """A folder that `cmkg adapt` wrote; empty = what comes with cmkg."""
+    """Folder written by `cmkg adapt`. Empty: the network that ships with cmkg."""
     out: str = "page"
-    """Folder to write."""
+    """Output folder."""
     max_hands: int = 4
-    """Of a picture, the surest ones."""
+    """Maximum number of hands per picture; the most confident are kept."""
 
     def __post_init__(self) -> None:
         expect_between(self, 1, MOST_HANDS, "max_hands")
@@ -56,7 +56,7 @@ def run(config: Page) -> None:
     """Writes the page.
 
     Raises:
-        InputError: no hand in --weights, or a folder that holds something else.
+        InputError: --weights holds no hand network, or the output folder holds other files.
     """
     folder, out = Path(config.weights or OWN), Path(config.out)
     expect_apart(out, folder)
@@ -76,7 +76,7 @@ def run(config: Page) -> None:
         "about": ABOUT,
     }
     (out / "litert").mkdir(parents=True, exist_ok=True)
-    write_json(out / FACTS_FILE, page_facts)  # the mark, too, that the folder is ours
+    write_json(out / FACTS_FILE, page_facts)  # also marks the folder as ours
     for name, data in files.items():
         write_bytes(out / name, data)
     print(printable(f"{out}: serve it, e.g. with python -m http.server --directory {out}"))

@@ -1,4 +1,4 @@
-"""`cmkg predict`: 21 joints of the hands in photographs, folders, videos, or before a camera."""
+"""`cmkg predict`: finds the 21 joints of each hand in photographs, videos or a camera stream."""
 
 from __future__ import annotations
 
@@ -35,49 +35,52 @@ from ..inference.videos import VIDEOS, Video, VideoFile
 
 AnySide = Literal["any", "right", "left"]
 RESULT = "hands.json"
-MARKS = (RESULT,)  # of a folder that an earlier prediction wrote
-NAMED = 5  # files without a hand that are printed
-LONGEST_NAME = 120  # bytes; 255 with all that is put behind it is what disks take
-CAMERA = "camera"  # as a path: the first one; camera1 the second
+MARKS = (RESULT,)  # identify a folder written by an earlier prediction
+NAMED = 5  # at most so many files without a hand are printed
+LONGEST_NAME = 120  # bytes; file systems allow 255, which includes the suffixes appended here
+CAMERA = "camera"  # as a path: the first camera; camera1 is the second
 
 
 @dataclass(frozen=True)
 class Predict:
-    """Settings of a prediction."""
+    """Find hands in pictures, videos or a camera stream, and write their joints."""
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Pictures, videos, folders of them; `camera` is the first camera, `camera1` the second, until
-    Ctrl-C."""
+    """Pictures, videos, or folders of them. `camera` is the first camera, `camera1` the second;
+    press Ctrl-C to stop."""
     weights: str = ""
-    """A folder that `cmkg adapt` or `cmkg export` wrote; empty = what comes with cmkg."""
+    """Folder written by `cmkg adapt` or `cmkg export`. Empty: the network that ships with cmkg."""
     out: str = "hands"
-    """Folder for hands.json, hands.csv and the pictures with skeletons."""
+    """Output folder for hands.json, hands.csv and the pictures with skeletons."""
     side: AnySide = "any"
-    """Only hands that look like right, or left, ones."""
+    """Keep only hands that look like right, or left, hands."""
     known_side: AnySide = "any"
-    """Whose hands these are, where it is known: what they look like does not matter then."""
+    """The side of all hands, if known; it overrides the predicted side."""
     max_hands: int = 4
-    """Of a picture, the surest ones."""
+    """Maximum number of hands per picture; the most confident are kept."""
     palm_score: float | None = None
-    """Least score of a palm in the whole picture; 0.5, or what adapting found that it takes."""
+    """Minimum score of a palm detected in the whole picture. None: the value chosen by `cmkg
+    adapt`, or 0.5."""
     presence: float = 0.5
-    """Least chance that there is a hand, after a closer look."""
+    """Minimum probability, from the landmark network, that a detection is a hand."""
     looks: Literal[1, 3] = 1
-    """Of pictures: 3 looks at each hand are averaged, more exact and slower."""
+    """Passes over each hand in a picture: 3 passes are averaged, which is slower and more
+    accurate."""
     box: str = ""
-    """x,y,width,height in pixels: the rough box of the one hand in every picture; empty looks for
-    hands in the whole picture."""
+    """x,y,width,height in pixels: the approximate box of the only hand in every picture. Empty:
+    hands are detected in the whole picture."""
     camera: str = ""
-    """fx,fy,cx,cy in pixels: gives where the wrist is, too; empty assumes a usual lens."""
+    """fx,fy,cx,cy in pixels: the camera's intrinsics, to locate the wrist in space. Empty: a
+    typical lens is assumed."""
     bone_mm: float = 0.0
-    """What a ruler says from the middle finger's knuckle to its next joint, the finger bent; 0
-    takes a usual hand."""
+    """Length in mm from the middle finger's knuckle to its next joint, measured with the finger
+    bent. 0: the length of a typical hand."""
     overlays: bool = True
     """Write the pictures with skeletons."""
     steady: bool = True
-    """Of videos: joints are smoothed over time (one-euro filter)."""
+    """Smooth the joints of videos over time (one-euro filter)."""
     most_frames: int = 0
-    """Of a video or camera; 0 = all."""
+    """Maximum number of frames of a video or camera; 0 = all."""
 
     def __post_init__(self) -> None:
         expect_from_zero(self, "bone_mm", "most_frames")
@@ -86,11 +89,11 @@ class Predict:
 
 
 def run(config: Predict) -> None:
-    """Writes what was found; goes on after a file that cannot be read.
+    """Writes the hands found; continues after a file that cannot be read.
 
     Raises:
-        InputError: at the end, where files could not be read.
-        Stopped: Ctrl-C came before the last file was over; what was found is written.
+        InputError: raised at the end if files could not be read.
+        Stopped: Ctrl-C was pressed before the last file was complete; results so far are written.
     """
     hand = Hand.from_pretrained(
         config.weights or OWN,
@@ -107,18 +110,18 @@ def run(config: Predict) -> None:
         raise InputError(
             f"--out {out}: holds something else ({RESULT}); give an empty or a new one"
         )
-    expect_own_folder(out, None, MARKS)  # overlays have the pictures' names
-    sources = [one for one in sources if isinstance(one, int) or not lies_in(one, out)]
+    expect_own_folder(out, None, MARKS)  # overlays are named after the pictures
+    sources = [source for source in sources if isinstance(source, int) or not lies_in(source, out)]
     out.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
     without: list[str] = []
-    if not (out / RESULT).exists():  # the folder is ours from now on, whatever happens
+    if not (out / RESULT).exists():  # marks the folder as ours before any work
         write_json(out / RESULT, document_of(records, hand.bone_mm, without))
     failed: list[str] = []
     taken: set[str] = set()
 
     def keep(source: Path | int, is_over: Callable[[], bool]) -> None:
-        """One file's or camera's hands; those of frames before a mistake are kept, too."""
+        """Collects the hands of a file or camera, including those before a failing frame."""
         name = shown_name(source)
         drawn = out / overlay_name(source, taken)
         before = len(records)
@@ -132,9 +135,9 @@ def run(config: Predict) -> None:
                 without.append(name)
         except (InputError, MemoryError, UnicodeError, cv2.error) as error:
             reason = "does not fit into memory" if isinstance(error, MemoryError) else str(error)
-            said = reason if name in reason else f"{name}: {reason}"
-            note(said)
-            failed.append(said)
+            problem = reason if name in reason else f"{name}: {reason}"
+            note(problem)
+            failed.append(problem)
 
     done = 0
     try:
@@ -145,7 +148,7 @@ def run(config: Predict) -> None:
             for source in sources:
                 keep(source, is_over)
                 advance()
-                if is_over() and not isinstance(source, int):  # a camera ends by Ctrl-C
+                if is_over() and not isinstance(source, int):  # Ctrl-C is how a camera ends
                     break
                 done += 1
                 if is_over():
@@ -155,14 +158,14 @@ def run(config: Predict) -> None:
         write_text(out / "hands.csv", csv_of(records))
     hands = f"{len(records)} hand{'' if len(records) == 1 else 's'}"
     seen = done - len(failed)
-    said = f"{out}: {hands} in {max(seen - len(without), 0)} of {len(sources)} files"
+    summary = f"{out}: {hands} in {max(seen - len(without), 0)} of {len(sources)} files"
     if without:
         shown = ", ".join(without[:NAMED])
         more = f" and {len(without) - NAMED} more" if len(without) > NAMED else ""
-        said += f"; none in {len(without)}: {shown}{more} (all in {RESULT}, without_hands)"
+        summary += f"; none in {len(without)}: {shown}{more} (all in {RESULT}, without_hands)"
     if done < len(sources):
-        raise Stopped(int(signal.SIGINT), f"{said}, the others were not looked at")
-    print(printable(said))
+        raise Stopped(int(signal.SIGINT), f"{summary}, the others were not looked at")
+    print(printable(summary))
     if failed:
         raise InputError(f"{len(failed)} of {len(sources)} could not be read whole: {failed[0]}")
 
@@ -176,7 +179,7 @@ def of_picture(
     box: Box | None,
     K: np.ndarray | None,
 ) -> list[dict[str, Any]]:
-    """The hands of a picture, in the pixels of its file."""
+    """The hands of a picture, in the pixel coordinates of its file."""
     view = PictureView.of(path, K)
     results = hand.look_at(
         view,
@@ -187,7 +190,7 @@ def of_picture(
     overlay = f"{drawn.name}.jpg" if config.overlays else ""
     if overlay:
         write_picture(drawn.with_name(overlay), draw_hands(view.picture, results))
-    return [record_of(view.in_file_pixels(one), name, overlay=overlay) for one in results]
+    return [record_of(view.in_file_pixels(pose), name, overlay=overlay) for pose in results]
 
 
 def of_video(
@@ -200,7 +203,7 @@ def of_video(
     K: np.ndarray | None,
     is_over: Callable[[], bool],
 ) -> Iterator[dict[str, Any]]:
-    """The hands of each frame; a skeleton over each in an mp4."""
+    """Yields the hands of each frame; writes an mp4 with skeletons."""
     video = Video(source)
     track = Tracker(
         hand,
@@ -220,8 +223,8 @@ def of_video(
             results = track(frame, seconds)
             if config.overlays:
                 file.write(draw_hands(frame, results))
-            for one in results:
-                yield record_of(one, name, (number, seconds), overlay)
+            for pose in results:
+                yield record_of(pose, name, (number, seconds), overlay)
             advance()
             if number + 1 == config.most_frames or is_over():
                 break
@@ -229,7 +232,7 @@ def of_video(
 
 @contextmanager
 def until_interrupted() -> Iterator[Callable[[], bool]]:
-    """Gives is_over(): True after Ctrl-C, which then ends a video, and the whole, in order."""
+    """Provides is_over(): True after Ctrl-C, so that the current video and the run end cleanly."""
     pressed: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -243,7 +246,7 @@ def until_interrupted() -> Iterator[Callable[[], bool]]:
 
 # ---- what was asked for --------------------------------------------------------------------------
 def sources_of(paths: tuple[str, ...]) -> Iterator[Path | int]:
-    """Files, and cameras by their number."""
+    """Files by path, and cameras by number."""
     for path in paths:
         number = path.removeprefix(CAMERA)
         if (
@@ -257,15 +260,15 @@ def sources_of(paths: tuple[str, ...]) -> Iterator[Path | int]:
 
 
 def side_of(given: AnySide) -> Side | None:
-    """As Hand takes it."""
+    """The side in the form that Hand expects."""
     return None if given == "any" else given
 
 
 def frame_numbers(flag: str, text: str) -> list[float]:
-    """Four numbers between commas.
+    """Four comma-separated numbers.
 
     Raises:
-        InputError: these are none.
+        InputError: the text is not four numbers.
     """
     try:
         numbers = [float(part) for part in text.split(",")]
@@ -277,7 +280,7 @@ def frame_numbers(flag: str, text: str) -> list[float]:
 
 
 def camera_of(numbers: list[float]) -> np.ndarray:
-    """K of fx, fy, cx, cy.
+    """The intrinsic matrix K from fx, fy, cx, cy.
 
     Raises:
         InputError: a focal length is not positive.
@@ -290,34 +293,34 @@ def camera_of(numbers: list[float]) -> np.ndarray:
 
 
 def is_result(path: Path) -> bool:
-    """Whether a file is what an earlier prediction wrote."""
+    """Whether a file was written by an earlier prediction."""
     try:
-        held = read_json(path, "hands")
+        document = read_json(path, "hands")
     except InputError:
         return False
-    return isinstance(held, dict) and held.get("format") == FORMAT
+    return isinstance(document, dict) and document.get("format") == FORMAT
 
 
 def lies_in(path: Path, folder: Path) -> bool:
-    """Whether a file lies in a folder, however the two are spelled."""
+    """Whether a file lies in a folder, however the two paths are written."""
     return folder.resolve() in path.resolve().parents
 
 
 def shown_name(source: Path | int) -> str:
-    """A file's name as text, whatever its bytes are."""
+    """A file's name as text, even if it is not valid UTF-8."""
     if isinstance(source, int):
         return f"{CAMERA}{source}"
     return os.fsencode(source).decode("utf-8", "backslashreplace")
 
 
 def overlay_name(source: Path | int, taken: set[str]) -> str:
-    """A file's own name without its ending; with it, and a number, where others have it already."""
+    """A file's name without its suffix; with the suffix, then numbered, if the name is taken."""
     name = printable(shown_name(Path(source.name) if isinstance(source, Path) else source))
     name = name.replace("\n", " ")
     stem = name.rsplit(".", 1)[0] if isinstance(source, Path) else name
     numbered = (f"{name}-{number}" for number in count(2))
-    for one in chain((stem, name), numbered):
-        short = one.encode()[:LONGEST_NAME].decode("utf-8", "ignore")
+    for candidate in chain((stem, name), numbered):
+        short = candidate.encode()[:LONGEST_NAME].decode("utf-8", "ignore")
         if short not in taken:
             break
     taken.add(short)

@@ -1,6 +1,6 @@
-"""`cmkg preflight`: a short run on packed sets that says what is likely to help.
+"""`cmkg preflight`: a short run on packed sets that estimates which techniques are likely to help.
 
-Distilling, starting from the source, the prior.
+The techniques are distillation, starting from the source, and the prior.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ SHORT_NET = NetConfig(width=0.25, stem_stride=2, px=64)
 
 @dataclass(frozen=True)
 class ShortRun:
-    """Settings of a short run."""
+    """Estimate in a short run whether distillation, source weights and the prior will help."""
 
     source: str = "data/source"
-    """Packed set with depth."""
+    """Folder of the source's packed set, with depth."""
     source_test: str = "data/source-test"
     target: str = "data/target"
     target_test: str = "data/target-test"
     out: str = "runs/preflight"
     samples: int = 2000
-    """At most so many of each training set, 500 of each test set."""
+    """Maximum number of samples of each training set; test sets are limited to 500."""
     labels: int = 0
-    """So many of the source's samples have labels; 0 = all."""
+    """Number of the source's samples that have labels; 0 = all."""
     epochs: int = 4
     batch: int = 32
     lr: float = 1e-3
     sigmas: tuple[float, ...] = (1.0, 10.0, 100.0)
-    """Strengths that are tried."""
+    """Strengths of the prior to try."""
     seed: int = 0
     net: Annotated[NetConfig, Flat] = field(default_factory=lambda: SHORT_NET)
 
@@ -67,9 +67,9 @@ class ShortRun:
 
 
 class LoaderBatches:
-    """A packed set as batches {"rgb", "depth" when there is one, "y": a Pose, "labelled"}.
+    """A packed set as batches {"rgb", "depth" if available, "y": a Pose, "labelled"}.
 
-    Of at most `most` samples, evenly over the set, in another order each time.
+    It has at most `most` samples, evenly spaced over the set, in a new order on each pass.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class LoaderBatches:
 
 
 def run(config: ShortRun) -> dict[str, Any]:
-    """Trains shortly, prints the verdicts and writes them."""
+    """Trains briefly, prints the verdicts and writes them."""
     inputs = {
         "source": config.source,
         "source_test": config.source_test,
@@ -129,7 +129,7 @@ def run(config: ShortRun) -> dict[str, Any]:
             f"--samples, --epochs, --batch: expected at least two steps, got {config.epochs} "
             f"epochs of {used} samples in batches of {config.batch}"
         )
-    to_target = convention_matrix(source, target)  # one convention: the target's
+    to_target = convention_matrix(source, target)  # all joints in the target's convention
 
     def batches(
         packed: Packed,

@@ -15,14 +15,14 @@ from ...runtime.text import printable
 
 @dataclass(frozen=True)
 class ComparePriors:
-    """Correlation and agreement of signs of two priors, a layer each."""
+    """Print the correlation and sign agreement of two priors, per layer."""
 
     file: str
     other: str
 
 
 def run(config: ComparePriors) -> None:
-    """Prints how alike two priors are."""
+    """Prints how similar two priors are."""
     a, b = Prior.load(config.file), Prior.load(config.other)
     shared = [name for name in a.phi if name in b.phi and a.phi[name].shape == b.phi[name].shape]
     if not shared:
@@ -47,7 +47,7 @@ def run(config: ComparePriors) -> None:
 
 
 def correlation(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> float:
-    """Pearson's; 0 where one does not vary."""
+    """Pearson's correlation; 0 if either vector is constant."""
     x, y = x - x.mean(), y - y.mean()
     return float((x * y).sum() / (x.norm() * y.norm()).clamp_min(1e-60))
 

@@ -1,4 +1,4 @@
-"""`cmkg prior info`: where a prior comes from, and quantiles of phi per layer."""
+"""`cmkg prior info`: prints the origin of a prior, and quantiles of phi per layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...runtime.text import printable
 
 @dataclass(frozen=True)
 class PriorInfo:
-    """Where a prior comes from, and phi's quantiles a layer."""
+    """Print the origin of a prior, and the quantiles of phi per layer."""
 
     file: str
 

@@ -1,4 +1,4 @@
-"""`cmkg prior merge`: merges several priors learned from the same initialisation."""
+"""`cmkg prior merge`: merges several priors learned from the same initialization."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...runtime.checks import expect_new_file
 
 @dataclass(frozen=True)
 class MergePriors:
-    """One prior of several, learned from the same initialisation."""
+    """Merge several priors that were learned from the same initialization."""
 
     files: tuple[str, ...]
     out: str
@@ -22,7 +22,7 @@ class MergePriors:
 
 
 def run(config: MergePriors) -> None:
-    """Writes one prior of several."""
+    """Writes the merged prior."""
     if len(config.files) < 2:
         raise InputError(f"--files: expected at least two priors, got {len(config.files)}")
     if len({Path(file).resolve() for file in config.files}) < len(config.files):

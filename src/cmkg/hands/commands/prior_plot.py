@@ -12,14 +12,14 @@ from ...runtime.text import printable
 
 @dataclass(frozen=True)
 class PlotPrior:
-    """phi per layer as a picture (SVG)."""
+    """Plot phi per layer (SVG)."""
 
     file: str
     out: str = "prior.svg"
 
 
 def run(config: PlotPrior) -> None:
-    """Writes phi per layer as SVG."""
+    """Writes the plot of phi per layer as SVG."""
     from ..report.plots import plot_prior_by_layer
 
     expect_new_file(config.out, ".svg", config.file)

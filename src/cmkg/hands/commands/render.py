@@ -1,4 +1,4 @@
-"""`cmkg render`: draws a packed set of hands."""
+"""`cmkg render`: renders a packed set of hands."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ MOST_PX = 1024
 
 @dataclass(frozen=True)
 class Render:
-    """Settings of a rendered set."""
+    """Render a packed set of hands."""
 
     out: str = "data/source"
-    """Folder of the packed set."""
+    """Output folder of the packed set."""
     count: int = 20_000
     first: int = 0
     """Number of the first scene."""
     scene: Annotated[SceneConfig, Flat] = field(default_factory=SceneConfig)
     workers: int = 0
-    """Processes; 0 = one a core."""
+    """Number of processes; 0 = one per core."""
     shard: str = ""
-    """i/n: draws the i-th of n parts alone; `cmkg data merge` makes one set of them."""
+    """i/n: render only the i-th of n parts; `cmkg data merge` merges the parts into one set."""
 
     def __post_init__(self) -> None:
         scene = self.scene
@@ -53,7 +53,7 @@ class Render:
 
 
 def dataset_of(config: Render) -> Rendered:
-    """The scenes that the settings ask for; sequences are RGB alone."""
+    """The scenes that the settings describe; sequences have RGB only."""
     with_depth = not config.scene.sequences
     return Rendered(config.scene, config.count, config.first, with_depth)
 

@@ -1,7 +1,7 @@
 """`cmkg student`: trains the RGB student on the source with L_REG (Eq. 1).
 
-The teacher g(x~; psi) reads depth, the student f(x; theta) RGB; both are this stage (`cmkg teacher`
-is the other). The student keeps theta_0, where every target row starts.
+The teacher g(x~; psi) reads depth, the student f(x; theta) RGB; this stage trains either (`cmkg
+teacher` trains the teacher). theta_0, the start of every target row, is kept with the student.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from ..stages.finished_run import CHANNELS, ROLES, THETA_0, Modality, expect_bon
 from ..stages.stage_run import OPTIMIZER, StageRun, load_optimizer, save_optimizer, second_half
 from ..stages.stage_settings import Flat, OptimConfig, SourceData
 
-TEACHER_SEED = 1000  # added to the seed of the teacher's random weights
+TEACHER_SEED = 1000  # offset of the seed of the teacher's random weights
 
 
 @dataclass(frozen=True)
 class Source:
-    """Settings of a training on the source."""
+    """Train a network on the source."""
 
     modality: Modality = "rgb"
-    """What the network sees: depth makes a teacher, rgb a student."""
+    """The network's input: depth trains a teacher, rgb a student."""
     out: str = "runs/student"
     start: str = ""
-    """Weights to start from, for the second half of a training; empty = random ones from the
+    """File of initial weights, for the second half of a training. Empty: random weights from the
     seed."""
     optimizer_state: str = ""
-    """Adam's state to go on with: optimizer.pt of the run that the weights are from; empty = begun
-    anew."""
+    """Adam state to continue from: optimizer.pt of the run that produced the weights. Empty: a new
+    state."""
     keep_optimizer: bool = False
-    """Write Adam's state at the end to optimizer.pt, twice the weights' size."""
+    """Write Adam's final state to optimizer.pt, which is twice the size of the weights."""
     source: Annotated[SourceData, Flat] = field(default_factory=SourceData)
     net: Annotated[NetConfig, Flat] = field(default_factory=NetConfig)
     optim: Annotated[OptimConfig, Flat] = field(default_factory=OptimConfig)

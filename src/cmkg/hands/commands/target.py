@@ -1,6 +1,6 @@
-"""`cmkg target`: the student on a target without depth, on F = L_REG + R(theta; phi).
+"""`cmkg target`: trains the student on a target without depth, on F = L_REG + R(theta; phi).
 
-Eq. 9, Algorithm 2.
+See Eq. 9 and Algorithm 2.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class TargetData:
     data: str = "data/target"
     test: str = "data/target-test"
     frames: FrameRange | None = None
-    """Train on these frames [first, last) of `data`; None = all."""
+    """Train on these frames [first, last) of the training set; None = all."""
     validation: FrameRange | None = None
-    """Score on these frames of `data` instead of `test`."""
+    """Score on these frames of the training set instead of the test set."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,15 @@ class Alongside:
     """A packed set whose samples join each batch of the target's training."""
 
     alongside: str = ""
-    """A packed set: each batch is joined by as many of its samples, their labels in the target's
-    bone convention."""
+    """A packed set: an equal number of its samples is added to each batch, with labels in the
+    target's bone convention."""
     alongside_labels: int = 0
-    """So many of them have labels, drawn by --label-seed as in the source's stages; 0 = all."""
+    """Number of its samples that have labels, drawn by --label-seed as in the source's stages; 0 =
+    all."""
     label_seed: int = 0
     alongside_answers: str = ""
-    """answers.npz of a distilled student's folder (--cached there): the teacher's answers on all
-    samples take their labels' place."""
+    """answers.npz from the folder of a student distilled with --cached: the teacher's answers
+    replace the labels of all its samples."""
 
     def __post_init__(self) -> None:
         expect_from_zero(self, "alongside_labels")
@@ -75,31 +76,33 @@ class Alongside:
 
 @dataclass(frozen=True)
 class Regulariser:
-    """R of Eq. 10."""
+    """The regularizer R of Eq. 10."""
 
     prior: str = ""
-    """A prior's file; empty = phi_i = sigma for all weights (plain l1, l2; with centre L2-SP)."""
+    """File of a prior. Empty: phi_i = sigma for all weights (plain l1 or l2, or L2-SP if a centre
+    is given)."""
     sigma: float = 0.0
-    """With a prior: phi is scaled to this root mean square (its strength), 0 = as it was learned.
-    Without: the constant, 0 = none."""
+    """With a prior: its strength, the root mean square that phi is scaled to; 0 leaves phi
+    unchanged. Without a prior: the constant phi; 0 = no regularizer."""
     per_layer: bool = False
-    """Scale phi in each layer, not over the whole: otherwise one layer dominates the norm."""
+    """Scale phi separately in each layer; otherwise one layer dominates the norm."""
     exponent: int = 2
-    """p, for the constant; a prior's file has its own."""
+    """The exponent p of a constant phi; the file of a prior contains its own."""
     parameters: Literal["weights", "all"] = "weights"
-    """Which parameters the constant holds: tensors of two dimensions or more, or all, as Eq. 10
-    says."""
+    """The parameters that a constant phi regularizes: weights = tensors of two or more dimensions,
+    all = all parameters, as in Eq. 10."""
     centre: str = ""
-    """Weights theta* around which R is centred; empty = zero, as in the paper."""
+    """File of weights theta* that R is centered on. Empty: zero, as in the paper."""
     permuted: bool = False
-    """Control: phi permuted within each layer."""
+    """Control: permute phi within each layer."""
     layer_mean: bool = False
-    """Control: each layer's phi replaced by its mean."""
+    """Control: replace phi by its mean in each layer."""
     function_weight: float = 0.0
-    """A prior on what the student says, not on its weights: the loss's distance to what its start
-    says of the same pictures, times this."""
+    """Weight of a prior on the student's predictions instead of its weights: their distance, in
+    the training loss, from the initial student's predictions for the same pictures."""
     coupled: bool = True
-    """True: R's gradient goes through Adam (the paper's F). False: decoupled decay (Eq. 16)."""
+    """True: the gradient of R goes through Adam (F in the paper). False: decoupled decay (Eq.
+    16)."""
 
     def __post_init__(self) -> None:
         if self.exponent not in (1, 2):
@@ -110,24 +113,26 @@ class Regulariser:
 
 @dataclass(frozen=True)
 class Target:
-    """Settings of a training on the target."""
+    """Train a student on the target."""
 
     out: str = "runs/target"
     student: str = "runs/student"
-    """Folder of the source student: its architecture and theta_0."""
+    """Folder of the source student, which defines the architecture and theta_0."""
     source: str = "data/source"
-    """The source's packed set: its bone convention, for weights that were trained there."""
+    """The source's packed set, which defines the bone convention of weights trained on it."""
     start: str = ""
-    """Weights to start from; empty = theta_0."""
+    """File of initial weights. Empty: theta_0."""
     fresh: int = 0
-    """Control: a number gives theta_0 anew from that seed, which phi does not belong to; 0 = the
-    student's."""
+    """Control: draw a new theta_0, to which phi does not belong, from this seed; 0 = the student's
+    theta_0."""
     scale: Literal["frame", "set"] = "frame"
-    """The unit of the student's joints. frame: the protocol's, each frame's own annotated bone.
-    set: the training frames' mean bone, for a target of one person: an annotator's bone varies from
-    frame to frame (by 9 % on the real hands). The test frames' bones are then not used."""
+    """The unit of the student's joints. frame: the annotated bone of each frame, as in the
+    protocol. set: the mean bone of the training frames, for a target of one person, because
+    annotated bones vary between frames (by 9 % on the real hands); the bones of the test frames
+    are then not used."""
     test_time_rotations_deg: tuple[float, ...] = (0.0,)
-    """A test prediction is the mean over pictures turned by these angles; (0,) is the paper's."""
+    """Each test prediction is the mean over pictures rotated by these angles, in degrees; the paper
+    uses (0,)."""
     target: Annotated[TargetData, Flat] = field(default_factory=TargetData)
     joined: Annotated[Alongside, Flat] = field(default_factory=Alongside)
     regulariser: Annotated[Regulariser, Flat] = field(default_factory=Regulariser)
@@ -142,7 +147,7 @@ def load_regulariser(config: Target, model: nn.Module, packed: Packed) -> Prior 
     """The prior of this row, or None.
 
     Raises:
-        InputError: its file is not a prior of this network, or a setting would not act.
+        InputError: the file is not a prior of this network, or a setting would have no effect.
     """
     settings = config.regulariser
     if settings.per_layer and not (settings.prior and settings.sigma):
@@ -164,13 +169,13 @@ def load_regulariser(config: Target, model: nn.Module, packed: Packed) -> Prior 
         prior = prior.permuted(seed=config.optim.seed)
     if settings.layer_mean:
         prior = prior.layer_mean()
-    if centre:  # around given weights a negative phi would push away from them without bound
+    if centre:  # around given weights, a negative phi would push away from them without bound
         prior = prior.floored(0.0).centred(centre)
     return prior.with_rms(settings.sigma, settings.per_layer) if settings.sigma else prior
 
 
 def load_centre(config: Target, packed: Packed) -> dict[str, nn.Parameter] | None:
-    """theta* that R is centred around; None is zero."""
+    """The weights theta* that R is centered on; None is zero."""
     if not config.regulariser.centre:
         return None
     student = FinishedRun(Path(config.student))
@@ -257,10 +262,10 @@ def run(config: Target) -> dict[str, Any]:
 
 
 def alongside_loader(config: Target, net: NetConfig, device: torch.device) -> Loader | None:
-    """Draws what joins each batch: labelled samples, or all with a teacher's answers.
+    """The loader of the samples added to each batch: labeled ones, or all with a teacher's answers.
 
     Raises:
-        InputError: there are not so many samples; answers of another set.
+        InputError: there are too few samples, or the answers belong to another set.
     """
     settings = config.joined
     if not settings.alongside:
@@ -280,7 +285,7 @@ def alongside_loader(config: Target, net: NetConfig, device: torch.device) -> Lo
 
 
 def to_labels(batch: HandBatch) -> HandBatch:
-    """The batch with a teacher's answers, where it has some, in its labels' place."""
+    """The batch with the teacher's answers, where there are any, in place of labels."""
     if batch.answers is None:
         return batch
     joints, uv, _ = batch.answers
@@ -288,9 +293,9 @@ def to_labels(batch: HandBatch) -> HandBatch:
 
 
 def to_unit_(model: PoseNet, unit_mm: float, mean_bone_mm: float) -> None:
-    """Gives a student the unit of its joints, 0 being each hand's own bone.
+    """Sets the unit of a student's joints; 0 means each hand's own bone.
 
-    The unit is a factor of its last step, as the convention is: no weight moves.
+    The unit, like the convention, is a factor of the last step: no weight changes.
     """
     earlier = float(model.unit_mm)
     if earlier:
@@ -304,7 +309,7 @@ def in_set_scale(batch: HandBatch, bone_mm: float) -> HandBatch:
 
 
 def weight_histogram(model: nn.Module) -> dict[str, Any]:
-    """Counts of all convolution and linear weights (Fig. 5); the outer bins hold those beyond."""
+    """Histogram of all convolution and linear weights (Fig. 5); outer bins include all beyond."""
     tensors = [t.detach().flatten().cpu() for t in model.parameters() if t.dim() >= 2]
     weights = torch.cat(tensors).numpy()
     return {

@@ -1,10 +1,10 @@
-"""`cmkg run demo` and `cmkg run real`: what depth is worth where few pairs have labels.
+"""`cmkg run demo` and `cmkg run real`: measure the gain from depth if few pairs have labels.
 
-A source of RGB-D pairs of which few have labels: a teacher on their depth, students on the labels
-alone, taught by the teacher on all pairs, taught by the controls, and on all labels. Then a target
-without depth: the students untouched, and trained on; `real` does so on
-anyone's recordings and learns the prior, too. One report.
-Finished stages are reused, killed ones go on where they were.
+The source has RGB-D pairs, few of them labeled. A teacher is trained on depth; students are trained
+on the labels alone, with the teacher on all pairs, with control teachers, and on all labels. Then
+follows a target without depth: the students are scored unchanged and after training on it. `real`
+uses a folder of recordings as the target and also learns the prior. The result is one report.
+Finished stages are reused, and interrupted ones are resumed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SETTINGS = Experiment()
 
 
 def run(config: Experiment) -> dict[str, Any] | None:
-    """Runs everything that is not finished, and writes the report; returns its results."""
+    """Runs all unfinished parts and writes the report; returns its results."""
     if config.target == "folder":
         if not config.root:
             raise InputError(
@@ -53,7 +53,7 @@ def run(config: Experiment) -> dict[str, Any] | None:
             )
         for split in (TRAIN, TEST):
             expect_files(Folder(config.root, split), config.root)
-    photographs(config.backgrounds)  # mistakes show before a folder is made
+    photographs(config.backgrounds)  # reports errors before a folder is created
     began = time.time()
     if config.fast:
         config = quicken(config)
@@ -89,7 +89,7 @@ def train_all(
     blocks: Blocks,
     overall: Overall,
 ) -> None:
-    """The source's stages, then the target's rows; says what comes out."""
+    """Trains the source's stages, then the target's rows; prints the results."""
     out = Path(config.out)
     for name, stage in stages.items():
         say(f"{name}{overall.time_left()}")
@@ -109,7 +109,7 @@ def train_all(
 
 
 def first_look(out: Path) -> None:
-    """What the network that comes with cmkg says of the first test pictures: within a minute."""
+    """Draws what the shipped network finds in the first test pictures, within a minute."""
     from ..inference.drawing import draw_hands
     from ..inference.hand import Hand
     from ..inference.pictures import write_picture
@@ -120,13 +120,13 @@ def first_look(out: Path) -> None:
     hand = Hand.from_pretrained()
     scene = SceneConfig(px=LOOK_PX, margin=1.7, photographs_only=True)
     hands = Rendered(scene, LOOKS, FIRST_TEST_SCENE + LOOKS).samples(range(LOOKS))
-    tiles = [draw_hands(one.rgb, hand(one.rgb)) for one in hands]
+    tiles = [draw_hands(sample.rgb, hand(sample.rgb)) for sample in hands]
     write_picture(path, np.vstack([np.hstack(tiles[: LOOKS // 2]), np.hstack(tiles[LOOKS // 2 :])]))
     say(f"{path}: hands that the network that comes with cmkg finds, while this trains its own")
 
 
 def write_run_report(out: Path) -> dict[str, Any] | None:
-    """The page of a finished run, and its results."""
+    """Writes the page of a finished run; returns its results."""
     from ..report import run_page
 
     say("report")
@@ -162,7 +162,7 @@ def make_data(config: Experiment, data: Path) -> Blocks:
 
 
 def score_untrained(config: Experiment, out: Path) -> None:
-    """Rows without training on the target: the mean pose, and the source's students untouched."""
+    """Scores the rows without training on the target: the mean pose and the unchanged students."""
     on_first_rank(lambda: write_mean_pose(out))
     for name, weights in UNTOUCHED.items():
         evaluate.run(
@@ -180,11 +180,11 @@ def score_untrained(config: Experiment, out: Path) -> None:
 
 
 def write_mean_pose(out: Path) -> None:
-    """Scores the mean training pose, unless that is done."""
+    """Scores the mean training pose, unless this is done already."""
     folder = out / "target" / "mean-pose"
     if not (folder / "result.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         train, test = Packed(out / "data/target"), Packed(out / "data/target-test")
-        found = score_mean_pose(train, test, folder)
+        score = score_mean_pose(train, test, folder)
         facts = {"outputs": outputs_of(folder), "place": place_of(folder)}
-        write_sealed_json(folder / "result.json", found | facts)
+        write_sealed_json(folder / "result.json", score | facts)

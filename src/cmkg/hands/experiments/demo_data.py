@@ -16,14 +16,14 @@ from .rows import Blocks
 FIRST_TEST_SCENE = 10_000_000
 
 
-SEQUENCES, TEST_SEQUENCES = 4, 2  # of a rendered target
+SEQUENCES, TEST_SEQUENCES = 4, 2  # in a rendered target
 
 
-TARGET_SEED, WIDE_SEED = 1, 2  # added to the source's seed
+TARGET_SEED, WIDE_SEED = 1, 2  # offsets from the source's seed
 
 
 def pack_folder(root: str, data: Path, px: int) -> Blocks:
-    """Packs the labelled records of a folder's train and test."""
+    """Packs the labeled records of a folder's train and test splits."""
     for name, split in (("target", TRAIN), ("target-test", TEST)):
         pack(records_with_label(Folder(root, split, px)), data / name)
     fit, train = (len(records_with_label(Folder(root, split, px))) for split in (FIT, TRAIN))
@@ -31,7 +31,7 @@ def pack_folder(root: str, data: Path, px: int) -> Blocks:
 
 
 def records_with_label(folder: Folder) -> Folder | Subset:
-    """A folder, or its records that have a label."""
+    """The folder, or the subset of its records that have a label."""
     numbers = tuple(i for i in range(len(folder)) if folder.has_label(i))
     return folder if len(numbers) == len(folder) else Subset(folder, numbers, "those with a label")
 
@@ -44,9 +44,9 @@ def draw_sequences(
     sequences: int = SEQUENCES,
     test_sequences: int = TEST_SEQUENCES,
 ) -> Blocks:
-    """Renders an STB-like target: sequences to train on, and others to test on.
+    """Renders an STB-like target: sequences for training, and others for the test.
 
-    Each sequence has a background of its own; the last quarter of the training ones validates.
+    Each sequence has its own background; the last quarter of the training sequences validates.
     """
     train = replace(scene, frames=frames, sequences=sequences)
     test = replace(scene, frames=test_frames, sequences=test_sequences, sequence_offset=sequences)

@@ -21,7 +21,7 @@ from ..network.posenet import NetConfig
 from ..report.run_page import SHOWN
 from ..stages.stage_settings import Flat
 
-# The source has thousands of poses and scenes: little augmentation. A target is small: more.
+# The source has thousands of poses and scenes and needs little augmentation; a small target more.
 SOURCE_AUGMENTATION = Augmentation(
     turn_deg=20, shift=0.03, zoom=0.05, colour=0.15, noise=0, erase=0
 )
@@ -50,37 +50,39 @@ WIDER_NET = NetConfig(width=0.375, head="integral", stem_stride=2, heatmap_weigh
 
 @dataclass(frozen=True)
 class Expert:
-    """How each part is trained."""
+    """Training of the individual parts."""
 
     batch: int = 32
     source_epochs: int = 8
-    """Of each training on the source, in passes over all its pairs: all take as many steps."""
+    """Epochs of each training on the source, counted over all its pairs; all trainings take the
+    same number of steps."""
     target_epochs: int = 10
-    """Of the rows that start at theta_0."""
+    """Epochs of the rows that start at theta_0."""
     stops: tuple[int, ...] = (0, 5)
-    """Epochs tried on the validation block for the rows that start at trained weights; 0 leaves
-    them as they are, so that training on a target does not lose to not training on it."""
+    """Numbers of epochs to try on the validation block, for rows that start at trained weights. 0
+    leaves the weights unchanged, so that training on the target is never worse than none."""
     wide_epochs: int = 6
     long_epochs: int = 100
-    """Of the recipe, which trains on the target and the rendered hands together."""
+    """Epochs of the recipe, which trains on the target and the rendered hands together."""
     unlabelled: float = 0.75
-    """Share of a batch that has no labels, where there is a teacher."""
+    """Share of each batch without labels, if there is a teacher."""
     output_weight: float = 10.0
-    """Of the teacher's answers beside L_REG."""
+    """Weight of the teacher's outputs relative to L_REG."""
     lr: float = 3e-3
-    """Adam on the source, cosine to zero. The paper's 2.5e-4, constant, needs its 200 epochs."""
+    """Adam's learning rate on the source, with a cosine decay to zero. The paper's constant 2.5e-4
+    needs its 200 epochs."""
     target_lr: float = 1e-3
-    """Of the rows that start at theta_0."""
+    """Learning rate of the rows that start at theta_0."""
     fine_tune_lr: float = 1e-3
-    """Of the rows that start at trained weights."""
+    """Learning rate of the rows that start at trained weights."""
     long_lr: float = 2e-3
-    """Of the recipe."""
+    """Learning rate of the recipe."""
     tries: tuple[float, ...] = (10.0, 100.0, 1000.0)
-    """Strengths sigma tried on the validation block for every tuned row. The unit is the loss's,
+    """Strengths sigma to try on the validation block for every tuned row, in the unit of the loss,
     cm^2."""
     test_time_rotations_deg: tuple[float, ...] = (-30.0, -15.0, 0.0, 15.0, 30.0)
-    """On the target a prediction is the mean over pictures turned by these angles, for all rows;
-    (0,) is the paper's."""
+    """On the target, each prediction of every row is the mean over pictures rotated by these
+    angles, in degrees; the paper uses (0,)."""
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
@@ -105,39 +107,39 @@ class Expert:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Settings of one run of everything. `demo` and `real` differ in the defaults only."""
+    """Settings of one complete run. `demo` and `real` differ only in their defaults."""
 
     out: str = "runs/demo"
     target: Literal["rendered", "folder"] = "rendered"
     root: str = ""
-    """Folder of the target's recordings (docs/recordings.md), splits train and test."""
+    """Folder of the target's recordings (docs/recordings.md), with splits train and test."""
     source_count: int = 2400
-    """Rendered RGB-D hands to train on; a tenth as many, at most 1,000, test."""
+    """Number of rendered RGB-D training hands; a tenth as many, at most 1,000, are the test set."""
     labels: int = 250
-    """So many of them have labels."""
+    """Number of the rendered training hands that have labels."""
     with_prior: bool = False
-    """Also learns the prior, and trains its rows and their controls on the target."""
+    """Also learn the prior, and train its rows and their controls on the target."""
     target_frames: int = 120
-    """Frames in each of the four rendered training sequences; two other sequences are the test."""
+    """Frames in each of the four rendered training sequences; two more sequences are the test."""
     views_deg: float = 90.0
-    """Largest angle between palm and camera in the source."""
+    """Largest angle between palm and camera in the source, in degrees."""
     backgrounds: tuple[str, ...] = ()
-    """Folders of photographs for backgrounds; empty = those that ship with cmkg, and generated
+    """Folders of background photographs. Empty: those that ship with cmkg, and generated
     clutter."""
     fast: bool = False
-    """A tenth of the work, in runs/demo-fast: too short to be good."""
+    """Do a tenth of the work, in runs/demo-fast: too little for good results."""
     wide_count: int = 0
-    """Hands of the wide rendering (`cmkg render --wide`) that the recipe trains the source student
-    on first; 0 leaves that out."""
+    """Number of hands of the wide rendering (`cmkg render --wide`) on which the recipe first trains
+    the source student; 0 skips this step."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of the target's training: order and augmentation. The source is trained once, with the
-    first."""
+    """Seeds of the target's training (order and augmentation). The source is trained once, with the
+    first seed."""
     rows: tuple[str, ...] = ()
-    """Only these rows of the target; empty = all."""
+    """Run only these rows of the target. Empty: all rows."""
     net: Annotated[NetConfig, Flat] = field(default_factory=lambda: SMALL_NET)
     expert: Annotated[Expert, Flat] = field(default_factory=Expert)
     augmentation: Augmentation = field(default_factory=lambda: MILD_AUGMENTATION)
-    """Of the target's training."""
+    """Augmentation of the target's training."""
 
     def __post_init__(self) -> None:
         expect_positive(self, "source_count", "labels", "target_frames")
@@ -148,7 +150,7 @@ class Experiment:
 
 
 def quicken(config: Experiment) -> Experiment:
-    """The same in 90 seconds: too short to be good, long enough to see every part."""
+    """The same in 90 seconds: too short for good results, long enough to exercise every part."""
     return replace(
         config,
         out=f"{config.out}-fast" if config.out == Experiment.out else config.out,
@@ -164,7 +166,9 @@ def quicken(config: Experiment) -> Experiment:
 
 
 def read_experiment(folder: Path) -> Experiment:
-    """The settings of the run in a folder."""
+    """The settings of a run, read from its folder."""
     path = folder / "config.json"
-    found: Experiment = expect_shape(read_settings(path) | {"out": str(folder)}, Experiment, path)
-    return found
+    experiment: Experiment = expect_shape(
+        read_settings(path) | {"out": str(folder)}, Experiment, path
+    )
+    return experiment

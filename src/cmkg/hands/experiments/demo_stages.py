@@ -1,4 +1,4 @@
-"""The stages and rows of `cmkg run demo` and `cmkg run real`, and how much work they are."""
+"""The stages and rows of `cmkg run demo` and `cmkg run real`, and an estimate of their work."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .rows import Row
 def source_stages(
     config: Experiment, out: Path, data: Path | None = None
 ) -> dict[str, SourceStage]:
-    """Settings of the source's stages; all take as many steps, and see the same labels.
+    """Settings of the source's stages; all take the same number of steps and see the same labels.
 
-    data: the folder of the packed sets; None is `data` in out.
+    data: the folder of the packed sets; None means `data` in out.
 
-    `rgb` and `shuffled` are the controls of `depth`. `no-teacher` is the prior's: learned on the
-    labels alone. `wide` goes on from `all` on other hands, for the recipe.
+    `rgb` and `shuffled` are the controls of `depth`. `no-teacher` is the control of the prior,
+    learned on the labels alone. `wide` continues from `all` on other hands, for the recipe.
     """
     sets = data or out / "data"
     scarce = SourceData(
@@ -98,7 +98,7 @@ UNTOUCHED = {
 
 
 def target_rows(config: Experiment, out: Path) -> list[Row]:
-    """The rows that are trained on the target."""
+    """The rows to train on the target."""
 
     def file(path: str) -> str:
         return str(out / f"{path}.safetensors")
@@ -112,7 +112,7 @@ def target_rows(config: Experiment, out: Path) -> list[Row]:
     )
 
     def tuned(name: str, label: str, alongside: Alongside) -> Row:
-        """Trained on with the source alongside, as its student saw it: it forgets less so."""
+        """A row trained with the source alongside, as its student saw it, to reduce forgetting."""
         return Row(
             name=f"tuned-{name}",
             label=f"{label}, trained on",
@@ -190,7 +190,7 @@ def recipe_row(config: Experiment, out: Path) -> Row:
 
 
 def target_settings(config: Experiment) -> target.Target:
-    """Settings that all rows share."""
+    """The settings that all rows share."""
     return target.Target(
         test_time_rotations_deg=config.expert.test_time_rotations_deg,
         augmentation=config.augmentation,
@@ -206,14 +206,14 @@ def target_settings(config: Experiment) -> target.Target:
 
 
 def rate_of(config: Experiment, row: Row) -> float:
-    """Rows from trained weights have a rate of their own."""
+    """The learning rate of a row; rows that start at trained weights have their own."""
     return config.expert.fine_tune_lr if row.start else config.expert.target_lr
 
 
 def work_of(
     config: Experiment, out: Path, stages: dict[str, SourceStage], rows: list[Row]
 ) -> dict[str, float]:
-    """{stage or row: images that its training will see}, of what is not finished."""
+    """{stage or row: number of images in its training}, for those that are not finished."""
     work = work_of_stages(stages)
     count = len(Packed(out / "data/target"))
     for row in rows:
@@ -228,7 +228,7 @@ def work_of(
 
 
 def work_of_stages(stages: dict[str, SourceStage]) -> dict[str, float]:
-    """{stage: images that its training will see}, of those that are not finished."""
+    """{stage: number of images in its training}, for those that are not finished."""
     return {
         name: stage.optim.epochs * len(Packed(stage.source.data))
         for name, stage in stages.items()

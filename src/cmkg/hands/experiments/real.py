@@ -1,4 +1,4 @@
-"""`cmkg run real`: everything on a folder of recordings; the experiment itself is demo.py."""
+"""`cmkg run real`: the full experiment on a folder of recordings; demo.py implements it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cmkg report`: writes a run's report anew from what lies in its folder."""
+"""`cmkg report`: rewrites a run's report from the contents of its folder."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ...runtime.progress import say
 
 @dataclass(frozen=True)
 class WriteReport:
-    """Settings of a report."""
+    """Rewrite the report of a finished or partial run."""
 
     out: str = "runs/paper"
     """Folder of a `cmkg run`."""
     pictures: int = 6
-    """Test pictures a row, of the paper's Figs. 6 and 8 to 10."""
+    """Number of test pictures per row in the paper's Figs. 6 and 8 to 10."""
 
     def __post_init__(self) -> None:
         expect_positive(self, "pictures")
 
 
 def run(config: WriteReport) -> None:
-    """Writes the report that belongs to the folder."""
+    """Writes the report of the folder's kind of run."""
     from ..paper import paper_page
     from ..report import run_page
 

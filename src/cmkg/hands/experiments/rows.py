@@ -15,18 +15,18 @@ from ..commands import target
 from ..commands.target import Alongside, Regulariser, Target, TargetData
 from ..datasets.packed.labelled_set import FrameRange
 
-DIVERGED_MM = 1e9  # what a diverged training counts as among the tries
-SHARE_OF_P1 = 0.1  # |theta| pulls some ten times harder than theta^2 there
+DIVERGED_MM = 1e9  # the error assigned to a try whose training diverged
+SHARE_OF_P1 = 0.1  # at these strengths |theta| pulls about ten times harder than theta^2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A line of a target table: how it differs from the settings that all rows share.
+    """A row of a target table: its differences from the settings that all rows share.
 
     name: of its folder. start, regulariser, alongside, scale: see commands.target.Target. epochs,
-    lr: None is what all rows share. tuned: sigma is chosen on the validation block. stops: epochs,
-    of which one is chosen there; 0 leaves the start unchanged. home: the run that has trained it
-    already.
+    lr: None means the shared value. tuned: sigma is chosen on the validation block. stops: numbers
+    of epochs, one of which is chosen there; 0 leaves the start unchanged. home: the run that has
+    already trained the row.
     """
 
     name: str
@@ -44,17 +44,17 @@ class Row:
 
     @property
     def title(self) -> str:
-        """The label, with the word "control" where it is one."""
+        """The label, with the word "control" for controls."""
         return f"control: {self.label}" if self.is_control else self.label
 
     @property
     def files(self) -> list[str]:
-        """The weights and priors that it reads."""
+        """The weights and priors that the row reads."""
         regulariser = self.regulariser
         return [file for file in (self.start, regulariser.centre, regulariser.prior) if file]
 
     def applied_to(self, shared: Target) -> Target:
-        """The settings that all rows share, with the row's own."""
+        """The settings that all rows share, overridden by the row's own."""
         optim = shared.optim
         if self.epochs is not None:
             optim = replace(optim, epochs=self.epochs)
@@ -70,7 +70,7 @@ class Row:
         )
 
     def summary(self) -> dict[str, Any]:
-        """What a report needs, as plain JSON."""
+        """The row's data for a report, as plain JSON."""
         facts = {"name": self.name, "label": self.title}
         return facts | {"home": self.home} if self.home else facts
 
@@ -81,20 +81,20 @@ def by_name(rows: list[Row]) -> dict[str, Row]:
 
 
 class Blocks(NamedTuple):
-    """The frames of a target to fit and to validate on while sigma is chosen."""
+    """The target frames used for fitting and for validation while sigma is chosen."""
 
     fit: FrameRange
     validation: FrameRange
 
     @classmethod
     def last_quarter(cls, count: int) -> Blocks:
-        """The last quarter of `count` frames validates."""
+        """Uses the last quarter of `count` frames for validation."""
         return cls((0, count * 3 // 4), (count * 3 // 4, count))
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a target's packed sets lie, and the source student with its own set."""
+    """The folders of a target's packed sets, of the source student and of its packed set."""
 
     data: str
     test: str
@@ -103,9 +103,9 @@ class Folders:
 
     @classmethod
     def of(cls, target_data: PathLike, source_run: PathLike, source: PathLike = "") -> Folders:
-        """A target's sets in one folder, and the stages of a source run.
+        """The folders, from one folder with the target's sets and one with a source run's stages.
 
-        source: the packed set that the student saw; empty is that of the source run.
+        source: the student's packed training set; empty means that of the source run.
         """
         data, run = Path(target_data), Path(source_run)
         return cls(
@@ -126,11 +126,11 @@ def train_row(
 ) -> list[float]:
     """Tunes sigma or the epochs on the validation block (first seed), then trains every seed.
 
-    Should the chosen value diverge on the whole training split, the next best is taken.
+    If the chosen value diverges on the whole training split, the next best one is used.
 
     Args:
         shared: settings that all rows share.
-        row: which one.
+        row: the row to train.
         home: the row's folder.
         blocks: the frames for tuning.
         seeds: of the target's training.
@@ -174,7 +174,7 @@ def train_row(
 
 
 def share_of(prior: str) -> float:
-    """The share of each strength that is tried for a prior's file, or for none."""
+    """The factor applied to each strength to try, for a prior's file or for none."""
     return SHARE_OF_P1 if prior and Prior.load(prior).p == 1 else 1.0
 
 
@@ -187,7 +187,7 @@ def _with_sigma(stage: Target, value: float) -> Target:
 
 
 def train_seeds(stage: Target, home: Path, seeds: tuple[int, ...]) -> list[float]:
-    """Trains with every seed; returns each one's EPE, mm."""
+    """Trains with every seed; returns the EPE of each, in mm."""
     errors = []
     for seed in seeds:
         optim = replace(stage.optim, seed=seed)
@@ -199,7 +199,7 @@ def train_seeds(stage: Target, home: Path, seeds: tuple[int, ...]) -> list[float
 def validation_error(trial: Target) -> float:
     """Validation EPE of one try, mm.
 
-    A strength at which training diverges loses, it does not end the experiment.
+    A strength at which training diverges gets a huge error; it does not end the experiment.
     """
     try:
         error_mm = float(target.run(trial)["epe_mm"])
@@ -210,7 +210,7 @@ def validation_error(trial: Target) -> float:
 
 
 def with_folders(stage: Target, folders: Folders) -> Target:
-    """The stage on a target's sets, from a source's student."""
+    """The stage with a target's sets and a source's student."""
     return replace(
         stage,
         student=folders.student,
@@ -220,10 +220,10 @@ def with_folders(stage: Target, folders: Folders) -> Target:
 
 
 def select_rows(known: list[Row], names: tuple[str, ...], flag: str) -> list[Row]:
-    """The rows of these names, in the table's order; all where there are no names.
+    """The rows with these names, in the table's order; all rows if no names are given.
 
     Raises:
-        InputError: one is not known.
+        InputError: a name is unknown.
     """
     there = by_name(known)
     for name in names:

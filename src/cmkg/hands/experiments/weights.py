@@ -1,9 +1,9 @@
-"""`cmkg run weights`: the network that comes with cmkg, from MediaPipe's.
+"""`cmkg run weights`: trains the network that ships with cmkg, starting from MediaPipe's.
 
-Taught with what its own data lacked, exact depth: rendered hands, whose joints lie where MediaPipe
-puts them; while it keeps what it knows: its own answers on photographs without labels, where many
-looks agree (labelling.py). No labelled photograph is seen. What is chosen is chosen on rendered
-hands of other people and on photographs that were held out.
+Training adds exact depth, which MediaPipe's own data lacked, from rendered hands in MediaPipe's
+joint convention. To preserve what it knows, the network also learns its own consistent answers on
+unlabeled photographs (labelling.py). No labeled photograph is used. Model selection uses rendered
+hands of other people and held-out photographs.
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ from .demo_data import FIRST_TEST_SCENE
 
 LABELS = "labels.npz"
 TEST_COUNT = 600
-HELD_OUT_EVERY = 6  # of the photographs
-BATCH = 32  # of the scoring
+HELD_OUT_EVERY = 6  # every sixth photograph is held out
+BATCH = 32  # for scoring
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Settings of the network that comes with cmkg."""
+    """Train the network that ships with cmkg."""
 
     landmarks: str = ""
-    """MediaPipe's hand_landmark_full.tflite or hand_landmark_lite.tflite: inside the wheel of
+    """MediaPipe's hand_landmark_full.tflite or hand_landmark_lite.tflite: from the wheel of
     mediapipe 0.10.14 or 0.10.21, in mediapipe/modules/hand_landmark."""
     palms: str = ""
-    """Its palm_detection_full.tflite, in mediapipe/modules/palm_detection."""
+    """MediaPipe's palm_detection_full.tflite, from mediapipe/modules/palm_detection."""
     labeller: str = ""
-    """The landmark network that labels the photographs; empty = --landmarks."""
+    """The landmark network that labels the photographs. Empty: that of --landmarks."""
     photographs: tuple[str, ...] = ()
-    """Folders of photographs of hands that may be used; no labels."""
+    """Folders of photographs of hands whose licenses permit this use; no labels needed."""
     out: str = "runs/weights"
     count: int = 8000
-    """Rendered hands."""
+    """Number of rendered hands."""
     rendered_share: float = 0.5
-    """Of each batch; the photographs have the rest."""
+    """Share of rendered hands in each batch; the rest are photographs."""
     recipe: Annotated[TeachingRecipe, Flat] = field(
         default_factory=lambda: TeachingRecipe(300, 32, 3e-3)
     )
@@ -76,7 +76,7 @@ SETTINGS = Weights()
 
 
 def run(config: Weights) -> dict[str, Any]:
-    """Renders, labels, teaches what is not finished, writes `hand` in the folder."""
+    """Renders, labels, runs the unfinished training, and writes `hand` in the folder."""
     for name in ("landmarks", "palms", "photographs"):
         if not getattr(config, name):
             raise InputError(f"--{name}: expected its files; see cmkg run weights --help")
@@ -93,7 +93,7 @@ def run(config: Weights) -> dict[str, Any]:
 def teach_base(
     config: Weights, start: TfliteNetwork, palms: TfliteNetwork, base: str, run: Run
 ) -> dict[str, Any]:
-    """Everything of it; the scores before and after."""
+    """Trains one base network; returns the scores before and after."""
     out, recipe = Path(config.out), config.recipe
     labeller = TfliteNetwork.open(config.labeller) if config.labeller else start
     photographs = labelled(config, palms, labeller)
@@ -109,7 +109,9 @@ def teach_base(
     say(f"untouched: {result['untouched']}")
     share = config.rendered_share
     sources = [
-        one for one in (TeachingSet(rendered, share), TeachingSet(train, 1 - share)) if one.share
+        source
+        for source in (TeachingSet(rendered, share), TeachingSet(train, 1 - share))
+        if source.share
     ]
     teaching = Teaching(start, sources, recipe, seed=config.seed)
     with closing(run.steps(recipe.steps, teaching.state, recipe.batch)) as steps:
@@ -124,7 +126,7 @@ def teach_base(
 
 
 def labelled(config: Weights, palms: TfliteNetwork, labeller: TfliteNetwork) -> Frames:
-    """The photographs' hands in which all looks agree."""
+    """The hands in the photographs on which all views agree."""
     paths = list(list_files(config.photographs, PICTURES))
     pictures = Pictures(lambda number: read_any_picture(paths[number]), len(paths))
     kept = Path(config.out) / LABELS
@@ -132,10 +134,10 @@ def labelled(config: Weights, palms: TfliteNetwork, labeller: TfliteNetwork) -> 
         with Bar("label", len(pictures), things="photographs") as advance:
             labels = label_photographs(pictures, palms, labeller, advance)
         write_arrays(kept, **labels._asdict())
-    held = read_arrays(kept)
-    if not set(PhotographLabels._fields) <= set(held) or held["number"].max() >= len(paths):
+    arrays = read_arrays(kept)
+    if not set(PhotographLabels._fields) <= set(arrays) or arrays["number"].max() >= len(paths):
         raise InputError(f"{kept}: expected the labels of these photographs; remove it")
-    return PhotographLabels(**{name: held[name] for name in PhotographLabels._fields}).frames(
+    return PhotographLabels(**{name: arrays[name] for name in PhotographLabels._fields}).frames(
         pictures
     )
 
@@ -147,7 +149,7 @@ def mean_bones(frames: Frames) -> np.ndarray:
 
 
 def render_sets(config: Weights, bones: np.ndarray) -> tuple[Frames, Frames]:
-    """Rendered hands to learn from, and others to choose on; their joints are MediaPipe's."""
+    """Rendered hands for training, and others for selection, in MediaPipe's joint convention."""
     data = Path(config.out) / "data"
     scene = replace(SCENE, seed=config.seed)
     train = render.Render(str(data / "train"), config.count, scene=scene)
@@ -155,28 +157,28 @@ def render_sets(config: Weights, bones: np.ndarray) -> tuple[Frames, Frames]:
     test = render.Render(str(data / "test"), count, FIRST_TEST_SCENE, scene)
     render.run(train)
     render.run(test)
-    frames, others = (packed_frames(Packed(one.out)) for one in (train, test))
-    own = (frames.bones() / frames.sizes()[:, None]).mean(0)
-    return in_convention(frames, bones, own), in_convention(others, bones, own)
+    frames, others = (packed_frames(Packed(settings.out)) for settings in (train, test))
+    shares = (frames.bones() / frames.sizes()[:, None]).mean(0)
+    return in_convention(frames, bones, shares), in_convention(others, bones, shares)
 
 
 @torch.no_grad()
 def scores_of(network: TfliteNetwork, tests: dict[str, Frames]) -> dict[str, dict[str, float]]:
-    """{set: {"mm", "procrustes_mm", "px"}} in the labels' regions; px is of 224."""
-    found = {}
+    """{set: {"mm", "procrustes_mm", "px"}} in the labels' regions of 224 px."""
+    scores = {}
     for name, frames in tests.items():
         errors: dict[str, list[np.ndarray]] = {"mm": [], "procrustes_mm": [], "px": []}
         for at in range(0, len(frames), BATCH):
             views = views_of(frames, range(at, min(at + BATCH, len(frames))), STILL)
-            said = network(views.pictures)
-            assert isinstance(said, Landmarks)
-            world = 1000 * (said.world - said.world[:, :1]).double().numpy()
+            answer = network(views.pictures)
+            assert isinstance(answer, Landmarks)
+            world = 1000 * (answer.world - answer.world[:, :1]).double().numpy()
             truth = 1000 * views.world.double().numpy()
             errors["mm"].append(np.linalg.norm(world - truth, axis=2).mean(1))
             fitted = procrustes(world, truth)
             errors["procrustes_mm"].append(np.linalg.norm(fitted - truth, axis=2).mean(1))
-            off = (said.screen[..., :2] - views.screen).norm(dim=2).mean(1)
+            off = (answer.screen[..., :2] - views.screen).norm(dim=2).mean(1)
             errors["px"].append(off.numpy())
         means = {key: float(np.concatenate(parts).mean()) for key, parts in errors.items()}
-        found[name] = {key: round(value, 2) for key, value in means.items()}
-    return found
+        scores[name] = {key: round(value, 2) for key, value in means.items()}
+    return scores

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Exports students: calibrated confidence and ONNX files."""

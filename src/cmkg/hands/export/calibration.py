@@ -1,4 +1,4 @@
-"""What a student's heatmaps say of their own mistakes: its confidence, fitted and looked at."""
+"""Calibrates a student's confidence from its heatmaps, and measures the calibration."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ..network.loader import Loader
 from ..skeleton import WRIST_TO_TIP, bone_scale
 
 BATCH = 128
-# The boxes that photographs get are not the labels' own.
+# Boxes of photographs are less accurate than those from labels.
 ROUGH = Augmentation(turn_deg=20.0, shift=0.08, zoom=0.15, colour=0.1, noise=0.0, erase=0.1)
 
 
 class Judged(NamedTuple):
-    """Of every joint: log of its heatmap's spread, and whether its place was right."""
+    """For each joint: the log of its heatmap's spread, and whether its place was correct."""
 
     log_spread: Float[np.ndarray, " n"]
     is_near: Bool[np.ndarray, " n"]
@@ -31,7 +31,7 @@ class Judged(NamedTuple):
 
 @torch.no_grad()
 def judge_joints(student: HandStudent, packed: Packed, numbers: range, seed: int = 0) -> Judged:
-    """What a student says of these hands of a set in rough boxes, beside the truth."""
+    """Compares a student's predictions for these hands, in perturbed boxes, with the truth."""
     student.eval()
     packed.expect_labels()
     loader = Loader(
@@ -43,19 +43,19 @@ def judge_joints(student: HandStudent, packed: Packed, numbers: range, seed: int
         batch = loader.fetch(numbers[at : at + BATCH], draws)
         pose = student(batch.picture("rgb"))
         spreads.append(spread_of(pose.heatmaps).log().flatten())
-        off = (pose.uv - batch.uv).norm(dim=2)  # the sides are 2 apart
+        off = (pose.uv - batch.uv).norm(dim=2)  # the picture is 2 wide
         near.append((off < 2 * NEAR).flatten())
     return Judged(torch.cat(spreads).double().numpy(), torch.cat(near).numpy())
 
 
 def halves(packed: Packed) -> tuple[range, range]:
-    """Numbers to fit the calibration on, and others to look at it."""
+    """The numbers for fitting the calibration, and those for evaluating it."""
     middle = (len(packed) + 1) // 2
     return range(middle), range(middle, len(packed))
 
 
 def judged_confidence(student: HandStudent, judged: Judged) -> Float[np.ndarray, " n"]:
-    """The student's confidence of what was judged."""
+    """The student's confidence in the judged joints."""
     a, b = student.calibration
     return 1 / (1 + np.exp(-(a + b * judged.log_spread)))
 
@@ -68,17 +68,17 @@ def fit_calibration(judged: Judged) -> tuple[float, float]:
         logit = ab[0] + ab[1] * x
         return float(np.mean(np.logaddexp(0, logit) - y * logit))
 
-    found = minimize(negative_log_likelihood, np.array([0.0, -1.0]), method="Nelder-Mead")
-    a, b = found.x
+    optimum = minimize(negative_log_likelihood, np.array([0.0, -1.0]), method="Nelder-Mead")
+    a, b = optimum.x
     return round(float(a), 4), round(float(b), 4)
 
 
 def calibrated(student: HandStudent, packed: Packed) -> HandStudent:
-    """The student with its confidence fitted on half of a set, and that set's mean bone."""
+    """The student with its confidence fitted on half of a set, and with the set's mean bone."""
     calibration = fit_calibration(judge_joints(student, packed, halves(packed)[0]))
     bone_mm = round(float(bone_scale(np.array(packed.joints_mm)).mean()), 2)
     net = student.config
-    again = HandStudent(  # anew: its arguments are what is saved with it
+    again = HandStudent(  # a new one, because its arguments are saved with it
         net.backbone,
         net.width,
         net.head,
@@ -94,7 +94,7 @@ def calibrated(student: HandStudent, packed: Packed) -> HandStudent:
 
 
 class Bin(NamedTuple):
-    """Joints of about one confidence: its mean, the share that was right, how many."""
+    """Joints of similar confidence: the mean confidence, the share that is correct, the count."""
 
     confidence: float
     share: float
@@ -104,18 +104,18 @@ class Bin(NamedTuple):
 def reliability(
     confidence: Float[np.ndarray, " n"], is_near: Bool[np.ndarray, " n"], bins: int = 10
 ) -> list[Bin]:
-    """How often joints of each confidence were right; empty bins are left out."""
+    """The share of correct joints for each confidence bin; empty bins are omitted."""
     place = np.minimum((confidence * bins).astype(int), bins - 1)
-    found = []
+    filled = []
     for number in range(bins):
-        own = place == number
-        if own.any():
-            mean, share = confidence[own].mean(), is_near[own].mean()
-            found.append(Bin(float(mean), float(share), int(own.sum())))
-    return found
+        in_bin = place == number
+        if in_bin.any():
+            mean, share = confidence[in_bin].mean(), is_near[in_bin].mean()
+            filled.append(Bin(float(mean), float(share), int(in_bin.sum())))
+    return filled
 
 
 def calibration_error(found: list[Bin]) -> float:
-    """Mean distance of confidence and share, weighted by the joints of each bin (ECE)."""
-    total = sum(one.joints for one in found)
-    return sum(one.joints * abs(one.confidence - one.share) for one in found) / total
+    """Mean difference of confidence and share, weighted by the joints of each bin (ECE)."""
+    total = sum(b.joints for b in found)
+    return sum(b.joints * abs(b.confidence - b.share) for b in found) / total

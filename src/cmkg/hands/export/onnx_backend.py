@@ -1,4 +1,4 @@
-"""Exported students, run by onnxruntime."""
+"""Runs exported students with onnxruntime."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..skeleton import JOINTS
 
 MOST_ONNX_BYTES = 1 << 28
 EXPORT_AGAIN = "export it again"
-# Of all that `cmkg export` writes. Others may loop for ever, or take any amount of memory.
+# Those of files that `cmkg export` writes. Others might loop forever or exhaust the memory.
 OPERATIONS = frozenset(
     [
         "Add",
@@ -58,16 +58,16 @@ OPERATIONS = frozenset(
 
 
 class OnnxFile:
-    """A written file, run by onnxruntime: picture to {name: output}, in the file's names.
+    """An ONNX file run by onnxruntime: picture to {name: output}, with the file's names.
 
     Args:
         path: the file.
-        outputs: that it must have.
-        threads: of its computation.
+        outputs: the outputs that it must have.
+        threads: the number of threads.
 
     Raises:
-        InputError: onnxruntime is not installed; the file is no ONNX, has other operations than
-            exported networks have, or not these outputs.
+        InputError: onnxruntime is not installed; or the file is not ONNX, has operations that
+            exported networks do not have, or lacks one of these outputs.
     """
 
     def __init__(self, path: PathLike, outputs: Sequence[str] = (), threads: int = 1) -> None:
@@ -75,7 +75,7 @@ class OnnxFile:
             import onnxruntime
         except ImportError:
             raise InputError("ONNX files are run by onnxruntime: pip install onnxruntime") from None
-        onnxruntime.disable_telemetry_events()  # where somebody has imported it before us
+        onnxruntime.disable_telemetry_events()  # in case it was imported before cmkg
         self.path = path
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -86,13 +86,13 @@ class OnnxFile:
             self.session = onnxruntime.InferenceSession(
                 data, options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # of its own many kinds
+        except Exception as error:  # onnxruntime raises many types
             raise InputError(
                 f"{path}: expected ONNX, could not read it ({first_line(error)}); {EXPORT_AGAIN}"
             ) from None
         self.facts: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
-        self.outputs = [one.name for one in self.session.get_outputs()]
-        inputs = [one.name for one in self.session.get_inputs()]
+        self.outputs = [node.name for node in self.session.get_outputs()]
+        inputs = [node.name for node in self.session.get_inputs()]
         missing = [name for name in outputs if name not in self.outputs]
         if inputs != ["picture"] or missing:
             raise InputError(
@@ -101,31 +101,31 @@ class OnnxFile:
             )
 
     def __call__(self, picture: Float[np.ndarray, "b 3 h w"]) -> dict[str, Any]:
-        """One pass.
+        """Runs the network once.
 
         Raises:
-            InputError: the file does not take such pictures, or gives a number that is not finite.
+            InputError: the file does not accept such pictures, or an output is not finite.
         """
         try:
-            found = self.session.run(None, {"picture": picture})
-        except Exception as error:  # of its own many kinds
+            results = self.session.run(None, {"picture": picture})
+        except Exception as error:  # onnxruntime raises many types
             raise InputError(
                 f"{self.path}: does not take pictures of shape {picture.shape} "
                 f"({first_line(error)}); {EXPORT_AGAIN}"
             ) from None
-        for name, one in zip(self.outputs, found, strict=True):
-            if not isinstance(one, np.ndarray) or not np.isfinite(one).all():
+        for name, result in zip(self.outputs, results, strict=True):
+            if not isinstance(result, np.ndarray) or not np.isfinite(result).all():
                 raise InputError(
                     f"{self.path}: its output {name!r} has a number that is not finite; "
                     f"{EXPORT_AGAIN}"
                 )
-        return dict(zip(self.outputs, found, strict=True))
+        return dict(zip(self.outputs, results, strict=True))
 
     def expect_facts(self, expected: Mapping[str, str]) -> None:
-        """Refuses a file that says other things of itself than its folder does.
+        """Refuses a file whose metadata differs from its folder's settings.
 
         Raises:
-            InputError: names the first.
+            InputError: the message names the first difference.
         """
         for name, value in expected.items():
             if self.facts.get(name) != value:
@@ -138,17 +138,17 @@ class OnnxFile:
 def expect_operations(path: PathLike, data: bytes) -> None:
     """Refuses an ONNX file with operations that exported networks do not have, such as loops.
 
-    Read from the file's own fields: ModelProto.graph (7), GraphProto.node (1), NodeProto.op_type
-    (4) and its attributes (5), which may hold graphs (6).
+    Reads the file's own fields: ModelProto.graph (7), GraphProto.node (1), NodeProto.op_type (4)
+    and its attributes (5), which may hold graphs (6).
 
     Raises:
-        InputError: names the operation; or the file is no ONNX.
+        InputError: the message names the operation; or the file is not ONNX.
     """
     try:
         for graph in _fields(data, 7):
             for node in _fields(graph, 1):
                 names = {bytes(name).decode("utf-8", "replace") for name in _fields(node, 4)}
-                subgraphs = [one for held in _fields(node, 5) for one in _fields(held, 6)]
+                subgraphs = [g for attribute in _fields(node, 5) for g in _fields(attribute, 6)]
                 if strange := names - OPERATIONS:
                     raise InputError(
                         f"{path}: has the operation {strange.pop()!r:.60}, which no exported "
@@ -163,7 +163,7 @@ def expect_operations(path: PathLike, data: bytes) -> None:
 
 
 def _fields(message: bytes | memoryview, wanted: int) -> Iterator[memoryview]:
-    """The parts of a protobuf message that are its field `wanted`, of those that have a length."""
+    """The occurrences of the length-delimited field `wanted` in a protobuf message."""
     view, at = memoryview(message), 0
     while at < len(view):
         key, at = _varint(view, at)
@@ -184,7 +184,7 @@ def _fields(message: bytes | memoryview, wanted: int) -> Iterator[memoryview]:
 
 
 def _varint(view: memoryview, at: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, and where the next field begins."""
+    """A protobuf varint, and the offset of the byte after it."""
     value = 0
     for place in range(10):
         byte = view[at + place]
@@ -195,7 +195,7 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
 
 
 def facts_of(student: HandStudent) -> dict[str, str]:
-    """What another program needs to know, kept in the file's metadata."""
+    """What other programs need to know, stored in the file's metadata."""
     unit = float(student.net.unit_mm) or student.bone_mm
     return {
         "cmkg": "hand student",

@@ -1,8 +1,8 @@
-"""A student as ONNX: for browsers, robots and other languages, without torch and without us.
+"""Writes a student as ONNX, for browsers, robots and other languages, without torch or cmkg.
 
 Input `picture`: (B, 3, px, px) float32, RGB from 0 to 255, a right hand's box. Outputs, as in
 Python: `joints` (B, 21, 3) in units of the middle finger's first bone (x right, y down, z away),
-`uv` (B, 21, 2) on the picture whose sides are -1 and 1, `confidence` (B, 21).
+`uv` (B, 21, 2) on the picture, whose sides are at -1 and 1, `confidence` (B, 21).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from ..network.posenet import NetConfig
 from .onnx_backend import OnnxFile, facts_of
 
 OPSET = 17
-SMALL = 256  # numbers that are not worth 16 bits
+SMALL = 256  # smaller tensors are not worth storing in 16 bits
 OUTPUTS = ("joints", "uv", "confidence")
 MISSING = "ONNX needs the extra 'onnx': in a checkout, pip install '.[onnx]'"
 
 
 class OfBytes(nn.Module):
-    """RGB from 0 to 255 to what the networks take: augment.normalise, its numbers in the file."""
+    """Converts RGB from 0 to 255 to network input as augment.normalise does, inside the file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,12 +43,12 @@ class OfBytes(nn.Module):
         self.register_buffer("std", 255 * IMAGENET_STD.view(1, 3, 1, 1))
 
     def forward(self, picture: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Normalised."""
+        """The normalized picture."""
         return (picture - self.get_buffer("mean")) / self.get_buffer("std")
 
 
 class OnnxStudent(nn.Module):
-    """What is exported: pictures from 0 to 255 to the three outputs, in the student's own unit."""
+    """The exported module: pictures from 0 to 255 to the three outputs, in the student's unit."""
 
     def __init__(self, student: HandStudent) -> None:
         super().__init__()
@@ -58,17 +58,17 @@ class OnnxStudent(nn.Module):
     def forward(
         self, picture: Float[Tensor, "b 3 px px"]
     ) -> tuple[Float[Tensor, "b 21 3"], Float[Tensor, "b 21 2"], Float[Tensor, "b 21"]]:
-        """joints, uv, confidence."""
+        """Returns joints, uv and confidence."""
         pose = self.student(self.normalised(picture))
         assert pose.uv is not None
         return pose.joints - pose.joints[:, :1], pose.uv, self.student.confidence(pose)
 
 
 def write_onnx(student: HandStudent, path: PathLike, half: bool = False) -> None:
-    """Writes the student, of any batch size, atomically; `half` keeps the weights in 16 bits.
+    """Writes the student atomically, for any batch size; `half` stores the weights in 16 bits.
 
     Raises:
-        InputError: the extra is not installed; a student without heatmaps.
+        InputError: the extra is not installed, or the student has no heatmaps.
     """
     if student.config.head != "integral":
         raise InputError("ONNX: a student with the pooled head has no uv and no confidence")
@@ -104,23 +104,23 @@ def _write(
                 opset_version=OPSET,
                 dynamo=False,
             )
-        held = onnx.load(str(partial))
+        proto = onnx.load(str(partial))
         if half:
-            _keep_in_16_bits(held)
+            _keep_in_16_bits(proto)
         for key, value in facts.items():
-            entry = held.metadata_props.add()
+            entry = proto.metadata_props.add()
             entry.key, entry.value = key, value
-        onnx.save(held, str(partial))
+        onnx.save(proto, str(partial))
 
     write_atomically(path, write)
 
 
 def _keep_in_16_bits(held: Any) -> None:
-    """Weights as float16, cast to float32 when the file is opened: half the size, as fast."""
+    """Stores weights as float16, cast to float32 on loading: half the size, the same speed."""
     import onnx
 
     for weight in [
-        one for one in held.graph.initializer if one.data_type == onnx.TensorProto.FLOAT
+        tensor for tensor in held.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT
     ]:
         values = onnx.numpy_helper.to_array(weight)
         if values.size < SMALL:
@@ -133,7 +133,7 @@ def _keep_in_16_bits(held: Any) -> None:
 
 
 def write_int8(onnx_file: PathLike, path: PathLike, packed: Packed, net: NetConfig) -> None:
-    """An ONNX file's weights and activations in 8 bits, their ranges seen on a packed set.
+    """Quantizes an ONNX file's weights and activations to 8 bits, calibrated on a packed set.
 
     Raises:
         InputError: the extra is not installed.
@@ -153,7 +153,7 @@ def write_int8(onnx_file: PathLike, path: PathLike, packed: Packed, net: NetConf
             return None if picture is None else {"picture": picture}
 
     def write(partial: Path) -> None:
-        logging.disable(logging.WARNING)  # its advice on preparing the file: nothing is gained
+        logging.disable(logging.WARNING)  # hides its advice to preprocess, which brings no gain
         try:
             quantize_static(
                 str(onnx_file),
@@ -174,13 +174,13 @@ def write_int8(onnx_file: PathLike, path: PathLike, packed: Packed, net: NetConf
 def calibration_pictures(
     packed: Packed, net: NetConfig, count: int
 ) -> Iterator[Float[np.ndarray, "b 3 px px"]]:
-    """`picture` of a packed set's first samples, 32 at a time."""
+    """`picture` inputs from a packed set's first samples, 32 at a time."""
     packed.expect_labels()
     loader = Loader(open_frames(packed), net.px, upright=net.upright)
     count = min(count, len(packed))
     for at in range(0, count, 32):
         seen = loader.fetch(range(at, min(at + 32, count))).picture("rgb")
-        mean, std = (one.view(1, 3, 1, 1) for one in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = (stat.view(1, 3, 1, 1) for stat in (IMAGENET_MEAN, IMAGENET_STD))
         yield (255 * (seen * std + mean)).contiguous().numpy().astype(np.float32)
 
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The paper's experiments: presets, data sets, runs and the comparison with the paper."""

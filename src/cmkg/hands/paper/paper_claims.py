@@ -1,4 +1,4 @@
-"""What the paper's text claims of its tables, computed from them: the paper's numbers and ours."""
+"""Claims of the paper's text about its tables, computed from the paper's numbers and from ours."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .presets import TARGETS
 
 
 class Comparison(NamedTuple):
-    """Two rows of a table: that the first has the lower error is what the paper says."""
+    """Two rows of a table; the paper claims that the first has the lower error."""
 
     label: str
     better: str
     reference: str
 
 
-# In the order in which the tables' errors fall.
+# In the order of decreasing errors in the tables.
 COMPARISONS = {
     "table1": [
         Comparison("ResNet-18: L_ACT against RGB", "r18/act", "r18/continued"),
@@ -44,7 +44,7 @@ COMPARISONS = {
     "table3": [
         claim
         for data in TARGETS
-        if data != "stb"  # table 2 has it
+        if data != "stb"  # STB is in Table 2
         for claim in (
             Comparison(f"{data}: ℓ² against none", f"{data}/l2-1e-5", f"{data}/none"),
             Comparison(f"{data}: prior against ℓ²", f"{data}/prior-l2", f"{data}/l2-1e-5"),
@@ -58,17 +58,17 @@ ONE_SEED, NOT_RUN = "one seed", "not run"
 
 
 def expect_rows(presets: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Refuses a plan that lacks a preset, a row that is compared, or the paper's number of one.
+    """Refuses a plan that lacks a preset, a compared row, or the paper's number for one.
 
     Raises:
-        InputError: names it.
+        InputError: the message names what is missing.
     """
     for preset in PRESETS:
         if preset not in presets:
             raise InputError(f"{path}: has no {preset!r}; {AGAIN}")
     for preset, comparisons in COMPARISONS.items():
-        for one in comparisons:
-            for stage in (one.better, one.reference):
+        for comparison in comparisons:
+            for stage in (comparison.better, comparison.reference):
                 if not (presets[preset].get(stage) or ("", None, None))[1]:
                     raise InputError(
                         f"{path}: {preset!r} has no row {stage!r} with the paper's error; {AGAIN}"
@@ -78,11 +78,11 @@ def expect_rows(presets: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 def collect_claims(presets: Mapping[str, list[Facts]]) -> list[Facts]:
     """[{"claim", "unit", "paper", "ours", "verdict"}] of all comparisons, and §5.5's correlation.
 
-    A gain is the change of the error against the reference row in per cent, negative where it
-    falls. "paper" is a number. "ours" is None where no seed has both rows, else {"mean", "low",
-    "high", "seeds"}: over the seeds that have both, each against its own reference.
+    A gain is the change of the error relative to the reference row in percent; a decrease is
+    negative. "paper" is a number. "ours" is None if no seed has both rows, otherwise {"mean",
+    "low", "high", "seeds"} over the seeds that have both, each relative to its own reference.
     """
-    found = []
+    claims = []
     for preset, comparisons in COMPARISONS.items():
         rows = {row["stage"]: row for row in presets[preset]}
         for label, better, reference in comparisons:
@@ -90,13 +90,13 @@ def collect_claims(presets: Mapping[str, list[Facts]]) -> list[Facts]:
             paper = 100 * (pair[0]["paper_epe_mm"] / pair[1]["paper_epe_mm"] - 1)
             errors = errors_by_seed(pair)
             gains = 100 * (errors[0] / errors[1] - 1)
-            found.append(_claim(label, "%", paper, gains))
+            claims.append(_claim(label, "%", paper, gains))
     rows = {row["stage"]: row for row in presets["table3"]}
-    return [*found, _correlation_claim(rows)]
+    return [*claims, _correlation_claim(rows)]
 
 
 def _claim(label: str, unit: str, paper: float, ours: np.ndarray) -> Facts:
-    """One claim; ours has a value a seed."""
+    """One claim; `ours` has one value per seed."""
     claim: Facts = {"claim": label, "unit": unit, "paper": paper, "ours": None, "verdict": NOT_RUN}
     if len(ours):
         low, high = float(ours.min()), float(ours.max())
@@ -106,7 +106,7 @@ def _claim(label: str, unit: str, paper: float, ours: np.ndarray) -> Facts:
 
 
 def _verdict(towards_the_paper: np.ndarray) -> str:
-    """Whether all seeds agree; each is positive where it goes the paper's way."""
+    """Whether all seeds agree; values in the paper's direction are positive."""
     if len(towards_the_paper) == 1:
         return ONE_SEED
     if (towards_the_paper > 0).all():
@@ -115,7 +115,7 @@ def _verdict(towards_the_paper: np.ndarray) -> str:
 
 
 def _correlation_claim(rows: Mapping[str, Facts]) -> Facts:
-    """Of what l2 gains and what the prior gains over none, in mm, over the domains."""
+    """The correlation over the domains of the gains of l2 and of the prior over none, in mm."""
     names = ("none", "l2-1e-5", "prior-l2")
     of_domains = [[rows[f"{data}/{name}"] for name in names] for data in TARGETS]
     paper = np.array([[row["paper_epe_mm"] for row in domain] for domain in of_domains])
@@ -123,7 +123,7 @@ def _correlation_claim(rows: Mapping[str, Facts]) -> Facts:
     ours = errors_by_seed(every).reshape(len(TARGETS), len(names), -1)
     by_seed = [correlate_gains(ours[:, :, seed]) for seed in range(ours.shape[2])]
     claim = _claim(CORRELATION, "", correlate_gains(paper), np.array(by_seed))
-    # Both gains are against the same row without R, whose noise alone makes them correlate.
+    # Both gains share the reference row without R, whose noise alone makes them correlate.
     return claim | {"verdict": "" if len(by_seed) else NOT_RUN}
 
 
@@ -131,7 +131,7 @@ def correlate_gains(errors: np.ndarray) -> float:
     """Pearson's correlation of two gains.
 
     Args:
-        errors: (targets, 3) in mm: without a regulariser, with l2, with the prior.
+        errors: (targets, 3) in mm: without a regularizer, with l2, with the prior.
     """
     none, l2, prior = errors.T
     return float(np.corrcoef(none - l2, none - prior)[0, 1])
@@ -139,22 +139,22 @@ def correlate_gains(errors: np.ndarray) -> float:
 
 def errors_by_seed(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """(rows, seeds) EPEs in mm over the seeds that all of the rows have."""
-    held: list[dict[str, float]] = []
+    by_row: list[dict[str, float]] = []
     for row in rows:
         ours = row["ours"] or {"seeds": [], "epe_mm": {"values": []}}
-        held.append(dict(zip(ours["seeds"], ours["epe_mm"]["values"], strict=True)))
-    shared = [seed for seed in held[0] if all(seed in one for one in held)]
-    return np.array([[one[seed] for seed in shared] for one in held]).reshape(len(rows), -1)
+        by_row.append(dict(zip(ours["seeds"], ours["epe_mm"]["values"], strict=True)))
+    shared = [seed for seed in by_row[0] if all(seed in errors for errors in by_row)]
+    return np.array([[errors[seed] for seed in shared] for errors in by_row]).reshape(len(rows), -1)
 
 
 def format_gain(value: float, unit: str) -> str:
-    """As "−10.1 %" or "0.999"."""
+    """Formats a gain as "−10.1 %" or "0.999"."""
     text = f"{value:+.1f} %" if unit else f"{value:.3f}"
     return text.replace("-", "−")
 
 
 def format_ours(claim: Mapping[str, Any]) -> str:
-    """As "−7.8 % [−9.1, −6.0]", with the lowest and the highest seed, or "not run"."""
+    """Formats as "−7.8 % [−9.1, −6.0]", with the lowest and the highest seed, or "not run"."""
     ours = claim["ours"]
     if ours is None:
         return NOT_RUN
@@ -167,7 +167,7 @@ def format_ours(claim: Mapping[str, Any]) -> str:
 
 
 def format_claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The claims as a Markdown table's lines."""
+    """The claims as the lines of a Markdown table."""
     lines = ["| against | the paper | ours | |", "| :-- | --: | --: | :-- |"]
     for claim in claims:
         paper = format_gain(claim["paper"], claim["unit"])

@@ -1,6 +1,6 @@
 """The rows of the paper's tables and figures that a folder holds.
 
-Beside the paper's numbers and published curves.
+They are shown next to the paper's numbers and published curves.
 """
 
 from __future__ import annotations
@@ -58,37 +58,37 @@ MADE = "Made data: these numbers show that the chain runs, nothing else."
 
 
 def write(out: Path, pictures: int) -> Facts:
-    """Writes paper.json, paper.md and paper.html into the folder of `cmkg run table1` ...
+    """Writes paper.json, paper.md and paper.html into the folder of `cmkg run table1` and others.
 
     Args:
         out: the folder.
-        pictures: test pictures a row of figure 6.
+        pictures: test pictures per row of figure 6.
 
     Returns:
-        What paper.json holds.
+        The contents of paper.json.
     """
     out = Path(out)
-    found = collect_paper(out)
-    write_json(out / "paper.json", found)
-    write_text(out / "paper.md", format_paper_tables(found))
+    paper = collect_paper(out)
+    write_json(out / "paper.json", paper)
+    write_text(out / "paper.md", format_paper_tables(paper))
     page = load_template("paper_page.html").render(
-        found=found,
+        found=paper,
         format_gain=paper_claims.format_gain,
         format_ours=paper_claims.format_ours,
         note=OPEN,
         claims_title=CLAIMS,
         explain_claims=EXPLAIN_CLAIMS,
         titles=TITLES,
-        curves=draw_curves(found),
-        weights=draw_weights(found),
-        sheet=draw_paper_sheet(out, found, pictures),
+        curves=draw_curves(paper),
+        weights=draw_weights(paper),
+        sheet=draw_paper_sheet(out, paper, pictures),
     )
     write_text(out / "paper.html", page)
-    return found
+    return paper
 
 
 def collect_paper(out: Path) -> Facts:
-    """{"presets": {preset: [row]}, "made": whether made data were used, and what was run}."""
+    """{"presets": {preset: [row]}, "made": whether synthetic data was used, ...} of a run."""
     presets = {}
     rows = read_paper_rows(out / "paper_rows.json")
     paper_claims.expect_rows(rows, out / "paper_rows.json")
@@ -96,24 +96,24 @@ def collect_paper(out: Path) -> Facts:
         presets[preset] = [collect_stage(out, stage, *facts) for stage, facts in stages.items()]
     sets = {path.parent.name: read_meta(path.parent) for path in out.glob("data/*/meta.json")}
     holds = {name: meta["holds"] for name, meta in sets.items()}
-    made = any(held.get("made") for held in holds.values())
+    made = any(set_facts.get("made") for set_facts in holds.values())
     is_open = any(
-        held.get("dataset") == "rendered"
-        for name, held in holds.items()
+        set_facts.get("dataset") == "rendered"
+        for name, set_facts in holds.items()
         if not name.startswith("synthetic")
     )
     claims = paper_claims.collect_claims(presets)
     weights = collect_weights(presets["figure5"])
-    found = {"presets": presets, "claims": claims, "weights": weights}
+    results = {"presets": presets, "claims": claims, "weights": weights}
     facts = {"made": made, "open": is_open, "subsets": subsets_in(out / "data")}
-    return found | facts | collect_sessions(out)
+    return results | facts | collect_sessions(out)
 
 
 def collect_weights(rows: list[Facts]) -> list[Facts]:
-    """[{"label", "near_zero", "rms", "peak", "spread"}] of Fig. 5's rows that are run.
+    """[{"label", "near_zero", "rms", "peak", "spread"}] of the finished rows of Fig. 5.
 
-    The figure's two claims, against the first row, without R: peak is how many times as many
-    weights are within 1e-3 of zero, spread how many times as large their root mean square is.
+    These test the figure's two claims, relative to the first row, without R: peak is the ratio of
+    the numbers of weights within 1e-3 of zero, spread the ratio of the root mean squares.
     """
     run = [row for row in rows if row["ours"]]
     if not run or run[0] is not rows[0]:
@@ -134,7 +134,7 @@ def collect_weights(rows: list[Facts]) -> list[Facts]:
 def collect_stage(
     out: Path, stage: str, label: str, paper_epe_mm: float | None, paper_auc: float | None
 ) -> Facts:
-    """One row: the paper's numbers, and ours over the finished seeds; None where none is."""
+    """One row: the paper's numbers, and ours over the finished seeds; None if there are none."""
     paths = sorted(out.glob(f"seed-*/{stage}/result.json"))
     results = [read_score(path, out, PaperScore) for path in paths]
     ours = None
@@ -157,18 +157,21 @@ def collect_stage(
 
 
 def mean_weights(histograms: list[Any]) -> Facts | None:
-    """Fig. 5's numbers of a row over its seeds; None where the stage has none."""
+    """Fig. 5's numbers of a row, averaged over seeds; None if the stage has none."""
     if not all(histograms):
         return None
-    counts = np.mean([one["counts"] for one in histograms], 0).round(1).tolist()
-    means = {name: np.mean([one[name] for one in histograms]) for name in ("near_zero", "rms")}
+    counts = np.mean([histogram["counts"] for histogram in histograms], 0).round(1).tolist()
+    means = {
+        name: np.mean([histogram[name] for histogram in histograms])
+        for name in ("near_zero", "rms")
+    }
     return {"edges": histograms[0]["edges"], "counts": counts} | {
         name: float(value) for name, value in means.items()
     }
 
 
 def collect_sessions(out: Path) -> Facts:
-    """Commits and machines that wrote the folder, and the sizes of its sets."""
+    """The commits and machines that wrote the folder, and the sizes of its sets."""
     sessions = []
     for path in out.glob("seed-*/*/*/environment.json"):
         sessions += read_environment(path)
@@ -183,7 +186,7 @@ def collect_sessions(out: Path) -> Facts:
 
 
 def format_paper_tables(found: Mapping[str, Any]) -> str:
-    """The three tables as Markdown, and what the text claims of them."""
+    """The three tables as Markdown, and the claims of the paper's text."""
     lines = [MADE, ""] if found["made"] else []
     lines += [OPEN, ""] if found["open"] else []
     lines += [line for sentence in found["subsets"] for line in (f"**{sentence}.**", "")]
@@ -206,13 +209,13 @@ def format_paper_tables(found: Mapping[str, Any]) -> str:
 
 
 def format_our_error(row: Mapping[str, Any], key: str, digits: int) -> str:
-    """As "12.34 ± 0.05", or "not run"."""
+    """Formats an error as "12.34 ± 0.05", or "not run"."""
     return format_spread(row["ours"][key], digits) if row["ours"] else "not run"
 
 
 # ---- figures -------------------------------------------------------------------------------------
 def read_published_curves() -> dict[str, list[PublishedCurve]]:
-    """{dataset: curves} of published_pck.csv, read off the papers' own figures."""
+    """{dataset: curves} of published_pck.csv, digitized from the papers' figures."""
     points = defaultdict(list)
     path = Path(__file__).with_name("published_pck.csv")
     with open(path, newline="", encoding="utf-8") as file:
@@ -226,35 +229,35 @@ def read_published_curves() -> dict[str, list[PublishedCurve]]:
     return dict(sets)
 
 
-# What figure 4 shades: the row without the method's part, and the row with it.
+# The pairs that figure 4 shades: the row without this part of the method, and the row with it.
 SHADED = {"RHD": ("r50-a/continued", "r50-a/act-att"), "STB": ("stb/none", "stb/prior-l2")}
 
 
 def draw_curves(found: Mapping[str, Any]) -> dict[str, str]:
-    """{dataset: SVG} of figure 4: ours, where run, over the published curves."""
+    """{dataset: SVG} of figure 4: our curves, if run, over the published ones."""
     rows = [row for row in found["presets"]["figure4"] if row["ours"]]
     published = read_published_curves()
     figures = {}
     for name, pair in SHADED.items():
-        own = [row for row in rows if row["stage"].startswith("stb") == (name == "STB")]
-        stages = [row["stage"] for row in own]
+        selected = [row for row in rows if row["stage"].startswith("stb") == (name == "STB")]
+        stages = [row["stage"] for row in selected]
         below, above = pair
         gain = None
         if below in stages and above in stages:
             gain = stages.index(below), stages.index(above)
-        ours = [(_curve_label(row), row["ours"]) for row in own]
+        ours = [(_curve_label(row), row["ours"]) for row in selected]
         figures[name] = plot_published_curves(ours, published[name], gain)
     return figures
 
 
 def _curve_label(row: Facts) -> str:
-    """A row's name, with the paper's own AUC where it gives one."""
+    """A row's name, with the paper's AUC if it reports one."""
     label = row["label"].replace("𝒜", "A")
     return label if row["paper_auc"] is None else f"{label} (paper {row['paper_auc']:.3f})"
 
 
 def draw_weights(found: Mapping[str, Any]) -> str | None:
-    """Figure 5 as SVG, or None where no row was run."""
+    """Figure 5 as SVG, or None if no row was run."""
     rows = [
         {"label": row["label"], "weights": row["ours"]["weights"]}
         for row in found["presets"]["figure5"]
@@ -274,7 +277,7 @@ def draw_paper_sheet(out: Path, found: Mapping[str, Any], count: int) -> dict[st
         name = "rhd-evaluation" if family.startswith("r") else f"{family}-test"
         true, predicted = draw_skeletons(Packed(out / "data" / name), paths[0], count)
         shown[f"{family}, true"] = true
-        label = row["label"].removeprefix(f"{family}, ")  # Table 3's rows name their data
+        label = row["label"].removeprefix(f"{family}, ")  # Table 3's rows name their dataset
         shown[f"{family}, {label}"] = predicted
     return shown
 
@@ -285,7 +288,7 @@ def draw_skeletons(packed: Packed, predictions: Path, count: int) -> tuple[list[
     arrays = read_saved_predictions(predictions, len(packed))
     for picture in sample_pictures(packed, count):
         joints = predicted_joints_mm(arrays, picture)
-        own = skeleton_picture(picture.rgb, picture.K, picture.joints_mm)
-        true.append(jpeg_uri(own))
+        true_picture = skeleton_picture(picture.rgb, picture.K, picture.joints_mm)
+        true.append(jpeg_uri(true_picture))
         predicted.append(jpeg_uri(skeleton_picture(picture.rgb, picture.K, joints)))
     return true, predicted

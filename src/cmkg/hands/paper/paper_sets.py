@@ -1,4 +1,4 @@
-"""The packed sets that the paper's rows read: the user's datasets, or what --open draws."""
+"""The packed sets of the paper's rows: the user's datasets, or those that --open renders."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ..synthesis.rendered import Rendered
 from .presets import Paper
 
 QUICK_COUNT = 200
-# Where the hands of 𝒜 lie in their boxes: translated and scaled, the paper says, not how far.
+# Placement of the hands of 𝒜 in their boxes: the paper translates and scales, without amounts.
 PLACED: dict[str, Any] = {"box_shift": 0.1, "box_zoom": 0.25}
 
 
 def sets_read(stage: Stage) -> list[str]:
-    """The packed sets that a stage reads: those to train on first, its test last."""
+    """The packed sets that a stage reads: training sets first, the test set last."""
     if isinstance(stage, evaluate.Evaluate):
         paths = [stage.data]
     elif isinstance(stage, target.Target):
@@ -37,7 +37,7 @@ def sets_read(stage: Stage) -> list[str]:
 
 
 def sets_needed(plan: dict[str, Stage]) -> list[str]:
-    """Names of the packed sets that the stages read, in their order."""
+    """Names of the packed sets that the stages read, in order."""
     return list(dict.fromkeys(name for stage in plan.values() for name in sets_read(stage)))
 
 
@@ -45,7 +45,7 @@ def datasets_of(config: Paper, plan: dict[str, Stage]) -> dict[str, Dataset]:
     """{name of packed set: dataset} of the stages.
 
     Raises:
-        InputError: a folder is not given or not there.
+        InputError: a folder is not given or does not exist.
     """
     px = pixels_to_store(config.px)
     if config.open:
@@ -101,16 +101,18 @@ def datasets_of(config: Paper, plan: dict[str, Stage]) -> dict[str, Dataset]:
     for domain in DOMAINS:
         for split in ("train", "test"):
             known[f"freihand-{domain}-{split}"] = partial(freihand, split, domain)
-    found = {name: known[name]() for name in sets_needed(plan)}
-    return {name: few_of(dataset) for name, dataset in found.items()} if config.quick else found
+    datasets = {name: known[name]() for name in sets_needed(plan)}
+    return (
+        {name: few_of(dataset) for name, dataset in datasets.items()} if config.quick else datasets
+    )
 
 
-# Seeds of what --open draws: no person, view or wall of one set is in another.
+# Seeds of --open: no person, view or background is shared between sets.
 SOURCE_SEED, SYNTHETIC_SEED, ONE_PERSON_SEED, MANY_PEOPLE_SEED = 11, 12, 13, 14
 
 
 def open_datasets(config: Paper, px: int) -> dict[str, Dataset]:
-    """{name of packed set: dataset} of --open, under the names of those that they stand for."""
+    """{name of packed set: dataset} of --open, under the names of the sets that they replace."""
     sets = config.open_sets
     given: dict[str, Any] = {
         "px": px,
@@ -131,7 +133,7 @@ def open_datasets(config: Paper, px: int) -> dict[str, Dataset]:
         ONE_PERSON_SEED, sequences=sets.sequences + sets.test_sequences, frames=sets.sequence_frames
     )
     train, test = (count * sets.sequence_frames for count in (sets.sequences, sets.test_sequences))
-    found: dict[str, Dataset] = {
+    datasets: dict[str, Dataset] = {
         "rhd-training": Rendered(source, sets.source_count),
         "rhd-evaluation": Rendered(source, sets.source_test, sets.source_count),
         "synthetic": Rendered(synthetic, config.synthetic_count),
@@ -142,9 +144,9 @@ def open_datasets(config: Paper, px: int) -> dict[str, Dataset]:
     for domain in DOMAINS:
         looks = scenes(MANY_PEOPLE_SEED, appearance=domain)
         count, tested = sets.freihand_count, sets.freihand_test
-        found[f"freihand-{domain}-train"] = Rendered(looks, count, with_depth=False)
-        found[f"freihand-{domain}-test"] = Rendered(looks, tested, count, with_depth=False)
-    return found
+        datasets[f"freihand-{domain}-train"] = Rendered(looks, count, with_depth=False)
+        datasets[f"freihand-{domain}-test"] = Rendered(looks, tested, count, with_depth=False)
+    return datasets
 
 
 def few_of(dataset: Dataset, most: int = QUICK_COUNT) -> Dataset:

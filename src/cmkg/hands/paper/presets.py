@@ -1,6 +1,6 @@
-"""Settings and rows of the paper's experiments; docs/paper.md has each value beside the paper's.
+"""Settings and rows of the paper's experiments; docs/paper.md compares each value to the paper's.
 
-A row is a named variant: one training stage and what it needs.
+A row is a named variant: one training stage and its prerequisites.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from ..datasets.freihand import DOMAINS
 from ..network.posenet import LossUnit, StemStride
 from ..stages.stage_settings import Flat
 
-Family = Literal["r18", "r18-a", "r50", "r50-a"]  # a backbone on RHD, with 𝒜 or without
+Family = Literal["r18", "r18-a", "r50", "r50-a"]  # a backbone on RHD, with or without 𝒜
 BACKBONES = {"r18": "resnet18", "r50": "resnet50"}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of the paper's tables: the stage that it is, and the paper's numbers for it.
+    """A row of the paper's tables: its stage, and the paper's numbers for it.
 
-    Table 1's RGB numbers stand beside both halves: the paper does not say after how many epochs
-    they were taken.
+    Table 1's RGB numbers appear for both halves: the paper does not say after how many epochs they
+    were measured.
     """
 
     stage: str
@@ -73,7 +73,7 @@ TABLE_3 = [
 ]
 
 
-# Rows of STB on hands of 𝒜 that nobody trained on (Fig. 6).
+# Rows of STB evaluated on unseen hands of 𝒜 (Fig. 6).
 ON_SYNTHETIC = [
     Variant("synthetic/none", "trained on STB, no regulariser"),
     Variant("synthetic/prior-l2", "trained on STB, prior"),
@@ -86,7 +86,7 @@ def _chosen(variants: list[Variant], *stages: str) -> list[Variant]:
 
 
 _RHD_AND_STB = TABLE_1 + TABLE_2
-# Which rows a preset trains.
+# The rows of each preset.
 ROWS = {
     "table1": TABLE_1,
     "table2": TABLE_2,
@@ -102,7 +102,7 @@ ROWS = {
     "figure5": _chosen(TABLE_2, "stb/none", "stb/l2-1e-5", "stb/prior-l1", "stb/prior-l2"),
     "figure6": [
         *_chosen(_RHD_AND_STB, "r18-a/continued", "r18-a/act-att"),
-        # Table 3's have no AUC.
+        # Table 3 has no AUC for these.
         *_chosen(TABLE_3, "stb/none", "stb/prior-l2", "freihand-auto/prior-l2"),
         *ON_SYNTHETIC,
     ],
@@ -111,7 +111,7 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Epochs:
-    """How long each stage is trained; the paper's values."""
+    """Length of each training stage; the defaults are the paper's values."""
 
     teacher_epochs: int = 200
     student_epochs: int = 100
@@ -125,11 +125,11 @@ class Epochs:
 
 @dataclass(frozen=True)
 class OpenSets:
-    """What --open draws.
+    """The sets that --open renders.
 
-    In place of RHD many people in all views, with depth; of 𝒜 wider turns and gestures, without a
-    sensor's noise; of STB one person's sequences, unseen ones tested; of FreiHAND the same frames
-    in its four appearances.
+    In place of RHD: many people in all views, with depth. Of 𝒜: wider rotations and gestures,
+    without sensor noise. Of STB: sequences of one person, tested on unseen ones. Of FreiHAND: the
+    same frames in its four appearances.
     """
 
     source_count: int = 5000
@@ -141,33 +141,35 @@ class OpenSets:
     freihand_test: int = 480
 
     def __post_init__(self) -> None:
-        expect_positive(self, *(one.name for one in fields(self)))
+        expect_positive(self, *(setting.name for setting in fields(self)))
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the method leaves to set, with the paper's values; docs/paper.md has them beside it."""
+    """Settings that the method leaves open, with the paper's values; see docs/paper.md."""
 
     alpha: float = 2.5e-4
-    """Rate of the inner step."""
+    """Learning rate of the inner step."""
     beta: float = 1e-3
-    """phi's step."""
+    """Step size of phi."""
     attention_weight: float = 1e3
     """lambda of Eq. 4."""
     phi_parameters: Literal["weights", "all"] = "all"
-    """What carries phi, and what plain l1 and l2 hold: all, as Eq. 10 says, or tensors of two
-    dimensions or more."""
+    """The parameters that phi, and plain l1 and l2, regularize: all, as in Eq. 10, or weights =
+    tensors of two or more dimensions."""
     loss_unit: LossUnit = "m"
-    """Of L_REG, squared. The paper does not say; in metres its sigma change the weights."""
+    """Unit of L_REG, which is squared. The paper does not state it; with meters, the paper's values
+    of sigma have an effect on the weights."""
     loss_mean: bool = False
-    """L_REG as the mean over the 63 coordinates in place of the sum."""
+    """Compute L_REG as the mean over the 63 coordinates instead of the sum."""
     augmented: bool = False
-    """Turn, shift, zoom and recolour pictures while training; the paper's only augmentation is
+    """Rotate, shift, zoom and recolor pictures during training; the paper's only augmentation is
     𝒜."""
     adam_goes_on: bool = False
-    """The second half goes on with Adam's state; else it begins anew."""
+    """Continue with Adam's state in the second half of training; otherwise start with a new
+    state."""
     target_family: Family = "r18"
-    """Whose theta_0 and prior the targets use."""
+    """The network family whose theta_0 and prior the targets use."""
 
     def __post_init__(self) -> None:
         expect_positive(self, "alpha", "beta")
@@ -179,40 +181,41 @@ Preset = Literal["table1", "table2", "table3", "figure4", "figure5", "figure6"]
 
 @dataclass(frozen=True)
 class Paper:
-    """Settings of the paper's experiments; its values are the defaults."""
+    """Settings of the paper's experiments; the defaults are the paper's values."""
 
     preset: Preset = "table1"
     out: str = "runs/paper"
     rhd: str = ""
-    """Folder RHD_published_v2."""
+    """Folder of RHD (RHD_published_v2)."""
     stb: str = ""
     """Folder of STB."""
     freihand: str = ""
-    """Folder FreiHAND_pub_v2."""
+    """Folder of FreiHAND (FreiHAND_pub_v2)."""
     mano: str = ""
-    """MANO_RIGHT.pkl for 𝒜, the synthetic augmentation; empty = the open hand that ships with
-    cmkg."""
+    """File MANO_RIGHT.pkl, for 𝒜, the synthetic augmentation. Empty: the open hand model that ships
+    with cmkg."""
     textures: str = ""
-    """Scans registered to MANO, for 𝒜; empty = procedural skin."""
+    """Folder of scans registered to MANO, for 𝒜. Empty: procedural skin."""
     rows: tuple[str, ...] = ()
-    """Names of the rows to run (`--plan` lists them); empty = all of the preset."""
+    """Names of the rows to run (`--plan` lists them). Empty: all rows of the preset."""
     seeds: tuple[int, ...] = (0,)
     only_present: bool = False
-    """Of partial copies of the datasets, the samples whose files are there; the report says so."""
+    """For partial copies of the datasets, use only samples whose files are present; the report
+    states this."""
     open: bool = False
-    """On sets that anyone can draw in place of RHD, 𝒜, STB and FreiHAND (see OpenSets), at a size
-    for two cores unless other flags say otherwise."""
+    """Use rendered sets, which anyone can create, instead of RHD, 𝒜, STB and FreiHAND (see
+    OpenSets), at a size for two cores unless other flags are given."""
     quick: bool = False
-    """Shrinks everything to minutes on two cores; a dataset whose folder is not given is made in
-    its layout."""
+    """Shrink everything to minutes on two cores; datasets whose folders are not given are replaced
+    by synthetic data in their layouts."""
     plan: bool = False
-    """Print the rows and what they cost, and stop; with --quick the made data is written first."""
+    """Print the rows and their cost, and stop; with --quick, first write the synthetic data."""
     synthetic_count: int = 50_000
-    """Hands of 𝒜."""
+    """Number of hands in 𝒜."""
     open_sets: Annotated[OpenSets, Flat] = field(default_factory=OpenSets)
     px: int = 256
     width: float = 1.0
-    """Multiple of every layer's channels."""
+    """Factor on the number of channels of every layer."""
     stem_stride: StemStride = 4
     batch: int = 32
     lr: float = 2.5e-4
@@ -220,14 +223,14 @@ class Paper:
     epochs: Annotated[Epochs, Flat] = field(default_factory=Epochs)
     recipe: Annotated[Recipe, Flat] = field(default_factory=Recipe)
     stb_wrist: Literal["ring", "middle", "mean"] = "ring"
-    """How STB's palm centre becomes a wrist: see docs/datasets.md."""
+    """How the wrist is derived from STB's palm center: see docs/datasets.md."""
     stb_camera: Literal["BB_left", "BB_right", "SK_color"] = "BB_left"
     backgrounds: tuple[str, ...] = ()
-    """Folders of photographs behind the hands of 𝒜, and nothing else there; empty = those that
-    ship with cmkg, and clutter. With --open behind all hands, the others' with clutter."""
+    """Folders of photographs used as the only backgrounds of 𝒜. Empty: those that ship with cmkg,
+    and clutter. With --open they are used for all sets; sets other than 𝒜 also use clutter."""
     precision: Precision = "32-true"
     pictures: int = 6
-    """Test pictures a row in figure 6; Figs. 8 to 10 are more of them."""
+    """Number of test pictures per row in figure 6; use more for Figs. 8 to 10."""
 
     def __post_init__(self) -> None:
         expect_positive(self, "synthetic_count", "px", "width", "batch", "lr", "pictures")
@@ -247,13 +250,13 @@ class Paper:
         return list(self.rows) or [variant.stage for variant in ROWS[self.preset]]
 
 
-# What two quiet cores do in an hour a table: the source's schedule in the paper's proportion.
+# Sized for an hour per table on two idle cores; the source's schedule keeps the paper's ratios.
 OPEN_OUT = "runs/paper-open"
 OPEN_EPOCHS = Epochs(teacher_epochs=10, student_epochs=5, distill_epochs=5, target_epochs=20)
 
 
 def preset_of(name: Preset, is_open: bool = False) -> Paper:
-    """The settings of a table or figure; is_open: those of --open."""
+    """The settings of a table or figure; is_open selects those of --open."""
     paper = replace(Paper(), preset=name)
     if not is_open:
         return paper
@@ -276,12 +279,12 @@ STRENGTH = re.compile(r"l([12])-(.+)")
 
 
 def regulariser_of(row: str) -> Regulariser:
-    """The regulariser of a target's row: none, l1-<sigma>, l2-<sigma>, prior-l1 or prior-l2.
+    """The regularizer of a target's row: none, l1-<sigma>, l2-<sigma>, prior-l1 or prior-l2.
 
-    A prior is named by its file's stem, in the main source's stage.
+    A prior is given by its file's stem, in the main source's stage.
 
     Raises:
-        ValueError: another row.
+        ValueError: the row is none of these.
     """
     if row == "none":
         return Regulariser()
@@ -294,7 +297,7 @@ def regulariser_of(row: str) -> Regulariser:
 
 
 def is_other_strength(row: str) -> bool:
-    """Whether this is a row of a target at any sigma, as stb/l2-1e-2."""
+    """Whether this is a target's row with an arbitrary sigma, such as stb/l2-1e-2."""
     data, _, name = row.partition("/")
     match = STRENGTH.fullmatch(name)
     if data not in TARGETS or match is None:

@@ -1,8 +1,8 @@
 """`cmkg run table1|table2|table3|figure4|figure5|figure6`: the paper's experiments.
 
-On the user's copies of the datasets. A row is a named variant: one training stage and what it
-needs. Stages lie in <out>/seed-<s>/<stage> and serve every table that needs them: rows can be run
-alone, in any order, on several machines, and go on where they were killed.
+They run on the user's copies of the datasets. A row is a named variant: one training stage and its
+prerequisites. Stages lie in <out>/seed-<s>/<stage> and are shared by all tables that need them:
+rows can be run alone, in any order, on several machines, and are resumed after an interruption.
 """
 
 from __future__ import annotations
@@ -56,21 +56,21 @@ SETTINGS = Paper()
 
 
 def settings_for(preset: Preset, arguments: Sequence[str]) -> Paper:
-    """The settings of a table or figure; --open among the arguments asks for those on open data."""
+    """The settings of a table or figure; with --open in the arguments, those for open data."""
     return preset_of(preset, "--open" in arguments)
 
 
 def run(config: Paper) -> Results | None:
     """Runs the rows of a preset.
 
-    Returns {seed: {stage: result}}, or None where only the plan was asked.
+    Returns {seed: {stage: result}}, or None if only the plan was requested.
     """
     launch(config.precision)
     config = shrink(config) if config.quick else config
     out = Path(config.out)
     plans = {seed: all_stages(config, config.wanted(), seed) for seed in config.seeds}
     sets = datasets_of(config, plans[config.seeds[0]])
-    sizes = {name: len(dataset) for name, dataset in sets.items()}  # what is not there shows here
+    sizes = {name: len(dataset) for name, dataset in sets.items()}  # fails early if data is missing
     print_plan(config, plans, sizes)
     if config.plan:
         return None
@@ -99,27 +99,27 @@ def run_plans(
 
 def describe_rows(config: Paper) -> dict[str, dict[str, list[Any]]]:
     """{preset: {stage: [label, the paper's EPE, its AUC]}}, for the report."""
-    found, at_any_sigma = {}, other_strengths(config)
+    rows, at_any_sigma = {}, other_strengths(config)
     for preset, variants in ROWS.items():
         known = [variant.stage for variant in variants]
         targets = {stage.split("/")[0] for stage in known}
         other = [row for row in at_any_sigma if row.split("/")[0] in targets]
         every = [*variants, *(Variant(row, row) for row in other if row not in known)]
-        found[preset] = {
+        rows[preset] = {
             v.stage: [label_of(v, config.epochs), v.paper_epe_mm, v.paper_auc] for v in every
         }
-    return found
+    return rows
 
 
 def other_strengths(config: Paper) -> list[str]:
-    """Rows at another sigma than the paper's: those asked for, and those that are finished."""
+    """Rows at another sigma than the paper's: those requested, and those that are finished."""
     done = Path(config.out).glob("seed-*/*/l[12]-*/result.json")
     rows = [*config.rows, *sorted({"/".join(path.parts[-3:-1]) for path in done})]
     return list(dict.fromkeys(row for row in rows if is_other_strength(row)))
 
 
 def label_of(variant: Variant, epochs: Epochs) -> str:
-    """A row's label; RGB students' with their epochs."""
+    """A row's label; for RGB students, with the number of epochs."""
     kind = variant.stage.split("/")[1]
     halves = {"student": 0, "continued": epochs.distill_epochs}
     if kind not in halves:
@@ -128,7 +128,7 @@ def label_of(variant: Variant, epochs: Epochs) -> str:
 
 
 def write_paper_report(out: Path, pictures: int) -> None:
-    """The page of whatever is finished, with so many test pictures a row."""
+    """Writes the page of all finished rows, with `pictures` test pictures per row."""
     from . import paper_page
 
     on_first_rank(lambda: paper_page.write(out, pictures))
@@ -136,7 +136,7 @@ def write_paper_report(out: Path, pictures: int) -> None:
 
 
 def shrink(config: Paper) -> Paper:
-    """The same experiment in minutes: made data where none is given, tiny networks, one epoch."""
+    """The experiment in minutes: synthetic data for missing datasets, tiny networks, one epoch."""
     out = config.out if config.out not in (Paper.out, OPEN_OUT) else f"{config.out}-quick"
     small = replace(
         config,
@@ -172,7 +172,7 @@ def shrink(config: Paper) -> Paper:
 
 
 # ---- stages --------------------------------------------------------------------------------------
-# The stages of a source, and those of the same family that each needs.
+# The stages of a source, and the stages of the same family that each needs.
 NEEDS = {
     "teacher": [],
     "student": [],
@@ -183,7 +183,7 @@ NEEDS = {
 
 
 def needs_of(stage: str, main: Family) -> list[str]:
-    """The stages that must be finished before this one; main: of the targets."""
+    """The stages that must be finished before this one; main: the family of the targets."""
     family, kind = stage.split("/")
     if family == "synthetic":
         return [f"stb/{kind}"]
@@ -193,7 +193,7 @@ def needs_of(stage: str, main: Family) -> list[str]:
 
 
 def all_stages(config: Paper, rows: list[str], seed: int) -> dict[str, Stage]:
-    """{stage: settings} of the rows and all that they need, in an order in which they can run."""
+    """{stage: settings} of the rows and all their prerequisites, in a valid order of execution."""
     plan: dict[str, Stage] = {}
 
     def add(stage: str) -> None:
@@ -213,7 +213,7 @@ def all_stages(config: Paper, rows: list[str], seed: int) -> dict[str, Stage]:
 
 
 def optim_of(config: Paper, seed: int, epochs: int) -> OptimConfig:
-    """Adam as the paper takes it."""
+    """The paper's Adam settings."""
     return OptimConfig(epochs, config.batch, config.lr, config.schedule, seed, config.precision)
 
 
@@ -230,7 +230,7 @@ def net_of(config: Paper, family: str) -> NetConfig:
 
 
 def augmentation_of(config: Paper) -> Augmentation:
-    """None, as in the paper, unless asked."""
+    """No augmentation, as in the paper, unless requested."""
     return Augmentation() if config.recipe.augmented else NONE
 
 
@@ -267,7 +267,7 @@ def source_stage(config: Paper, family: str, kind: str, seed: int) -> Stage:
         return train("rgb", epochs.distill_epochs, start=start, optimizer_state=state)
     whole = kind == "act-att"
     recipe = config.recipe
-    # theta's path does not depend on phi: only what the targets read is worth its time.
+    # theta's path does not depend on phi: only learn the phi that the targets read.
     is_read = whole and family == recipe.target_family
     return distill.Distill(
         student=str(home / "student"),
@@ -296,7 +296,7 @@ def target_row_settings(config: Paper, data: str, row: str, seed: int) -> target
         config: the experiment.
         data: stb or freihand-<domain>.
         row: see regulariser_of.
-        seed: of the whole.
+        seed: of the complete experiment.
     """
     packed, home = Path(config.out) / "data", Path(config.out) / f"seed-{seed}"
     main = home / config.recipe.target_family
@@ -316,7 +316,7 @@ def target_row_settings(config: Paper, data: str, row: str, seed: int) -> target
 
 
 def synthetic_stage(config: Paper, row: str, seed: int) -> Stage:
-    """A row of STB on the synthetic set, its predictions in that set's convention."""
+    """A row of STB on the synthetic set, with predictions in that set's convention."""
     packed, home = Path(config.out) / "data", Path(config.out) / f"seed-{seed}"
     return evaluate.Evaluate(
         weights=str(home / "stb" / row / "target.safetensors"),
@@ -330,7 +330,7 @@ def synthetic_stage(config: Paper, row: str, seed: int) -> Stage:
 
 # ---- what it costs -------------------------------------------------------------------------------
 def print_plan(config: Paper, plans: dict[int, dict[str, Stage]], sizes: dict[str, int]) -> None:
-    """Prints the rows, and the hours of what is not finished, from a few steps measured here."""
+    """Prints the rows, and the estimated hours of unfinished ones, from a few steps timed here."""
     measured: dict[StepKind, float] = {}
     total = 0.0
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "this CPU"
@@ -346,7 +346,7 @@ def print_plan(config: Paper, plans: dict[int, dict[str, Stage]], sizes: dict[st
             kind = step_kind(config, stage, settings)
             if kind not in measured:
                 measured[kind] = seconds_per_step(kind)
-            count = sum(sizes[one] for one in sets_read(settings)[:-1])
+            count = sum(sizes[name] for name in sets_read(settings)[:-1])
             steps = settings.optim.epochs * (count // min(settings.optim.batch, count))
             seconds = steps * measured[kind]
             total += seconds
@@ -361,7 +361,7 @@ def print_plan(config: Paper, plans: dict[int, dict[str, Stage]], sizes: dict[st
 
 
 def step_kind(config: Paper, stage: str, settings: Stage) -> StepKind:
-    """What kind of step a stage takes."""
+    """The kind of step that a stage takes."""
     kind = "student"
     if isinstance(settings, distill.Distill):
         kind = "meta" if settings.phi.exponents else "distil"

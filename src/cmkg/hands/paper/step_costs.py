@@ -1,4 +1,4 @@
-"""What one optimisation step costs on this machine, measured."""
+"""Measures the time of one optimization step on this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..network.posenet import NetConfig, pose_net
 
 
 class StepKind(NamedTuple):
-    """What the time of a step depends on; kind: teacher, student, distil or meta."""
+    """The factors that determine the time of a step; kind: teacher, student, distil or meta."""
 
     kind: str
     net: NetConfig
@@ -32,7 +32,7 @@ def _joints_loss(prediction: Pose, target: torch.Tensor) -> torch.Tensor:
 
 
 def seconds_per_step(step: StepKind, steps: int = 2) -> float:
-    """Seconds of one optimisation step on made tensors, after one to warm up."""
+    """Seconds per optimization step on synthetic tensors, after one warm-up step."""
     kind, net, batch, precision = step
     fabric = launch(precision)
     device = fabric.device
@@ -64,5 +64,5 @@ def seconds_per_step(step: StepKind, steps: int = 2) -> float:
     step_once()
     began = time.perf_counter()
     for _ in range(steps):
-        step_once()  # returns floats: the device has finished
+        step_once()  # returns floats, so that the device has finished
     return (time.perf_counter() - began) / steps

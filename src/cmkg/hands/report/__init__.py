@@ -1,1 +1,1 @@
-"""Run folders as tables, charts and self-contained pages. Computes no result."""
+"""Renders run folders as tables, charts and self-contained pages. Computes no results."""

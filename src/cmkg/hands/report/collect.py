@@ -1,4 +1,4 @@
-"""Run folders as one dictionary of everything that a report shows."""
+"""Collects a run folder into one dictionary with everything that a report shows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TARGETS = {
     "rendered": "rendered, STB-like: one person, one camera, RGB only",
 }
 SETS = ("source", "source-test", "target", "target-test")
-NO_TERMS = ("step", "images_per_s")  # of a line of metrics.jsonl
+NO_TERMS = ("step", "images_per_s")  # fields of metrics.jsonl that are not losses
 
 Facts = dict[str, Any]
 
@@ -57,13 +57,13 @@ def spread(values: Sequence[float]) -> Facts:
 
 
 def format_spread(spread: Mapping[str, Any], digits: int = 2) -> str:
-    """As "12.34 ± 0.05", or the mean alone of one seed."""
+    """Formats as "12.34 ± 0.05"; for one seed, the mean alone."""
     deviation = "" if spread["sd"] is None else f" ± {spread['sd']:.{digits}f}"
     return f"{spread['mean']:.{digits}f}{deviation}"
 
 
 def format_strength(row: Mapping[str, Any]) -> str:
-    """The chosen sigma, a star when it is the smallest or largest that was tried; or the epochs."""
+    """The chosen sigma, with a star if it is the smallest or largest tried; or the epochs."""
     tried = row["tried"]
     if tried and tried.get("setting") == "epochs":
         return f"{tried['chosen']} epochs"
@@ -71,12 +71,12 @@ def format_strength(row: Mapping[str, Any]) -> str:
 
 
 def row_folder(out: Path, name: str) -> Path:
-    """Where a row's seeds lie: below the strength that was chosen, when it was tuned."""
+    """The folder of a row's seeds: below the chosen strength, if the row was tuned."""
     return chosen_folder(Path(out) / "target" / name)
 
 
 def chosen_folder(home: Path) -> Path:
-    """Where the seeds of a row's folder lie."""
+    """The folder below a row's folder that holds its seeds."""
     if not (home / "tried.json").exists():
         return home
     tried = read_tried(home / "tried.json")
@@ -84,10 +84,10 @@ def chosen_folder(home: Path) -> Path:
 
 
 def seed_results(home: Path) -> list[Path]:
-    """The result of every finished seed of a folder, in the order of the seeds.
+    """The result of every finished seed of a folder, ordered by seed.
 
     Raises:
-        InputError: there is none.
+        InputError: there are none.
     """
     numbered = {}
     for path in home.glob("seed-*/result.json"):
@@ -138,7 +138,7 @@ def collect_untrained_row(out: Path, name: str) -> Facts:
 
 
 def collect_run(out: Path) -> Facts:
-    """Everything of one `cmkg run` folder."""
+    """Everything about one `cmkg run` folder."""
     out = Path(out)
     before = _digest_of(out)
     plan = read_plan(out / "rows.json")
@@ -184,7 +184,7 @@ def collect_run(out: Path) -> Facts:
 
 
 def _digest_of(out: Path) -> str:
-    """Of all results of a run's folder: what a report reads belongs to one state of it."""
+    """A digest of all results of a run, to verify that a report reads one consistent state."""
     digest = hashlib.sha256()
     for path in sorted(out.rglob("result.json")):
         digest.update(str(path.relative_to(out)).encode() + read_file(path, "a result"))
@@ -192,12 +192,12 @@ def _digest_of(out: Path) -> str:
 
 
 def read_phi(path: Path) -> Facts:
-    """{title: a learned prior's quantiles}, empty where none was learned."""
+    """{title: a learned prior's quantiles}; empty if no prior was learned."""
     return {"p = 2": read_quantiles(path)} if path.exists() else {}
 
 
 def worth_of(rows: Sequence[Facts], sources: Mapping[str, Facts]) -> list[Facts]:
-    """What depth was worth in each place: labels only, both controls, taught by it, all labels."""
+    """The gain from depth in each place: labels only, both controls, distilled, all labels."""
     errors = {row["name"]: row["epe_mm"]["mean"] for row in rows}
     names = ("student", "rgb", "shuffled", "depth", "all")
     places = [
@@ -209,29 +209,33 @@ def worth_of(rows: Sequence[Facts], sources: Mapping[str, Facts]) -> list[Facts]
         ),
     ]
     return [
-        {"place": place, "epe_mm": held, "gain_mm": held["student"] - held["depth"]}
-        for place, held in places
+        {
+            "place": place,
+            "epe_mm": errors_there,
+            "gain_mm": errors_there["student"] - errors_there["depth"],
+        }
+        for place, errors_there in places
     ]
 
 
 def hide_folders(settings: Facts, sessions: Sequence[Facts]) -> None:
-    """A report may be shared: of the user's own folders it names the last part only."""
+    """Shortens absolute paths to their last part, because a report may be shared."""
     for key in ("out", "root", "backgrounds"):
         if key not in settings:
             continue
-        held = settings[key]
-        one = isinstance(held, str)
-        folders = [held] if one else list(held)
+        setting = settings[key]
+        is_single = isinstance(setting, str)
+        folders = [setting] if is_single else list(setting)
         shown = [Path(folder).name if Path(folder).is_absolute() else folder for folder in folders]
-        settings[key] = shown[0] if one else shown
+        settings[key] = shown[0] if is_single else shown
         for folder, name in zip(folders, shown, strict=True):
-            quoted = folder.replace("'", "'\"'\"'")  # what quoting makes of it in a command
+            quoted = folder.replace("'", "'\"'\"'")  # its form when shell-quoted in a command
             for session in sessions:
                 session["command"] = session["command"].replace(folder, name).replace(quoted, name)
 
 
 def loss_shares(path: Path) -> dict[str, float]:
-    """Share of each term of G over distillation's last tenth: weights are a matter of units."""
+    """The share of each term of G over distillation's last tenth; weights depend on the units."""
     lines = read_log(path)
     last = lines[-max(len(lines) // 10, 1) :]
     terms: dict[str, float] = {}

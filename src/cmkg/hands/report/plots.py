@@ -1,4 +1,4 @@
-"""Numbers as SVG figures and PNG pictures, to be put into a page."""
+"""Draws numbers as SVG figures and PNG pictures, to embed in a page."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Picture = Shaped[np.ndarray, "_ _ 3"]
 
 
 class PublishedCurve(NamedTuple):
-    """A PCK curve read off a paper's figure, with the AUC that it gives."""
+    """A PCK curve digitized from a paper's figure, with the AUC that it reports."""
 
     method: str
     auc: float
@@ -51,7 +51,7 @@ class PublishedCurve(NamedTuple):
 
 
 def to_svg(figure: Figure) -> str:
-    """The figure as SVG, the same bytes each time."""
+    """The figure as SVG, identical bytes each time."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     plt.close(figure)
@@ -60,14 +60,14 @@ def to_svg(figure: Figure) -> str:
 
 
 def plain(label: str) -> str:
-    """A label that nobody takes for mathematics: its dollars are dollars."""
+    """Escapes a label's dollar signs, so that it is not typeset as mathematics."""
     return label.replace("$", r"\$")
 
 
 def plot_pck_curves(rows: Rows) -> str:
-    """Share of joints within a distance, one line a row; the legend is below the curves.
+    """Share of joints within a distance, one line per row; the legend is below the curves.
 
-    The band that AUC 20-50 measures is shaded.
+    The range that AUC 20-50 integrates is shaded.
     """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 4.0 + 0.2 * len(rows)))
@@ -92,7 +92,7 @@ def plot_pck_curves(rows: Rows) -> str:
 
 
 def plot_joint_errors(rows: Rows) -> str:
-    """The mean error of every joint, finger by finger, a line of dots a row."""
+    """The mean error of every joint, ordered by finger, one line of dots per row."""
     names = [name.replace(" ", "\n", 1) for name in JOINTS]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.2, 3.6))
@@ -122,7 +122,7 @@ WORTH_ROWS = {
 
 
 def plot_worth(places: Sequence[Mapping[str, Any]]) -> str:
-    """Errors without and with depth as bars, a group each place of collect.worth_of."""
+    """Errors without and with depth as bars, one group for each place of collect.worth_of."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.8, 3.6))
         at, ticks = 0.0, []
@@ -152,9 +152,9 @@ def plot_published_curves(
     published: Sequence[PublishedCurve],
     gain: tuple[int, int] | None = None,
 ) -> str:
-    """Published PCK curves in greys, ours (label, {"pck", "auc_20_50"}) in colours.
+    """Published PCK curves in gray, ours (label, {"pck", "auc_20_50"}) in color.
 
-    gain: two of ours, by number; what the second gains over the first is shaded, and its AUC said.
+    gain: indices of two of our curves; the gain of the second is shaded and its AUC printed.
     """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 4.4))
@@ -199,7 +199,7 @@ def plot_published_curves(
 
 
 def plot_weight_histograms(rows: Rows) -> str:
-    """Fig. 5: weights of the trained target student, on a logarithmic scale."""
+    """Fig. 5: weights of the trained target student on a logarithmic scale."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 3.4))
         for number, row in enumerate(rows):
@@ -216,7 +216,7 @@ def plot_weight_histograms(rows: Rows) -> str:
 
 
 def plot_prior_by_layer(phi: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """How large phi is in each layer, and how it is spread there; of {title: Prior.quantiles()}.
+    """The size and spread of phi in each layer, for {title: Prior.quantiles()}.
 
     Layers differ by orders of magnitude: sizes are logarithmic, and the spread (10 to 90 %, and the
     median) is in units of the layer's own size.
@@ -232,12 +232,12 @@ def plot_prior_by_layer(phi: Mapping[str, Mapping[str, Mapping[str, float]]]) ->
                 np.array([layer[level] for layer in layers.values()])
                 for level in ("q10", "median", "q90")
             )
-            own = np.maximum(np.maximum(np.abs(low), np.abs(high)), 1e-30)
-            above.bar(x, own, 0.8, color=PALETTE[0])
+            scale = np.maximum(np.maximum(np.abs(low), np.abs(high)), 1e-30)
+            above.bar(x, scale, 0.8, color=PALETTE[0])
             above.set(title=f"prior, {plain(title)}", ylabel="size of φ", yscale="log")
             span = {"color": PALETTE[0], "alpha": 0.35, "width": 0.8}
-            below.bar(x, (high - low) / own, bottom=low / own, **span)
-            below.plot(x, median / own, "_", color=GREY, ms=7)
+            below.bar(x, (high - low) / scale, bottom=low / scale, **span)
+            below.plot(x, median / scale, "_", color=GREY, ms=7)
             below.axhline(0, color=GREY, lw=0.8)
             below.set(ylabel="spread, of its size", ylim=(-1.1, 1.1))
         panels[-1, 0].set(xlabel="layer, from the input to the output")
@@ -245,7 +245,7 @@ def plot_prior_by_layer(phi: Mapping[str, Mapping[str, Mapping[str, float]]]) ->
 
 
 def plot_reliability(confidence: Sequence[float], share: Sequence[float]) -> str:
-    """How often joints were right over how sure the student was, as SVG; the diagonal is honest."""
+    """Share of correct joints over the student's confidence, as SVG; the diagonal is ideal."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(4.2, 3.8))
         axes.plot([0, 1], [0, 1], color=GREY, lw=0.9, ls="--")
@@ -266,7 +266,7 @@ def skeleton_picture(
     joints_mm: Float[np.ndarray, "21 3"],
     size: int = 240,
 ) -> Picture:
-    """The picture enlarged to the height `size`, with the skeleton over it, as RGB."""
+    """The picture scaled to the height `size`, with the skeleton drawn on it, as RGB."""
     scale = size / rgb.shape[0]
     width = round(size * rgb.shape[1] / rgb.shape[0])
     picture = cv2.resize(rgb, (width, size), interpolation=cv2.INTER_CUBIC)
@@ -285,7 +285,7 @@ def depth_picture(
     reach_mm: float = 150.0,
     size: int = 240,
 ) -> Picture:
-    """Depth around the wrist as grey RGB, near is bright; what was not measured is dark blue."""
+    """Depth around the wrist as gray RGB, near is bright; missing depth is dark blue."""
     value = np.clip(0.5 - (depth_mm.astype(float) - wrist_mm) / (2 * reach_mm), 0, 1)
     picture = np.repeat((60 + 195 * value)[..., None], 3, 2).astype(np.uint8)
     picture[depth_mm == 0] = (20, 20, 60)
@@ -294,18 +294,20 @@ def depth_picture(
 
 
 def jpeg_uri(rgb: Picture, quality: int = 85) -> str:
-    """The picture as a data: address."""
+    """The picture as a data: URI."""
     data = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
 
 
 def clip_uri(frames: Sequence[Picture], hz: float = 12.0) -> str:
-    """Frames as one animated WebP, to be put into a page's text."""
+    """Frames as an animated WebP data: URI, to embed in a page."""
     first, *rest = (Image.fromarray(frame) for frame in frames)
-    held = io.BytesIO()
+    buffer = io.BytesIO()
     pause = round(1000 / hz)
-    first.save(held, "WEBP", save_all=True, append_images=rest, duration=pause, loop=0, quality=70)
-    return f"data:image/webp;base64,{base64.b64encode(held.getvalue()).decode()}"
+    first.save(
+        buffer, "WEBP", save_all=True, append_images=rest, duration=pause, loop=0, quality=70
+    )
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def contact_sheet(
@@ -315,14 +317,14 @@ def contact_sheet(
     size: int = 150,
     tile: int = 240,
 ) -> bytes:
-    """Rows of pictures under each other, a label at the left of each row, as PNG.
+    """A grid of pictures, one row per label, as PNG.
 
     Args:
-        columns: lists of RGB pictures, one a label.
+        columns: lists of RGB pictures, one per label.
         labels: of the rows.
         titles: of the columns.
         size: dots per inch.
-        tile: pixels a side of a picture.
+        tile: width and height of a picture in pixels.
     """
     with plt.rc_context(STYLE | {"axes.grid": False}):
         rows, count = len(labels), len(columns)

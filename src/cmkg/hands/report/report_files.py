@@ -1,7 +1,7 @@
-"""What a report reads from run folders: types, ranges, plain names; anything else is refused.
+"""Validates what a report reads from run folders: types, ranges and names.
 
-A folder may come from anybody: no name in it may lead out of it, and no text may be longer than a
-page can show.
+A folder may come from an untrusted source: no name in it may lead out of it, and no text may be
+longer than a page can show.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class RowFacts(TypedDict):
 
 
 class BlockFacts(TypedDict):
-    """Frames to fit and to validate on."""
+    """Frames for fitting and for validation."""
 
     fit: tuple[Frame, Frame]
     validation: tuple[Frame, Frame]
@@ -89,7 +89,7 @@ class BlockFacts(TypedDict):
 
 @MORE
 class PlanSettings(TypedDict):
-    """Settings of a `cmkg run` that its page shows by name."""
+    """Settings of a `cmkg run` that its page shows."""
 
     target: Text
     labels: Frame
@@ -107,7 +107,7 @@ Plain = PathText | bool | int | Number | None | list[PathText | bool | int | Num
 
 
 class Plan(TypedDict):
-    """rows.json: what a `cmkg run` consists of."""
+    """rows.json: the parts of a `cmkg run`."""
 
     rows: Annotated[list[RowFacts], Field(min_length=1, max_length=MOST_ROWS)]
     stages: Annotated[list[Name], Field(min_length=1, max_length=MOST_ROWS)]
@@ -126,7 +126,7 @@ class Tried(TypedDict):
 
 @MORE
 class Machine(TypedDict):
-    """Where a session ran."""
+    """The machine on which a session ran."""
 
     gpu: Text | None
     processor: Text
@@ -156,7 +156,7 @@ PaperRows = dict[Name, Annotated[dict[StageName, PaperRow], Field(max_length=MOS
 
 @MORE
 class LayerQuantiles(TypedDict):
-    """Of phi in one layer."""
+    """Quantiles of phi in one layer."""
 
     q10: Number
     median: Number
@@ -167,65 +167,65 @@ Quantiles = Annotated[dict[Text, LayerQuantiles], Field(min_length=1, max_length
 
 
 def read_score(path: PathLike, root: PathLike, kind: Any = Score) -> dict[str, Any]:
-    """A stage's result.json, in its place below `root`; kind: Score, TargetScore or PaperScore."""
-    found: dict[str, Any] = expect_shape(read_result(path, root), kind, path)
-    return found
+    """A stage's result.json from below `root`; kind: Score, TargetScore or PaperScore."""
+    score: dict[str, Any] = expect_shape(read_result(path, root), kind, path)
+    return score
 
 
 def read_plan(path: PathLike) -> dict[str, Any]:
-    """A run's rows.json; its settings in their groups."""
-    found: dict[str, Any] = expect_shape(read_sealed_json(path), Plan, path)
-    return found
+    """A run's rows.json, with its settings grouped."""
+    plan: dict[str, Any] = expect_shape(read_sealed_json(path), Plan, path)
+    return plan
 
 
 def read_tried(path: PathLike) -> dict[str, Any]:
-    """A row's tried.json, held against the results of its tries where they lie beside it.
+    """A row's tried.json, checked against the results of its tries if they are present.
 
     Raises:
-        InputError: it says another error than a try's own result.
+        InputError: an error in it differs from the result of that try.
     """
-    found: dict[str, Any] = expect_shape(read_sealed_json(path), Tried, path)
-    for value, error in found.get("validation_epe_mm", {}).items():
+    tried: dict[str, Any] = expect_shape(read_sealed_json(path), Tried, path)
+    for value, error in tried.get("validation_epe_mm", {}).items():
         result = Path(path).parent / f"try-{value}" / "result.json"
         if result.exists() and read_result(result).get("epe_mm") != error:
             raise InputError(
                 f"{path}: says {error} mm for {value}, {result} another error: one of them is of "
                 f"another run; {AGAIN}"
             )
-    return found
+    return tried
 
 
 def read_environment(path: PathLike) -> list[dict[str, Any]]:
     """The sessions of an environment.json."""
     sessions = {"sessions": read_sessions(path)}
-    found: list[dict[str, Any]] = expect_shape(sessions, Environment, path)["sessions"]
-    return found
+    environments: list[dict[str, Any]] = expect_shape(sessions, Environment, path)["sessions"]
+    return environments
 
 
 def read_paper_rows(path: PathLike) -> dict[str, dict[str, tuple[Any, ...]]]:
     """paper_rows.json: {preset: {stage: (label, the paper's EPE, its AUC)}}."""
-    found: dict[str, dict[str, tuple[Any, ...]]] = expect_shape(
+    rows: dict[str, dict[str, tuple[Any, ...]]] = expect_shape(
         read_sealed_json(path), PaperRows, path
     )
-    return found
+    return rows
 
 
 def read_quantiles(path: PathLike) -> dict[str, dict[str, float]]:
-    """A prior's quantiles a layer."""
-    found: dict[str, dict[str, float]] = expect_shape(read_sealed_json(path), Quantiles, path)
-    return found
+    """A prior's quantiles per layer."""
+    quantiles: dict[str, dict[str, float]] = expect_shape(read_sealed_json(path), Quantiles, path)
+    return quantiles
 
 
 def read_saved_predictions(path: PathLike, count: int) -> Mapping[str, Float[np.ndarray, "..."]]:
-    """A stage's predictions.npz, of so many samples.
+    """A stage's predictions.npz with `count` samples.
 
     Raises:
-        InputError: an array is missing, of another shape, or not finite.
+        InputError: an array is missing, has a different shape, or is not finite.
     """
-    held = read_arrays(path, "predictions", AGAIN)
+    arrays = read_arrays(path, "predictions", AGAIN)
     shapes = {"prediction": (count, JOINTS, 3), "scale_mm": (count,), "errors_mm": (count, JOINTS)}
     for name, shape in shapes.items():
-        array = held.get(name)
+        array = arrays.get(name)
         if (
             array is None
             or array.shape != shape
@@ -237,4 +237,4 @@ def read_saved_predictions(path: PathLike, count: int) -> Mapping[str, Float[np.
                 f"{path}: field {name!r}: expected finite numbers of shape {shape}, found {found}; "
                 f"{AGAIN}"
             )
-    return held
+    return arrays

@@ -1,6 +1,6 @@
 """The report of `cmkg run demo` and `real`.
 
-results.json and one report.html that needs nothing else and asks nobody.
+It consists of results.json and one self-contained report.html.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from .plots import (
 from .report_files import read_saved_predictions
 
 SHEET_PICTURES = 8
-APART = 20  # chosen pictures are so large a part of the set away from each other, at least
-EACH_KIND = 3  # best, usual and worst test pictures
+APART = 20  # chosen pictures are at least this fraction of the set apart: 1 / 20
+EACH_KIND = 3  # number of best, usual and worst test pictures
 CLIP_FRAMES, CLIP_PX = 30, 180
-NEARLY = 0.85  # of the way to all labels
+NEARLY = 0.85  # of the gain from all labels
 CURVES = (
     "mean-pose",
     "untouched-student",
@@ -54,13 +54,13 @@ CURVES = (
     "tuned-depth",
 )
 HISTOGRAMS = ("none", "l2", "prior")
-SHOWN = ("tuned-student", "tuned-depth")  # on the test pictures
+SHOWN = ("tuned-student", "tuned-depth")  # rows drawn on the test pictures
 
 
 def write(out: Path) -> Facts:
     """Writes results.json, report.html, table.md and hands.png into the folder of a `cmkg run`.
 
-    Returns what the first holds.
+    Returns the contents of results.json.
     """
     out = Path(out)
     results = collect_run(out)
@@ -102,7 +102,7 @@ def format_tables(results: Mapping[str, Any]) -> str:
 
 
 def load_template(name: str) -> jinja2.Template:
-    """A page's template, from beside this file."""
+    """A page's template from this file's folder."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -116,7 +116,7 @@ def load_template(name: str) -> jinja2.Template:
 
 
 def row_of(results: Mapping[str, Any], name: str) -> Facts:
-    """The row of a name.
+    """The row with this name.
 
     Raises:
         InputError: there is none.
@@ -129,9 +129,9 @@ def row_of(results: Mapping[str, Any], name: str) -> Facts:
 
 
 def headline(results: Mapping[str, Any]) -> str:
-    """What depth was worth, in words that need nothing else.
+    """The gain from depth as a self-contained sentence.
 
-    Of the way from the labels alone to all labels: what part depth has gone.
+    It gives the part of the gap between few labels and all labels that depth closes.
     """
     source = results["worth"][0]["epe_mm"]
     labels = min(results["settings"]["labels"], results["counts"]["source"])
@@ -162,7 +162,7 @@ def draw_figures(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def mean_by_finger(results: Mapping[str, Any]) -> list[Facts]:
-    """[{"finger", "mm": an error a row of SHOWN}], the wrist left out: it is the origin."""
+    """[{"finger", "mm": one error for each row of SHOWN}], without the wrist, the origin."""
     rows = [row_of(results, name)["per_joint_mm"] for name in SHOWN]
     return [
         {"finger": name, "mm": [float(np.mean(row[1 + 4 * k : 5 + 4 * k])) for row in rows]}
@@ -175,8 +175,8 @@ def as_csv(results: Mapping[str, Any]) -> str:
     written = io.StringIO()
     table = csv.writer(written)
     table.writerow(["part", "row", "seed", "epe_mm", "auc_20_50"])
-    for one in results["source"]:
-        table.writerow(["source", one["label"], "", one["epe_mm"], one["auc_20_50"]])
+    for row in results["source"]:
+        table.writerow(["source", row["label"], "", row["epe_mm"], row["auc_20_50"]])
     for row in results["rows"]:
         pairs = zip(row["epe_mm"]["values"], row["auc_20_50"]["values"], strict=True)
         for number, (error, auc) in enumerate(pairs):
@@ -191,7 +191,7 @@ def data_uri(text: str, kind: str) -> str:
 
 # ---- pictures ------------------------------------------------------------------------------------
 class TestPicture(NamedTuple):
-    """A picture of the test set: its number, itself, its camera and its true joints in mm."""
+    """A test picture: its number, the image, its camera and its true joints in mm."""
 
     number: int
     rgb: Shaped[np.ndarray, "px px 3"]
@@ -200,7 +200,7 @@ class TestPicture(NamedTuple):
 
 
 def sample_pictures(packed: Packed, count: int) -> list[TestPicture]:
-    """Pictures evenly over a set, not chosen by error."""
+    """Evenly spaced pictures of a set, not chosen by error."""
     numbers = np.linspace(0, len(packed) - 1, min(count, len(packed))).round().astype(int)
     return [picture_of(packed, int(number)) for number in numbers]
 
@@ -225,7 +225,7 @@ def load_shown_predictions(out: Path, results: Mapping[str, Any], count: int) ->
 
 
 def predicted_joints_mm(arrays: Any, picture: TestPicture) -> Float[np.ndarray, "21 3"]:
-    """A prediction in mm, about the true wrist."""
+    """A prediction in mm, placed at the true wrist."""
     i = picture.number
     return arrays["prediction"][i] * arrays["scale_mm"][i] + picture.joints_mm[0]
 
@@ -233,7 +233,7 @@ def predicted_joints_mm(arrays: Any, picture: TestPicture) -> Float[np.ndarray, 
 def draw_sheet(out: Path, results: Mapping[str, Any]) -> bytes:
     """True and predicted skeletons as PNG.
 
-    Licensed photographs stay out of it: white instead.
+    Licensed photographs are replaced by white.
     """
     packed = Packed(out / "data/target-test")
     loaded = load_shown_predictions(out, results, len(packed))
@@ -257,7 +257,7 @@ def chosen_pictures(errors_mm: Float[np.ndarray, "n 21"]) -> dict[str, list[int]
 
 
 def _apart(numbers: Int[np.ndarray, " n"], gap: int) -> list[int]:
-    """The first few of them that are no neighbours of one another: frames follow in time."""
+    """The first few numbers that are not close to each other, as frames are consecutive."""
     chosen: list[int] = []
     for number in map(int, numbers):
         if len(chosen) < EACH_KIND and all(abs(number - other) > gap for other in chosen):
@@ -266,7 +266,7 @@ def _apart(numbers: Int[np.ndarray, " n"], gap: int) -> list[int]:
 
 
 def draw_pictures(out: Path, results: Mapping[str, Any]) -> dict[str, list[Facts]]:
-    """Best, usual and worst test pictures with skeletons, and for the 3D view."""
+    """Best, usual and worst test pictures with skeletons, and the data for the 3D view."""
     packed = Packed(out / "data/target-test")
     loaded = load_shown_predictions(out, results, len(packed))
     chosen = chosen_pictures(loaded[SHOWN[-1]]["errors_mm"])
@@ -300,7 +300,7 @@ def _draw_picture(
 
 
 def draw_clip(out: Path, results: Mapping[str, Any]) -> str:
-    """Consecutive test pictures, the truth beside the student that depth taught."""
+    """Consecutive test pictures, the truth next to the student trained with depth."""
     packed = Packed(out / "data/target-test")
     arrays = load_shown_predictions(out, results, len(packed))[SHOWN[-1]]
     frames = []

@@ -1,4 +1,4 @@
-"""The folder of a finished training: its settings, its network, its weights, its checksum."""
+"""The folder of a finished training: its settings, network, weights and checksum."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Modality = Literal["rgb", "depth"]
 CHANNELS: dict[str, int] = {"rgb": 3, "depth": 1}
 ROLES = {"rgb": "student", "depth": "teacher"}
 THETA_0 = "theta_0"
-WEIGHTS = (THETA_0, "student", "teacher", "model")  # which other stages read
-STUDENTS = ("target", "distilled", "student")  # the best of a folder first
+WEIGHTS = (THETA_0, "student", "teacher", "model")  # those that other stages read
+STUDENTS = ("target", "distilled", "student")  # in order of preference
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class FinishedRun:
     """The folder of a finished teacher, student, distill or target run. Its settings are read once.
 
     Raises:
-        InputError: on first use of a part, where the folder does not hold it.
+        InputError: on first use of a part that the folder does not hold.
     """
 
     folder: Path
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The run's settings, as config.json and the result agree on them."""
+        """The run's settings, on which config.json and the result must agree."""
         return read_own_settings(self.folder)
 
     @cached_property
@@ -55,22 +55,22 @@ class FinishedRun:
 
     @cached_property
     def modality(self) -> Modality:
-        """The modality that the network of a teacher or student run sees."""
+        """The input modality of a teacher or student run."""
         modality: Any = self.settings.get("modality")
         if modality not in tuple(CHANNELS):
             raise InputError(
                 f"{self.folder / 'config.json'}: expected a teacher's or a student's run, with "
                 f"'modality' rgb or depth, found {modality!r}"
             )
-        found: Modality = modality
-        return found
+        known_modality: Modality = modality
+        return known_modality
 
     def load(self, weights: str = "", modality: Modality = "rgb") -> PoseNet:
         """The network with the weights `weights`.safetensors of the folder.
 
         Args:
-            weights: the file's stem; empty is the trained weights of a teacher or student run.
-            modality: which the network sees.
+            weights: the file's stem; empty means the trained weights of a teacher or student run.
+            modality: the input of the network.
         """
         model = pose_net(self.net, CHANNELS[modality])
         load_weights(self.folder / f"{weights or ROLES[self.modality]}.safetensors", model)
@@ -90,7 +90,7 @@ class FinishedRun:
 
     @property
     def checksum(self) -> str:
-        """Of its network and of the weights that other stages read."""
+        """The checksum of its network and of the weights that other stages read."""
         digest = hashlib.sha256()
         if (self.folder / "config.json").exists():
             digest.update(repr([self.settings.get(name) for name in ("modality", "net")]).encode())
@@ -101,10 +101,10 @@ class FinishedRun:
 
 
 def expect_bone_unit(model: PoseNet, path: PathLike) -> None:
-    """Refuses weights whose joints are in a set's bone: a source's labels are in each hand's own.
+    """Refuses weights with joints in a set's bone unit: source labels use each hand's own bone.
 
     Raises:
-        InputError: they are.
+        InputError: the weights use a set's bone unit.
     """
     if float(model.unit_mm):
         raise InputError(
@@ -114,22 +114,22 @@ def expect_bone_unit(model: PoseNet, path: PathLike) -> None:
 
 
 class Start(NamedTuple):
-    """A student to start a target from, and its settings."""
+    """The initial student of a target training, and its settings."""
 
     model: PoseNet
     net: NetConfig
 
 
 def load_start(weights: PathLike, student: FinishedRun, source: PathLike, target: Packed) -> Start:
-    """A student to start a target from, in the target's bone convention.
+    """The initial student of a target training, in the target's bone convention.
 
-    The convention is a linear map on joints, the network's last step: no weight moves.
+    The convention is a linear map on joints, the network's last step: no weight changes.
 
     Args:
-        weights: a file; empty is theta_0 of the student's folder.
+        weights: a file; empty means theta_0 of the student's folder.
         student: the source student.
         source: the packed set that the weights were trained on.
-        target: whose convention.
+        target: the set that defines the convention.
     """
     model = student.load(THETA_0)
     if weights:

@@ -1,4 +1,4 @@
-"""What all training stages share: folder, resumable training, and what is written at the end."""
+"""What all training stages share: the folder, resumable training, and the final outputs."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ NUMBERS = ("sigma", "exponent", "epochs", "batch", "lr", "schedule", "seed")
 class StageRun:
     """One stage: its folder, the processes that work on it, and its results.
 
-    Making one reads and writes nothing but what `runtime.run.Run` does; `claim` makes the folder.
+    The constructor does the same I/O as `runtime.run.Run` only; `claim` creates the folder.
 
     Args:
         config: the stage's settings, with `out`.
-        title: what progress bars call it.
-        inputs: {setting: what is read}: paths, or finished runs. A run on other contents is another
+        title: its name in progress bars.
+        inputs: {setting: input}: paths, or finished runs. Different contents make a different
             run, see `checksums_of`.
-        precision: of the training.
+        precision: the precision of the training.
 
     Raises:
         InputError: the folder holds another run.
@@ -64,7 +64,7 @@ class StageRun:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What the stage came to, where it is finished."""
+        """The stage's result, if it is finished."""
         return self.run.result
 
     @cached_property
@@ -74,12 +74,12 @@ class StageRun:
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """The device of this process."""
         return self.fabric.device
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Makes the folder and works on it alone, inside the block; see Run.claim."""
+        """Creates the folder and locks it inside the block; see Run.claim."""
         with self.run.claim():
             yield
 
@@ -95,21 +95,21 @@ class StageRun:
         update: Callable[[HandBatch, int], Losses],
         key: object = None,
     ) -> int:
-        """Trains for all epochs; resumes where it was killed.
+        """Trains for all epochs; resumes an interrupted training.
 
         Args:
-            optim: epochs, batch and rate.
-            loader: where batches come from.
-            state: what a checkpoint holds; "optimizer" is the one whose rate is set.
+            optim: epochs, batch size and learning rate.
+            loader: the source of the batches.
+            state: the contents of a checkpoint; the rate of "optimizer" is scheduled.
             update: takes one step on a batch, given its number; returns the losses.
-            key: of the order of the samples and their augmentation; None is the seed of `optim`.
+            key: key of the sample order and augmentation; None means the seed of `optim`.
 
         Returns:
             The number of steps.
 
         Raises:
             InputError: the processes cannot share a batch evenly.
-            Stopped: a signal asked the program to end; the step is kept.
+            Stopped: a signal asked the program to end; the current step is saved.
         """
         batch = min(optim.batch, len(loader))
         labelled, unlabelled = loader.shares_of(batch)
@@ -130,13 +130,13 @@ class StageRun:
     def test(
         self, model: nn.Module, loader: Loader, rotations_deg: tuple[float, ...] = (0.0,)
     ) -> dict[str, Any]:
-        """Writes the predictions on a test set; returns their score."""
+        """Writes the predictions on a test set; returns their scores."""
         predictions = predict(model, loader, self.fabric, rotations_deg)
         save_predictions(self.path("predictions.npz"), predictions)
         return score_predictions(predictions)
 
     def finish(self, result: dict[str, Any], card: str = "") -> dict[str, Any]:
-        """Writes the stage's result and, where `card` is its title, the student's model card."""
+        """Writes the stage's result and, if `card` gives its title, the student's model card."""
         if card:
             facts = card_facts(self.run.settings, result)
             write_card(self.path("README.md"), card, facts, ABOUT_STUDENT)
@@ -144,20 +144,20 @@ class StageRun:
 
 
 def steps_of(optim: OptimConfig, loader: Loader) -> int:
-    """How many steps all epochs take."""
+    """The number of steps in all epochs."""
     return optim.epochs * (len(loader) // min(optim.batch, len(loader)))
 
 
 def second_half(first: PathLike, seed: int) -> object:
-    """The key of a training that goes on: not the first half's order and augmentation again.
+    """The key of a continued training: a different order and augmentation than the first half.
 
-    All that go on from a folder of this name share it, so that they can be compared.
+    All trainings that continue from a folder of this name share it, to be comparable.
     """
     return "after", Path(first).name, seed
 
 
 def card_facts(settings: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
-    """A training's settings and its test scores for a model card; of folders the last part only."""
+    """Settings and test scores of a training for a model card; paths are cut to the last part."""
     flat = flatten_settings(settings)
     facts: dict[str, Any] = {
         "EPE, mm": f"{result['epe_mm']:.2f}",
@@ -172,8 +172,8 @@ def card_facts(settings: Mapping[str, Any], result: Mapping[str, Any]) -> dict[s
 def checksums_of(**inputs: str | FinishedRun) -> dict[str, str]:
     """{setting: checksum} of packed sets, finished runs and files.
 
-    A run on a set that was packed again is another run. What is empty or missing is left out: the
-    stage itself says so.
+    A run on a set that was packed again is a different run. Empty or missing inputs are left out:
+    the stage itself reports them.
 
     Args:
         inputs: paths or finished runs, by the names of their settings.
@@ -203,12 +203,12 @@ def _checksum_of(value: str | FinishedRun) -> str:
 
 # ---- Adam's state --------------------------------------------------------------------------------
 def save_optimizer(path: PathLike, optimizer: torch.optim.Optimizer) -> None:
-    """Writes an optimiser's state, atomically."""
+    """Writes an optimizer's state, atomically."""
     save_sealed(path, optimizer.state_dict())
 
 
 def load_optimizer(path: PathLike, optimizer: torch.optim.Optimizer) -> None:
-    """Loads a saved state into an optimiser of the same network; its rates stay.
+    """Loads a saved state into an optimizer of the same network; its learning rates are kept.
 
     Raises:
         InputError: the file is missing or belongs to another network.

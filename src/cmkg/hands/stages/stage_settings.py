@@ -1,4 +1,4 @@
-"""Settings that several stages share, composed into each and flat on the command line."""
+"""Settings that several stages share; on the command line they have no prefix."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from ...runtime.run import checkpoint_seconds as default_seconds
 from ..datasets.packed.format import MARGINS
 from ..datasets.packed.labelled_set import LabelledSet, open_source
 
-Flat = tyro.conf.OmitArgPrefixes  # a group whose settings have no prefix on the command line
+Flat = tyro.conf.OmitArgPrefixes  # a group of settings without a prefix on the command line
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """How a network is trained: Adam."""
+    """The training of a network with Adam."""
 
     epochs: int = 100
     batch: int = 32
     lr: float = 2.5e-4
     schedule: Literal["constant", "cosine"] = "constant"
-    """constant, as in the paper, or a cosine to zero after a short warm-up."""
+    """Learning-rate schedule: constant, as in the paper, or a cosine decay to zero after a short
+    warm-up."""
     seed: int = 0
-    """Of the order of the samples and their augmentation, and of random weights."""
+    """Seed of the sample order, the augmentation and the random weights."""
     precision: Precision = "auto"
     checkpoint_seconds: float = field(default_factory=default_seconds)
-    """How often the training is kept on disk: what a kill can cost, and a step. It may differ when
-    a run goes on; CMKG_CHECKPOINT_SECONDS is its default."""
+    """Seconds between checkpoints: a kill costs at most this time and one step. It may be changed
+    when a run is resumed; the default can be set with CMKG_CHECKPOINT_SECONDS."""
 
     def __post_init__(self) -> None:
-        expect_from_zero(self, "epochs", "seed", "checkpoint_seconds")  # 0 epochs score the start
+        expect_from_zero(self, "epochs", "seed", "checkpoint_seconds")  # 0 epochs: only score
         expect_positive(self, "batch", "lr")
 
     def rate_at(self, step: int, total: int) -> float:
@@ -48,7 +49,7 @@ class OptimConfig:
         return self.lr * min((step + 1) / warm_up, falling)
 
     def set_rate(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> None:
-        """Gives all groups of the optimiser the rate of a step."""
+        """Sets the learning rate of all parameter groups for a step."""
         for group in optimizer.param_groups:
             group["lr"] = self.rate_at(step, total)
 
@@ -60,19 +61,19 @@ class SourceData:
     data: str = "data/source"
     """Packed set to train on, with depth."""
     extra: str = ""
-    """Packed set mixed into `data`, its joints in the convention of `data`: the paper's synthetic
-    augmentation."""
+    """Packed set mixed into the training set, its joints converted to the same bone convention: the
+    paper's synthetic augmentation."""
     test: str = "data/source-test"
     labels: int = 0
-    """So many samples of `data` have labels, drawn by --label-seed; 0 = all. Give the teacher's and
-    the student's stages the same. An epoch takes as many steps as all samples do."""
+    """Number of training samples that have labels, drawn by --label-seed; 0 = all. Use the same
+    number for the teacher and the student. An epoch has as many steps as for all samples."""
     label_seed: int = 0
 
     def __post_init__(self) -> None:
         expect_from_zero(self, "labels")
 
     def open(self) -> LabelledSet:
-        """The samples to train on, and whose labels may be used.
+        """The samples to train on, and which of their labels may be used.
 
         Raises:
             InputError: there is no such set, or it has fewer labels.
@@ -81,7 +82,7 @@ class SourceData:
 
 
 def expect_margin(margin: float) -> None:
-    """Refuses a margin of stored boxes that no packed set may have."""
+    """Refuses a margin of stored boxes that is out of range for a packed set."""
     low, high = MARGINS
     if not low <= margin <= high:
         raise InputError(f"--margin: expected a number from {low:g} to {high:g}, got {margin}")

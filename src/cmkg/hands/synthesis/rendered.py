@@ -21,7 +21,7 @@ class Rendered:
     config: SceneConfig
     count: int
     first: int = 0
-    """Number of the first scene: other ranges of one seed are other scenes."""
+    """Number of the first scene; different ranges of one seed are different scenes."""
     with_depth: bool = True
     device: str = "cpu"
 
@@ -37,7 +37,7 @@ class Rendered:
         ]
 
     def describe(self) -> dict[str, Any]:
-        """What the set is, as plain JSON; backgrounds by their fingerprint, wherever they lie."""
+        """A description of the set as plain JSON; backgrounds are identified by fingerprint."""
         facts = {
             "dataset": "rendered",
             "count": self.count,
@@ -47,6 +47,6 @@ class Rendered:
         }
         scene = asdict(self.config)
         del scene["backgrounds"]
-        if not self.config.in_front:  # sets that were drawn before there were objects are the same
+        if not self.config.in_front:  # keeps the description of sets from before objects existed
             del scene["in_front"]
         return facts | scene

@@ -1,7 +1,8 @@
-"""Synthetic data in each dataset's exact layout, from rendered hands.
+"""Synthetic data in the exact layout of each dataset, from rendered hands.
 
-For trying things out, for `--quick` and for tests. made.json in the folder gives the counts, and
-marks every set that is packed from it as synthetic. A new writer is one file and a line of WRITERS.
+It serves for trying out cmkg, for `--quick` and for tests. made.json in the folder gives the
+counts, and marks every set packed from it as synthetic. A new writer is one file and a line of
+WRITERS.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from .drawing_tools import Counts
 
 
 class Writer(NamedTuple):
-    """How a layout is written.
+    """The writer of a layout.
 
     write: takes the folder, the counts and the seed of the scenes. part_sizes: the counts {part:
-    size} for so many training pictures.
+    size} for a number of training pictures.
     """
 
     write: Callable[[Path, Counts, int], None]
@@ -52,15 +53,15 @@ def make_dataset(dataset: str, root: PathLike, count: int = 40, seed: int = 0) -
 
     Args:
         dataset: a key of WRITERS.
-        root: the folder to write.
-        count: training pictures.
+        root: the output folder.
+        count: number of training pictures.
         seed: of the scenes.
 
     Returns:
-        What was written: {part: count}.
+        The number of pictures written: {part: count}.
 
     Raises:
-        InputError: there is no such layout; the folder exists and holds something else.
+        InputError: the layout is unknown, or the folder exists and holds other files.
     """
     if dataset not in WRITERS:
         raise InputError(f"--dataset: expected one of {', '.join(WRITERS)}, got {dataset!r}")

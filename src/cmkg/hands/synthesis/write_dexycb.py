@@ -1,4 +1,4 @@
-"""Rendered hands in DexYCB's layout."""
+"""Writes rendered hands in DexYCB's layout."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def part_sizes(count: int) -> Counts:
 
 
 def write_dexycb(root: Path, counts: Counts, seed: int) -> None:
-    """Two people, five sequences each, every camera; the first frame of each shows no hand."""
+    """Writes two people, five sequences each, all cameras; each first frame shows no hand."""
     config = SceneConfig(seed=seed, px=160, margin=1.8)
     frames, number = 1 + counts["frames"], 0
     intrinsics = root / "calibration/intrinsics"
@@ -53,7 +53,7 @@ def write_dexycb(root: Path, counts: Counts, seed: int) -> None:
 
 
 def _write_dexycb_frame(folder: Path, frame: int, seen: Frame) -> None:
-    """A camera has one K there: the picture is seen anew by it."""
+    """Writes a frame, reprojected because a DexYCB camera has a fixed K."""
     K = np.array([[600.0, 0, 319.5], [0, 600.0, 239.5], [0, 0, 1]])
     joints = seen.joints_mm.copy()
     H = K @ np.linalg.inv(seen.K)

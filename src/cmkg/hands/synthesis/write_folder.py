@@ -1,4 +1,4 @@
-"""Rendered hands as a folder of recordings (docs/recordings.md)."""
+"""Writes rendered hands as a folder of recordings (docs/recordings.md)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def part_sizes(count: int) -> Counts:
 
 
 def write_folder(root: Path, counts: Counts, seed: int) -> None:
-    """RGB-D pairs of both hands in five sequences, the last for the test; some without a label."""
+    """Writes RGB-D pairs of both hands in five sequences, the last one the test; some unlabeled."""
     config = SceneConfig(seed=seed, px=FOLDER_SIZE[1], margin=1.6)
     count, records = counts["records"], []
     with Bar("made recordings", count) as advance:
@@ -36,7 +36,7 @@ def write_folder(root: Path, counts: Counts, seed: int) -> None:
             sequence = i * FOLDER_SEQUENCES // count
             is_test = sequence == FOLDER_SEQUENCES - 1
             records[-1] |= {"sequence": f"s{sequence}", "split": "test" if is_test else "train"}
-            if not is_test and i % 4:  # three of four training pairs have no label
+            if not is_test and i % 4:  # three out of four training pairs have no label
                 del records[-1]["joints_mm"]
             advance()
     shared = {"depth_unit_mm": 1.0, "samples": records}

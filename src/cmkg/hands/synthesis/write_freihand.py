@@ -1,4 +1,4 @@
-"""Rendered hands in FreiHAND's layout."""
+"""Writes rendered hands in FreiHAND's layout."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def write_freihand(root: Path, counts: Counts, seed: int) -> None:
 def _write_freihand_pictures(
     folder: Path, config: SceneConfig, number: int, i: int, count: int, domains: Sequence[str]
 ) -> Drawn:
-    """Writes one hand before a background each of `domains`; returns what was drawn last."""
+    """Writes one hand with a background for each of `domains`; returns the last rendering."""
     for place in range(len(domains)):
         scene = scene_of(config, number)
         green = folder.name == "training" and place == 0

@@ -1,4 +1,4 @@
-"""Rendered hands in HO-3D's layout."""
+"""Writes rendered hands in HO-3D's layout."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ def part_sizes(count: int) -> Counts:
 
 
 def write_ho3d(root: Path, counts: Counts, seed: int) -> None:
-    """Two sequences of right hands, one as version 2 has them, one as version 3; every fifth frame
-    is not annotated.
+    """Writes two sequences of right hands, one in version 2's layout, one in version 3's.
+
+    Every fifth frame is not annotated.
     """
     config, names = SceneConfig(seed=seed, px=160, margin=1.8), []
     with Bar("made HO-3D", counts["frames"]) as advance:

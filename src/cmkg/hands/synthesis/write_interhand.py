@@ -1,4 +1,4 @@
-"""Rendered hands in InterHand2.6M's layout."""
+"""Writes rendered hands in InterHand2.6M's layout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def part_sizes(count: int) -> Counts:
 
 
 def write_interhand(root: Path, counts: Counts, seed: int) -> None:
-    """Each picture of one hand, right or left; the other one's joints are not valid."""
+    """Writes pictures of one hand each, right or left; the other hand's joints are invalid."""
     config = SceneConfig(seed=seed, px=160, margin=1.8)
     first = 0
     for split in interhand.SPLITS:
@@ -60,6 +60,6 @@ def write_interhand(root: Path, counts: Counts, seed: int) -> None:
             "camera": {"0": camera},
             "joint_3d": {"0": joints},
         }
-        for kind, held in whole.items():
-            (home / f"InterHand2.6M_{split}_{kind}.json").write_text(json.dumps(held))
+        for kind, content in whole.items():
+            (home / f"InterHand2.6M_{split}_{kind}.json").write_text(json.dumps(content))
         first += counts[split]

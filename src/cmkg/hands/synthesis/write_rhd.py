@@ -1,4 +1,4 @@
-"""Rendered hands in RHD's layout."""
+"""Writes rendered hands in RHD's layout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..rendering.people import stream
 from ..rendering.scenes import Drawn, SceneConfig, scene_of
 from .drawing_tools import FLIP, Counts, photograph_scene, quarter, save_picture
 
-NOTHING_MEASURED = 65535  # RHD's background saturates
+NOTHING_MEASURED = 65535  # the saturated background depth of RHD
 
 
 def part_sizes(count: int) -> Counts:

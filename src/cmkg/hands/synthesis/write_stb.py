@@ -1,4 +1,4 @@
-"""Rendered hands in STB's layout."""
+"""Writes rendered hands in STB's layout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def part_sizes(count: int) -> Counts:
 
 def write_stb(root: Path, counts: Counts, seed: int) -> None:
     """Writes the dataset."""
-    from scipy.io import savemat  # here: it would slow the start of every command
+    from scipy.io import savemat  # imported here because it would slow down every command
 
     frames = counts["frames"]
     config = SceneConfig(seed=seed, px=640, sequences=len(stb.SEQUENCES), frames=frames)
@@ -45,7 +45,7 @@ def _write_stb_frame(folder: Path, frame: int, scene: Scene) -> list[np.ndarray]
     """Writes four pictures of one left hand; returns the BB and the SK label, each (3, 21)."""
     shift = np.array([stb.BASELINE_MM / 1000, 0, 0])
     translation = stb.SK_TRANSLATION_MM / 1000
-    # As the left camera, the right camera and the depth camera see them.
+    # As seen by the left camera, the right camera and the depth camera.
     left = [(points @ scene.rotation) * FLIP for points in (scene.vertices, scene.joints)]
     right = [points - shift for points in left]
     deep = [points @ stb.SK_ROTATION.T + translation for points in left]
@@ -58,7 +58,7 @@ def _write_stb_frame(folder: Path, frame: int, scene: Scene) -> list[np.ndarray]
     behind = cv2.resize(scene.behind, (640, 640))
     for name, ((vertices, joints), camera) in views.items():
         K = camera.copy()
-        K[0, 2] = 639 - K[0, 2]  # the renderer's hand is a right one: drawn in a mirror
+        K[0, 2] = 639 - K[0, 2]  # the rendered hand is a right one, so the picture is mirrored
         mirrored = replace(
             scene, vertices=vertices * FLIP, joints=joints * FLIP, K=K, behind=behind
         )
@@ -72,7 +72,7 @@ def _write_stb_frame(folder: Path, frame: int, scene: Scene) -> list[np.ndarray]
 
 
 def _stb_label(joints_mm: Float[np.ndarray, "21 3"]) -> Float[np.ndarray, "3 21"]:
-    """Ours as theirs: the wrist becomes the palm's centre by the default convention."""
+    """Our joints in STB's format: the wrist becomes the palm's center by the default convention."""
     ring = joints_mm[stb.RING_MCP]
     palm = joints_mm.copy()
     palm[0] = ring + (joints_mm[0] - ring) / 2.0

@@ -1,4 +1,4 @@
-"""Pictures of hands with labels, from wherever they come."""
+"""Pictures of hands with labels, from any source."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..geometry import project
 from ..mediapipe.regions import Picture
 from ..skeleton import BONES, RULER_SHARE, WRIST, WRIST_TO_TIP, retarget_matrix
 
-KEPT = 1000  # pictures in memory
-# A camera infinitely far away, for labels that know none: every ray is its axis.
+KEPT = 1000  # number of pictures kept in memory
+# A camera at infinity, for labels without a camera: all its rays are parallel to its axis.
 FROM_AFAR = np.array([[1e9, 0, 0], [0, 1e9, 0], [0, 0, 1]])
 
 
@@ -27,10 +27,10 @@ FROM_AFAR = np.array([[1e9, 0, 0], [0, 1e9, 0], [0, 0, 1]])
 class Frames:
     """Pictures of hands with labels.
 
-    pictures: uint8 RGB, of any sizes. joints_px: on them. joints_mm: from the wrist on, in the
-    camera's frame. depth_px: the joints' depth from the wrist on, in the pictures' pixels at the
-    hand. is_right: whose hand it is. K: of the cameras. are_placed: joints_px are labels; else they
-    only say where the hand is, and nothing on the picture is learned from them.
+    pictures: uint8 RGB, of any sizes. joints_px: in the pictures. joints_mm: relative to the wrist,
+    in the camera's frame. depth_px: the joints' depth relative to the wrist, in pixels at the
+    hand. is_right: whether it is a right hand. K: of the cameras. are_placed: joints_px are labels;
+    otherwise they only locate the hand, and no 2D loss applies.
     """
 
     pictures: Sequence[Picture]
@@ -45,7 +45,7 @@ class Frames:
         return len(self.joints_px)
 
     def of(self, numbers: Sequence[int] | np.ndarray) -> Frames:
-        """Some of the frames."""
+        """A subset of the frames."""
         rows = np.asarray(numbers, int)
         pictures = self.pictures
         return Frames(
@@ -67,7 +67,7 @@ class Frames:
         return self.bones().sum(1)
 
     def of_size(self, size_mm: float) -> Frames:
-        """The same, each hand as large in millimetres as that: a picture does not tell the size."""
+        """The frames with all hands scaled to this size, which a picture cannot reveal."""
         scale = size_mm / self.sizes()
         return replace(self, joints_mm=self.joints_mm * scale[:, None, None])
 
@@ -79,12 +79,12 @@ def bones_of(joints: Float[np.ndarray, "n 21 3"]) -> Float[np.ndarray, "n 20"]:
 
 
 def ruler_bone_mm(bones_mm: Float[np.ndarray, "*n 20"]) -> float:
-    """What a ruler says of hands with such bones: skeleton.RULER_SHARE of their mean length."""
+    """The bone length as a ruler measures it: skeleton.RULER_SHARE of the mean length."""
     return round(float(RULER_SHARE * bones_mm[..., WRIST_TO_TIP].sum(-1).mean()), 2)
 
 
 class Pictures(Sequence[Picture]):
-    """Pictures that are read when they are asked for; the last KEPT stay in memory."""
+    """Pictures that are read on demand; the last KEPT stay in memory."""
 
     def __init__(self, read: Callable[[int], Picture], count: int) -> None:
         self._read, self._count = lru_cache(maxsize=KEPT)(read), count
@@ -99,10 +99,10 @@ class Pictures(Sequence[Picture]):
 
 
 def read_frames(data: str) -> Frames:
-    """The labelled frames of a folder of recordings (docs/recordings.md), or of a packed set.
+    """The labeled frames of a folder of recordings (docs/recordings.md), or of a packed set.
 
     Raises:
-        InputError: it is neither, or has no labels.
+        InputError: the folder is neither, or has no labels.
     """
     if (Path(data) / "meta.json").exists():
         return packed_frames(Packed(data))
@@ -110,27 +110,27 @@ def read_frames(data: str) -> Frames:
 
 
 def folder_frames(folder: Folder) -> Frames:
-    """The labelled frames of anyone's recordings: whole pictures.
+    """The labeled frames of a folder of recordings: whole pictures.
 
     Raises:
-        InputError: none has a label, or one is not as described in docs/recordings.md.
+        InputError: no record has a label, or one does not follow docs/recordings.md.
     """
     labels = [(number, folder.label(number)) for number in range(len(folder))]
-    labels = [(number, one) for number, one in labels if one.joints_mm is not None]
+    labels = [(number, record) for number, record in labels if record.joints_mm is not None]
     if not labels:
         raise InputError(f"{folder.root}: no record has joints; expected labelled frames")
     numbers = [number for number, _ in labels]
-    joints = np.array([one.joints_mm for _, one in labels], np.float64)
-    K = np.array([one.K for _, one in labels], np.float64)
+    joints = np.array([record.joints_mm for _, record in labels], np.float64)
+    K = np.array([record.K for _, record in labels], np.float64)
     pictures = Pictures(lambda at: folder.color(numbers[at]), len(numbers))
-    return _frames(pictures, joints, K, np.array([not one.left for _, one in labels]))
+    return _frames(pictures, joints, K, np.array([not record.left for _, record in labels]))
 
 
 def packed_frames(packed: Packed, most: int | None = None) -> Frames:
-    """The labelled frames of a packed set; its hands are right ones, or mirrored to be.
+    """The labeled frames of a packed set, whose hands are right hands or mirrored left hands.
 
     Raises:
-        InputError: none of them has a label.
+        InputError: no sample has a label.
     """
     rows = np.flatnonzero(packed.labels())[:most]
     if not len(rows):
@@ -155,21 +155,20 @@ def _frames(
 def in_convention(
     frames: Frames, bones_mm: Float[np.ndarray, " 20"], own: Float[np.ndarray, " 20"] | None = None
 ) -> Frames:
-    """Frames whose joints lie where other annotators put them (skeleton.retarget_matrix).
+    """Frames with joints converted to other annotators' convention (skeleton.retarget_matrix).
 
-    Where they are on the picture is not learned then: people who annotate pictures see other
-    places than those of a skeleton.
+    The result has no 2D labels: in pictures, people annotate other places than a skeleton's.
 
     Args:
         frames: with true cameras.
-        bones_mm: the others' mean bones; every hand gets their sum as its size.
-        own: mean shares of the frames' own bones; None takes these frames'.
+        bones_mm: mean bones of the other convention; every hand is scaled to their sum.
+        own: mean shares of the frames' own bones; None computes them from the frames.
     """
     sizes = frames.sizes()
     shares = (frames.bones() / sizes[:, None]).mean(0) if own is None else own
     matrix = retarget_matrix(shares, bones_mm / bones_mm.sum())
     moved = np.einsum("ij,njk->nik", matrix, frames.joints_mm)
-    # The wrist stays: the others follow it on the picture, seen by the same camera.
+    # The wrist stays fixed; the other joints follow it in the picture, seen by the same camera.
     rays = np.einsum("nij,nj->ni", np.linalg.inv(frames.K), _homogeneous(frames.joints_px[:, 0]))
     pixels_a_mm = _pixels_a_mm(frames)
     wrist = rays * (frames.K[:, 0, 0] / pixels_a_mm)[:, None]
@@ -191,7 +190,7 @@ def _homogeneous(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:
 
 
 def _pixels_a_mm(frames: Frames) -> Float[np.ndarray, " n"]:
-    """At each wrist; from the joint whose depth differs the most."""
+    """Pixels per mm at each wrist, from the joint whose depth differs the most."""
     at = np.abs(frames.joints_mm[..., 2]).argmax(1)
     rows = np.arange(len(frames))
     depth = frames.joints_mm[rows, at, 2]

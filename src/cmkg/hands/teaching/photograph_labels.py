@@ -1,8 +1,8 @@
-"""Labels for photographs that have none: a network's own answers, where many looks agree.
+"""Labels for unlabeled photographs: a network's own answers, if they agree over many views.
 
-Each hand is looked at as it is, turned to both sides, zoomed, and mirrored. Where the answers agree
-their mean is a label: better than one look, and what a network keeps while it learns other things
-(learning without forgetting: Li and Hoiem, ECCV 2016).
+Each hand is viewed unchanged, rotated both ways, zoomed, and mirrored. If the answers agree, their
+mean is the label: more accurate than a single view, and a way to retain what the network knows
+while it learns other things (learning without forgetting: Li and Hoiem, ECCV 2016).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..mediapipe.regions import PX, Picture, Region, view_of
 from ..skeleton import WRIST
 from .frames import FROM_AFAR, Frames, Pictures
 
-# (turn in radians, zoom, whether mirrored) of the looks.
+# The views: (rotation in radians, zoom, whether mirrored).
 LOOKS = (
     (0.0, 1.0, False),
     (-0.35, 1.0, False),
@@ -32,14 +32,14 @@ LOOKS = (
     (-0.35, 1.0, True),
     (0.35, 1.0, True),
 )
-AGREE_PALMS, AGREE_MM = 0.06, 12.0  # mean distance from the mean look
+AGREE_PALMS, AGREE_MM = 0.06, 12.0  # largest mean distance from the mean view
 LEAST_PRESENCE, LEAST_PALM, LEAST_SIDE = 0.8, 0.5, 0.8
 SMALLEST_PX = 40.0  # side of the region
-SAME_HAND = 0.3  # of a region's side, between the middles of two
+SAME_HAND = 0.3  # distance of two centers, as a share of a region's side
 
 
 class PhotographLabels(NamedTuple):
-    """Labels of hands in photographs; see frames.Frames. number: of each hand's photograph."""
+    """Labels of hands in photographs; see frames.Frames. number: the index of the photograph."""
 
     number: Int[np.ndarray, " n"]
     joints_px: Float[np.ndarray, "n 21 2"]
@@ -48,7 +48,7 @@ class PhotographLabels(NamedTuple):
     is_right: Bool[np.ndarray, " n"]
 
     def frames(self, pictures: Sequence[Picture]) -> Frames:
-        """With the photographs."""
+        """The labels combined with the photographs."""
         return Frames(
             Pictures(lambda at: pictures[int(self.number[at])], len(self.number)),
             self.joints_px,
@@ -65,33 +65,35 @@ def label_photographs(
     landmarks: TfliteNetwork,
     advance: Callable[[], None] = lambda: None,
 ) -> PhotographLabels:
-    """The hands of photographs in which the looks agree.
+    """The hands in photographs for which all views agree.
 
     Args:
         pictures: uint8 RGB.
-        palms, landmarks: the networks that say where hands and joints are.
-        advance: is called after each picture.
+        palms, landmarks: the networks that find hands and their joints.
+        advance: called after each picture.
 
     Raises:
-        InputError: there is none.
+        InputError: there are no such hands.
     """
-    held: list[tuple] = []
+    labels: list[tuple] = []
     for number in range(len(pictures)):
         picture = pictures[number]
-        held += [(number, *one) for one in _labels_of(picture, palms, landmarks)]
+        labels += [(number, *label) for label in _labels_of(picture, palms, landmarks)]
         advance()
-    if not held:
+    if not labels:
         raise InputError("no photograph shows a hand of which all looks say the same")
-    return PhotographLabels(*(np.array(column) for column in zip(*held, strict=True)))
+    return PhotographLabels(*(np.array(column) for column in zip(*labels, strict=True)))
 
 
 @torch.inference_mode()
 def _labels_of(picture: Picture, palms: TfliteNetwork, landmarks: TfliteNetwork) -> list[tuple]:
     place = letterbox(picture)
-    said = palms(as_input(place.picture[None]))
-    found: list[tuple] = []
+    detection = palms(as_input(place.picture[None]))
+    labels: list[tuple] = []
     middles: list[tuple[Region, np.ndarray]] = []
-    for palm in palms_of(said.boxes[0].numpy(), said.scores[0].numpy(), place, LEAST_PALM):
+    for palm in palms_of(
+        detection.boxes[0].numpy(), detection.scores[0].numpy(), place, LEAST_PALM
+    ):
         label = _agreed(picture, palm.region, landmarks)
         if label is None:
             continue
@@ -99,19 +101,19 @@ def _labels_of(picture: Picture, palms: TfliteNetwork, landmarks: TfliteNetwork)
         middle = np.array([region.x, region.y])
         if all(np.linalg.norm(middle - m) > SAME_HAND * r.side for r, m in middles):
             middles.append((region, middle))
-            found.append(label)
-    return found
+            labels.append(label)
+    return labels
 
 
 def _agreed(picture: Picture, region: Region, network: TfliteNetwork) -> tuple | None:
-    """The mean answer of all looks at a hand; None where they do not agree."""
+    """The mean answer over all views of a hand; None if they do not agree."""
     first, *_ = _look(picture, region, network, LOOKS[:1])
     region = Region.of_joints(first[0])
     if region.side < SMALLEST_PX:
         return None
     answers = _look(picture, region, network, LOOKS)
-    places, joints, depths = (np.array([one[at] for one in answers]) for at in range(3))
-    presence, right = (np.array([one[at] for one in answers]) for at in (3, 4))
+    places, joints, depths = (np.array([answer[at] for answer in answers]) for at in range(3))
+    presence, right = (np.array([answer[at] for answer in answers]) for at in (3, 4))
     sure_side = max(right.mean(), 1 - right.mean())
     if presence.min() < LEAST_PRESENCE or sure_side < LEAST_SIDE:
         return None
@@ -129,23 +131,29 @@ def _look(
     network: TfliteNetwork,
     looks: Sequence[tuple[float, float, bool]],
 ) -> list[tuple]:
-    """Of each look: places, joints in mm, depths in the picture's pixels, presence, is right."""
+    """For each view: places, joints in mm, depths in picture pixels, presence, is right."""
     regions = [region.changed(turn, zoom) for turn, zoom, _ in looks]
-    views = [view_of(picture, one) for one in regions]
+    views = [view_of(picture, changed) for changed in regions]
     seen = [v[:, ::-1] if look[2] else v for v, look in zip(views, looks, strict=True)]
-    said = network(as_input(np.stack(seen)))
-    found = []
-    for at, (one, (_, _, is_mirrored)) in enumerate(zip(regions, looks, strict=True)):
-        screen = said.screen[at].double().numpy()
-        world = 1000 * said.world[at].double().numpy()
-        right = float(said.handedness[at])
+    answer = network(as_input(np.stack(seen)))
+    answers = []
+    for at, (view_region, (_, _, is_mirrored)) in enumerate(zip(regions, looks, strict=True)):
+        screen = answer.screen[at].double().numpy()
+        world = 1000 * answer.world[at].double().numpy()
+        right = float(answer.handedness[at])
         if is_mirrored:
             screen[:, 0] = PX - screen[:, 0]
             world[:, 0] *= -1
             right = 1 - right
-        joints = one.to_camera(world - world[:1])
-        depth = (screen[:, 2] - screen[0, 2]) * one.side / PX
-        found.append(
-            (one.to_picture(screen[:, :2]), joints, depth, float(said.presence[at]), right)
+        joints = view_region.to_camera(world - world[:1])
+        depth = (screen[:, 2] - screen[0, 2]) * view_region.side / PX
+        answers.append(
+            (
+                view_region.to_picture(screen[:, :2]),
+                joints,
+                depth,
+                float(answer.presence[at]),
+                right,
+            )
         )
-    return found
+    return answers

@@ -1,4 +1,4 @@
-"""How well hands are found in whole pictures: beside labels, or beside nothing."""
+"""Measures how well hands are found in whole pictures, with or without comparison to labels."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ..metrics import procrustes
 from ..skeleton import WRIST
 from .frames import FROM_AFAR, Frames
 
-SAMPLED, FOUND = 100, 0.95  # frames that are looked at; share of them that should be found
-BELOW = 0.8  # times the score of the least sure of them: others may be less sure
-LOWEST = 0.05  # score of a palm: below it everything is one
-SAME_HAND = 0.5  # of the label's region, between the middles
+SAMPLED, FOUND = 100, 0.95  # number of frames examined; share of them that should be found
+BELOW = 0.8  # factor on the lowest score among them, as other frames may score lower
+LOWEST = 0.05  # palm score below which everything counts as a palm
+SAME_HAND = 0.5  # distance between centers, as a share of the label's region
 
 
 class Answers(NamedTuple):
-    """What was found of each labelled hand; nan where nothing was.
+    """The prediction for each labeled hand; nan where none was found.
 
-    joints_mm: from the wrist on.
+    joints_mm: relative to the wrist.
     """
 
     joints_px: Float[np.ndarray, "n 21 2"]
@@ -37,7 +37,7 @@ class Answers(NamedTuple):
 class Scores(NamedTuple):
     """Means over the hands that were found. found, side: shares of all hands.
 
-    px_percent: mean distance on the picture, in per cent of the hand's extent.
+    px_percent: mean distance in the picture, in percent of the hand's extent.
     """
 
     hands: int
@@ -48,7 +48,7 @@ class Scores(NamedTuple):
     px_percent: float
 
     def sentence(self) -> str:
-        """For a person."""
+        """A sentence for the user."""
         return (
             f"{self.epe_mm:.1f} mm, {self.procrustes_mm:.1f} after Procrustes, "
             f"{self.px_percent:.1f} % of the hand on the picture; found {100 * self.found:.0f} %, "
@@ -59,15 +59,15 @@ class Scores(NamedTuple):
 def find_in_frames(
     hand: Hand, frames: Frames, advance: Callable[[], None] = lambda: None
 ) -> Answers:
-    """Every frame's hand, found by itself in the whole picture."""
+    """Predictions for every frame's hand, detected independently in the whole picture."""
     joints_px = np.full((len(frames), 21, 2), np.nan)
     joints_mm = np.full((len(frames), 21, 3), np.nan)
     is_right = np.zeros(len(frames), bool)
     for number in range(len(frames)):
         K = frames.K[number]
         camera = None if K[0, 0] == FROM_AFAR[0, 0] else K
-        found = hand(frames.pictures[number], K=camera)
-        best = nearest(found, frames.joints_px[number])
+        hands = hand(frames.pictures[number], K=camera)
+        best = nearest(hands, frames.joints_px[number])
         if best is not None:
             joints_px[number], joints_mm[number] = best.joints_px, best.joints_mm
             is_right[number] = best.side == "right"
@@ -76,7 +76,7 @@ def find_in_frames(
 
 
 def nearest(found: list[HandResult], joints_px: Float[np.ndarray, "21 2"]) -> HandResult | None:
-    """The hand at a label's place; None where there is none."""
+    """The hand at a label's place; None if there is none."""
     label = Region.of_joints(joints_px)
 
     def off(one: HandResult) -> float:
@@ -87,10 +87,10 @@ def nearest(found: list[HandResult], joints_px: Float[np.ndarray, "21 2"]) -> Ha
 
 
 class Findable(NamedTuple):
-    """How hands are found by the untaught networks.
+    """How well the untrained networks find hands.
 
-    palm_score: the least score of a palm at which nearly all hands are seen in whole pictures.
-    missed: share of the hands that the landmark network does not call one, or of the other side.
+    palm_score: the lowest palm score that finds nearly all hands in whole pictures.
+    missed: share of the hands whose presence or side the landmark network gets wrong.
     """
 
     palm_score: float
@@ -98,7 +98,7 @@ class Findable(NamedTuple):
 
 
 def findable(networks: Networks, frames: Frames) -> Findable:
-    """Looks at up to SAMPLED labelled frames."""
+    """Examines up to SAMPLED labeled frames."""
     numbers = np.linspace(0, len(frames) - 1, min(SAMPLED, len(frames))).round().astype(int)
     scores, missed = [], 0
     for number in map(int, numbers):
@@ -123,32 +123,32 @@ def extents(joints_px: Float[np.ndarray, "n 21 2"]) -> Float[np.ndarray, " n"]:
 
 
 def errors_of(answers: Answers, frames: Frames) -> dict[str, Float[np.ndarray, " n"]]:
-    """{"mm", "procrustes_mm", "px_percent"} of each hand; nan where it was not found."""
+    """{"mm", "procrustes_mm", "px_percent"} of each hand; nan if it was not found."""
     truth = frames.joints_mm - frames.joints_mm[:, WRIST : WRIST + 1]
-    said = answers.joints_mm - answers.joints_mm[:, WRIST : WRIST + 1]
-    seen = np.isfinite(said).all((1, 2))
-    fitted = np.full_like(said, np.nan)
-    fitted[seen] = procrustes(said[seen], truth[seen])
+    predicted = answers.joints_mm - answers.joints_mm[:, WRIST : WRIST + 1]
+    seen = np.isfinite(predicted).all((1, 2))
+    fitted = np.full_like(predicted, np.nan)
+    fitted[seen] = procrustes(predicted[seen], truth[seen])
     off = np.linalg.norm(answers.joints_px - frames.joints_px, axis=2).mean(1)
     return {
-        "mm": np.linalg.norm(said - truth, axis=2).mean(1),
+        "mm": np.linalg.norm(predicted - truth, axis=2).mean(1),
         "procrustes_mm": np.linalg.norm(fitted - truth, axis=2).mean(1),
         "px_percent": 100 * off / np.maximum(extents(frames.joints_px), 1.0),
     }
 
 
 def score_answers(answers: Answers, frames: Frames) -> Scores:
-    """The means."""
+    """The mean scores."""
     errors = errors_of(answers, frames)
-    found = np.isfinite(answers.joints_mm).all((1, 2))
-    is_side = found & (answers.is_right == frames.is_right)
+    is_found = np.isfinite(answers.joints_mm).all((1, 2))
+    is_side = is_found & (answers.is_right == frames.is_right)
     means = {
-        name: float(np.nanmean(one)) if found.any() else float("nan")
-        for name, one in errors.items()
+        name: float(np.nanmean(values)) if is_found.any() else float("nan")
+        for name, values in errors.items()
     }
     return Scores(
         hands=len(frames),
-        found=float(found.mean()),
+        found=float(is_found.mean()),
         side=float(is_side.mean()),
         epe_mm=means["mm"],
         procrustes_mm=means["procrustes_mm"],

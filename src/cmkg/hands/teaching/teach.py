@@ -1,4 +1,4 @@
-"""The steps that teach a landmark network; whoever calls owns the loop."""
+"""The training steps of a landmark network; the caller runs the loop."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from ..mediapipe.regions import Picture, Region, view_of
 from .frames import Frames
 from .views import Looks, Views, flag_loss, pose_loss, views_of
 
-WARM_UP = 0.15  # of the steps
-FIRST_RATE = 0.04  # of the largest
-BESIDE = 0.125  # share of a batch: places beside the hands, where presence stays as it was
-SIDES = (0.15, 1.2)  # of these places, in pictures
+WARM_UP = 0.15  # share of the steps
+FIRST_RATE = 0.04  # share of the largest rate
+BESIDE = 0.125  # share of a batch: places next to the hands, where presence is preserved
+SIDES = (0.15, 1.2)  # size range of these places, relative to the picture
 
 
 class TeachingSet(NamedTuple):
@@ -37,19 +37,20 @@ class TeachingSet(NamedTuple):
 
 @dataclass(frozen=True)
 class TeachingRecipe:
-    """How a landmark network is taught."""
+    """How to fine-tune a landmark network."""
 
     steps: int = 180
     batch: int = 16
     lr: float = 3e-3
-    """Of Adam on weights in units of their own channels (own_units.py)."""
+    """Adam's learning rate, for weights in units of their own channels (own_units.py)."""
     decay: float = 0.0
-    """Pull to the start (L2-SP): decoupled decay of what was learned, times the rate, a step."""
+    """Pull towards the initial weights (L2-SP): decoupled decay of the change, multiplied by the
+    learning rate, at each step."""
     average: float = 1.0
-    """Share of the taught weights in their mean with the start's (WiSE-FT, Wortsman et al., 2022);
-    1 takes the taught ones."""
+    """Share of the trained weights in their average with the initial ones (WiSE-FT, Wortsman et
+    al., 2022); 1 uses the trained weights only."""
     frozen: int = 0
-    """So many of the first layers stay as they are."""
+    """Number of layers, counted from the input, that stay unchanged."""
 
     def __post_init__(self) -> None:
         expect_positive(self, "steps", "batch", "lr")
@@ -58,23 +59,23 @@ class TeachingRecipe:
 
 
 class Teaching:
-    """A landmark network that is being taught.
+    """The training of a landmark network.
 
         teaching = Teaching(network, [TeachingSet(frames, 1.0)], Recipe())
         for step in range(recipe.steps):
             losses = teaching.take_step(step)
         taught = teaching.taught_network()
 
-    Every step's batch follows from the seed and its number alone.
+    Every step's batch is determined by the seed and the step number alone.
 
     Args:
-        network: to begin from; it stays as it is.
-        sources: frames with labels, and how a batch is shared among them.
+        network: the initial network; it stays unchanged.
+        sources: frames with labels, and their shares of a batch.
         recipe: steps and rates.
         looks: how views are varied.
-        seed: of what is drawn.
-        penalty: is added to the loss, given the network in its own units: a prior's, say.
-        with_flags: presence and side are learned from the labels, too; else they are kept.
+        seed: of the random numbers.
+        penalty: added to the loss, given the network in its own units; for example a prior.
+        with_flags: also learn presence and side from the labels; otherwise they are preserved.
     """
 
     def __init__(
@@ -95,16 +96,16 @@ class Teaching:
         for number, layer in enumerate(self.taught.children()):
             layer.requires_grad_(number >= recipe.frozen)
         in_own_units(self.taught)
-        deltas = [one for one in self.taught.parameters() if one.requires_grad]
+        deltas = [weight for weight in self.taught.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(deltas, recipe.lr, weight_decay=recipe.decay)
 
     @property
     def state(self) -> State:
-        """What a checkpoint holds."""
+        """The contents of a checkpoint."""
         return {"network": self.taught, "optimizer": self.optimizer}
 
     def take_step(self, step: int) -> Losses:
-        """One step of the optimiser, from number 0.
+        """Takes one step of the optimizer; steps count from 0.
 
         Raises:
             Diverged: the loss is not finite.
@@ -114,11 +115,11 @@ class Teaching:
         views, beside = self._batch(step)
         count = len(views.pictures)
         pictures = torch.cat([views.pictures, beside])
-        said = self.taught(pictures)
+        answer = self.taught(pictures)
         with torch.inference_mode():
             before = self.start(pictures)
-        poses = pose_loss(Landmarks(*(one[:count] for one in said)), views)
-        loss = poses + flag_loss(said, before, views.is_right if self.with_flags else None)
+        poses = pose_loss(Landmarks(*(output[:count] for output in answer)), views)
+        loss = poses + flag_loss(answer, before, views.is_right if self.with_flags else None)
         if self.penalty is not None:
             loss = loss + self.penalty(self.taught)
         value = float(loss.detach())
@@ -130,17 +131,17 @@ class Teaching:
         return {"loss": value, "poses": float(poses.detach())}
 
     def taught_network(self) -> TfliteNetwork:
-        """A copy with plain weights, averaged with the start's as the recipe says."""
+        """A copy with plain weights, averaged with the initial ones as the recipe says."""
         plain = copy.deepcopy(self.taught)
         in_plain_units(plain)
         return average_with(self.start, plain, self.recipe.average)
 
     def _batch(self, step: int) -> tuple[Views, Tensor]:
-        """Views with labels, and pictures of places beside the hands."""
+        """Views with labels, and pictures of places next to the hands."""
         batch = self.recipe.batch
         beside = round(batch * BESIDE)
-        total = sum(one.share for one in self.sources)
-        sizes = [round((batch - beside) * one.share / total) for one in self.sources]
+        total = sum(source.share for source in self.sources)
+        sizes = [round((batch - beside) * source.share / total) for source in self.sources]
         sizes[0] += batch - beside - sum(sizes)
         rng = np.random.default_rng([self.seed, step])
         joined: Views | None = None
@@ -164,7 +165,7 @@ def rate_at(step: int, steps: int) -> float:
 
 
 def rows_at(count: int, size: int, step: int, key: Sequence[int]) -> list[int]:
-    """Numbers of a step's samples: each of `count` once before any comes again."""
+    """Numbers of a step's samples: each of `count` is used once before any repeats."""
     rows = []
     for at in range(step * size, (step + 1) * size):
         epoch, place = divmod(at, count)
@@ -178,15 +179,15 @@ def _order_of(count: int, key: tuple[int, ...]) -> np.ndarray:
 
 
 def average_with(start: TfliteNetwork, taught: TfliteNetwork, share: float) -> TfliteNetwork:
-    """The mean of two networks' weights, `share` of it the taught one's; changes that one."""
+    """Averages two networks' weights, with `share` for the taught one, which is modified."""
     with torch.no_grad():
-        for own, other in zip(taught.parameters(), start.parameters(), strict=True):
-            own.lerp_(other, 1 - share)
+        for weight, other in zip(taught.parameters(), start.parameters(), strict=True):
+            weight.lerp_(other, 1 - share)
     return taught.eval().requires_grad_(True)
 
 
 def _beside(frames: Frames, rng: np.random.Generator) -> Picture:
-    """A place of any size in one of the pictures, wherever its hand is."""
+    """A region of random size from one of the pictures, independent of the hand."""
     picture = frames.pictures[int(rng.integers(len(frames)))]
     height, width = picture.shape[:2]
     side = float(np.exp(rng.uniform(*np.log(SIDES)))) * max(height, width)

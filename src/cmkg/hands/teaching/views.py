@@ -1,4 +1,4 @@
-"""What a landmark network is taught on: views of labelled frames, and the losses."""
+"""The training data of a landmark network, views of labeled frames, and the losses."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from ..mediapipe.regions import PX, Picture, Region, view_of
 from ..skeleton import WRIST
 from .frames import Frames
 
-WORLD_WEIGHT, SCREEN_WEIGHT, DEPTH_WEIGHT = 50.0, 1 / 6, 1 / 24  # of metres and of pixels
-FLAG_WEIGHT = 10.0  # of presence and handedness
+WORLD_WEIGHT, SCREEN_WEIGHT, DEPTH_WEIGHT = 50.0, 1 / 6, 1 / 24  # for meters, pixels, pixels
+FLAG_WEIGHT = 10.0  # for presence and handedness
 
 
 @dataclass(frozen=True)
 class Looks:
-    """How views are varied: standard deviations; `mirrored` is a share."""
+    """Random variation of views: standard deviations; `mirrored` is a share."""
 
     turn: float = 0.3
-    """Radians."""
+    """Rotation in radians."""
     zoom: float = 0.12
-    """Of the logarithm."""
+    """Deviation of the logarithm of the zoom."""
     shift: float = 0.03
-    """Of the region's side."""
+    """Shift relative to the region's side."""
     mirrored: float = 0.5
     colour: float = 0.3
     noise: float = 0.02
     blurred: float = 0.2
-    """Share of the views that are made smaller and large again."""
+    """Share of the views that are downsampled and upsampled again."""
 
 
 STILL = Looks(0, 0, 0, 0, 0, 0, 0)
 
 
 class Views(NamedTuple):
-    """A batch for the network, and what it should say; see networks.Landmarks.
+    """A batch for the network, and its targets; see networks.Landmarks.
 
-    depth: of `screen`, from the wrist on. is_placed: `screen` is a label.
+    depth: of `screen`, relative to the wrist. is_placed: `screen` is a label.
     """
 
     pictures: Float[Tensor, "b 3 px px"]
@@ -56,7 +56,7 @@ class Views(NamedTuple):
     is_placed: Bool[Tensor, " b"]
 
     def join(self, other: Views) -> Views:
-        """Both, one behind the other."""
+        """Both batches, concatenated."""
         return Views(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
 
 
@@ -66,7 +66,7 @@ def views_of(
     looks: Looks = STILL,
     rng: np.random.Generator | None = None,
 ) -> Views:
-    """What the network sees of frames in regions around their labels, varied at random."""
+    """The network's input for frames: regions around their labels, varied at random."""
     rng = rng or np.random.default_rng(0)
     made = [_view(frames, int(number), looks, rng) for number in numbers]
     pictures, screen, depth, world, is_right = zip(*made, strict=True)
@@ -93,7 +93,7 @@ def _view(frames: Frames, number: int, looks: Looks, rng: np.random.Generator) -
     )
     view = view_of(frames.pictures[number], region)
     screen = region.to_screen(joints_px)
-    # The network sees the hand as if the camera looked at it.
+    # The network sees the hand as if the camera pointed at it.
     ray = np.linalg.solve(frames.K[number], [region.x, region.y, 1.0])
     seen = frames.joints_mm[number] @ rotation_to_axis(ray).T
     world = region.from_camera(seen) / 1000
@@ -123,7 +123,7 @@ def _recoloured(view: Picture, looks: Looks, rng: np.random.Generator) -> Pictur
 
 
 def pose_loss(said: Landmarks, views: Views) -> Tensor:
-    """Mean distances to the labels: 3D from the wrist on, on the picture, in depth."""
+    """Mean distances to the labels: in 3D relative to the wrist, in the picture, and in depth."""
     world = said.world - said.world[:, WRIST : WRIST + 1]
     depth = said.screen[..., 2] - said.screen[:, WRIST : WRIST + 1, 2]
     places = (said.screen[..., :2] - views.screen).norm(dim=2).mean(1)
@@ -135,13 +135,13 @@ def pose_loss(said: Landmarks, views: Views) -> Tensor:
 
 
 def flag_loss(said: Landmarks, start: Landmarks, is_right: Bool[Tensor, " n"] | None) -> Tensor:
-    """How far presence and handedness are from what they should be.
+    """The squared errors of presence and handedness.
 
     Args:
-        said: of n labelled views, and of places beside hands.
-        start: the untaught network's answers on them: these are kept.
-        is_right: of the labelled views, which are then to be called hands, and of these sides;
-            None keeps the start's answers on them, too.
+        said: answers for n labeled views, and for places next to hands.
+        start: the initial network's answers for the same, to be preserved.
+        is_right: sides of the labeled views, which then count as hands of these sides; None
+            preserves the initial answers for them, too.
     """
     presence, handedness = start.presence.clone(), start.handedness.clone()
     if is_right is not None:
