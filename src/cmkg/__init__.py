@@ -1,7 +1,8 @@
 """cmkg: cross-modal knowledge generalization (Zhao et al., CVPR 2020) for any network.
 
-What a model learned from a superior modality in one dataset, for datasets that only have a weak
-one; whole for 3D hand pose. Names load when they are first used: `cmkg --help` needs no torch.
+It transfers what a model learned from a superior modality in one dataset to datasets that only have
+a weak one, with a full application to 3D hand pose. Names load on first use, so that `cmkg --help`
+needs no torch.
 """
 
 import os
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .version import __version__ as __version__
 
-# Nothing phones home. onnxruntime does from its import on: an identifier on disk, a name looked up.
+# Disable telemetry. onnxruntime would start it on import: an identifier on disk, a DNS lookup.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 

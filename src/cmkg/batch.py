@@ -1,4 +1,4 @@
-"""A batch and its parts: what the student sees, what the teacher sees, what the answer is."""
+"""A batch and its parts: the student's input, the teacher's input, and the target."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .errors import InputError
 
 
 class Batch(NamedTuple):
-    """One batch of a source or a target.
+    """One batch of a source or a target dataset.
 
-    student_input: the weak modality: a tensor, a tuple of several, or a mapping of named ones.
-    teacher_input: the superior modality of the same samples; None on a target.
-    target: what the student's output is compared with; None where no sample has a label.
-    labelled: (B,) of bool: which samples have one; None is all. What stands in target for the
-    others is never looked at.
-    mask: (B, *places) of bool: which places are content, not padding; None is all.
+    student_input: the weak modality: a tensor, a tuple of tensors, or a mapping of named tensors.
+    teacher_input: the superior modality of the same samples; None on a target dataset.
+    target: the label of the student's output; None if no sample has a label.
+    labelled: bool (B,): which samples have a label; None means all. Other target values are
+    ignored.
+    mask: bool (B, *places): which places are content, not padding; None means all.
     """
 
     student_input: Any
@@ -42,18 +42,17 @@ Key = Hashable | tuple[Hashable, ...] | Mapping[str, Hashable] | Callable[[Any],
 
 @dataclass(frozen=True)
 class Fields:
-    """Which part of a batch goes where.
+    """Which part of a batch is which.
 
-    Each is a key of a dict, a position of a tuple, an attribute, a tuple of such for several, a
-    dict {argument of the network: key}, or a function of the batch; None where there is no such
-    part. A network gets named parts as keyword arguments: ("input_ids", "mask") is called
-    net(input_ids=..., mask=...).
+    Each field is a dict key, a tuple index, an attribute, a tuple of these, a dict {argument of the
+    network: key}, or a function of the batch; None if there is no such part. Named parts are passed
+    to the network as keyword arguments: ("input_ids", "mask") gives net(input_ids=..., mask=...).
 
-    mask: (B, *places) of bool, True where a padded sequence or picture has content. Places without
-    are left out of every loss of cmkg's own; a loss of yours leaves out its own (ignore_index).
+    mask: bool (B, *places), True where a padded sequence or image has content. cmkg's own losses
+    ignore padding; your own loss must do so itself (ignore_index).
 
-    Tuples of samples, as torchvision's detectors have them (pictures, dicts of targets), become
-    lists: a tuple is several inputs, a list is one of samples.
+    Tuples of samples, as used by torchvision's detectors (images, dicts of targets), become lists:
+    a tuple means several inputs, a list means samples.
     """
 
     student: Key = 0
@@ -63,10 +62,10 @@ class Fields:
     mask: Key = None
 
     def __call__(self, batch: Any, device: torch.device | str | None = None) -> Batch:
-        """The parts of a batch, on the device; a Batch is taken as it is.
+        """Returns the parts of a batch on the device; a Batch keeps its parts.
 
         Raises:
-            InputError: a part is not there; a tuple that may be samples or several inputs.
+            InputError: If a part is missing, or a tuple may be samples or several inputs.
         """
         if isinstance(batch, Batch):
             return batch if device is None else Batch(*to_device(tuple(batch), device))
@@ -86,24 +85,24 @@ TARGET_FIELDS = Fields(0, None, 1)  # a batch (x, y)
 
 
 def _input_of(batch: Any, key: Key) -> Any:
-    """A network's input: several names are its keyword arguments."""
-    if isinstance(key, tuple) and key and all(isinstance(one, str) for one in key):
-        return {one: field_of(batch, one) for one in key}
+    """Returns a network's input; several names become keyword arguments."""
+    if isinstance(key, tuple) and key and all(isinstance(name, str) for name in key):
+        return {name: field_of(batch, name) for name in key}
     return field_of(batch, key)
 
 
 def field_of(batch: Any, key: Key) -> Any:
-    """A field of a batch; None for the key None.
+    """Returns a field of a batch; None for the key None.
 
     Raises:
-        InputError: there is none; the sentence names those that there are.
+        InputError: If the field is missing; the message lists the existing ones.
     """
     if key is None:
         return None
     if isinstance(key, tuple):
-        return tuple(field_of(batch, one) for one in key)
+        return tuple(field_of(batch, part_key) for part_key in key)
     if isinstance(key, Mapping):
-        return {argument: field_of(batch, one) for argument, one in key.items()}
+        return {argument: field_of(batch, part_key) for argument, part_key in key.items()}
     if callable(key):
         return key(batch)
     if isinstance(batch, Tensor):
@@ -123,7 +122,7 @@ def field_of(batch: Any, key: Key) -> Any:
 
 
 def expect_fields(fields: object) -> None:
-    """Refuses what is no Fields."""
+    """Refuses anything but a Fields."""
     if not isinstance(fields, Fields):
         raise InputError(
             f"fields: expected Fields(student=, teacher=, target=), got {fields!r:.60}"
@@ -132,18 +131,20 @@ def expect_fields(fields: object) -> None:
 
 # ---- tuples of samples ---------------------------------------------------------------------------
 def _samples_as_lists(parts: list[Any], joined: Sequence[bool]) -> list[Any]:
-    """Tuples of samples as lists, where another part shows that they are samples.
+    """Converts tuples of samples to lists if another part shows that they are samples.
 
-    A detector's batch, `tuple(zip(*samples))`, is a tuple of pictures and one of dicts.
+    A detector's batch, `tuple(zip(*samples))`, is a tuple of images and a tuple of dicts.
 
     Args:
-        parts: a batch's inputs and target.
-        joined: which of them are tuples that Fields has made of several keys.
+        parts: A batch's inputs and target.
+        joined: Which of them are tuples that Fields made from several keys.
 
     Raises:
-        InputError: it is not clear.
+        InputError: If it is ambiguous.
     """
-    counts = {len(one) for part in parts for one in _tuples_in(part) if _are_mappings(one)}
+    counts = {
+        len(element) for part in parts for element in _tuples_in(part) if _are_mappings(element)
+    }
     if len(counts) > 1:
         raise InputError(
             f"a batch has tuples of {' and of '.join(map(str, sorted(counts)))} dicts: expected "
@@ -152,7 +153,9 @@ def _samples_as_lists(parts: list[Any], joined: Sequence[bool]) -> list[Any]:
     if counts:
         (count,) = counts
         return [
-            tuple(_as_list(one, count) for one in part) if is_joined else _as_list(part, count)
+            tuple(_as_list(element, count) for element in part)
+            if is_joined
+            else _as_list(part, count)
             for part, is_joined in zip(parts, joined, strict=True)
         ]
     if any(_may_be_pictures(p) and not j for p, j in zip(parts[:2], joined[:2], strict=True)):
@@ -172,30 +175,31 @@ def _is_plain_tuple(value: Any) -> bool:
 
 
 def _are_mappings(value: tuple[Any, ...]) -> bool:
-    return all(isinstance(one, Mapping) for one in value)
+    return all(isinstance(element, Mapping) for element in value)
 
 
 def _tuples_in(part: Any) -> Iterator[tuple[Any, ...]]:
-    """A part that is a tuple, and tuples inside it."""
+    """Yields a part that is a tuple, and tuples inside it."""
     if _is_plain_tuple(part):
         yield part
-        for one in part:
-            yield from _tuples_in(one)
+        for element in part:
+            yield from _tuples_in(element)
 
 
 def _as_list(part: Any, count: int) -> Any:
-    """Tuples of `count` tensors or dicts as lists, also inside a tuple of several."""
+    """Converts tuples of `count` tensors or dicts to lists, also inside a tuple of inputs."""
     if not _is_plain_tuple(part):
         return part
-    if len(part) == count and all(isinstance(one, (Tensor, Mapping)) for one in part):
+    if len(part) == count and all(isinstance(element, (Tensor, Mapping)) for element in part):
         return list(part)
-    return tuple(_as_list(one, count) for one in part)
+    return tuple(_as_list(element, count) for element in part)
 
 
 def _may_be_pictures(part: Any) -> bool:
-    """A tuple of (C, H, W), which may also be inputs of a batch of C."""
+    """Returns whether a tuple holds (C, H, W) images, which may also be inputs of a batch of C."""
     return _is_plain_tuple(part) and all(
-        isinstance(one, Tensor) and one.dim() == 3 and len(one) in (1, 3, 4) for one in part
+        isinstance(picture, Tensor) and picture.dim() == 3 and len(picture) in (1, 3, 4)
+        for picture in part
     )
 
 
@@ -203,18 +207,18 @@ def _may_be_pictures(part: Any) -> bool:
 
 
 def halve(batch: Batch) -> tuple[Batch, Batch]:
-    """The first and the second half of a batch's samples.
+    """Returns the first and the second half of a batch's samples.
 
     Raises:
-        InputError: the batch has fewer than two samples.
+        InputError: If the batch has fewer than two samples.
     """
     count = count_samples(batch.student_input)
     middle = count // 2
     if middle == 0:
         raise InputError("split: expected batches of two samples or more")
-    if batch.target is not None and (found := count_samples(batch.target)) != count:
+    if batch.target is not None and (target_count := count_samples(batch.target)) != count:
         raise InputError(
-            f"split: the input has {count} samples, the target {found}: is time the first "
+            f"split: the input has {count} samples, the target {target_count}: is time the first "
             "dimension? Give batches whose first dimension is that of the samples"
         )
     first = cut(batch, slice(None, middle), count)
@@ -222,10 +226,10 @@ def halve(batch: Batch) -> tuple[Batch, Batch]:
 
 
 def labelled_numbers(batch: Batch) -> Tensor | None:
-    """Numbers of the samples that have a label; None where all have one.
+    """Returns the indices of the labeled samples; None if all are labeled.
 
     Raises:
-        InputError: `labelled` is not one bool a sample.
+        InputError: If `labelled` is not one bool per sample.
     """
     if batch.labelled is None:
         return None
@@ -241,18 +245,18 @@ def labelled_numbers(batch: Batch) -> Tensor | None:
 
 
 def labelled_part(value: Any, numbers: Tensor, count: int, what: str) -> Any:
-    """The labelled samples of a prediction or a target.
+    """Returns the labeled samples of a prediction or a target.
 
     Raises:
-        InputError: its first dimension is not that of the samples.
+        InputError: If its first dimension is not that of the samples.
     """
-    if isinstance(value, list) and value and all(_has_length(one, count) for one in value):
+    if isinstance(value, list) and value and all(_has_length(output, count) for output in value):
         if len(value) == count:
             raise InputError(
                 f"the {what} is a list of {count} tensors of {count} rows: it is not clear which "
                 "of the two are the samples; give a tuple, or one tensor"
             )
-        return [one[numbers] for one in value]  # several outputs, each of all samples
+        return [output[numbers] for output in value]  # several outputs, each for all samples
     part = cut(value, numbers, count)
     if count_samples(value) != count or count_samples(part) != len(numbers):
         raise InputError(
@@ -263,10 +267,10 @@ def labelled_part(value: Any, numbers: Tensor, count: int, what: str) -> Any:
 
 
 def labelled_only(batch: Batch) -> Batch | None:
-    """The batch's samples that have a label; None where none has.
+    """Returns the batch's labeled samples; None if there are none.
 
     Raises:
-        InputError: see `labelled_numbers`.
+        InputError: See `labelled_numbers`.
     """
     numbers = labelled_numbers(batch)
     if batch.target is None or (numbers is not None and not len(numbers)):
@@ -275,8 +279,10 @@ def labelled_only(batch: Batch) -> Batch | None:
         return batch._replace(labelled=None)
     count = count_samples(batch.student_input)
     target = labelled_part(batch.target, numbers, count, "target")
-    own, other, mask = (cut(part, numbers, count) for part in (*batch[:2], batch.mask))
-    return Batch(own, other, target, mask=mask)
+    student_input, teacher_input, mask = (
+        cut(part, numbers, count) for part in (*batch[:2], batch.mask)
+    )
+    return Batch(student_input, teacher_input, target, mask=mask)
 
 
 # ---- whole data ----------------------------------------------------------------------------------

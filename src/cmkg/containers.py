@@ -1,4 +1,4 @@
-"""Containers of tensors, as anybody's batches are, and iterables of them: mapped, counted, cut."""
+"""Maps, counts and slices nested containers of tensors, such as batches, and checks iterables."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _parts_of(batch: Any) -> str:
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     """Applies a function to every tensor inside containers, which keep their types.
 
-    Mappings, tuples, named tuples, lists and dataclasses; all else stays as it is.
+    It handles mappings, tuples, named tuples, lists and dataclasses; other values stay unchanged.
     """
 
     def inside(part: Any) -> Any:
@@ -60,19 +60,19 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
 
 
 def tensors_of(value: Any) -> list[Tensor]:
-    """Every tensor inside containers, in their order."""
-    found: list[Tensor] = []
+    """Returns every tensor inside containers, in order."""
+    tensors: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
-        found.append(tensor)
+        tensors.append(tensor)
         return tensor
 
     map_tensors(keep, value)
-    return found
+    return tensors
 
 
 def to_device(value: Any, device: torch.device | str) -> Any:
-    """`value` with its tensors on the device."""
+    """Returns `value` with its tensors on the device."""
     if isinstance(value, PackedSequence):
         return value.to(device)  # type: ignore[arg-type]
     if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
@@ -81,10 +81,10 @@ def to_device(value: Any, device: torch.device | str) -> Any:
 
 
 def count_samples(value: Any) -> int:
-    """How many samples a part of a batch holds: the length of its first tensor or list.
+    """Returns the number of samples in a part of a batch: the length of its first tensor or list.
 
     Raises:
-        InputError: it holds neither.
+        InputError: If it holds neither.
     """
     if isinstance(value, PackedSequence):
         return int(value.batch_sizes[0])
@@ -108,13 +108,13 @@ def count_samples(value: Any) -> int:
 
 
 def cut(value: Any, samples: slice | Tensor, count: int) -> Any:
-    """Some of `count` samples of a part of a batch: a slice of them, or their numbers.
+    """Selects some of the `count` samples of a part of a batch, by a slice or by index.
 
-    A list of so many is one of samples, and is cut, not its inside. What is of another length, as
-    a vector that all samples share, stays whole.
+    A list of length `count` is sliced itself, not its elements. Values of another length, such as a
+    vector shared by all samples, stay unchanged.
 
     Raises:
-        InputError: a PackedSequence, whose samples are interleaved.
+        InputError: If it is a PackedSequence, whose samples are interleaved.
     """
 
     def inside(part: Any) -> Any:
@@ -150,10 +150,10 @@ def _has_length(value: Any, count: int) -> bool:
 
 
 def expect_many_passes(batches: object, what: str = "the data") -> None:
-    """Refuses what can be iterated only once: a second epoch of it would be empty.
+    """Refuses data that can be iterated only once, because a second epoch would be empty.
 
     Raises:
-        InputError: a generator, map, zip, an iterator; or nothing to iterate.
+        InputError: If it is a generator, map, zip or other iterator, or not iterable.
     """
     if not isinstance(batches, Iterable) and not hasattr(batches, "__getitem__"):
         raise InputError(
@@ -173,7 +173,7 @@ def expect_many_passes(batches: object, what: str = "the data") -> None:
 
 
 def length_of(batches: object) -> int | None:
-    """How many batches there are, where that is known."""
+    """Returns the number of batches, if known."""
     try:
         return len(batches)  # type: ignore[arg-type]
     except (TypeError, NotImplementedError):

@@ -1,15 +1,16 @@
-"""The exceptions that mean: the input is at fault, and here is what to do."""
+"""Exceptions for invalid input and diverged training, with messages that say what to do."""
 
 
 class InputError(ValueError):
-    """One sentence for the user: which file and field, what was expected, what came, what to do.
+    """Invalid input; the message names the file and field, what was expected and found, and a fix.
 
-    The command line prints it and ends with exit code 2.
+    The command line prints it and exits with code 2.
     """
 
 
 class Diverged(ArithmeticError):
-    """A loss is not finite: training has left the numbers at this learning rate or strength.
+    """A loss is not finite: training diverged at this learning rate or prior strength.
 
-    No InputError: the input may be good. The command line prints it and ends with exit code 1.
+    It is not an InputError, since the input may be valid. The command line prints it and exits with
+    code 1.
     """

@@ -1,4 +1,4 @@
-"""Small helpers for anybody's modules: wrappers, calls, modes, trained parameters."""
+"""Helpers for any torch module: wrappers, calls, modes, trained parameters."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ WITH_MODULE = (nn.parallel.DistributedDataParallel, nn.DataParallel, AveragedMod
 
 @contextmanager
 def preserve_modes(*models: nn.Module) -> Iterator[None]:
-    """Puts the training or eval mode of every submodule back after the block.
+    """Restores the training or eval mode of every submodule after the block.
 
-    Of every one: some may be frozen in eval mode.
+    Each submodule is restored separately, because some may be frozen in eval mode.
     """
     modes = [(module, module.training) for model in models for module in model.modules()]
     try:
@@ -31,7 +31,7 @@ def preserve_modes(*models: nn.Module) -> Iterator[None]:
 
 
 def put_back_(buffer: Tensor, kept: Tensor) -> None:
-    """Gives a buffer its value again, and its shape: a quantiser's observers change theirs."""
+    """Restores a buffer's value and its shape, which a quantizer's observers may change."""
     if buffer.shape == kept.shape:
         buffer.data.copy_(kept)
     else:
@@ -40,10 +40,10 @@ def put_back_(buffer: Tensor, kept: Tensor) -> None:
 
 @contextmanager
 def without_fast_path() -> Iterator[None]:
-    """Inside, torch's transformer layers give plain tensors also in eval mode.
+    """Disables the fast path of torch's transformer layers inside the block.
 
-    Their fast path turns a padded batch into nested tensors, which nothing can be compared with,
-    and skips the hooks of the layers inside.
+    In eval mode, the fast path turns a padded batch into nested tensors, which cannot be compared,
+    and skips the hooks of inner layers.
     """
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -54,12 +54,14 @@ def without_fast_path() -> Iterator[None]:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The user's own network inside any wrappers, whose parameters have their own names.
+    """Returns the user's network without its wrappers, so that parameters have their own names.
 
-    torch.compile, DistributedDataParallel, DataParallel, AveragedModel (EMA), Fabric's and peft's.
+    It unwraps torch.compile, DistributedDataParallel, DataParallel, AveragedModel (EMA), Fabric and
+    peft.
 
     Raises:
-        InputError: no network; or FullyShardedDataParallel, which flattens the weights.
+        InputError: If it is not a network, or is a FullyShardedDataParallel, which flattens the
+            weights.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a network (torch.nn.Module), got {_describe(model)}")
@@ -86,34 +88,34 @@ def _describe(value: object) -> str:
 
 
 def _own_names(model: nn.Module, unique: bool) -> dict[str, nn.Parameter]:
-    """{name: parameter} as it was before peft put adapters around some layers."""
+    """Returns {name: parameter} with the names from before peft wrapped layers in adapters."""
     network = unwrap(model)
     named = dict(network.named_parameters(remove_duplicate=unique))
     if not any(type(part).__module__.startswith("peft.") for part in network.modules()):
         return named
-    found = {}
+    parameters = {}
     for name, weight in named.items():
         if ".original_module." in name:
-            continue  # beside the copy that is trained
+            continue  # the frozen original of a trained copy
         plain = name.replace(".modules_to_save.default.", ".").replace(".base_layer.", ".")
-        found[plain] = weight
-    return found
+        parameters[plain] = weight
+    return parameters
 
 
 def named_weights(model: nn.Module, unique: bool = True) -> dict[str, nn.Parameter]:
-    """{name: parameter} of the user's own network, without wrappers' prefixes.
+    """Returns {name: parameter} of the user's network, without wrappers' prefixes.
 
     Args:
-        model: a network, wrapped or not.
-        unique: a weight that is used in several places has its first name alone.
+        model: A network, wrapped or not.
+        unique: If True, a shared weight appears only under its first name.
 
     Raises:
-        InputError: a parameter is sharded (FSDP2's DTensor), has no shape yet (lazy layers) or no
-            numbers (the meta device).
+        InputError: If a parameter is sharded (FSDP2's DTensor), has no shape yet (lazy layers) or
+            no values (the meta device).
     """
-    found = _own_names(model, unique)
+    weights = _own_names(model, unique)
     expect_numbers(unwrap(model))
-    for name, weight in found.items():
+    for name, weight in weights.items():
         if isinstance(weight, nn.parameter.UninitializedParameter):
             raise InputError(
                 f"{name!r} has no shape yet: run the network once (its layers are lazy)"
@@ -123,14 +125,14 @@ def named_weights(model: nn.Module, unique: bool = True) -> dict[str, nn.Paramet
                 f"{name!r} is a DTensor, sharded over processes by FSDP2: phi is not; use "
                 "DistributedDataParallel"
             )
-    return found
+    return weights
 
 
 def expect_numbers(network: nn.Module) -> None:
     """Refuses a network on the meta device.
 
     Raises:
-        InputError: one of its parameters is there.
+        InputError: If one of its parameters is on the meta device.
     """
     for name, weight in network.named_parameters():
         if weight.is_meta:
@@ -141,10 +143,10 @@ def expect_numbers(network: nn.Module) -> None:
 
 
 def as_weights(model_or_tensors: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """{name: tensor} of a network's parameters, or of a mapping such as a state_dict.
+    """Returns {name: tensor} of a network's parameters, or of a mapping such as a state_dict.
 
     Raises:
-        InputError: neither.
+        InputError: If it is neither.
     """
     if isinstance(model_or_tensors, nn.Module):
         return dict[str, Tensor](named_weights(model_or_tensors, unique=False))
@@ -157,7 +159,7 @@ def as_weights(model_or_tensors: nn.Module | Mapping[str, Tensor]) -> dict[str, 
 
 
 def without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A wrapped network's state without the prefix that its wrapper gives to all names."""
+    """Removes the prefix that a wrapper adds to all names of a network's state."""
     named = {name: tensor for name, tensor in tensors.items() if name != "n_averaged"}  # an EMA's
     for prefix in ("module.", "_orig_mod."):
         if named and all(name.startswith(prefix) for name in named):
@@ -166,9 +168,9 @@ def without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def call_model(model: Callable[..., Any], x: Any) -> Any:
-    """The model's output for one input, a tuple of several, or a mapping of named ones.
+    """Calls the model on one input, a tuple of inputs, or a mapping of named inputs.
 
-    A list is one input (detectors take a list of pictures), and so is a named tuple such as
+    A list counts as one input (detectors take a list of images), and so does a named tuple such as
     PackedSequence.
     """
     if isinstance(x, Mapping):
@@ -179,11 +181,11 @@ def call_model(model: Callable[..., Any], x: Any) -> Any:
 
 
 def trained_parameters(*models: object) -> dict[str, nn.Parameter]:
-    """{name: parameter} that training moves, of networks and of losses that have any.
+    """Returns {name: trained parameter} of networks and of losses that have parameters.
 
-    Names of the first model are its own; those of a later one begin with its place, "1/".
+    The first model's names are unchanged; a later model's start with its position, such as "1/".
     """
-    found: dict[str, nn.Parameter] = {}
+    trained: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
     for place, model in enumerate(models):
         if not isinstance(model, nn.Module):
@@ -191,15 +193,15 @@ def trained_parameters(*models: object) -> dict[str, nn.Parameter]:
         for name, parameter in _own_names(model, unique=True).items():
             if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
-                found[f"{place}/{name}" if place else name] = parameter
-    return found
+                trained[f"{place}/{name}" if place else name] = parameter
+    return trained
 
 
 def expect_optimizer(optimizer: object) -> torch.optim.Optimizer:
-    """The torch optimiser, or one in a sentence.
+    """Returns the optimizer if it is a torch optimizer.
 
     Raises:
-        InputError: a class, a function, a name.
+        InputError: If it is something else, such as a class, a function or a name.
     """
     if isinstance(optimizer, torch.optim.Optimizer):
         return optimizer
@@ -211,7 +213,7 @@ def expect_optimizer(optimizer: object) -> torch.optim.Optimizer:
 
 
 def groups_by_parameter(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
-    """{id of a parameter: its group}, of all that an optimiser holds."""
+    """Returns {id of a parameter: its group} for all parameters of an optimizer."""
     return {
         id(parameter): group for group in optimizer.param_groups for parameter in group["params"]
     }
@@ -219,11 +221,10 @@ def groups_by_parameter(optimizer: torch.optim.Optimizer) -> dict[int, dict[str,
 
 @contextmanager
 def preserve_weights(model: nn.Module, weights: Iterable[Tensor]) -> Iterator[None]:
-    """Lets `weights` of `model` be overwritten inside; puts them and all buffers back.
+    """Allows `weights` of `model` to be overwritten in the block; restores them and all buffers.
 
-    Bit for bit, also buffers that a pass assigns anew. Forward passes inside may move running
-    statistics (BatchNorm): these are buffers, and are put back, too. A graph that was made before
-    can still go backward after.
+    Values are restored bit for bit, including buffers that a pass reassigns and BatchNorm's running
+    statistics. A graph built before the block can still run backward after it.
     """
     saved = [(weight, weight.detach().clone()) for weight in weights]
     buffers = [
@@ -235,8 +236,8 @@ def preserve_weights(model: nn.Module, weights: Iterable[Tensor]) -> Iterator[No
         yield
     finally:
         for weight, kept in saved:
-            weight.data.copy_(kept)  # .data: autograd need not know, the values are the old ones
-        for held, name, buffer, copied in buffers:
+            weight.data.copy_(kept)  # .data hides the restored values from autograd
+        for holder, name, buffer, copied in buffers:
             if buffer is not None and copied is not None:
                 put_back_(buffer, copied)
-            held[name] = buffer
+            holder[name] = buffer

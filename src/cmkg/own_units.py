@@ -1,12 +1,12 @@
 """Weights in units of their own channels, for networks whose channels differ greatly in size.
 
-Where batch norm was folded into the convolutions, as in every converted network (TFLite, ONNX), one
+If batch norm was folded into the convolutions, as in converted networks (TFLite, ONNX), one
 learning rate is far too large for some channels and far too small for others. Here a weight is
 
     weight = start + unit * delta,    unit = root mean square of its output channel,
 
-and delta, from 0 on, is what is trained. Weight decay, a Prior's phi, Fisher information and
-learning rates are then in these units, too, and decay pulls to the start instead of to 0.
+and delta, which starts at 0, is trained. Weight decay, a Prior's phi, Fisher information and
+learning rates are then in these units, too, and decay pulls toward the start instead of 0.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch.nn.utils import parametrize
 
 from .errors import InputError
 
-FLOOR = 0.1  # of the whole weight's root mean square: no channel's unit is smaller
+FLOOR = 0.1  # smallest unit of a channel, relative to the whole weight's root mean square
 
 
 class OwnUnits(nn.Module):
-    """The parametrization of one weight: delta to start + unit * delta.
+    """The parametrization of one weight, delta -> start + unit * delta.
 
     Args:
-        start: the weight to begin from, any shape; dimension 0 is the output channel.
-        floor: see FLOOR.
+        start: The initial weight, of any shape; dimension 0 is the output channel.
+        floor: See FLOOR.
     """
 
     start: Tensor
@@ -37,18 +37,18 @@ class OwnUnits(nn.Module):
         self.register_buffer("unit", unit_of(start, floor))
 
     def forward(self, delta: Tensor) -> Tensor:
-        """The weight."""
+        """Returns the weight."""
         return self.start + self.unit * delta
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """The delta of a weight."""
+        """Returns the delta of a weight."""
         return (weight - self.start) / self.unit
 
 
 def unit_of(weight: Tensor, floor: float = FLOOR) -> Tensor:
-    """Root mean square of each output channel of a weight, of a vector (a bias) the whole's.
+    """Returns the root mean square of each output channel of a weight; of a bias, that of all.
 
-    No unit is smaller than `floor` of the whole's; of a weight that is 0 everywhere it is 1.
+    No unit is smaller than `floor` times the whole's; a weight of zeros has unit 1.
     """
     whole = weight.detach().square().mean().sqrt()
     if not bool(whole):
@@ -60,10 +60,10 @@ def unit_of(weight: Tensor, floor: float = FLOOR) -> Tensor:
 
 
 def in_own_units(model: nn.Module, floor: float = FLOOR) -> nn.Module:
-    """Changes a model in place: its trainable weights become deltas in their channels' units.
+    """Converts a model's trainable weights in place to deltas in their channels' units.
 
-    Call it before the optimiser is made; `model.parameters()` are then the deltas. The function
-    that the model computes is the same. `in_plain_units` turns it back.
+    Call it before creating the optimizer; `model.parameters()` are then the deltas. The model
+    computes the same function. `in_plain_units` undoes it.
 
     Example:
         >>> layer = in_own_units(nn.Linear(2, 2))
@@ -71,21 +71,21 @@ def in_own_units(model: nn.Module, floor: float = FLOOR) -> nn.Module:
         [0.0, 0.0]
 
     Args:
-        model: any module; weights without gradient stay as they are.
-        floor: of the whole weight's root mean square, below which no channel's unit is.
+        model: Any module; weights without gradient stay unchanged.
+        floor: The smallest unit, relative to the whole weight's root mean square.
 
     Raises:
-        InputError: a weight has a parametrization already, is shared by two modules, or is no
-            floating-point number.
+        InputError: If a weight already has a parametrization, is shared by two modules, or is not
+            floating-point.
     """
     owners: dict[int, str] = {}
-    found = [
+    weights = [
         (module, prefix, name, weight)
         for prefix, module in model.named_modules()
         for name, weight in module.named_parameters(recurse=False)
         if weight.requires_grad
     ]
-    for _, prefix, name, weight in found:
+    for _, prefix, name, weight in weights:
         full = f"{prefix}.{name}".lstrip(".")
         if "parametrizations." in full:
             raise InputError(f"in_own_units: {full} has a parametrization already; remove it first")
@@ -94,24 +94,26 @@ def in_own_units(model: nn.Module, floor: float = FLOOR) -> nn.Module:
         other = owners.setdefault(id(weight), full)
         if other != full:
             raise InputError(f"in_own_units: {full} and {other} are one weight; untie them first")
-    for module, _, name, weight in found:
+    for module, _, name, weight in weights:
         parametrize.register_parametrization(module, name, OwnUnits(weight, floor))
     return model
 
 
 def parametrizations_of(module: nn.Module) -> dict[str, parametrize.ParametrizationList]:
-    """{weight: what makes it}, of one module."""
+    """Returns {weight: its parametrizations} of one module."""
     return dict(getattr(module, "parametrizations", {}))
 
 
 def in_plain_units(model: nn.Module) -> nn.Module:
-    """Undoes `in_own_units` in place: plain parameters again, with their present values."""
+    """Undoes `in_own_units` in place, giving plain parameters with their current values."""
     for module in model.modules():
-        if parametrizations_of(module):  # copies share torch's class: what is removed goes there
+        if parametrizations_of(
+            module
+        ):  # copies share torch's generated class, which removal changes
             kind = type(module)
             module.__class__ = type(kind.__name__, kind.__bases__, dict(kind.__dict__))
         for name in list(parametrizations_of(module)):
-            held = parametrizations_of(module)[name]
-            if len(held) == 1 and isinstance(held[0], OwnUnits):
+            parametrizations = parametrizations_of(module)[name]
+            if len(parametrizations) == 1 and isinstance(parametrizations[0], OwnUnits):
                 parametrize.remove_parametrizations(module, name)
     return model

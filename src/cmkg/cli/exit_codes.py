@@ -1,7 +1,7 @@
-"""How a program ends: exit codes, and one sentence for what is not a bug.
+"""Exit codes, and one-sentence messages for errors that are not bugs.
 
-0: done. 1: training diverged. 2: the input is at fault. 130, 143: stopped by SIGINT or SIGTERM.
-Bugs keep their traceback.
+0: done. 1: training diverged. 2: invalid input. 130, 143: stopped by SIGINT or SIGTERM. Bugs keep
+their traceback.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TRAINING_MODULES = (
     "lightning_fabric",
     "warp",
     "plyfile",
-)  # of the extra `train`
+)  # from the extra `train`
 NO_MEMORY = (
     "this machine has not enough memory for it; give a smaller --batch, --px or --width, or fewer "
     "--workers"
@@ -40,10 +40,10 @@ FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
 
 
 def end_in_one_sentence(program: Callable[[], object]) -> None:
-    """Runs a program; what is the user's or the machine's fault becomes one sentence.
+    """Runs a program and reports errors of the user or the machine in one sentence.
 
-    Exit code 2; 1 where a training diverged; 130 or 143 where it was stopped by SIGINT or SIGTERM.
-    Errors of ours keep their traceback.
+    The exit code is then 2; 1 if training diverged; 130 or 143 if stopped by SIGINT or SIGTERM.
+    Bugs keep their traceback.
     """
     from ..runtime.signals import Stopped, received, stop_on_signals
 
@@ -54,7 +54,7 @@ def end_in_one_sentence(program: Callable[[], object]) -> None:
         stop_on_signals()
         program()
         sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has read enough
+    except BrokenPipeError:  # `| head` has closed the pipe
         _leave_quietly()
     except InputError as error:
         _exit(str(error))
@@ -89,7 +89,7 @@ def end_in_one_sentence(program: Callable[[], object]) -> None:
 
 
 def _exit_if_stopped(number: int) -> None:
-    """Where a signal came in the middle of an import, libraries call it an error of theirs."""
+    """Exits if a signal came during an import, which libraries report as their own error."""
     from ..runtime.signals import Stopped
 
     if number:
@@ -97,7 +97,7 @@ def _exit_if_stopped(number: int) -> None:
 
 
 def _describe_stop(stop: Stopped) -> tuple[str, int]:
-    """The sentence, and the exit code."""
+    """Returns the message and the exit code."""
     name = signal.Signals(stop.number).name
     if not stop.sentence:
         return f"stopped by {name}", stop.exit_code
@@ -120,13 +120,13 @@ def _describe_os_error(error: OSError) -> str:
 
 
 def _exit(sentence: str, code: int = 2) -> None:
-    with suppress(OSError, ValueError):  # standard error is closed: the exit code says it
+    with suppress(OSError, ValueError):  # standard error may be closed: the exit code is enough
         print(printable(f"cmkg: {sentence}"), file=sys.stderr, flush=True)
     sys.exit(code)
 
 
 def _leave_quietly() -> None:
-    """Ends with code 0; Python must not complain of the closed pipe when it flushes at its end."""
+    """Exits with code 0, without Python's error on flushing a closed pipe."""
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.exit(0)
 

@@ -1,6 +1,6 @@
 """`cmkg <command> --flags`: finds the command, parses its settings, runs it.
 
-Nothing heavy is imported before it is known which command is meant.
+Heavy modules are imported only after the command is known.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .table import COMMANDS, DEFAULT_EXPERIMENT, FOR_PICTURES, GROUPS, STAGES, C
 
 
 def main() -> None:
-    """The program."""
-    for stream in (sys.stdout, sys.stderr):  # a terminal may not have every letter
+    """Runs the program."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal may lack some characters
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     end_in_one_sentence(lambda: run_command(sys.argv[1:]))
@@ -30,7 +30,7 @@ def run_command(arguments: Sequence[str]) -> None:
     """Runs the command that the arguments name.
 
     Raises:
-        InputError: there is no such command, or what the command raises.
+        InputError: If there is no such command, or the command raises it.
     """
     first, *rest = arguments or ["--help"]
     if first in ("--help", "-h"):
@@ -54,10 +54,10 @@ def run_command(arguments: Sequence[str]) -> None:
 
 
 def find_command(known: dict[str, Command], name: str, program: str) -> Command:
-    """The command of a name.
+    """Returns the command with the given name.
 
     Raises:
-        InputError: there is none; suggests a similar one.
+        InputError: If there is none; the message suggests a similar one.
     """
     if name in known:
         return known[name]
@@ -69,7 +69,7 @@ def find_command(known: dict[str, Command], name: str, program: str) -> Command:
 
 
 def format_help() -> str:
-    """All commands, with what they do."""
+    """Returns the list of commands and what they do."""
     about = (import_module("cmkg").__doc__ or "").splitlines()[0]
     sections = {
         "hands in your own pictures": FOR_PICTURES,
@@ -86,19 +86,19 @@ def format_help() -> str:
 
 
 def with_first_word(group: str) -> dict[str, Command]:
-    """{whole name: command} of a group."""
+    """Returns {full name: command} of a group."""
     return {f"{group} {name}": command for name, command in GROUPS[group].commands.items()}
 
 
 def format_group_help(group: str) -> str:
-    """The commands of a group, with what they do."""
+    """Returns the commands of a group and what they do."""
     lines = [f"usage: cmkg {group} <what> [--flags]", "", GROUPS[group].text, ""]
     lines += [f"  {name:10}{command.text}" for name, command in GROUPS[group].commands.items()]
     return "\n".join([*lines, "", f"cmkg {group} <what> --help lists its settings."])
 
 
 def parse_settings(command: Command, program: str, arguments: Sequence[str]) -> Any:
-    """The settings that the arguments ask for."""
+    """Parses the arguments into the command's settings."""
     import tyro
 
     module = import_module(command.module)
@@ -121,7 +121,7 @@ def parse_settings(command: Command, program: str, arguments: Sequence[str]) -> 
 
 
 def choose_by_name(info: Any) -> Any:
-    """How tyro parses "one of these names, or a function": on the command line by its name."""
+    """Makes tyro parse "one of these names, or a function" by name on the command line."""
     import tyro
 
     if get_origin(info.type) not in (Union, UnionType):

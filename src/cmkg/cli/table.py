@@ -1,7 +1,7 @@
-"""The table of commands. Nothing heavy is imported here.
+"""The table of commands, without heavy imports.
 
 A command is a module with `SETTINGS` (a dataclass of settings, or a default instance of one) and
-`run(settings)`. Its file has the command's name: a new command is its file and one line here.
+`run(settings)`. Its file has the command's name: to add a command, add its file and one line here.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ DEFAULT_EXPERIMENT = "demo"  # of `cmkg run`
 
 
 class Command(NamedTuple):
-    """A command: the module with its code, and what it does in one sentence.
+    """A command: the module with its code, and one sentence on what it does.
 
-    preset: which of a module's settings, where it serves several commands.
+    preset: which of the module's settings to use, if it serves several commands.
     """
 
     module: str

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Cross-modal distillation: losses, paired layers, and the Distiller."""

@@ -1,7 +1,7 @@
-"""Criteria beside the paper's Eq. 4: what the teacher answers, and features as later work has them.
+"""Alternatives to the paper's Eq. 4: losses on the networks' outputs and on normalized features.
 
-Each takes the student's and the teacher's maps of the paired layers to {name: scalar}, weighted as
-it enters G, and is given to Distiller, distill or learn_prior as criterion=.
+Each criterion maps the student's and the teacher's maps of the paired layers to {name: scalar},
+weighted as it enters G. Pass one to Distiller, distill or learn_prior as criterion=.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ OutputKind = Literal["classes", "numbers"]
 
 
 class OutputLoss(nn.Module):
-    """What the teacher answers, as labels: (student's maps, teacher's maps) to {"outputs"}.
+    """Uses the teacher's outputs as labels: maps (student's maps, teacher's maps) to {"outputs"}.
 
-    A criterion for Distiller on the networks' outputs, or on the last pair where pairs are named.
-    It needs no labels: with them it stands beside L_REG, without them (Batch.target None,
-    Batch.labelled) it labels the pairs that nobody has annotated.
+    A criterion for Distiller on the networks' outputs, or on the last pair if pairs are given. It
+    needs no labels: it adds to L_REG on labeled samples, and replaces it on unlabeled ones
+    (Batch.target None, Batch.labelled).
 
     Args:
-        kind: "classes": logits; the Kullback-Leibler divergence from the teacher's tempered
-            softmax, times temperature^2 (Hinton, Vinyals and Dean, 2015), mean over the batch and
-            over places. "numbers": (B, ...); the squared distance, summed as Eq. 1 does.
-        weight: of the term in G.
-        temperature: of "classes".
-        dim: which dimension of the logits holds the classes: 1 of (B, C, H, W), -1 of token logits
-            (B, L, C). None: 1 of (B, C); of more dimensions, where a Distiller can tell it by the
-            target or the network, else it is asked for.
+        kind: "classes" for logits: the Kullback-Leibler divergence from the teacher's tempered
+            softmax, times temperature^2 (Hinton, Vinyals and Dean, 2015), averaged over the batch
+            and over places. "numbers" for (B, ...): the squared distance, summed as in Eq. 1.
+        weight: The weight of the term in G.
+        temperature: The softmax temperature for "classes".
+        dim: The class dimension of the logits: 1 for (B, C, H, W), -1 for token logits (B, L, C).
+            None means 1 for (B, C); with more dimensions, Distiller infers it from the target or
+            the network, or raises an error.
 
     Raises:
-        InputError: another kind, or a number out of range.
+        InputError: If the kind is unknown, or a number is out of range.
     """
 
     def __init__(
@@ -87,24 +87,27 @@ class OutputLoss(nn.Module):
         """Returns {"outputs"}, weighted as it enters G; a scalar.
 
         Args:
-            student_maps, teacher_maps: whose last is compared.
-            mask: (B, *places) of bool: places where it is False, padding, count nothing.
-            dim: the classes' dimension where it was not given at the start.
+            student_maps, teacher_maps: The maps; the last of each is compared.
+            mask: Bool (B, *places); places where it is False (padding) are ignored.
+            dim: The class dimension, if the constructor did not set it.
 
         Raises:
-            InputError: the two outputs have different shapes, it is not clear where the classes
-                are, or the mask does not fit.
+            InputError: If the two outputs differ in shape, the class dimension is ambiguous, or
+                the mask does not fit.
         """
-        own, other = to_float32(student_maps[-1]), to_float32(teacher_maps[-1])
-        expect_same_shape("student's output", own, "teacher's output", other)
+        student, teacher = to_float32(student_maps[-1]), to_float32(teacher_maps[-1])
+        expect_same_shape("student's output", student, "teacher's output", teacher)
         if self.kind == "numbers":
-            where = None if mask is None else lay_mask_over_output(mask, own, "outputs")
+            where = None if mask is None else lay_mask_over_output(mask, student, "outputs")
             if where is not None:
-                own, other = own.masked_fill(~where, 0.0), other.masked_fill(~where, 0.0)
-            return {"outputs": self.weight * regression_loss(own, other)}
-        classes = self._class_dim(own, dim)
-        known = (other / self.temperature).log_softmax(classes)
-        learned = (own / self.temperature).log_softmax(classes)
+                student, teacher = (
+                    student.masked_fill(~where, 0.0),
+                    teacher.masked_fill(~where, 0.0),
+                )
+            return {"outputs": self.weight * regression_loss(student, teacher)}
+        classes = self._class_dim(student, dim)
+        known = (teacher / self.temperature).log_softmax(classes)
+        learned = (student / self.temperature).log_softmax(classes)
         divergence = (known.exp() * (known - learned)).sum(classes)
         if mask is not None and divergence.dim() > 1:
             there = lay_mask(mask, divergence.shape[1:]).squeeze(1)
@@ -114,7 +117,7 @@ class OutputLoss(nn.Module):
         return {"outputs": self.weight * self.temperature**2 * mean}
 
     def needs_dim(self, output: Tensor) -> bool:
-        """Whether it cannot be known from an output's shape alone where the classes are."""
+        """Returns whether the class dimension is ambiguous from an output's shape alone."""
         return self.kind == "classes" and self.dim is None and output.dim() > 2
 
     def _class_dim(self, output: Tensor, found: int | None) -> int:
@@ -145,23 +148,23 @@ def _with_several(dim: int, shape: tuple[int, ...]) -> int:
 
 
 class FeatureLoss(nn.Module):
-    """Features as later work compares them: (student's maps, teacher's maps) to {"features"}.
+    """Compares normalized features: maps (student's maps, teacher's maps) to {"features"}.
 
-    The student's map goes through a learned 1 x 1 projection, also where the widths are equal;
-    both maps' channels are standardised over the batch's places, as by BatchNorm without weights
+    The student's map goes through a learned 1 x 1 projection, even if the widths are equal. Both
+    maps' channels are standardized over the batch and its places, as by BatchNorm without weights
     (arXiv 2303.11098, 2310.17183). The term is the mean squared difference over places and
     channels, 2 (1 - r) for a channel of correlation r, summed over pairs.
 
     Args:
-        student_shapes, teacher_shapes, layouts, drop_tokens: see DistillationLoss.
-        weight: of the term in G.
-        foreground: only places where the teacher's attention (Eq. 3) is above its mean, sample by
-            sample: an empty background teaches nothing.
-        predictable: a channel pulls on the student by the share of its variance that the student
-            explains, r^2, measured on the way; what is left of it pulls on the projection alone.
+        student_shapes, teacher_shapes, layouts, drop_tokens: See DistillationLoss.
+        weight: The weight of the term in G.
+        foreground: Uses only places where the teacher's attention (Eq. 3) exceeds its mean in the
+            sample, because an empty background carries no information.
+        predictable: Weights each channel's gradient to the student by r^2, the running estimate of
+            the variance that the student explains; the rest only trains the projection.
 
     Raises:
-        InputError: maps that cannot be compared, or a weight below 0.
+        InputError: If maps cannot be compared, or the weight is below 0.
     """
 
     explained: Tensor
@@ -197,47 +200,49 @@ class FeatureLoss(nn.Module):
     ) -> Losses:
         """Returns {"features"}, weighted as it enters G; a scalar.
 
-        mask: (B, *places) of bool: places where it is False, padding, count nothing.
+        mask: Bool (B, *places); places where it is False (padding) are ignored.
         """
         mine, theirs = lay_pairs(student_maps, teacher_maps, self.layouts, self.drop_tokens)
         masks = lay_masks(mask, theirs, self.drop_tokens)
         if mask is not None:
             refuse_resized(student_maps, teacher_maps, self.layouts, self.drop_tokens)
-            mine = [zero_padding(one, where) for one, where in zip(mine, masks, strict=True)]
-        shares = self.explained.clone().split(self.widths)  # the graph keeps it
+            mine = [
+                zero_padding(features, where) for features, where in zip(mine, masks, strict=True)
+            ]
+        shares = self.explained.clone().split(self.widths)  # copied: the graph uses it
         total = mine[0].new_zeros((), dtype=torch.float32)
-        found = []
-        for own, other, project, share, where in zip(
+        correlations = []
+        for student_map, teacher_map, project, share, where in zip(
             mine, theirs, self.projections, shares, masks, strict=True
         ):
-            teacher = zero_padding(to_float32(other), where)
+            teacher = zero_padding(to_float32(teacher_map), where)
             inside = zero_padding(torch.ones_like(teacher[:, :1]), where)
             if self.foreground:
                 inside = foreground_of(teacher, inside)
             teacher = standardise(teacher, inside)
-            mine_there = own.to(next(project.parameters()).dtype)
+            mine_there = student_map.to(next(project.parameters()).dtype)
             value = _errors(to_float32(project(mine_there)), teacher, inside)
             if self.predictable:
                 apart = _errors(to_float32(project(mine_there.detach())), teacher, inside)
-                found.append(1 - apart.detach() / 2)  # the correlation, channel by channel
+                correlations.append(1 - apart.detach() / 2)  # each channel's correlation
                 value = share * value + (1 - share) * apart
             total = total + value.mean()
         if self.predictable and self.training and torch.is_grad_enabled():
             with torch.no_grad():
-                now = torch.cat(found).clamp(0, 1).square()
+                now = torch.cat(correlations).clamp(0, 1).square()
                 self.explained.lerp_(now.to(self.explained.dtype), MOMENTUM)
         return {"features": self.weight * total}
 
 
-MOMENTUM = 0.05  # of FeatureLoss.explained, a batch
+MOMENTUM = 0.05  # of FeatureLoss.explained, per batch
 
 
 def foreground_of(
     features: Float[Tensor, "b c h w"], content: Float[Tensor, "b 1 h w"] | None = None
 ) -> Float[Tensor, "b 1 h w"]:
-    """1 where a map's attention (Eq. 3) is above its mean over places, else 0; all 1 if nowhere.
+    """Returns 1 where a map's attention (Eq. 3) exceeds its mean, otherwise 0; all 1 if nowhere.
 
-    content: 1 at the places that count, 0 at padding, where the map has zeros; None is all.
+    content: 1 at content, 0 at padding, where the map is zero; None means no padding.
     """
     attention = attention_map(features)
     counts = torch.ones_like(attention) if content is None else content.flatten(1)
@@ -250,7 +255,7 @@ def foreground_of(
 def standardise(
     features: Float[Tensor, "b c h w"], inside: Float[Tensor, "b 1 h w"]
 ) -> Float[Tensor, "b c h w"]:
-    """Channels with mean 0 and variance 1 over the batch's places inside."""
+    """Scales channels to mean 0 and variance 1 over the batch's places inside the mask."""
     count = inside.sum().clamp_min(1)
     centred = features - (features * inside).sum((0, 2, 3), keepdim=True) / count
     variance = (centred.square() * inside).sum((0, 2, 3), keepdim=True) / count
@@ -258,6 +263,6 @@ def standardise(
 
 
 def _errors(own: Tensor, teacher: Tensor, inside: Tensor) -> Float[Tensor, " c"]:
-    """Mean squared difference of each channel over the places inside."""
+    """Returns the mean squared difference of each channel over the places inside the mask."""
     apart = (standardise(own, inside) - teacher).square() * inside
     return apart.sum((0, 2, 3)) / inside.sum().clamp_min(1)

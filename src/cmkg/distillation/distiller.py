@@ -1,16 +1,16 @@
-"""A student, its teacher and the layers that are compared: the losses of a batch, nothing else.
+"""Distiller: computes the distillation losses of a batch from a student and its teacher.
 
     distiller = Distiller(student, teacher, example=batch)
-    optimizer = torch.optim.Adam(distiller.parameters())  # the student's and a projection's
+    optimizer = torch.optim.Adam(distiller.parameters())  # student and projection
     for batch in source:
         losses = distiller(batch)  # {"regression", "activation", "attention"}
         optimizer.zero_grad()
         sum(losses.values()).backward()  # G, Eq. 8
         optimizer.step()
 
-It never steps: the loop, the optimiser and the precision are the user's.
+It takes no optimizer steps: the loop, the optimizer and the precision are up to the user.
 
-One file: the class is a contract that is read as a whole.
+One file: the class is a single interface, easier to read as a whole.
 """
 
 from __future__ import annotations
@@ -25,13 +25,7 @@ from torch import Tensor, nn
 from ..batch import SOURCE_FIELDS, Batch, Fields, expect_fields
 from ..containers import count_samples
 from ..errors import InputError
-from ..modules import (
-    call_model,
-    preserve_modes,
-    preserve_weights,
-    unwrap,
-    without_fast_path,
-)
+from ..modules import call_model, preserve_modes, preserve_weights, unwrap, without_fast_path
 from ..runtime.distributed import average_over_ranks, broadcast_module_
 from ..runtime.ranks import world_size
 from .criteria import FeatureLoss, OutputLoss
@@ -59,38 +53,38 @@ from .pairing import Pair
 
 
 class BatchLosses(dict[str, Tensor]):
-    """{name: scalar} of one batch; with the teacher's maps, which the look-ahead needs again."""
+    """The losses {name: scalar} of a batch, with the teacher's maps for reuse in the look-ahead."""
 
     teacher_maps: Sequence[Tensor] | None = None
 
 
 class Distiller(nn.Module):
-    """The losses G is made of (Eqs. 4 and 8), of one batch, with their graphs.
+    """Computes the terms of G (Eqs. 4 and 8) for a batch, with their graphs.
 
-    `parameters()` and `state_dict()` are the student's and the criterion's. The teacher is no part
-    of them: it is used frozen and in eval mode, and left as it is found; `.to()` moves it, too. To
-    train on several processes, wrap the distiller: DistributedDataParallel(distiller).
+    `parameters()` and `state_dict()` cover the student and the criterion, not the teacher. The
+    teacher runs frozen and in eval mode and is left unchanged; `.to()` moves it, too. To train on
+    several processes, wrap the distiller: DistributedDataParallel(distiller).
 
     Args:
-        student: any network.
-        teacher: any network; None is the control without one: G = L_REG.
-        example: a batch, to find shapes; needed unless both pairs and criterion are given.
+        student: Any network.
+        teacher: Any network; None is the control without a teacher, G = L_REG.
+        example: A batch that shows the shapes; required unless pairs and criterion are given.
         pairs: [Pair or (student layer, teacher layer)], deepest last; "auto" proposes them.
-        loss: (prediction, target) to a scalar, of any task: L_REG.
-        criterion: (student's maps, teacher's maps) to {name: scalar}, or its name: "paper" (Eq. 4),
-            "features" (FeatureLoss), "classes" or "numbers" (OutputLoss: the networks' outputs are
-            compared, pairs need not be named). Without a teacher there is nothing that it compares.
-            Of a batch with a mask it is called with a third argument, `mask`.
-        attention_weight: lambda of Eq. 4; None is the paper's 1e3 beside Eq. 1, and beside another
-            loss at most what makes L_ATT as large as that loss is on the example, which is said.
-        fields: which part of a batch is which.
+        loss: Maps (prediction, target) to a scalar, for any task: L_REG.
+        criterion: Maps (student's maps, teacher's maps) to {name: scalar}, or a name: "paper"
+            (Eq. 4), "features" (FeatureLoss), "classes" or "numbers" (OutputLoss: compares the
+            networks' outputs and needs no pairs). Unused without a teacher. For a batch with a
+            mask it gets the keyword argument `mask`.
+        attention_weight: lambda of Eq. 4. None means the paper's 1e3 with Eq. 1; with another loss
+            it is reduced, with a warning, if L_ATT would exceed that loss on the example.
+        fields: Which part of a batch is which.
 
     Attributes:
-        teacher_weight: of all that the criterion gives; a loop may change it from step to step.
+        teacher_weight: The weight of the criterion's terms; a loop may change it at any step.
 
     Raises:
-        InputError: no network, no such layer, a layout that is not clear, maps that cannot be
-            compared; a criterion that would not act.
+        InputError: If an argument is not a network, a layer does not exist, a layout is ambiguous,
+            maps cannot be compared, or the criterion would have no effect.
     """
 
     def __init__(
@@ -119,7 +113,7 @@ class Distiller(nn.Module):
         self.fields = fields
         self.teacher_weight = 1.0
         self.criterion = None if isinstance(criterion, str) else criterion
-        self._teacher = (teacher,)  # in a tuple: no submodule
+        self._teacher = (teacher,)  # in a tuple, so that it is not a submodule
         self._taps: tuple[FeatureTap, FeatureTap] | None = None
         self._moves = _Moves()
         self.pairs: list[Pair] = []
@@ -127,7 +121,7 @@ class Distiller(nn.Module):
             return
         if isinstance(criterion, OutputLoss) and pairs == "auto":
             self._share_over_ranks()
-            return  # the outputs themselves are compared
+            return  # the criterion compares the outputs
         needs_example = pairs == "auto" or self.criterion is None
         if needs_example and example is None:
             raise InputError(
@@ -157,21 +151,21 @@ class Distiller(nn.Module):
         return self._teacher[0]
 
     def forward(self, batch: Any, teacher_maps: Sequence[Tensor] | None = None) -> BatchLosses:
-        """The terms of G, weighted as they enter it.
+        """Returns the terms of G, weighted as they enter it.
 
-        "regression" is over the samples that have a label; a batch without target has none.
+        "regression" covers the labeled samples; a batch without a target has no such term.
 
         Args:
-            batch: one batch.
-            teacher_maps: what `teacher_maps` gave for it before: the teacher does not run then.
+            batch: One batch.
+            teacher_maps: The result of `teacher_maps` for this batch, to skip the teacher's pass.
 
         Raises:
-            InputError: a loss that is no scalar; a layer that did not run, or carries no gradient.
+            InputError: If a loss is not a scalar, or a layer did not run or has no gradient.
         """
         parts = self.fields(batch)
         self._moves.look(self)
         if self.teacher is not None:
-            self._tapped()  # before the pass that it taps
+            self._tapped()  # installs hooks before the pass
             self._broadcast_criterion_buffers()
         prediction = call_model(self.student, parts.student_input)
         losses = BatchLosses()
@@ -179,14 +173,14 @@ class Distiller(nn.Module):
             losses["regression"] = loss_of_labelled(self.loss, prediction, parts)
         if self.teacher is not None and self.criterion is not None:
             if self.pairs:
-                own = self._tapped()[0].maps
-                expect_gradient(self.student, own, [pair.student for pair in self.pairs])
+                student_maps = self._tapped()[0].maps
+                expect_gradient(self.student, student_maps, [pair.student for pair in self.pairs])
             else:
-                own = [tensor_of(prediction, None, "the student")]
+                student_maps = [tensor_of(prediction, None, "the student")]
             if teacher_maps is None:
                 teacher_maps = self.teacher_maps(parts.teacher_input)
             losses.teacher_maps = teacher_maps
-            with_teacher = self._compare(own, teacher_maps, prediction, parts)
+            with_teacher = self._compare(student_maps, teacher_maps, prediction, parts)
             for name, value in with_teacher.items():  # attention is 0 where no map has places
                 scalar = to_scalar(value, f"the {name} loss", needs_graph=False)
                 losses[name] = self.teacher_weight * scalar
@@ -197,7 +191,7 @@ class Distiller(nn.Module):
     def _compare(
         self, own: list[Tensor], theirs: Sequence[Tensor], prediction: Any, parts: Batch
     ) -> Mapping[str, Tensor]:
-        """What the criterion gives of both networks' maps."""
+        """Returns the criterion's terms for both networks' maps."""
         assert self.criterion is not None
         more: dict[str, Any] = {}
         if parts.mask is not None:
@@ -208,23 +202,23 @@ class Distiller(nn.Module):
         return self.criterion(own, theirs, **more)
 
     def _class_dim(self, logits: Tensor, prediction: Any, target: Any) -> int | None:
-        """Where the classes are; of a named layer, where its channels are."""
+        """Returns the class dimension; for a named layer, its channel dimension."""
         network = unwrap(self.student)
         if not self.pairs:
             return guess_class_dim(network, logits.shape, target)
         if logits is prediction:
-            found = guess_class_dim(network, logits.shape, target)
-            if found is not None:
-                return found
+            dim = guess_class_dim(network, logits.shape, target)
+            if dim is not None:
+                return dim
         layout = guess_layout(network, self.pairs[-1].student, logits.shape, len(logits))
         return None if layout is None else layout.index("C")
 
     # ---- several processes -----------------------------------------------------------------------
     def _share_over_ranks(self) -> None:
-        """Gradients of a criterion's and a loss's own parameters, averaged over processes.
+        """Averages the gradients of the criterion's and the loss's parameters over processes.
 
-        DistributedDataParallel averages those inside it: where the student alone is wrapped, theirs
-        would be each process's own.
+        DistributedDataParallel averages only parameters inside it; if it wraps the student alone,
+        these gradients would otherwise differ between processes.
         """
         if world_size() == 1 or not isinstance(self.student, nn.parallel.DistributedDataParallel):
             return
@@ -237,7 +231,7 @@ class Distiller(nn.Module):
                         parameter.register_hook(_mean_over_ranks)
 
     def _broadcast_criterion_buffers(self) -> None:
-        """The first process's, as DistributedDataParallel does with those inside it."""
+        """Broadcasts the first process's buffers, as DistributedDataParallel does its own."""
         is_wrapped = isinstance(self.student, nn.parallel.DistributedDataParallel)
         if not is_wrapped or world_size() == 1 or not torch.is_grad_enabled():
             return
@@ -247,10 +241,10 @@ class Distiller(nn.Module):
 
     @torch.no_grad()
     def teacher_maps(self, teacher_input: Any) -> list[Tensor]:
-        """The teacher's maps of the paired layers: frozen, in eval mode; they can be kept.
+        """Returns the frozen teacher's maps of the paired layers, in eval mode; they can be cached.
 
         Raises:
-            InputError: no teacher, or no input for it.
+            InputError: If there is no teacher, or no input for it.
         """
         teacher = self.teacher
         if teacher is None or teacher_input is None:
@@ -264,20 +258,20 @@ class Distiller(nn.Module):
             answer = call_model(teacher, teacher_input)
         if not self.pairs:
             return [tensor_of(answer, None, "the teacher").detach()]
-        if self.criterion is None:  # while shapes are looked at
+        if self.criterion is None:  # while shapes are being determined
             tap.warn_of_overwritten()
         maps = [features.detach() for features in tap.maps]
         tap.clear()
         return maps
 
     def close(self) -> None:
-        """Takes the hooks off both networks; the next pass puts them on again."""
+        """Removes the hooks from both networks; the next pass installs them again."""
         for tap in self._taps or ():
             tap.close()
         self._taps = None
 
     def _tapped(self) -> tuple[FeatureTap, FeatureTap]:
-        """The taps on the student and on the teacher; puts the hooks on where they are off."""
+        """Returns the taps on student and teacher; installs missing hooks."""
         if self._taps is None:
             self._taps = self._make_taps()
         return self._taps
@@ -288,12 +282,16 @@ class Distiller(nn.Module):
             (pair.output if isinstance(pair.output, tuple) else (pair.output,) * 2)
             for pair in self.pairs
         ]
-        own = FeatureTap(self.student, [p.student for p in self.pairs], [a for a, _ in both])
-        other = FeatureTap(self.teacher, [p.teacher for p in self.pairs], [b for _, b in both])
-        return own, other
+        student_tap = FeatureTap(
+            self.student, [p.student for p in self.pairs], [a for a, _ in both]
+        )
+        teacher_tap = FeatureTap(
+            self.teacher, [p.teacher for p in self.pairs], [b for _, b in both]
+        )
+        return student_tap, teacher_tap
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy makes its own hooks."""
+        """Drops the hooks from copies, which install their own."""
         return self.__dict__ | {"_taps": None}
 
     def _apply(self, *args: Any, **kwargs: Any) -> Distiller:
@@ -305,17 +303,17 @@ class Distiller(nn.Module):
     def _look_at_maps(
         self, batch: Batch
     ) -> tuple[tuple[Any, Any], dict[str, Any], tuple[list[Tensor], list[Tensor]], Any]:
-        """The shapes of both networks' maps and their layouts, which a criterion needs to know.
+        """Returns the shapes and layouts of both networks' maps, which a criterion needs.
 
-        Then the maps, and the student's prediction.
+        The maps and the student's prediction follow.
         """
         assert self.teacher is not None
-        own, other = self._tapped()
-        held = list(self.student.parameters())  # an embedding of max_norm= rewrites its weight
-        with torch.no_grad(), preserve_modes(self.student), preserve_weights(self.student, held):
+        student_tap, teacher_tap = self._tapped()
+        weights = list(self.student.parameters())  # an embedding of max_norm= rewrites its weight
+        with torch.no_grad(), preserve_modes(self.student), preserve_weights(self.student, weights):
             prediction = call_model(self.student.eval(), batch.student_input)
-        own.warn_of_overwritten()
-        student_maps = [features.detach() for features in own.maps]
+        student_tap.warn_of_overwritten()
+        student_maps = [features.detach() for features in student_tap.maps]
         teacher_maps = self.teacher_maps(batch.teacher_input)
         count = count_samples(batch.student_input), count_samples(batch.teacher_input)
         layouts: list[tuple[Layout, Layout]] = []
@@ -327,7 +325,7 @@ class Distiller(nn.Module):
                 _guessed(self.teacher, "teacher", pair.teacher, theirs, count[1]),
             )
             drop = pair.drop_tokens
-            if not isinstance(drop, tuple):  # of those that have tokens
+            if not isinstance(drop, tuple):  # applies to maps of tokens only
                 drop = (drop * ("N" in layout[0]), drop * ("N" in layout[1]))
             layouts.append(layout)
             drops.append(drop)
@@ -340,29 +338,36 @@ class Distiller(nn.Module):
 
 
 class _Moves:
-    """Whether an optimiser moves the student and leaves out what is trained beside it."""
+    """Detects an optimizer that trains the student but not the criterion's or loss's parameters."""
 
     def __init__(self) -> None:
         self.versions: tuple[int, int] | None = None
         self.steps = 0
 
     def look(self, distiller: Distiller) -> None:
-        """Called at each pass; says it once, after three steps of the student's."""
+        """Checks at each pass; warns once, after three steps of the student."""
         if self.steps < 0 or not torch.is_grad_enabled():
             return
         parts = [p for p in (distiller.criterion, distiller.loss) if isinstance(p, nn.Module)]
-        beside = [one for part in parts for one in part.parameters() if one.requires_grad]
+        beside = [
+            parameter
+            for part in parts
+            for parameter in part.parameters()
+            if parameter.requires_grad
+        ]
         if not beside:
             return
-        trained = [one for one in distiller.student.parameters() if one.requires_grad]
-        if not all(isinstance(one, nn.Parameter) for one in trained):
-            return  # a look-ahead's weights stand in their place
-        own = sum(one._version for one in trained)
-        versions = own, sum(one._version for one in beside)
+        trained = [
+            parameter for parameter in distiller.student.parameters() if parameter.requires_grad
+        ]
+        if not all(isinstance(parameter, nn.Parameter) for parameter in trained):
+            return  # a look-ahead has substituted its weights
+        version = sum(parameter._version for parameter in trained)
+        versions = version, sum(parameter._version for parameter in beside)
         if self.versions is not None and versions[1] != self.versions[1]:
-            self.steps = -1  # they move
+            self.steps = -1  # they are being trained
             return
-        if self.versions is not None and own != self.versions[0]:
+        if self.versions is not None and version != self.versions[0]:
             self.steps += 1
         self.versions = versions
         if self.steps == 3:
@@ -380,7 +385,7 @@ def _mean_over_ranks(gradient: Tensor) -> Tensor:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a network computes: its first parameter's device."""
+    """Returns the device of a network's first parameter."""
     first = next(model.parameters(), None)
     return torch.device("cpu") if first is None else first.device
 
@@ -392,17 +397,17 @@ def _pairs_of(pairs: Any, student: nn.Module, teacher: nn.Module, batch: Batch) 
         if pairs != "auto":
             raise InputError(f'pairs: expected "auto" or a list of Pair, got {pairs!r}')
         pairs = pair_layers(student, teacher, batch.student_input, batch.teacher_input)
-    found = [as_pair(pair) for pair in pairs]
-    if not found:
+    converted = [as_pair(pair) for pair in pairs]
+    if not converted:
         raise InputError("pairs: expected at least one Pair(student layer, teacher layer)")
-    return found
+    return converted
 
 
 def as_pair(pair: Any) -> Pair:
-    """A Pair, or (student layer, teacher layer) as one.
+    """Returns a Pair, converted from (student layer, teacher layer) if needed.
 
     Raises:
-        InputError: neither.
+        InputError: If it is neither.
     """
     if isinstance(pair, Pair):
         return pair

@@ -1,4 +1,4 @@
-"""Named intermediate activations of any nn.Module."""
+"""Captures named intermediate activations of any nn.Module."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ Output = int | str | None
 
 
 class FeatureTap:
-    """Keeps the outputs of the named submodules at each forward pass of the module.
+    """Captures the outputs of named submodules at each forward pass of a module.
 
         tap = FeatureTap(net, ["layer3", "layer4"])
         prediction = net(x)
         maps = tap.maps  # [output of layer3, output of layer4], in the order of the names
 
-    A network that torch.compile has compiled already is compiled anew with the tap's hooks.
+    An already compiled network is compiled again with the tap's hooks.
 
-    The maps keep their graph: they are the very tensors of the pass. Each pass of the module begins
-    with none; what runs outside of one (a copy of the module, gradient checkpointing's second pass)
-    is not kept. `close` removes the hooks.
+    The maps are the tensors of the pass itself, with their graph. Each pass of the module starts
+    empty; calls outside of one (a copy of the module, gradient checkpointing's second pass) are not
+    captured. `close` removes the hooks.
 
     Args:
-        module: the network, wrapped or not.
-        names: of its submodules.
-        outputs: for each, which part of an output that is a tuple or a dict: its number or key;
-            None where it is a tensor, or holds only one.
+        module: The network, wrapped or not.
+        names: The names of its submodules.
+        outputs: For each, the index or key of a tensor in a tuple or dict output; None if the
+            output is a tensor, or holds only one.
 
     Raises:
-        InputError: the module has no submodule of such a name; lists those that it has.
+        InputError: If the module has no such submodule; the message lists those that it has.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class FeatureTap:
 
     @property
     def calls(self) -> dict[str, list[Any]]:
-        """{name: whole outputs of each of its calls in the last pass, in their order}."""
+        """{name: outputs of its calls in the last pass, in order}."""
         return {name: list(self._state.kept.get(name, [])) for name in self.names}
 
     @property
@@ -78,7 +78,7 @@ class FeatureTap:
         """The tapped outputs of the last forward pass, in the order of the names.
 
         Raises:
-            InputError: a layer did not run in it, ran several times, or gave no tensor.
+            InputError: If a layer did not run, ran several times, or returned no tensor.
         """
         return [
             self._map_of(name, output)
@@ -101,7 +101,7 @@ class FeatureTap:
         return tensor_of(calls[0], output, name)
 
     def warn_of_overwritten(self) -> None:
-        """Warns of maps that a later layer has changed in place since their layer gave them."""
+        """Warns about maps that a later layer has modified in place."""
         for name in self.names:
             for output, version in zip(
                 self._state.kept.get(name, []), self._state.versions.get(name, []), strict=True
@@ -110,7 +110,7 @@ class FeatureTap:
                     warn_of_overwritten(name)
 
     def clear(self) -> None:
-        """Forgets the last maps, and so frees their graph."""
+        """Drops the last maps, which frees their graph."""
         self._state.kept, self._state.versions = {}, {}
 
     def close(self) -> None:
@@ -122,17 +122,17 @@ class FeatureTap:
 
 
 def _forget_compiled() -> None:
-    """Lets torch.compile compile anew: code from before does not run hooks that came later."""
+    """Makes torch.compile recompile: code compiled earlier does not run newer hooks."""
     dynamo = sys.modules.get("torch._dynamo")
-    if dynamo is not None and dynamo.utils.counters["frames"]:  # something was compiled
+    if dynamo is not None and dynamo.utils.counters["frames"]:  # something has been compiled
         torch.compiler.reset()
 
 
 def tensor_of(value: Any, output: Output, name: str) -> Tensor:
-    """The tensor of a layer's output.
+    """Returns the tensor of a layer's output.
 
     Raises:
-        InputError: it holds none or several, and `output` does not say which.
+        InputError: If it holds none or several, and `output` does not select one.
     """
     if output is not None:
         try:
@@ -163,11 +163,11 @@ def _kind(value: Any) -> str:
 
 
 class _Pass:
-    """What the last forward pass gave. A copied or unpickled module's hooks keep nothing."""
+    """The captured outputs of the last pass; hooks of copied modules capture nothing."""
 
     def __init__(self, is_copy: bool = False) -> None:
         self.kept: dict[str, list[Any]] = {}
-        self.versions: dict[str, list[int]] = {}  # of tensors that are kept: changes in place
+        self.versions: dict[str, list[int]] = {}  # in-place version counters of the kept tensors
         self.running = False
         self.is_copy = is_copy
 
@@ -205,10 +205,11 @@ class _Keep:
 
 
 def expect_gradient(network: nn.Module, maps: Sequence[Tensor], names: Sequence[str]) -> None:
-    """Refuses maps without a gradient of layers that are trained: nothing would be distilled.
+    """Refuses maps of trained layers without a gradient, which would distill nothing.
 
     Raises:
-        InputError: reentrant gradient checkpointing, a layer under no_grad, or none is trained.
+        InputError: If gradient checkpointing is reentrant, a layer runs under no_grad, or no layer
+            is trained.
     """
     if not torch.is_grad_enabled():
         return
@@ -225,7 +226,7 @@ def expect_gradient(network: nn.Module, maps: Sequence[Tensor], names: Sequence[
 
 
 def warn_of_overwritten(name: str) -> None:
-    """Says that a tap on this layer sees what a later one has made of its output."""
+    """Warns that a later layer modifies this layer's output in place before the tap reads it."""
     warnings.warn(
         f"layer {name!r} is overwritten by a later layer that works in place: its tap sees the "
         "changed values; pair the layer after it, or give that activation inplace=False",

@@ -1,4 +1,4 @@
-"""What a Distiller checks and warns of on its example batch."""
+"""Checks and warnings of a Distiller on its example batch."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from .pairing import Pair
 
 
 def _expect_takes_mask(criterion: Criterion) -> None:
-    """Refuses a criterion that would not leave padding out."""
+    """Refuses a criterion that cannot take a mask and would count padding."""
     function = criterion.forward if isinstance(criterion, nn.Module) else criterion
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
         return
-    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     if "mask" not in parameters and not takes_any:
         raise InputError(
             "the batch has a mask, which this criterion does not take: give it a third argument "
@@ -41,7 +41,7 @@ def _expect_takes_mask(criterion: Criterion) -> None:
         )
 
 
-EVEN = 1e-4  # spread of an attention map over its mean that rounding alone would give
+EVEN = 1e-4  # spread of an attention map relative to its mean that rounding alone can cause
 
 
 def _warn_of_even_attention(
@@ -51,7 +51,7 @@ def _warn_of_even_attention(
     teacher_maps: list[Tensor],
     mask: Tensor | None,
 ) -> None:
-    """Says that a map's attention is the same everywhere: Eq. 3 compares nothing there."""
+    """Warns that a map's attention is uniform, so that Eq. 3 compares nothing."""
     if not criterion.attention_weight or mask is not None:
         return
     both = criterion.compared(student_maps, teacher_maps)
@@ -79,17 +79,19 @@ def _fitting_weight(
     loss: Loss,
     prediction: Any,
 ) -> float:
-    """lambda beside a loss that is not Eq. 1: L_ATT as large as the loss on the example at most.
+    """Returns lambda for a loss other than Eq. 1, with L_ATT at most the loss on the example.
 
-    The paper's 1e3 where the loss cannot be looked at, or no sample of the example has a label.
+    It is the paper's 1e3 if the loss cannot be evaluated, or the example has no labeled sample.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         attention = float(criterion(student_maps, teacher_maps, batch.mask)["attention"])
         try:
-            held = preserve_weights(loss, []) if isinstance(loss, nn.Module) else nullcontext()
-            with held:
+            guard = preserve_weights(loss, []) if isinstance(loss, nn.Module) else nullcontext()
+            with guard:
                 value = float(loss_of_labelled(loss, prediction, batch))
-        except Exception:  # of theirs: the loss needs training mode, or says so itself later
+        except (
+            Exception
+        ):  # user code: the loss needs training mode, or fails later with its own message
             return ATTENTION_WEIGHT
     if not (0 < value < attention < float("inf")):
         return ATTENTION_WEIGHT
@@ -103,7 +105,7 @@ def _fitting_weight(
 
 
 def _expect_criterion(criterion: object, attention_weight: float | None) -> None:
-    """Refuses a criterion beside what it would leave without effect."""
+    """Refuses settings that the given criterion would ignore."""
     if criterion == "paper":
         return
     names = get_args(CriterionName)

@@ -1,6 +1,6 @@
-"""What the dimensions of a feature map mean, and how two maps are laid over each other.
+"""Names the dimensions of feature maps, and aligns two maps with each other.
 
-A layout is one letter a dimension, as einops has it: B batch, C channels, and places: H, W, D of a
+A layout has one letter per dimension, as in einops: B batch, C channels, and places: H, W, D of a
 grid, L of a sequence that may be resized, N of tokens that may not.
 
     BCHW  convolutions        BHWC  Swin, ConvNeXt's inside    BNC  transformers' tokens
@@ -30,10 +30,11 @@ CONVOLUTIONS = (
 
 
 def channels_first(features: Tensor, layout: Layout, drop: int = 0) -> Tensor:
-    """The map as (B, C, *places), without the first `drop` tokens.
+    """Returns the map as (B, C, *places), without the first `drop` tokens.
 
     Raises:
-        InputError: another number of dimensions than the layout's; no such layout; no token left.
+        InputError: If the layout is unknown or has another number of dimensions, or no token is
+            left.
     """
     if layout not in LAYOUTS:
         raise InputError(f"layout: expected one of {', '.join(LAYOUTS)}, got {layout!r}")
@@ -55,13 +56,13 @@ def channels_first(features: Tensor, layout: Layout, drop: int = 0) -> Tensor:
 
 
 def lay_over(student: Tensor, teacher: Tensor, layouts: tuple[Layout, Layout]) -> Tensor:
-    """The student's map (B, C, *places) at the places of the teacher's.
+    """Returns the student's map (B, C, *places) at the places of the teacher's.
 
-    Grids and sequences are resized. Tokens are taken for a grid where the other map is one and
-    they fill it or are a square number; tokens against tokens must be as many.
+    Grids and sequences are resized. Tokens become a grid if the other map is one and they fill it
+    or their number is a square; two maps of tokens must have equally many.
 
     Raises:
-        InputError: they cannot be laid over each other.
+        InputError: If the maps cannot be aligned.
     """
     mine, theirs = student.shape[2:], teacher.shape[2:]
     if mine == theirs:
@@ -90,26 +91,25 @@ def lay_over(student: Tensor, teacher: Tensor, layouts: tuple[Layout, Layout]) -
 def lay_pair(
     student: Tensor, teacher: Tensor, layouts: tuple[Layout, Layout], drops: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Both maps as (B, C, *places), the student's at the places of the teacher's.
+    """Returns both maps as (B, C, *places), the student's at the places of the teacher's.
 
     Raises:
-        InputError: they cannot be laid over each other.
+        InputError: If the maps cannot be aligned.
     """
-    own = channels_first(student, layouts[0], drops[0])
-    other = channels_first(teacher, layouts[1], drops[1])
-    if "N" in layouts[1] and own.dim() == 4:  # a grid against the teacher's tokens
-        other = as_grid(other, own.shape[2:])
-    return lay_over(own, other, layouts), other
+    student_map = channels_first(student, layouts[0], drops[0])
+    teacher_map = channels_first(teacher, layouts[1], drops[1])
+    if "N" in layouts[1] and student_map.dim() == 4:  # a grid against the teacher's tokens
+        teacher_map = as_grid(teacher_map, student_map.shape[2:])
+    return lay_over(student_map, teacher_map, layouts), teacher_map
 
 
 def lay_mask(mask: Tensor, places: Sequence[int], drop: int = 0) -> Tensor:
-    """A mask (B, *places) as (B, 1, *places) over a map that is laid; True is content.
+    """Returns a mask (B, *places) as (B, 1, *places) for an aligned map; True is content.
 
-    Of tokens it may have those that are left out of the map (drop) or not; of a grid it may be
-    flat.
+    A token mask may include or omit the dropped tokens; a grid mask may be flat.
 
     Raises:
-        InputError: it has another number of places than the map, or is not of bool.
+        InputError: If its number of places differs from the map's, or it is not bool.
     """
     _expect_bool(mask)
     if drop and mask.dim() == 2 and mask.shape[1] == math.prod(places) + drop:
@@ -131,12 +131,12 @@ def _expect_bool(mask: Tensor) -> None:
 
 
 def lay_mask_over_output(mask: Tensor, output: Tensor, what: str) -> Tensor | None:
-    """A mask (B, *places) that broadcasts over an output; None of an output without places.
+    """Returns a mask (B, *places) that broadcasts over an output; None if it has no places.
 
     The output is (B, *places, ...) or (B, C, *places, ...).
 
     Raises:
-        InputError: it fits neither, or both.
+        InputError: If the mask fits neither form, or both.
     """
     _expect_bool(mask)
     if output.dim() <= 2 and tuple(output.shape) != tuple(mask.shape):
@@ -154,7 +154,7 @@ def lay_mask_over_output(mask: Tensor, output: Tensor, what: str) -> Tensor | No
 
 
 def as_grid(features: Tensor, like: Sequence[int]) -> Tensor:
-    """Tokens (B, C, N) as (B, C, H, W): of the shape `like` where they fill it, else a square."""
+    """Returns tokens (B, C, N) as (B, C, H, W): of shape `like` if they fill it, or square."""
     count = features.shape[2]
     if count == math.prod(like):
         return features.unflatten(2, tuple(like))
@@ -168,14 +168,14 @@ def as_grid(features: Tensor, like: Sequence[int]) -> Tensor:
 
 
 def example_map(shape: Sequence[int], layout: Layout) -> Tensor:
-    """A map without memory, of a shape without the batch, with a batch of one."""
+    """Returns a map without storage (meta device), a batch of one of the given shape."""
     whole = list(shape)
     whole.insert(layout.index("B"), 1)
     return torch.empty(whole, device="meta")
 
 
 def resize(features: Tensor, places: Sequence[int]) -> Tensor:
-    """(B, C, *places) at other places, linearly."""
+    """Resizes (B, C, *places) to other places by linear interpolation."""
     if tuple(features.shape[2:]) == tuple(places):
         return features
     mode = {3: "linear", 4: "bilinear", 5: "trilinear"}[features.dim()]
@@ -185,23 +185,23 @@ def resize(features: Tensor, places: Sequence[int]) -> Tensor:
 
 # ---- guessing ------------------------------------------------------------------------------------
 def guess_layout(network: nn.Module, name: str, shape: Sequence[int], batch: int) -> Layout | None:
-    """The layout of a layer's output, from the modules that make it; None where it is not clear.
+    """Infers the layout of a layer's output from its modules; None if it is ambiguous.
 
     Args:
-        network: the layer's.
-        name: the layer's.
-        shape: of its output, with the batch.
-        batch: how many samples went in.
+        network: The network.
+        name: The layer's name.
+        shape: The output's shape, with the batch.
+        batch: The number of input samples.
     """
     layer = network.get_submodule(name)
     if len(shape) == 2:
         return "BC" if shape[0] == batch else None
     if len(shape) == 3 and any(_is_time_first(part) for part in network.modules()):
-        return "NBC" if _is_time_first(layer) else None  # the batch may be either of two
+        return "NBC" if _is_time_first(layer) else None  # the batch may be either of two dimensions
     if shape[0] != batch or len(shape) not in (3, 4, 5):
         return None
     if len(shape) == 3 and shape[1] == shape[2] and set(_last_sizes(network)):
-        return None  # as many tokens as channels: a transposed map looks the same
+        return None  # as many tokens as channels: a transposed map has the same shape
     of_convolutions: dict[int, Layout] = {3: "BCL", 4: "BCHW", 5: "BCDHW"}
     of_transformers: dict[int, Layout] = {3: "BNC", 4: "BHWC", 5: "BDHWC"}
     first, last = of_convolutions[len(shape)], of_transformers[len(shape)]
@@ -211,7 +211,7 @@ def guess_layout(network: nn.Module, name: str, shape: Sequence[int], batch: int
         return first if is_first else last
     channels, last_sizes = set(_channel_counts(network)), set(_last_sizes(network))
     is_first, is_last = shape[1] in channels, shape[-1] in last_sizes
-    if len(shape) == 4 and shape[1] == shape[2] != shape[3]:  # square, if channels come last
+    if len(shape) == 4 and shape[1] == shape[2] != shape[3]:  # a square map with channels last
         is_last = is_last or shape[-1] in channels
     if is_first != is_last:
         return first if is_first else last
@@ -219,15 +219,15 @@ def guess_layout(network: nn.Module, name: str, shape: Sequence[int], batch: int
 
 
 def guess_class_dim(network: nn.Module, shape: Sequence[int], target: Any) -> int | None:
-    """The dimension of logits that holds the classes; None where it is not clear.
+    """Infers the class dimension of logits; None if it is ambiguous.
 
-    Told by a target of class numbers, which has all other dimensions, and by the network's last
-    layer, which has as many outputs; where the two disagree it is not clear.
+    It uses a target of class indices, which has all other dimensions, and the number of outputs of
+    the network's last layer. If the two disagree, the dimension is ambiguous.
 
     Args:
-        network: that gives the logits.
-        shape: of the logits, with the batch.
-        target: what they are compared with, or None.
+        network: The network that computes the logits.
+        shape: The logits' shape, with the batch.
+        target: The target, or None.
     """
     if len(shape) == 2:
         return 1
@@ -241,10 +241,10 @@ def guess_class_dim(network: nn.Module, shape: Sequence[int], target: Any) -> in
         for part in network.modules()
         if isinstance(part, (nn.Linear, nn.modules.conv._ConvNd))
     ]
-    if counts:  # the last layer's outputs are the classes, wherever they were moved to
+    if counts:  # the last layer's outputs are the classes, in whichever dimension
         told.append([at for at in range(1, len(shape)) if shape[at] == counts[-1]])
-    found = {dims[0] for dims in told if len(dims) == 1}
-    return found.pop() if len(found) == 1 else None
+    dims_left = {dims[0] for dims in told if len(dims) == 1}
+    return dims_left.pop() if len(dims_left) == 1 else None
 
 
 def _without(shape: Sequence[int], at: int) -> tuple[int, ...]:
@@ -252,12 +252,12 @@ def _without(shape: Sequence[int], at: int) -> tuple[int, ...]:
 
 
 def _is_time_first(layer: nn.Module) -> bool:
-    """Whether it, or a layer inside it, has time before the batch."""
+    """Returns whether it, or a layer inside it, has time before the batch."""
     return any(getattr(part, "batch_first", None) is False for part in layer.modules())
 
 
 def _channel_counts(module: nn.Module) -> Iterator[int]:
-    """Channels of its convolutions and of their normalisations."""
+    """Yields the channel counts of its convolutions and their normalization layers."""
     for part in module.modules():
         if isinstance(part, CONVOLUTIONS):
             for name in ("in_channels", "out_channels", "num_features", "num_channels"):
@@ -265,7 +265,7 @@ def _channel_counts(module: nn.Module) -> Iterator[int]:
 
 
 def _last_sizes(module: nn.Module) -> Iterator[int]:
-    """Sizes of the last dimension that its other layers work on."""
+    """Yields the sizes of the last dimension that its other layers work on."""
     for part in module.modules():
         if isinstance(part, nn.LayerNorm):
             yield part.normalized_shape[-1]

@@ -1,9 +1,8 @@
 """Eqs. 1-4 and 8 of Zhao et al. (CVPR 2020), as functions of predictions and feature maps.
 
-Every loss sums over coordinates, channels and places, as the paper writes it, and takes the mean
-over the batch.
+Every loss sums over coordinates, channels and places, as in the paper, and averages over the batch.
 
-One file: Eqs. 1 to 4 and the checks that all of them share.
+One file: Eqs. 1 to 4 and the checks that they share.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ Losses = dict[str, Tensor]
 
 
 def regression_loss(prediction: Any, target: Any) -> Float[Tensor, ""]:
-    """Eq. 1: ||f(x) - y||^2 of tensors (B, ...), summed over all but B, mean over the batch.
+    """Eq. 1: ||f(x) - y||^2 of tensors (B, ...), summed over all but B, averaged over the batch.
 
     Raises:
-        InputError: the shapes differ.
+        InputError: If the shapes differ.
 
     >>> import torch
     >>> regression_loss(torch.zeros(2, 3), torch.ones(2, 3))
@@ -55,16 +54,16 @@ def activation_loss(
     """Eq. 2: ||Q_l(x; f) - Q_l(x~; g)||^2 of the last feature maps (B, C, H, W).
 
     Raises:
-        InputError: the shapes differ.
+        InputError: If the shapes differ.
     """
     expect_same_shape("the student's feature map", student_map, "the teacher's", teacher_map)
     return (student_map - teacher_map).square().flatten(1).sum(1).mean()
 
 
 def to_float32(value: Value) -> Value:
-    """Half precisions as float32, all else as it is.
+    """Converts half precision to float32, and leaves other values unchanged.
 
-    Sums of squares overflow in half precision, or drown in 8 bits of mantissa.
+    Sums of squares overflow in float16, or lose accuracy in bfloat16's 8 bits of mantissa.
     """
     if isinstance(value, Tensor) and value.is_floating_point() and value.element_size() < 4:
         return value.float()  # type: ignore[return-value]
@@ -74,10 +73,10 @@ def to_float32(value: Value) -> Value:
 def attention_map(
     features: Float[Tensor, "b c *places"], eps: float = 1e-12
 ) -> Float[Tensor, "b hw"]:
-    """A = sum over channels of Q^2, flattened over its places, with unit length.
+    """Returns A, the sum of Q^2 over channels, flattened over places and scaled to unit length.
 
     Raises:
-        InputError: a map without places.
+        InputError: If the map has no places.
     """
     if features.dim() < 3:
         raise InputError(
@@ -93,10 +92,10 @@ def attention_loss(
 ) -> Float[Tensor, ""]:
     """Eq. 3: sum over the paired layers of ||A_j(f) - A_j(g)||^2.
 
-    Lists of (B, C_j, H_j, W_j). Channels may differ between student and teacher, places may not.
+    It takes lists of (B, C_j, H_j, W_j). Student and teacher may differ in channels, not in places.
 
     Raises:
-        InputError: the layers are not paired, or their places differ.
+        InputError: If the layers are not paired, or their places differ.
     """
     if len(student_maps) != len(teacher_maps) or not student_maps:
         raise InputError(
@@ -128,17 +127,17 @@ def distillation_loss(
 
 
 def zero_padding(features: Tensor, mask: Tensor | None) -> Tensor:
-    """A map (B, C, *places) with zeros where the mask (B, 1, *places) is False."""
+    """Returns a map (B, C, *places) with zeros where the mask (B, 1, *places) is False."""
     return features if mask is None else features.masked_fill(~mask, 0.0)
 
 
 def lay_masks(
     mask: Tensor | None, maps: Sequence[Tensor], drop_tokens: Sequence[tuple[int, int]]
 ) -> list[Tensor | None]:
-    """The mask over each pair's maps (B, C, H, W), None for those without places.
+    """Returns the mask for each pair's maps (B, C, H, W), None for those without places.
 
     Raises:
-        InputError: it does not fit.
+        InputError: If the mask does not fit.
     """
     if mask is None:
         return [None] * len(maps)
@@ -154,18 +153,18 @@ def lay_pairs(
     layouts: Sequence[tuple[Layout, Layout]],
     drop_tokens: Sequence[tuple[int, int]],
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Both networks' maps as (B, C, H, W), the student's at the teacher's places.
+    """Returns both networks' maps as (B, C, H, W), the student's at the teacher's places.
 
     Raises:
-        InputError: they cannot be laid over each other.
+        InputError: If the maps cannot be aligned.
     """
     mine, theirs = [], []
     for student, teacher, layout, drops in zip(
         student_maps, teacher_maps, layouts, drop_tokens, strict=True
     ):
-        own, other = lay_pair(student, teacher, layout, drops)
-        mine.append(as_feature_map(own))
-        theirs.append(as_feature_map(other))
+        student_map, teacher_map = lay_pair(student, teacher, layout, drops)
+        mine.append(as_feature_map(student_map))
+        theirs.append(as_feature_map(teacher_map))
     return mine, theirs
 
 
@@ -175,10 +174,10 @@ def expect_pairs(
     layouts: Sequence[tuple[Layout, Layout]] | None,
     drop_tokens: Sequence[tuple[int, int]] | None,
 ) -> tuple[list[tuple[Layout, Layout]], list[tuple[int, int]], list[tuple[int, int]]]:
-    """Layouts, tokens to drop, and both networks' channels, for each pair of maps.
+    """Returns layouts, tokens to drop, and both networks' channels, for each pair of maps.
 
     Raises:
-        InputError: maps that cannot be compared.
+        InputError: If maps cannot be compared.
     """
     count = len(student_shapes)
     if count != len(teacher_shapes) or not count:
@@ -191,8 +190,14 @@ def expect_pairs(
         layouts = [(_usual_layout(mine), _usual_layout(theirs)) for mine, theirs in pairs]
     drops = list(drop_tokens or [(0, 0)] * count)
     mine, theirs = lay_pairs(
-        [example_map(s, own) for s, (own, _) in zip(student_shapes, layouts, strict=True)],
-        [example_map(t, one) for t, (_, one) in zip(teacher_shapes, layouts, strict=True)],
+        [
+            example_map(s, student_layout)
+            for s, (student_layout, _) in zip(student_shapes, layouts, strict=True)
+        ],
+        [
+            example_map(t, teacher_layout)
+            for t, (_, teacher_layout) in zip(teacher_shapes, layouts, strict=True)
+        ],
         layouts,
         drops,
     )
@@ -203,20 +208,19 @@ def expect_pairs(
 class DistillationLoss(nn.Module):
     """Eq. 4 over paired layers of any two networks.
 
-    Channels of the last pair may differ: a 1 x 1 projection of the student's map is learned with
-    the student. Places may differ where they are a grid: the student's map is resized. Maps without
-    places (B, C) have no attention, so L_ATT is over the others.
+    If the last pair's channels differ, a 1 x 1 projection of the student's map is learned with the
+    student. If grids differ in size, the student's map is resized. Maps without places (B, C) have
+    no attention, so L_ATT covers the others.
 
     Args:
-        student_shapes, teacher_shapes: shapes of the maps without the batch, in pairs, deepest
-            last.
+        student_shapes, teacher_shapes: Paired shapes of the maps without the batch, deepest last.
         attention_weight: lambda of Eq. 4.
-        layouts: for each pair, what the dimensions of both maps mean (layouts.Layout). None takes
-            (B, C), (B, C, H, W) and (B, C, D, H, W); of three dimensions it must be said.
-        drop_tokens: for each pair, how many special tokens of both are left out.
+        layouts: For each pair, the layouts of both maps (layouts.Layout). None assumes (B, C),
+            (B, C, H, W) or (B, C, D, H, W); maps of three dimensions need a layout.
+        drop_tokens: For each pair, how many special tokens of both maps are dropped.
 
     Raises:
-        InputError: maps that cannot be compared.
+        InputError: If maps cannot be compared.
     """
 
     def __init__(
@@ -238,7 +242,7 @@ class DistillationLoss(nn.Module):
     def compared(
         self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Both networks' maps, laid over each other: `lay_pairs`."""
+        """Returns both networks' maps, aligned; see `lay_pairs`."""
         return lay_pairs(student_maps, teacher_maps, self.layouts, self.drop_tokens)
 
     def forward(
@@ -250,22 +254,26 @@ class DistillationLoss(nn.Module):
         """Returns {"activation", "attention"}, weighted as they enter G; scalars.
 
         Args:
-            student_maps, teacher_maps: of the paired layers.
-            mask: (B, *places) of bool, True where there is content: the other places count nothing.
+            student_maps, teacher_maps: The maps of the paired layers.
+            mask: Bool (B, *places), True where there is content; other places are ignored.
 
         Raises:
-            InputError: maps or a mask that do not fit.
+            InputError: If maps or mask do not fit.
         """
         mine, theirs = self.compared(student_maps, teacher_maps)
         masks = lay_masks(mask, theirs, self.drop_tokens)
         if mask is not None:
             refuse_resized(student_maps, teacher_maps, self.layouts, self.drop_tokens)
-            mine = [zero_padding(one, where) for one, where in zip(mine, masks, strict=True)]
-            theirs = [zero_padding(one, where) for one, where in zip(theirs, masks, strict=True)]
-        own = to_float32(mine[-1])
+            mine = [
+                zero_padding(features, where) for features, where in zip(mine, masks, strict=True)
+            ]
+            theirs = [
+                zero_padding(features, where) for features, where in zip(theirs, masks, strict=True)
+            ]
+        deepest = to_float32(mine[-1])
         if isinstance(self.project, nn.Conv2d):
-            own = own.to(self.project.weight.dtype)
-        projected = zero_padding(self.project(own), masks[-1])
+            deepest = deepest.to(self.project.weight.dtype)
+        projected = zero_padding(self.project(deepest), masks[-1])
         activation = activation_loss(to_float32(projected), to_float32(theirs[-1]))
         with_places = [i for i, teacher in enumerate(theirs) if teacher[0, 0].numel() > 1]
         attention = projected.new_zeros(())
@@ -282,13 +290,13 @@ def refuse_resized(
     layouts: Sequence[tuple[Layout, Layout]],
     drop_tokens: Sequence[tuple[int, int]],
 ) -> None:
-    """Refuses a mask beside maps that are resized: content and padding would mix."""
+    """Refuses a mask with maps that are resized, which would mix content and padding."""
     for mine, theirs, both, drops in zip(
         student_maps, teacher_maps, layouts, drop_tokens, strict=True
     ):
         counts = []
-        for one, layout, drop in zip((mine, theirs), both, drops, strict=True):
-            sizes = zip(one.shape, layout, strict=True)
+        for maps, layout, drop in zip((mine, theirs), both, drops, strict=True):
+            sizes = zip(maps.shape, layout, strict=True)
             counts.append(math.prod(n for n, letter in sizes if letter not in "BC") - drop)
         if counts[0] != counts[1]:
             raise InputError(
@@ -309,17 +317,17 @@ def _usual_layout(shape: Sequence[int]) -> Layout:
 
 
 def as_feature_map(features: Float[Tensor, "b c *places"]) -> Float[Tensor, "b c h w"]:
-    """Maps (B, C), (B, C, L), (B, C, H, W) or (B, C, D, H, W) as (B, C, H, W)."""
+    """Reshapes maps (B, C), (B, C, L), (B, C, H, W) or (B, C, D, H, W) to (B, C, H, W)."""
     if features.dim() > 4:
         return features.flatten(3)
     return features.reshape(*features.shape, *(1 for _ in range(4 - features.dim())))
 
 
 def expect_loss(loss: object) -> None:
-    """Refuses what cannot be a loss: a class, a value.
+    """Refuses a loss that is a class or is not callable.
 
     Raises:
-        InputError: it is none.
+        InputError: If `loss` is a class or not callable.
     """
     if isinstance(loss, type):
         raise InputError(f"loss: got the class {loss.__name__}; give {loss.__name__}(), one of it")
@@ -331,14 +339,14 @@ def expect_loss(loss: object) -> None:
 
 
 def loss_of_labelled(loss: Callable[[Any, Any], Any], prediction: Any, batch: Batch) -> Tensor:
-    """L_REG of a batch: the loss of its labelled samples.
+    """Returns L_REG of a batch, the loss of its labeled samples.
 
-    Where none has a label it is 0, with a graph to all that is trained: on several processes each
-    has the same terms.
+    Without labels it is 0 but keeps the graph to all trained parameters, so that every process has
+    the same terms.
 
     Raises:
-        InputError: a loss that is no scalar; predictions or targets that are not one a sample; no
-            target.
+        InputError: If the loss is not a scalar, predictions or targets are not one per sample, or
+            there is no target.
     """
     prediction = to_float32(prediction)
     if batch.mask is not None and loss is regression_loss:
@@ -360,26 +368,26 @@ def loss_of_labelled(loss: Callable[[Any, Any], Any], prediction: Any, batch: Ba
             )
         return torch.stack([part.flatten()[:0].sum() for part in (*parts, *trained)]).sum()
     count = count_samples(batch.student_input)
-    own = labelled_part(prediction, numbers, count, "student's output")
-    return share * to_scalar(loss(own, labelled_part(batch.target, numbers, count, "target")))
+    predicted = labelled_part(prediction, numbers, count, "student's output")
+    return share * to_scalar(loss(predicted, labelled_part(batch.target, numbers, count, "target")))
 
 
 def _share_of_labels(batch: Batch, numbers: Tensor | None) -> float:
-    """What this process's mean counts, so that the processes' mean is that over all labels.
+    """Returns the weight that makes the mean over processes equal the mean over all labels.
 
-    1 alone, and where all samples have a label.
+    It is 1 on a single process, or if all samples have a label.
     """
     if batch.labelled is None or world_size() == 1 or not torch.is_grad_enabled():
         return 1.0
-    own = count_samples(batch.student_input) if numbers is None else len(numbers)
-    total = sum_over_ranks({"labelled": float(own)})["labelled"]
-    return own * world_size() / total if total else 1.0
+    labels = count_samples(batch.student_input) if numbers is None else len(numbers)
+    total = sum_over_ranks({"labelled": float(labels)})["labelled"]
+    return labels * world_size() / total if total else 1.0
 
 
 def _without_padding(prediction: Any, target: Any, mask: Tensor) -> tuple[Any, Any]:
-    """Predictions and targets (B, *places, ...) with zeros where there is padding.
+    """Returns predictions and targets (B, *places, ...) with zeros at padding.
 
-    One vector a sample has no padding.
+    Outputs with one vector per sample have no padding.
     """
     if not isinstance(prediction, Tensor) or not isinstance(target, Tensor):
         return prediction, target
@@ -391,15 +399,16 @@ def _without_padding(prediction: Any, target: Any, mask: Tensor) -> tuple[Any, A
 
 
 def to_scalar(value: Any, what: str = "the loss", needs_graph: bool = True) -> Tensor:
-    """A loss as a scalar: one number, or a dict of such (as detectors give), which are summed.
+    """Converts a loss to a scalar: one number, or a dict of them (from detectors), which is summed.
 
     Args:
-        value: what the loss gave.
-        what: what it is called in a sentence.
-        needs_graph: it must depend on a weight that is trained.
+        value: The value that the loss returned.
+        what: Its name in error messages.
+        needs_graph: Whether it must depend on a trained weight.
 
     Raises:
-        InputError: anything else: per-sample values, a tuple, a Python number, no gradient.
+        InputError: If it is anything else: per-sample values, a tuple, a Python number, or without
+            a gradient.
     """
     if isinstance(value, Mapping) and value:
         parts = [to_scalar(part, f"{what}'s {name!r}", needs_graph) for name, part in value.items()]
@@ -437,4 +446,4 @@ Loss = Callable[[Any, Any], Any]
 CriterionName = Literal["paper", "features", "classes", "numbers"]
 
 
-Criterion = Callable[..., Mapping[str, Tensor]]  # of the student's and the teacher's maps
+Criterion = Callable[..., Mapping[str, Tensor]]  # takes the student's and the teacher's maps

@@ -1,4 +1,4 @@
-"""Which layers of a student and a teacher to pair: candidates with shapes, a proposal, warnings."""
+"""Proposes which layers of a student and a teacher to pair, and lists the candidates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .layouts import Layout, example_map, guess_layout, lay_pair
 
 Pairs = list[tuple[str, str]]
 MIXING = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention)
-FEWEST_BLOCKS = 3  # of one shape: a transformer's, or another network's that has no stages
+FEWEST_BLOCKS = 3  # of one shape, as in transformers and other networks without stages
 LEAVES = tuple(kind.__name__ for kind in (*MIXING, nn.LayerNorm, nn.Dropout, nn.Identity))
 
 
@@ -26,11 +26,11 @@ LEAVES = tuple(kind.__name__ for kind in (*MIXING, nn.LayerNorm, nn.Dropout, nn.
 class Layer:
     """An intermediate output of a network.
 
-    shape is without the batch. overwritten: a later layer works in place on it, so that a tap would
-    see the changed values. layout: what its dimensions mean, None where that is not clear. calls:
-    how often it ran in the pass. is_stem: no more than one layer that mixes has been computed: a
-    stem, an embedding of patches or words, what normalises one. inside: (name, kind) of the layers
-    inside it that gave the same output, as the last block of a sequence.
+    shape: without the batch. overwritten: a later layer modifies it in place, so that a tap would
+    see the changed values. layout: the meaning of its dimensions, None if ambiguous. calls: how
+    often it ran in the pass. is_stem: at most one mixing layer has run so far, as in a stem, a
+    patch or word embedding, or its normalization. inside: (name, kind) of inner layers with the
+    same output, such as the last block of a sequence.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Layer:
 
     @property
     def places(self) -> tuple[int, ...]:
-        """The sizes of its grid, its sequence or its tokens; none of a layer of an MLP."""
+        """The sizes of its grid, sequence or tokens; empty for a layer of an MLP."""
         if self.layout is None:
             return self.shape[1:]
         letters = self.layout.replace("B", "")
@@ -57,16 +57,16 @@ class _Output:
     name: str
     kind: str
     tensor: Tensor
-    version: int  # counts the changes in place
-    mixed: int  # layers that mix, computed before it ends
+    version: int  # counts in-place changes
+    mixed: int  # mixing layers computed before it ends
 
 
 def layers_of(module: nn.Module, x: Any) -> list[Layer]:
-    """The candidate layers of a network, in the order of their computation.
+    """Returns the candidate layers of a network, in the order of computation.
 
-    From one forward pass on x. Outputs that are float tensors of the batch, each under its shortest
-    name; not what is the network's own output, nor what makes up a parametrised weight. The
-    network's mode and buffers stay as they are.
+    They come from one forward pass on x: outputs that are float tensors of the batch, each under
+    its shortest name, without the network's own output and parametrizations of weights. The
+    network's mode and buffers are left unchanged.
     """
     network = unwrap(module)
     seen: list[_Output] = []
@@ -93,40 +93,40 @@ def layers_of(module: nn.Module, x: Any) -> list[Layer]:
         if name and "parametrizations." not in f"{name}."
     ]
     try:
-        held = list(network.parameters())  # an embedding of max_norm= rewrites its weight
+        weights = list(network.parameters())  # an embedding of max_norm= rewrites its weight
         with (
             torch.no_grad(),
             preserve_modes(network),
-            preserve_weights(network, held),
+            preserve_weights(network, weights),
             without_fast_path(),
         ):
             result = call_model(network.eval(), x)
     finally:
         for handle in hooks:
             handle.remove()
-    own = {tensor.untyped_storage().data_ptr() for tensor in tensors_of(result)}
-    inside = [o for o in seen if o.tensor.untyped_storage().data_ptr() not in own]
+    output_storages = {tensor.untyped_storage().data_ptr() for tensor in tensors_of(result)}
+    inside = [o for o in seen if o.tensor.untyped_storage().data_ptr() not in output_storages]
     return _distinct(inside, network, count_samples(x), calls)
 
 
 def _distinct(
     seen: list[_Output], network: nn.Module, batch: int, calls: Mapping[str, int]
 ) -> list[Layer]:
-    """One layer for each tensor: the shortest name is that of the outermost module that gave it."""
-    found: dict[int, Layer] = {}
+    """Keeps one layer per tensor, under the shortest name: that of the outermost module."""
+    layers: dict[int, Layer] = {}
     named: dict[int, list[tuple[str, str]]] = {}
     for output in seen:
         named.setdefault(id(output.tensor), []).append((output.name, output.kind))
     for output in seen:
-        held = found.get(id(output.tensor))
-        if held is not None and len(output.name) >= len(held.name):
+        known = layers.get(id(output.tensor))
+        if known is not None and len(output.name) >= len(known.name):
             continue
         shape = tuple(output.tensor.shape)
         layout = guess_layout(network, output.name, shape, batch)
         at = layout.index("B") if layout else 0
         if layout is None and shape[0] != batch:
-            continue  # of no sample of its own: a mask, a position
-        found[id(output.tensor)] = Layer(
+            continue  # not per sample: a mask, a position
+        layers[id(output.tensor)] = Layer(
             output.name,
             output.kind,
             shape[:at] + shape[at + 1 :],
@@ -134,17 +134,21 @@ def _distinct(
             layout,
             calls[output.name],
             output.mixed <= 1,
-            tuple(one for one in named[id(output.tensor)] if one[0] != output.name),
+            tuple(
+                named_kind
+                for named_kind in named[id(output.tensor)]
+                if named_kind[0] != output.name
+            ),
         )
-    return list(found.values())
+    return list(layers.values())
 
 
 def stage_ends(layers: list[Layer]) -> list[Layer]:
-    """The last layer of each size of its map, in order of execution; or a transformer's blocks.
+    """Returns the last layer of each map size, in order of execution, or a transformer's blocks.
 
-    All where no map has places; where all maps have the same (transformers), the repeated blocks.
-    Layers that run several times in a pass, or whose layout is not clear, are left out; so are
-    stems and embeddings of maps with places, where there is anything else.
+    If no map has places, it returns all layers; if all maps have the same places (transformers),
+    the repeated blocks. It leaves out layers that run several times in a pass or whose layout is
+    ambiguous, and stems and embeddings with places if other layers exist.
     """
     clear = [layer for layer in layers if layer.layout is not None and layer.calls == 1]
     blocks = repeated_blocks([layer for layer in layers if layer.calls == 1])
@@ -163,7 +167,7 @@ def stage_ends(layers: list[Layer]) -> list[Layer]:
         return clear
     ends: dict[tuple[int, ...], Layer] = {}
     for layer in with_places:
-        ends.pop(layer.places, None)  # a later one of this size stands where it is computed
+        ends.pop(layer.places, None)  # reinserted, to keep the order of computation
         ends[layer.places] = layer
     if len(ends) > 1:
         return list(ends.values())
@@ -171,15 +175,15 @@ def stage_ends(layers: list[Layer]) -> list[Layer]:
 
 
 def repeated_blocks(layers: list[Layer]) -> list[Layer]:
-    """The outermost layers of one kind that stand beside each other: a transformer's blocks.
+    """Returns the outermost sibling layers of one kind: a transformer's blocks.
 
-    Those of the largest such group; none where there is no group of two.
+    It takes the largest such group; the result is empty if no group has two layers.
     """
     groups: dict[tuple[str, str], list[Layer]] = {}
     for layer in layers:
         for name, kind in ((layer.name, layer.kind), *layer.inside):
-            one = replace(layer, name=name, kind=kind)
-            groups.setdefault((name.rpartition(".")[0], kind), []).append(one)
+            renamed = replace(layer, name=name, kind=kind)
+            groups.setdefault((name.rpartition(".")[0], kind), []).append(renamed)
     blocks = [group for group in groups.values() if len(group) > 1 and group[0].kind not in LEAVES]
     members = [layer.name for group in blocks for layer in group]
     outermost = [
@@ -193,24 +197,24 @@ def repeated_blocks(layers: list[Layer]) -> list[Layer]:
 def pair_layers(
     student: nn.Module, teacher: nn.Module, x: Any, x_superior: Any, most: int = 4
 ) -> Pairs:
-    """Proposes [(student layer, teacher layer)] of names, the deepest last.
+    """Proposes pairs of layer names [(student layer, teacher layer)], deepest last.
 
-    Stage ends of both networks are paired, maps of equal size first where both have them, else
-    counted from the ends; of transformers the blocks at equal shares of the depth. Stems and
-    embeddings are not proposed. Warns of layers that are overwritten in place.
+    It pairs the stage ends of both networks, by equal map size if both have such maps, otherwise
+    counted from the end; transformers' blocks are paired at equal relative depth. It does not
+    propose stems and embeddings, and warns about layers that are overwritten in place.
 
     Args:
-        student, teacher: the networks.
-        x, x_superior: one input of each.
-        most: how many pairs.
+        student, teacher: The networks.
+        x, x_superior: One input of each.
+        most: The largest number of pairs.
 
     Raises:
-        InputError: a network has no layer to pair.
+        InputError: If a network has no layer to pair.
     """
     mine = stage_ends(layers_of(student, x))
     theirs = stage_ends(layers_of(teacher, x_superior))
-    for what, network, found in (("student", student, mine), ("teacher", teacher, theirs)):
-        if not found:
+    for what, network, candidates in (("student", student, mine), ("teacher", teacher, theirs)):
+        if not candidates:
             raise InputError(
                 f"the {what}, {type(network).__name__}, has no intermediate layer to pair: "
                 "expected modules inside it whose outputs are (B, C, ...)"
@@ -230,13 +234,13 @@ def pair_layers(
             "no layer of the student can be compared with one of the teacher's; "
             "pairing_table(...) lists both, say which with Pair(student, teacher, layout=...)"
         )
-    for layer in dict.fromkeys(one for pair in pairs for one in pair if one.overwritten):
+    for layer in dict.fromkeys(member for pair in pairs for member in pair if member.overwritten):
         warn_of_overwritten(layer.name)
     return [(student_layer.name, teacher_layer.name) for student_layer, teacher_layer in pairs]
 
 
 def _by_depth(mine: list[Layer], theirs: list[Layer], most: int) -> list[tuple[Layer, Layer]]:
-    """Layers of equal relative depth, counted from both ends."""
+    """Pairs layers of equal relative depth."""
     count = min(len(mine), len(theirs), most)
     stages = any(len({layer.places for layer in layers}) > 1 for layers in (mine, theirs))
     if stages and len(mine) <= most and len(theirs) <= most:
@@ -250,20 +254,20 @@ def _by_depth(mine: list[Layer], theirs: list[Layer], most: int) -> list[tuple[L
 
 
 def _can_be_compared(student: Layer, teacher: Layer) -> bool:
-    """Whether the criterion takes these two."""
+    """Returns whether the criterion can compare these two."""
     if student.layout is None or teacher.layout is None:
         return False
     try:
-        own = example_map(student.shape, student.layout)
-        other = example_map(teacher.shape, teacher.layout)
-        lay_pair(own, other, (student.layout, teacher.layout), (0, 0))
+        student_map = example_map(student.shape, student.layout)
+        teacher_map = example_map(teacher.shape, teacher.layout)
+        lay_pair(student_map, teacher_map, (student.layout, teacher.layout), (0, 0))
     except InputError:
         return False
     return True
 
 
 def pairing_table(student: nn.Module, teacher: nn.Module, x: Any, x_superior: Any) -> str:
-    """Both networks' candidate layers and the proposed pairs, as text."""
+    """Returns both networks' candidate layers and the proposed pairs, as text."""
     lines = []
     for title, network, inputs in (("student", student, x), ("teacher", teacher, x_superior)):
         lines.append(f"{title}: {type(network).__name__}")
@@ -282,9 +286,9 @@ def pairing_table(student: nn.Module, teacher: nn.Module, x: Any, x_superior: An
 class Pair:
     """A layer of the student and one of the teacher.
 
-    layout: what the dimensions of both maps mean (see layouts); None guesses where it is clear.
-    drop_tokens: special tokens to leave out of maps of tokens, of both or (student's, teacher's).
-    output: which part of an output that is a tuple or a dict, of both or (student's, teacher's).
+    layout: the layouts of both maps (see layouts); None infers them if unambiguous.
+    drop_tokens: number of special tokens to drop from both maps, or (student's, teacher's).
+    output: index or key in a tuple or dict output, for both or (student's, teacher's).
     """
 
     student: str

@@ -1,16 +1,16 @@
-"""A prior at work in anybody's training loop: at each real step of an optimiser.
+"""Applies a prior at every optimizer step of any training loop, through torch's step hooks.
 
-What a step does, so that it is what weight decay written into the optimiser would be:
+A step behaves like weight decay built into the optimizer:
 
-- It acts on those of phi's weights that this optimiser holds, that require gradients, and that have
-  one in this step; decoupled with the learning rate of each weight's group.
-- With a closure (Lightning, L-BFGS) R's gradient is added after the closure has computed the
-  loss's; an optimiser that looks at the loss itself (L-BFGS's line search) sees loss + R.
-- Coupled, `.grad` holds R's gradient, too, from the step on until it is set to zero.
-- A weight that is replaced (a new head, `load_state_dict(assign=True)`) is pulled as soon as the
-  optimiser holds it; phi that no longer fits is named in a warning.
-- Gradients that a GradScaler has not unscaled yet (fused optimisers) get R's in the same scale; a
-  step that it skips does nothing. `maximize=True` turns the loss's sign, not R's.
+- It acts on the weights of phi that this optimizer holds, that require gradients, and that have a
+  gradient in this step. A decoupled prior uses the learning rate of each weight's group.
+- With a closure (Lightning, L-BFGS), R's gradient is added after the closure has computed the
+  loss's. An optimizer that uses the loss value itself (L-BFGS's line search) sees loss + R.
+- If coupled, `.grad` includes R's gradient from the step until it is set to zero.
+- A replaced weight (a new head, `load_state_dict(assign=True)`) is regularized as soon as the
+  optimizer holds it. A warning names weights whose phi no longer fits.
+- If a GradScaler has not unscaled the gradients yet (fused optimizers), R's gradient is scaled
+  alike. A step that the scaler skips does nothing. `maximize=True` flips the loss's sign, not R's.
 """
 
 from __future__ import annotations
@@ -29,27 +29,28 @@ from ..errors import InputError
 from ..modules import as_weights, expect_optimizer, groups_by_parameter
 from .penalty import DeviceCopies, HasPhi, bind, pull_, weighted_norm
 
-INSIDE = ("optimizer", "_optimizer", "base_optimizer")  # where wrappers keep the real one
-# The function that torch puts around each optimiser's step, which calls the hooks.
+INSIDE = ("optimizer", "_optimizer", "base_optimizer")  # where wrappers keep the wrapped optimizer
+# The wrapper that torch puts around each optimizer's step; it calls the hooks.
 TORCHS_STEP = torch.optim.Optimizer.profile_hook_step.__code__.co_filename
 
 
 class Attachment:
-    """The handle that Prior.attach returns. It is a context manager, too.
+    """The handle that Prior.attach returns; also a context manager.
 
-    steps: how many optimiser steps it has acted on. active: whether it still does.
+    steps: the number of optimizer steps it has acted on. active: whether it is still attached.
 
     Args:
-        prior: phi. It stays on its own device; changes to it are followed.
-        optimizer: one, or several that share the work.
-        model: whose weights phi belongs to.
-        coupled: R's gradient goes through the optimiser (Eq. 9), else the weights shrink (Eq. 16).
-        prefix: what the model's names begin with where phi's do not.
+        prior: The prior phi. It stays on its own device; later changes to it take effect.
+        optimizer: One optimizer, or several that each train part of the model.
+        model: The network whose weights phi belongs to.
+        coupled: If True, R's gradient goes through the optimizer (Eq. 9); otherwise the weights
+            shrink directly (Eq. 16).
+        prefix: A prefix that the model's parameter names have and phi's names lack.
 
     Raises:
-        InputError: nothing would happen (an optimiser of another model, one whose step never runs
-            torch's hooks), it would happen twice, or it would come out wrong (decoupled with
-            L-BFGS, with an optimiser that keeps the weights elsewhere, or on half precision).
+        InputError: If the prior would not act (an optimizer of another model, or one whose step
+            never runs torch's hooks), would act twice, or would act wrongly (decoupled with
+            L-BFGS, with an optimizer that keeps the weights elsewhere, or in half precision).
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Attachment:
         self._prefix = prefix
         self._weights = bind(prior, model, prefix)
         self._names = {id(weight): name for name, weight in self._weights.items()}
-        self._optimizers = [innermost_optimizer(one) for one in several]
+        self._optimizers = [innermost_optimizer(inner) for inner in several]
         self._refuse_what_would_not_act()
         self._held = self._held_ids()
         for name, phi in prior.phi.items():
@@ -82,9 +83,9 @@ class Attachment:
         _refuse_twice(self)
         self._copies = DeviceCopies()
         self._hooks: list[RemovableHandle] = []
-        for one in self._optimizers:
-            self._hooks.append(one.register_step_pre_hook(self._before_step))
-            one.__dict__["__reduce_ex__"] = _refuse_copy
+        for inner in self._optimizers:
+            self._hooks.append(inner.register_step_pre_hook(self._before_step))
+            inner.__dict__["__reduce_ex__"] = _refuse_copy
 
     def __enter__(self) -> Attachment:
         return self
@@ -98,7 +99,7 @@ class Attachment:
         return f"Attachment({self.prior!r}, {how}, {state}, {self.steps} steps)"
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Attachment:
-        """A copied model's handle holds nothing: the copy's weights have no optimiser yet."""
+        """Returns an inactive handle: the copied weights have no optimizer yet."""
         copied = object.__new__(Attachment)
         copied.__dict__ |= {"prior": self.prior, "coupled": self.coupled, "steps": self.steps}
         copied.__dict__ |= {"active": False, "_optimizers": [], "_hooks": [], "_weights": {}}
@@ -112,14 +113,14 @@ class Attachment:
         return copied
 
     def remove(self) -> None:
-        """Takes the prior off again; a second time does nothing."""
+        """Detaches the prior; further calls have no effect."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
         self.active = False
-        for one in self._optimizers:
-            if not any(attachments_of(one)):
-                one.__dict__.pop("__reduce_ex__", None)
+        for optimizer in self._optimizers:
+            if not any(attachments_of(optimizer)):
+                optimizer.__dict__.pop("__reduce_ex__", None)
 
     # ---- what is refused at the start ------------------------------------------------------------
     def _refuse_what_would_not_act(self) -> None:
@@ -138,11 +139,11 @@ class Attachment:
                         )
                     holders[name] = number
         if not any(self._weights[name].requires_grad for name in holders):
-            found = "they are frozen" if holders else "it holds none of them"
-            kinds = " and ".join(type(one).__name__ for one in self._optimizers)
+            reason = "they are frozen" if holders else "it holds none of them"
+            kinds = " and ".join(type(member).__name__ for member in self._optimizers)
             raise InputError(
                 f"{kinds} trains none of this prior's {len(self._weights)} weight tensors "
-                f"({found}): is it the optimiser of this model?"
+                f"({reason}): is it the optimiser of this model?"
             )
 
     def _refuse_decoupled_group(
@@ -172,26 +173,26 @@ class Attachment:
     def _held_ids(self) -> frozenset[int]:
         return frozenset(
             id(weight)
-            for one in self._optimizers
-            for group in one.param_groups
+            for optimizer in self._optimizers
+            for group in optimizer.param_groups
             for weight in group["params"]
         )
 
     def _rebind(self) -> None:
-        """Finds phi's weights anew where the optimisers hold other tensors than at the last step.
+        """Looks up phi's weights again if the optimizers' tensors changed since the last step.
 
         Raises:
-            InputError: decoupled, on weights that it cannot shrink.
+            InputError: If the prior is decoupled and cannot shrink the new weights.
         """
-        held = self._held_ids()
-        if held == self._held:
+        held_ids = self._held_ids()
+        if held_ids == self._held:
             return
-        self._held = held
+        self._held = held_ids
         there = as_weights(self._model)
-        found = {name: there.get(self._prefix + name) for name in self.prior.phi}
+        current = {name: there.get(self._prefix + name) for name in self.prior.phi}
         lost = []
         for name, before in list(self._weights.items()):
-            now = found[name]
+            now = current[name]
             if now is before:
                 continue
             if now is None or now.shape != before.shape:
@@ -212,7 +213,7 @@ class Attachment:
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """torch's hook: args[0] is the optimiser."""
+        """Runs as torch's step pre-hook; args[0] is the optimizer."""
         if _is_nested(optimizer):
             return None
         self._rebind()
@@ -230,7 +231,9 @@ class Attachment:
             nonlocal calls
             loss = closure()
             calls += 1
-            if calls == 1 or self.coupled:  # weights shrink once a step, whatever is looked at
+            if (
+                calls == 1 or self.coupled
+            ):  # weights shrink once per step, however often the closure runs
                 acted = self._act(optimizer)
                 self.steps += acted and calls == 1
             if self.coupled and sees_loss and loss is not None:
@@ -242,17 +245,17 @@ class Attachment:
         return args, kwargs | {"closure": with_prior}
 
     def _held_in(self, group: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The weights of a group that phi pulls in this step."""
-        held = {}
+        """Returns the weights of a group that phi acts on in this step."""
+        weights = {}
         for weight in group["params"]:
             name = self._names.get(id(weight))
             if name is not None and weight.requires_grad and weight.grad is not None:
-                held[name] = weight
-        return held
+                weights[name] = weight
+        return weights
 
     @torch.no_grad()
     def _act(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Pulls gradients or weights; False in a step that a GradScaler will skip."""
+        """Updates gradients or weights; returns False if it did nothing (a GradScaler skips)."""
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is not None and float(found_inf) > 0:
             return False
@@ -260,49 +263,54 @@ class Attachment:
         in_scale = 1.0 if scale is None else float(scale)
         acted = False
         for group in optimizer.param_groups:
-            held = self._held_in(group)
-            acted = acted or bool(held)
+            weights = self._held_in(group)
+            acted = acted or bool(weights)
             if self.coupled:
                 sign = -1.0 if group.get("maximize") else 1.0
-                gradients = [_dense_gradient(name, weight) for name, weight in held.items()]
-                pull_(self.prior, gradients, held, sign * in_scale, self._copies)
+                gradients = [_dense_gradient(name, weight) for name, weight in weights.items()]
+                pull_(self.prior, gradients, weights, sign * in_scale, self._copies)
             else:
-                pull_(self.prior, list(held.values()), held, -float(group["lr"]), self._copies)
+                pull_(
+                    self.prior, list(weights.values()), weights, -float(group["lr"]), self._copies
+                )
         return acted
 
     @torch.no_grad()
     def _penalty_of(self, optimizer: torch.optim.Optimizer) -> Tensor:
-        held: dict[str, Tensor] = {}
+        weights: dict[str, Tensor] = {}
         for group in optimizer.param_groups:
-            held |= self._held_in(group)
-        return weighted_norm(held, self.prior.phi, self.prior.p, self.prior.centre)
+            weights |= self._held_in(group)
+        return weighted_norm(weights, self.prior.phi, self.prior.p, self.prior.centre)
 
 
 def innermost_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimiser whose step moves the weights: inside accelerate's, Fabric's or Lookahead's.
+    """Returns the optimizer that updates the weights, unwrapping accelerate, Fabric or Lookahead.
 
     Raises:
-        InputError: no optimiser, or one whose step does not run torch's hooks.
+        InputError: If it is not an optimizer, or its step does not run torch's hooks.
     """
     inner = optimizer
     seen: list[Any] = []
-    while inner is not None and not any(inner is one for one in seen):
+    while inner is not None and not any(inner is candidate for candidate in seen):
         optimizer = inner
         seen.append(inner)
-        held = (getattr(optimizer, name, None) for name in INSIDE)
-        inner = next((one for one in held if isinstance(one, torch.optim.Optimizer)), None)
-    found = expect_optimizer(optimizer)
-    hooked = getattr(type(found).step, "hooked", False)  # torch's mark on a step that runs hooks
-    if not hooked or not hasattr(found, "_optimizer_step_pre_hooks"):
+        wrapped = (getattr(optimizer, name, None) for name in INSIDE)
+        inner = next(
+            (candidate for candidate in wrapped if isinstance(candidate, torch.optim.Optimizer)),
+            None,
+        )
+    inmost = expect_optimizer(optimizer)
+    hooked = getattr(type(inmost).step, "hooked", False)  # torch marks steps that run hooks
+    if not hooked or not hasattr(inmost, "_optimizer_step_pre_hooks"):
         raise InputError(
-            f"{type(found).__name__}.step never runs torch's step hooks, so the prior would never "
+            f"{type(inmost).__name__}.step never runs torch's step hooks, so the prior would never "
             "act: attach to the optimiser inside it, or add prior.penalty(model) to the loss"
         )
-    return found
+    return inmost
 
 
 def attachments_of(optimizer: torch.optim.Optimizer) -> Iterator[Attachment]:
-    """The priors that act at this optimiser's steps."""
+    """Yields the attached priors of this optimizer."""
     for hook in optimizer._optimizer_step_pre_hooks.values():
         owner = getattr(hook, "__self__", None)
         if isinstance(owner, Attachment):
@@ -310,10 +318,10 @@ def attachments_of(optimizer: torch.optim.Optimizer) -> Iterator[Attachment]:
 
 
 def _refuse_twice(new: Attachment) -> None:
-    """Refuses a second prior of the same exponent and centre at the steps of one optimiser.
+    """Refuses a second prior with the same exponent and center on an optimizer's weights.
 
-    Copies of one prior (`with_rms`, `scaled`) are such, l1 beside l2 is not. Another optimiser's
-    steps are its own.
+    This catches copies of one prior (`with_rms`, `scaled`) but allows l1 together with l2. Each
+    optimizer is checked on its own.
     """
     for optimizer in new._optimizers:
         mine = groups_by_parameter(optimizer).keys() & new._names.keys()
@@ -329,12 +337,12 @@ def _refuse_twice(new: Attachment) -> None:
 def _centred_alike(a: HasPhi, b: HasPhi) -> bool:
     shared = a.phi.keys() & b.phi.keys()
     for name in shared:
-        one, other = (c.centre[name].cpu() if c.centre else None for c in (a, b))
-        if one is None or other is None:
-            given = other if one is None else one
+        first, second = (c.centre[name].cpu() if c.centre else None for c in (a, b))
+        if first is None or second is None:
+            given = second if first is None else first
             if given is not None and bool(given.any()):
                 return False
-        elif not torch.equal(one, other):
+        elif not torch.equal(first, second):
             return False
     return True
 
@@ -346,7 +354,7 @@ def _refuse_decoupled(optimizer: torch.optim.Optimizer) -> None:
         callable(getattr(optimizer, "train", None)),
         callable(getattr(optimizer, "eval", None)),
     )
-    if all(switches):  # schedule-free optimisers
+    if all(switches):  # schedule-free optimizers
         raise InputError(
             f"{type(optimizer).__name__} keeps the weights that its steps move elsewhere (it has "
             "train() and eval()), so that shrinking the model's would change its average only: "
@@ -355,9 +363,9 @@ def _refuse_decoupled(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _is_nested(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether this step was called by a step of the same optimiser: a subclass's super().step().
+    """Returns whether this step runs inside another step of this optimizer (super().step()).
 
-    torch runs the hooks in both. A counter would stay up after a step that raised.
+    torch runs the hooks in both steps. A counter would stay raised after a step that failed.
     """
     frame: FrameType | None = sys._getframe()
     steps = 0

@@ -1,4 +1,4 @@
-"""What a prior's model card tells."""
+"""The facts on a prior's model card."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PRIOR_FACTS = (
 
 
 def prior_facts(prior: Prior) -> dict[str, Any]:
-    """What a prior's card tells."""
+    """Returns the facts on a prior's model card."""
     facts = {
         "p": prior.p,
         "parameters": sum(phi.numel() for phi in prior.phi.values()),

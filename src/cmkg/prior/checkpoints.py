@@ -1,4 +1,4 @@
-"""phi of the weights of two checkpoints."""
+"""Computes phi from the weights of two checkpoints."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from .parameters import Tensors, is_statistic, is_weight
 def telescoped_phi(
     theta_0: nn.Module | Tensors, theta_k: nn.Module | Tensors, beta: float
 ) -> dict[str, Tensor]:
-    """{name: -beta (theta_K^2 - theta_0^2)} of all weights (see is_weight) of two checkpoints.
+    """Returns {name: -beta (theta_K^2 - theta_0^2)} for the weights of two checkpoints.
 
-    With a network among the two these are its parameters, no buffers; of two state_dicts what has
-    moved between them, and no running statistics.
+    See is_weight for what counts as a weight. If either is a network, only its parameters count,
+    not its buffers. For two state_dicts, only tensors that changed count, without running
+    statistics.
 
     Raises:
-        InputError: names or shapes of the two differ; no weight has moved.
+        InputError: If names or shapes differ, or no weight has changed.
     """
     before, after = without_prefix(as_weights(theta_0)), without_prefix(as_weights(theta_k))
     networks = [weights for weights in (theta_0, theta_k) if isinstance(weights, nn.Module)]
@@ -36,11 +37,11 @@ def telescoped_phi(
             continue
         if any(name not in known for known in parameters) or is_statistic(name):
             continue
-        seen.add(place)  # a weight that is used twice has one phi, under its first name
+        seen.add(place)  # a shared weight has one phi, under its first name
         if name not in before or before[name].shape != end.shape:
-            found = tuple(before[name].shape) if name in before else "none"
+            earlier = tuple(before[name].shape) if name in before else "none"
             raise InputError(
-                f"{name!r} is {tuple(end.shape)} in the later checkpoint and {found} in the "
+                f"{name!r} is {tuple(end.shape)} in the later checkpoint and {earlier} in the "
                 "earlier one: expected two of one network"
             )
         if not networks and torch.equal(end, before[name].to(end)):

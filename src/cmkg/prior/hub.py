@@ -1,4 +1,4 @@
-"""Priors through huggingface_hub's mixin: from a folder or from a hub."""
+"""Saves, loads and shares priors through huggingface_hub's mixin."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .prior import Prior
 
 
 class SharedPrior(ModelHubMixin, library_name="cmkg", tags=["cmkg"]):
-    """A Prior that is saved, loaded and shared as models are.
+    """A Prior that can be saved, loaded and shared like a Hugging Face model.
 
-    SharedPrior(prior).save_pretrained(folder), .push_to_hub(name), and
+    Use SharedPrior(prior).save_pretrained(folder), .push_to_hub(name), and
     SharedPrior.from_pretrained(folder or name).prior.
     """
 

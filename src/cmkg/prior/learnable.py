@@ -1,4 +1,4 @@
-"""What can be learned through unrolled inner steps: a prior's phi, or the parameters of any R."""
+"""Regularizers that unrolled inner steps can learn: a prior's phi, or the parameters of any R."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ from .prior import Prior
 
 @runtime_checkable
 class Learnable(Protocol):
-    """R(theta; phi), for the unrolled gradient (Algorithm 1)."""
+    """A regularizer R(theta; phi) for the unrolled gradient (Algorithm 1)."""
 
     def leaves(self, weights: Tensors) -> dict[str, Tensor]:
-        """phi, as leaves to take the gradient of; weights: {name: trained weight}."""
+        """Returns phi as leaf tensors to differentiate; weights is {name: trained weight}."""
 
     def penalty(self, phi: Tensors, weights: Tensors) -> Tensor:
-        """R at phi and {name: weight}, a scalar with a graph to both."""
+        """Returns R at phi and {name: weight}, a scalar differentiable in both."""
 
     def step_(self, gradients: Tensors, beta: float, unit_free: bool) -> None:
-        """One step of SGD on phi."""
+        """Takes one SGD step on phi."""
 
 
 class LearnablePrior:
-    """A prior: the weighted norm of Eq. 10."""
+    """A learnable prior: the weighted norm of Eq. 10."""
 
     def __init__(self, prior: Prior) -> None:
         self.prior = prior
 
     def leaves(self, weights: Tensors) -> dict[str, Tensor]:
-        """phi of these weights."""
+        """Returns phi of these weights."""
         return as_function_of_phi(self.prior, weights)[0]
 
     def penalty(self, phi: Tensors, weights: Tensors) -> Tensor:
-        """R of Eq. 10."""
-        held = {name: weights[name] for name in phi}
-        return weighted_norm(held, phi, self.prior.p, self.prior.centre)
+        """Returns R of Eq. 10."""
+        selected = {name: weights[name] for name in phi}
+        return weighted_norm(selected, phi, self.prior.p, self.prior.centre)
 
     def step_(self, gradients: Tensors, beta: float, unit_free: bool) -> None:
-        """See Prior.learn_."""
+        """Takes one SGD step on phi; see Prior.learn_."""
         self.prior.learn_(gradients, beta, unit_free)
 
 
 class LearnableModule:
-    """A module of {name: weight} of the student to a scalar; its parameters are phi.
+    """A module that maps the student's {name: weight} to a scalar; its parameters are phi.
 
     Args:
-        module: R.
-        names: of the student's weights that it takes.
+        module: The regularizer R.
+        names: The names of the student's weights that it takes.
 
     Raises:
-        InputError: it is no module, or has no parameter to learn.
+        InputError: If it is not a module, or has no parameter to learn.
     """
 
     def __init__(self, module: nn.Module, names: Iterable[str]) -> None:
@@ -73,16 +73,16 @@ class LearnableModule:
         self.names = list(names)
 
     def leaves(self, _weights: Tensors) -> dict[str, Tensor]:
-        """Its trained parameters themselves."""
+        """Returns the module's trained parameters themselves."""
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
 
     def penalty(self, _phi: Tensors, weights: Tensors) -> Tensor:
-        """What the module says of the student's weights."""
+        """Returns the module's value at the student's weights."""
         return to_scalar(self.module({name: weights[name] for name in self.names}), "R", False)
 
     @torch.no_grad()
     def step_(self, gradients: Tensors, beta: float, unit_free: bool) -> None:
-        """SGD of its parameters."""
+        """Takes one SGD step on the module's parameters."""
         for name, parameter in self.leaves({}).items():
             gradient = gradients[name]
             if unit_free:

@@ -1,15 +1,15 @@
-"""Learns phi beside anybody's distillation loop (Algorithm 3).
+"""Learns phi alongside any distillation loop (Algorithm 3).
 
 learner = PriorLearner(distiller, MetaConfig(alpha=2.5e-4, beta=1e-3))
 for batch in source:
     losses = distiller(batch)
-    learner.update(batch, losses)  # moves phi alone, before the losses' backward
+    learner.update(batch, losses)  # updates only phi, before the losses' backward
     optimizer.zero_grad()
     sum(losses.values()).backward()
     optimizer.step()
 prior = learner.prior
 
-One file: Algorithm 3 as it is printed.
+One file: it follows Algorithm 3 as printed in the paper.
 """
 
 from __future__ import annotations
@@ -41,33 +41,33 @@ from .prior import Prior
 
 @dataclass(frozen=True)
 class MetaConfig:
-    """How phi is learned; the defaults are the paper's."""
+    """Settings for learning phi; the defaults are the paper's."""
 
     exponents: tuple[int, ...] = (2,)
-    """p of each prior, of 1 and 2: theta's path does not depend on phi, so several are learned side
-    by side; none = phi is not learned."""
+    """The exponent p (1 or 2) of each prior. theta's path does not depend on phi, so several priors
+    can be learned at once; an empty tuple learns none."""
     alpha: float = 2.5e-4
-    """Rate of the inner step; with the inner optimiser adam, in parts of Adam's own rate."""
+    """Rate of the inner step; with inner_optimizer adam, as a fraction of Adam's own rate."""
     beta: float = 1e-3
-    """phi's step."""
+    """Learning rate of phi."""
     unit_free: bool = False
     """Divide each layer's gradient by its root mean square, so that phi does not depend on the
     loss's unit."""
     split: bool = False
-    """Use the first half of each batch for the inner step, the second for G; otherwise both see the
-    same batch, as in the paper."""
+    """Use the first half of each batch for the inner step and the second for G; otherwise both use
+    the same batch, as in the paper."""
     inner_steps: int = 1
-    """l of Algorithm 1."""
+    """Number of inner steps, l of Algorithm 1."""
     inner_optimizer: Literal["sgd", "adam"] = "sgd"
-    """sgd: the paper's. adam: the inner step is alpha of the step that the optimiser, an Adam,
-    takes, weight by weight (meta_gradient.adam_scales)."""
+    """sgd is the paper's inner step. adam takes alpha times the step of the student's Adam
+    optimizer, weight by weight (meta_gradient.adam_scales)."""
     select: Select = "weights"
     """Which parameters carry phi: weights, all, or (in Python) a function of name and tensor."""
     granularity: Granularity = "weight"
     """One phi per weight, per output filter or per layer."""
     exact: bool = False
-    """Unroll the inner steps with second-order graphs (Algorithm 1): exact for several inner steps,
-    equal to the closed form at one. On one process."""
+    """Unroll the inner steps with second-order graphs (Algorithm 1). This is exact for several
+    inner steps and equals the closed form for one. Single process only."""
 
     def __post_init__(self) -> None:
         exponents: Any = self.exponents
@@ -86,22 +86,23 @@ class MetaConfig:
 
 
 class PriorLearner:
-    """Moves phi, never theta: see the module.
+    """Updates phi, never theta; see the module's docstring.
 
     Args:
-        distiller: the losses; it may be wrapped by DistributedDataParallel.
-        config: how.
-        priors: phi to go on from, one each exponent; None begins at zero.
-        theta_0: the student as it began, whose fingerprint the priors carry; None is as it is now.
-        facts: more for the priors' manifest.
-        regulariser: any other R(theta; phi) in place of the weighted norms: a module whose forward
-            takes {name: weight} of the student to a scalar, and whose parameters are phi. They are
-            moved by SGD with beta, through the unrolled inner steps; the config's exponents, select
-            and granularity do not count.
+        distiller: Gives the losses; it may be wrapped in DistributedDataParallel.
+        config: The settings.
+        priors: Priors to continue from, one per exponent; None starts from zero.
+        theta_0: The student at initialization, whose fingerprint the priors record; None takes the
+            student's current weights.
+        facts: Additional entries for the priors' manifest.
+        regulariser: Any other R(theta; phi) in place of the weighted norms: a module whose forward
+            maps the student's {name: weight} to a scalar and whose parameters are phi. SGD with
+            rate beta trains them through the unrolled inner steps; the config's exponents, select
+            and granularity are ignored.
 
     Raises:
-        InputError: priors of another network or of other exponents; a regulariser without
-            parameters, or beside priors.
+        InputError: If the priors belong to another network or other exponents, or if the
+            regulariser has no parameters or is given together with priors.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ class PriorLearner:
             prior.bind(inner.student)
 
     def _new_priors(self, theta_0: nn.Module, facts: Mapping[str, Any]) -> list[Prior]:
-        """phi = 0 for each exponent; the manifest says how it is learned."""
+        """Returns priors of phi = 0, one per exponent, with the settings in their manifests."""
         settings = asdict(self.config)
         kept_elsewhere = ("exponents", "select", "granularity")
         known = {name: value for name, value in settings.items() if name not in kept_elsewhere}
@@ -160,10 +161,10 @@ class PriorLearner:
 
     @property
     def prior(self) -> Prior:
-        """The prior, where one is learned.
+        """The learned prior, if there is exactly one.
 
         Raises:
-            InputError: several are.
+            InputError: If several priors are learned.
         """
         if self.regulariser is not None:
             raise InputError("no prior is learned, but an R of your own: take .regulariser")
@@ -177,24 +178,24 @@ class PriorLearner:
         losses: Mapping[str, Tensor],
         optimizer: torch.optim.Optimizer | None = None,
     ) -> dict[str, float]:
-        """One iteration of Algorithm 3 for phi. Weights, buffers and gradients stay as they are.
+        """Runs one iteration of Algorithm 3; weights, buffers and gradients are left unchanged.
 
-        A batch of which no sample has a label (`labelled`) leaves phi as it is: it has no inner
-        step.
+        A batch without any labeled sample (`labelled`) leaves phi unchanged, because it has no
+        inner step.
 
         Call it after losses = distiller(batch) and before their backward, inside the same autocast.
 
         Args:
-            batch: what the losses are of.
-            losses: what the distiller gave; it goes backward afterwards.
-            optimizer: the student's, for the inner step of Adam's alone.
+            batch: The batch that the losses were computed on.
+            losses: The distiller's losses, before their backward pass.
+            optimizer: The student's optimizer; needed only for Adam's inner step.
 
         Returns:
             {"outer_0": G at theta'' of the first prior, ...}.
 
         Raises:
-            InputError: no "regression" among the losses, or their backward was already done.
-            Diverged: a loss at theta'' is not finite.
+            InputError: If the losses have no "regression", or their backward has already run.
+            Diverged: If a loss at theta'' is not finite.
         """
         return self._update(batch, losses, optimizer, goes_backward=False)
 
@@ -204,12 +205,13 @@ class PriorLearner:
         losses: Mapping[str, Tensor],
         optimizer: torch.optim.Optimizer | None = None,
     ) -> dict[str, float]:
-        """`update` and `sum(losses.values()).backward()` in one.
+        """Combines `update` and `sum(losses.values()).backward()`.
 
-        The same numbers in less memory: the losses' graph is gone before theta'' is looked at.
+        It gives the same numbers with less memory: the losses' graph is freed before the pass at
+        theta''.
 
-        Args, Returns, Raises: as `update`; when it raises Diverged, .grad holds this batch's
-        gradients already.
+        Args, Returns, Raises: As for `update`; if it raises Diverged, .grad already holds this
+        batch's gradients.
         """
         return self._update(batch, losses, optimizer, goes_backward=True)
 
@@ -243,7 +245,7 @@ class PriorLearner:
         inner: dict[str, Tensor] = {}
         total: dict[str, Tensor] = {}
         try:
-            with preserve_weights(distiller, []):  # checkpointing passes through BatchNorm again
+            with preserve_weights(distiller, []):  # checkpointing runs BatchNorm again
                 if not (unrolls or config.split):
                     inner = gradients_of(losses["regression"], weights, retain_graph=True)
                 if adam:
@@ -260,11 +262,11 @@ class PriorLearner:
             scales = adam_scales(innermost_optimizer(optimizer), weights, total) if adam else None
             first = second = (batch, getattr(losses, "teacher_maps", None))
             if config.split:
-                own, other = halve(distiller.fields(batch))
-                first, second = (own, None), (other, None)
+                first_half, second_half = halve(distiller.fields(batch))
+                first, second = (first_half, None), (second_half, None)
                 if not unrolls:
                     with preserve_weights(distiller, []):
-                        inner = gradients_of(distiller(own)["regression"], weights)
+                        inner = gradients_of(distiller(first_half)["regression"], weights)
             if unrolls:
                 values = [
                     self._unroll(learned, weights, scales, first, second)
@@ -287,20 +289,20 @@ class PriorLearner:
         first: tuple[Any, Any],
         second: tuple[Any, Any],
     ) -> list[float]:
-        """Moves every phi by its closed form; returns G at theta'' for each."""
+        """Updates every phi by the closed form; returns G at theta'' for each."""
         values = []
         for prior in self.priors:
             own_inner = scaled(inner, scales)
             if prior is self.priors[-1]:
-                inner.clear()  # nothing holds it while G at theta'' is taken
+                inner.clear()  # frees the gradients while G at theta'' is computed
             values.append(self._learn(prior, weights, own_inner, scales, first, second))
         return values
 
     def _has_labels(self, batch: Any, loss: Tensor) -> bool:
-        """Whether the inner step's samples have a label in any process."""
+        """Returns whether the inner step has a labeled sample in any process."""
         if self.distiller.fields.labelled is None and not isinstance(batch, Batch):
             return True
-        with _apart(loss):  # a field may be a function that draws
+        with _apart(loss):  # a field may be a function that draws random numbers
             parts = self.distiller.fields(batch)
         if parts.labelled is None:
             return True
@@ -316,17 +318,19 @@ class PriorLearner:
         first: tuple[Any, Any],
         second: tuple[Any, Any],
     ) -> float:
-        """As `_learn`, for any R, exact."""
+        """Does what `_learn` does, exactly and for any R."""
         distiller, config = self.distiller, self.config
-        paths = {id(one): path for path, one in distiller.named_parameters(remove_duplicate=False)}
-        full = {name: paths[id(one)] for name, one in weights.items()}
+        paths = {
+            id(weight): path for path, weight in distiller.named_parameters(remove_duplicate=False)
+        }
+        full = {name: paths[id(weight)] for name, weight in weights.items()}
         values: dict[str, float] = {}
 
         def losses_at(theta: Mapping[str, Tensor], part: tuple[Any, Any]) -> dict[str, Tensor]:
             state = {name: buffer.clone() for name, buffer in distiller.named_buffers()}
-            state |= {full[name]: one for name, one in theta.items()}
-            found: dict[str, Tensor] = functional_call(distiller, state, part)
-            return found
+            state |= {full[name]: weight for name, weight in theta.items()}
+            losses: dict[str, Tensor] = functional_call(distiller, state, part)
+            return losses
 
         def outer(theta: Mapping[str, Tensor]) -> Tensor:
             there = losses_at(theta, second)
@@ -360,11 +364,11 @@ class PriorLearner:
         first: tuple[Any, Any],
         second: tuple[Any, Any],
     ) -> float:
-        """Looks ahead, and moves one phi; returns G there.
+        """Updates one phi by the look-ahead gradient; returns G at theta''.
 
-        inner: grad L_REG, times its scale; it is emptied.
-        first, second: the batches of the inner step and of G, each with the teacher's maps of it,
-        where they are known.
+        inner: grad L_REG times its scale; it is emptied.
+        first, second: the batches of the inner step and of G, each with the teacher's maps if
+        they are known.
         """
         distiller, config = self.distiller, self.config
         values: dict[str, float] = {}
@@ -378,7 +382,7 @@ class PriorLearner:
             value = distiller(*first)["regression"]
             return scaled(gradients_of(value, weights), scales)
 
-        found = look_ahead_gradient(
+        gradients = look_ahead_gradient(
             prior,
             distiller,
             weights,
@@ -389,20 +393,20 @@ class PriorLearner:
             config.inner_steps,
             scales,
         )
-        prior.learn_(found, config.beta, config.unit_free)
+        prior.learn_(gradients, config.beta, config.unit_free)
         return sum(values.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` needs to go on."""
+        """Returns everything that `load_state_dict` needs to resume."""
         if self.regulariser is not None:
             return {"regulariser": self.regulariser.state_dict()}
         return {f"prior_{number}": prior.state_dict() for number, prior in enumerate(self.priors)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Puts a saved state back.
+        """Restores a saved state.
 
         Raises:
-            InputError: it belongs to another learner.
+            InputError: If the state belongs to another learner.
         """
         expected = [f"prior_{number}" for number in range(len(self.priors))]
         expected = expected if self.regulariser is None else ["regulariser"]
@@ -416,10 +420,10 @@ class PriorLearner:
 
 @contextmanager
 def _apart(loss: Tensor) -> Iterator[None]:
-    """Where passes at other weights are made: theta's path does not notice them.
+    """Isolates passes at other weights, so that theta's path is unaffected.
 
-    Dropout's random stream is put back. autocast keeps no half-precision copies of weights: they
-    are overwritten in place, which its cache does not see.
+    It restores the random stream that dropout uses, and disables autocast's cache of
+    half-precision weights, which would miss in-place changes.
     """
     kind = loss.device.type
     devices = [loss.device] if kind == "cuda" else []
@@ -434,7 +438,7 @@ def _apart(loss: Tensor) -> Iterator[None]:
 
 
 def _refuse_what_is_not_exact(student: nn.Module, config: MetaConfig, regulariser: Any) -> None:
-    """Refuses weights whose phi would come out wrong."""
+    """Refuses weights for which phi would be computed incorrectly."""
     for name, weight in trained_parameters(student).items():
         if weight.is_complex():
             raise InputError(f"{name!r} is complex: phi is learned of real weights; freeze it")

@@ -1,7 +1,7 @@
-"""Priors from elsewhere: the Fisher information, several sources merged.
+"""Builds priors in other ways: from Fisher information, or by merging several priors.
 
-Each gives a prior.Prior. From two checkpoints: Prior.from_checkpoints. L2-SP: Prior.constant with a
-centre.
+Each function returns a prior.Prior. See also Prior.from_checkpoints for two checkpoints, and
+Prior.constant with a centre for L2-SP.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ def fisher(
     fields: Fields | None = None,
     device: torch.device | str = "cpu",
 ) -> Prior:
-    """The diagonal of the empirical Fisher information at the model's weights, centred there.
+    """Returns the diagonal empirical Fisher information at the model's weights, centered there.
 
-    EWC (Kirkpatrick et al., 2017): phi_i = mean over samples of (d loss / d theta_i)^2 / 2, so that
-    R is the Laplace penalty. Each sample's own gradient is taken, in eval mode: a batch's BatchNorm
-    statistics would mix samples.
+    As in EWC (Kirkpatrick et al., 2017), phi_i = mean over samples of (d loss / d theta_i)^2 / 2,
+    so that R is the Laplace penalty. Gradients are taken per sample and in eval mode, because
+    BatchNorm's batch statistics would mix samples.
 
     Args:
-        model: the network.
-        batches: of samples.
-        loss: (prediction, target) of a batch to a scalar.
-        select: which parameters, see Prior.constant.
-        fields: which part of a batch is which; None is a batch (x, y).
-        device: where the samples go.
+        model: The network.
+        batches: Batches of samples.
+        loss: Maps (prediction, target) of a batch to a scalar.
+        select: Which parameters carry phi; see Prior.constant.
+        fields: Which part of a batch is which; None means a batch (x, y).
+        device: Where the samples go.
 
     Raises:
-        InputError: there is no sample.
+        InputError: If there is no sample.
     """
     model = unwrap(model)
     parameters = {n: t.detach() for n, t in select_parameters(model, select).items()}
@@ -86,10 +86,10 @@ def fisher(
 def squared_gradients(
     model: nn.Module, weights: dict[str, Tensor], loss: Callable[[Any, Any], Any], x: Any, y: Any
 ) -> dict[str, Tensor]:
-    """{name: sum over samples of the squared gradient of each sample's own loss}.
+    """Returns {name: sum over samples of the squared gradient of each sample's loss}.
 
-    All samples at once where x and y are tensors and the network can be mapped over (torch.vmap);
-    else one by one (recurrent layers, dicts, lists).
+    It uses torch.vmap over all samples if x and y are tensors and the network supports it;
+    otherwise it loops over samples (recurrent layers, dicts, lists).
     """
     others = {name: weight.detach() for name, weight in model.named_parameters()}
 
@@ -100,19 +100,19 @@ def squared_gradients(
     if isinstance(x, Tensor) and isinstance(y, Tensor):
         try:
             each = vmap(grad(loss_of_one), in_dims=(None, 0, 0))(weights, x, y)
-        except RuntimeError:  # an operation that torch.vmap does not know
+        except RuntimeError:  # an operation that torch.vmap does not support
             pass
         else:
             return {name: gradients.float().square().sum(0) for name, gradients in each.items()}
-    own = named_weights(model)
+    named = named_weights(model)
     total = {name: torch.zeros_like(w, dtype=torch.float32) for name, w in weights.items()}
     count = count_samples(x)
     for number in range(count):
-        one = slice(number, number + 1)
-        value = to_scalar(loss(call_model(model, cut(x, one, count)), cut(y, one, count)))
-        tensors = [own[name] for name in weights]
-        found = torch.autograd.grad(value, tensors, allow_unused=True)
-        for name, gradient in zip(weights, found, strict=True):
+        sample = slice(number, number + 1)
+        value = to_scalar(loss(call_model(model, cut(x, sample, count)), cut(y, sample, count)))
+        tensors = [named[name] for name in weights]
+        sample_gradients = torch.autograd.grad(value, tensors, allow_unused=True)
+        for name, gradient in zip(weights, sample_gradients, strict=True):
             if gradient is not None:
                 total[name] += gradient.float().square()
     return total
@@ -131,9 +131,9 @@ def _precision(phis: Sequence[Tensor], variances: Sequence[Tensor] | None) -> Te
 
 
 def _sign(phis: Sequence[Tensor], _variances: Sequence[Tensor] | None) -> Tensor:
-    """The mean of those that agree with the sign that has more weight.
+    """Averages the values whose sign agrees with that of the sum.
 
-    TIES-merging; Yadav et al., 2023, Sec. 3.
+    See TIES-merging, Yadav et al., 2023, Sec. 3.
     """
     stacked = torch.stack(list(phis))
     agree = torch.sign(stacked) == torch.sign(stacked.sum(0))
@@ -144,15 +144,15 @@ MERGES = {"mean": _mean, "precision": _precision, "sign": _sign}
 
 
 def merged(priors: Sequence[Prior], how: str = "mean") -> Prior:
-    """One prior of several that were learned from the same theta_0 on different sources.
+    """Merges priors that were learned from the same theta_0 on different sources.
 
     Args:
-        priors: at least one.
-        how: "mean"; "precision", each phi_i weighted by the inverse of its variance (see
-            Prior.track_noise); "sign", the mean of those that have the majority's sign.
+        priors: At least one prior.
+        how: "mean"; "precision", which weights each phi_i by its inverse variance (see
+            Prior.track_noise); or "sign", the mean of the values with the majority's sign.
 
     Raises:
-        InputError: another `how`, priors that do not belong together, or no variance.
+        InputError: If `how` is unknown, the priors do not match, or a variance is missing.
     """
     if not priors:
         raise InputError("merged: expected at least one prior, got none")

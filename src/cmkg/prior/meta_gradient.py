@@ -1,14 +1,15 @@
-"""The gradient of the source loss G with respect to the prior phi: closed form and unrolled.
+"""Computes the gradient of the source loss G in the prior phi, in closed form or unrolled.
 
 One inner step is theta'' = theta - alpha (phi dR/dtheta + grad L_REG(theta)). So
 d theta''_i / d phi_i = -alpha times the slope of |theta_i - theta*_i|^p, and for l = 1 the closed
 form of Algorithm 3, dG/dphi = -alpha slope(theta) grad G(theta''), is exact. For l > 1 the terms
-of the inner steps are summed (first order: relative error about 1e-3 at l = 2);
-`unrolled_gradient`, Algorithm 1, is exact for any l, for small networks and as the tests' oracle.
+of the inner steps are summed (first order: relative error about 1e-3 at l = 2).
+`unrolled_gradient` (Algorithm 1) is exact for any l; it suits small networks and serves as the
+tests' reference.
 
-With scales s_i, alpha s_i stands for alpha throughout: a preconditioned inner step, and just as
-exact. With Adam's s_i (`adam_scales`) phi sums what the weights really do, -2 beta theta dtheta at
-small alpha; plain SGD's phi is ruled by the weights of large gradients.
+With scales s_i, alpha s_i replaces alpha throughout; this preconditioned inner step is equally
+exact. With Adam's s_i (`adam_scales`), phi accumulates the weights' actual updates, -2 beta theta
+dtheta at small alpha. With plain SGD, weights with large gradients dominate phi.
 """
 
 from __future__ import annotations
@@ -30,34 +31,34 @@ from .parameters import Tensors
 from .prior import Prior, weighted_norm
 
 Network = Callable[..., Any]
-DAMPING = 0.1  # of a layer's mean sqrt(v), see adam_scales
+DAMPING = 0.1  # fraction of a layer's mean sqrt(v), see adam_scales
 
 
 @contextmanager
 def differentiable_max_norm(model: nn.Module) -> Iterator[None]:
-    """Inside, embeddings of max_norm= shorten the vectors that they give, with a gradient.
+    """Makes embeddings with max_norm= renormalize their output differentiably inside the block.
 
-    Else each pass rewrites the weight in place: a look-ahead's derivative would not know it, and an
-    unrolled graph would break.
+    Otherwise each pass rewrites the weight in place: a look-ahead's derivative would ignore it,
+    and an unrolled graph would break.
 
     Raises:
-        InputError: an EmbeddingBag with max_norm=.
+        InputError: If the model has an EmbeddingBag with max_norm=.
     """
     changed: list[nn.Embedding] = []
-    for one in model.modules():
-        if getattr(one, "max_norm", None) is None:
+    for child in model.modules():
+        if getattr(child, "max_norm", None) is None:
             continue
-        if not isinstance(one, nn.Embedding):
+        if not isinstance(child, nn.Embedding):
             raise InputError(
-                f"{type(one).__name__}(max_norm=) rewrites its weight in each pass, which a "
+                f"{type(child).__name__}(max_norm=) rewrites its weight in each pass, which a "
                 "look-ahead cannot follow: give max_norm=None, or nn.Embedding"
             )
-        if type(one).forward is not nn.Embedding.forward or "forward" in vars(one):
+        if type(child).forward is not nn.Embedding.forward or "forward" in vars(child):
             raise InputError(
-                f"{type(one).__name__}(max_norm=) with a forward of its own: a look-ahead cannot "
+                f"{type(child).__name__}(max_norm=) with a forward of its own: a look-ahead cannot "
                 "follow how it shortens its vectors; give max_norm=None"
             )
-        changed.append(one)
+        changed.append(child)
     try:
         for layer in changed:
             layer.forward = partial(_embed, layer)  # type: ignore[method-assign]
@@ -68,7 +69,7 @@ def differentiable_max_norm(model: nn.Module) -> Iterator[None]:
 
 
 def _embed(layer: nn.Embedding, numbers: Tensor) -> Tensor:
-    """As torch.embedding_renorm_ does it, without writing into the weight."""
+    """Does what torch.embedding_renorm_ does, without writing to the weight."""
     given = nn.functional.embedding(
         numbers, layer.weight, layer.padding_idx, None, 2.0, layer.scale_grad_by_freq, layer.sparse
     )
@@ -80,9 +81,9 @@ def _embed(layer: nn.Embedding, numbers: Tensor) -> Tensor:
 
 @contextmanager
 def without_checkpointing() -> Iterator[None]:
-    """Inside, non-reentrant gradient checkpointing keeps all activations, and recomputes nothing.
+    """Makes non-reentrant gradient checkpointing keep all activations inside the block.
 
-    It would recompute them with the weights that the network holds when the graph goes backward,
+    Otherwise it would recompute them with the network's weights at the time of the backward pass,
     which are not those of an unrolled step.
     """
     module = torch.utils.checkpoint
@@ -103,26 +104,27 @@ def without_checkpointing() -> Iterator[None]:
 def inner_step_(
     weights: Tensors, gradients: Tensors, prior: Prior, alpha: float, scales: Tensors | None = None
 ) -> dict[str, Tensor]:
-    """theta'' <- theta (1 - 2 alpha phi) - alpha grad L_REG in place, for p = 2 and centre 0.
+    """Takes the inner step theta'' <- theta (1 - 2 alpha phi) - alpha grad L_REG in place.
 
-    In general, with the prior's slope in place of 2 theta. A weight without a gradient stays.
+    This form is for p = 2 and center 0; in general the prior's slope replaces 2 theta. Weights
+    without a gradient stay unchanged.
 
     Args:
         weights: {name: trained weight}.
-        gradients: {name: its gradient, times its scale}, of some or all.
-        prior: whose phi pulls.
-        alpha: the step.
-        scales: {name: tensor that the slope is multiplied by}.
+        gradients: {name: gradient times its scale}, for some or all weights.
+        prior: The prior phi.
+        alpha: The inner step size.
+        scales: {name: tensor that multiplies the slope}.
 
     Returns:
-        {name: slope at theta, scaled}, which the closed form needs.
+        {name: scaled slope at theta}, which the closed form needs.
     """
-    held = {name: weights[name].data for name in prior.phi if name in gradients}
-    slope = slope_at(weights, list(held), prior, scales)
+    moving = {name: weights[name].data for name in prior.phi if name in gradients}
+    slope = slope_at(weights, list(moving), prior, scales)
     if not slope:
         return slope
-    phi = [prior.phi[name].to(weight.device) for name, weight in held.items()]
-    torch._foreach_addcmul_(list(held.values()), list(slope.values()), phi, value=-alpha)
+    phi = [prior.phi[name].to(weight.device) for name, weight in moving.items()]
+    torch._foreach_addcmul_(list(moving.values()), list(slope.values()), phi, value=-alpha)
     moved = [weights[name].data for name in gradients]
     torch._foreach_add_(moved, list(gradients.values()), alpha=-alpha)
     return slope
@@ -132,7 +134,7 @@ def inner_step_(
 def slope_at(
     weights: Tensors, names: Iterable[str], prior: Prior, scales: Tensors | None = None
 ) -> dict[str, Tensor]:
-    """{name: slope of the prior at these weights, times its scale}."""
+    """Returns {name: slope of the prior at these weights, times its scale}."""
     slope = prior.slope({name: weights[name] for name in names})
     if slope and scales is not None:
         torch._foreach_mul_(list(slope.values()), [scales[name] for name in slope])
@@ -143,19 +145,19 @@ def slope_at(
 def adam_scales(
     optimizer: torch.optim.Optimizer, weights: Tensors, gradients: Tensors
 ) -> dict[str, Tensor]:
-    """{name: lr / (sqrt(v) + damping)} of the step that Adam is about to take.
+    """Returns {name: lr / (sqrt(v) + damping)} for the step that Adam is about to take.
 
-    The damping is a tenth of the layer's mean sqrt(v), so that a weight whose gradient was next to
-    nothing (a dead unit's) does not get a phi thousands of times the others' when the look-ahead
-    wakes it.
+    The damping is a tenth of the layer's mean sqrt(v). Without it, a weight whose gradient was
+    nearly zero (a dead unit) would get a phi thousands of times larger than the others when the
+    look-ahead activates it.
 
     Args:
         optimizer: Adam or AdamW.
         weights: {name: weight}.
-        gradients: {name: gradient that it is about to take}, of some or all of them.
+        gradients: {name: gradient of the coming step}, for some or all weights.
 
     Raises:
-        InputError: another optimiser (Adamax has no second moment), or one without a weight.
+        InputError: If it is another optimizer (Adamax has no second moment), or lacks a weight.
     """
     if not isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
         raise InputError(
@@ -163,7 +165,7 @@ def adam_scales(
             f"{type(optimizer).__name__}; or give inner_optimizer='sgd'"
         )
     group_of = groups_by_parameter(optimizer)
-    found = {}
+    rates = {}
     for name, gradient in gradients.items():
         weight = weights[name]
         if id(weight) not in group_of:
@@ -181,23 +183,24 @@ def adam_scales(
         steps = float(state["step"]) + 1 if state else 1
         v = (1 - beta) * gradient.square() + earlier
         root = (v / (1 - beta**steps)).sqrt()
-        found[name] = group["lr"] / (root + DAMPING * root.mean() + group["eps"])
-    return found
+        rates[name] = group["lr"] / (root + DAMPING * root.mean() + group["eps"])
+    return rates
 
 
 @torch.no_grad()
 def closed_form_gradient(
     slope: Tensors, outer_gradients: Tensors, alpha: float
 ) -> dict[str, Tensor]:
-    """Algorithm 3: dG/dphi = -alpha * slope * grad G(theta''); for p = 2, -2 alpha theta * grad G.
+    """Returns dG/dphi = -alpha * slope * grad G(theta'') of Algorithm 3 as {name: tensor}.
 
-    Of {name: tensor}. Written into `slope`; where G has no gradient, phi has none.
+    For p = 2 it is -2 alpha theta * grad G. The result overwrites `slope`; where G has no
+    gradient, phi has none.
     """
-    found = {name: one for name, one in slope.items() if name in outer_gradients}
-    if found:
-        torch._foreach_mul_(list(found.values()), [outer_gradients[name] for name in found])
-        torch._foreach_mul_(list(found.values()), -alpha)
-    return found
+    gradients = {name: value for name, value in slope.items() if name in outer_gradients}
+    if gradients:
+        torch._foreach_mul_(list(gradients.values()), [outer_gradients[name] for name in gradients])
+        torch._foreach_mul_(list(gradients.values()), -alpha)
+    return gradients
 
 
 def look_ahead_gradient(
@@ -211,25 +214,26 @@ def look_ahead_gradient(
     steps: int = 1,
     scales: Tensors | None = None,
 ) -> dict[str, Tensor]:
-    """{name: dG/dphi}, Algorithm 3: theta'' in the model's own weights, G there, theta back.
+    """Returns {name: dG/dphi} of Algorithm 3; evaluates G at theta'' and restores theta.
 
     Args:
-        prior: phi.
-        model: whose buffers are put back, too.
-        weights: {name: trained weight}.
-        inner: {name: grad L_REG at theta, times its scale}; it is emptied as soon as it is used.
-        alpha: the inner step.
-        outer: gives {name: grad G} at the weights as they are then.
-        again: gives what `inner` is at the next inner step, for steps over 1.
-        steps: l; the terms of the steps are summed, which is exact to first order in alpha.
-        scales: see `adam_scales`.
+        prior: The prior phi.
+        model: The network; its buffers are restored, too.
+        weights: {name: trained weight}; they hold theta'' temporarily.
+        inner: {name: grad L_REG at theta, times its scale}; it is emptied once used.
+        alpha: The inner step size.
+        outer: Returns {name: grad G} at the current weights.
+        again: Returns `inner` for the next inner step, if steps > 1.
+        steps: The number of inner steps l; their terms are summed, which is exact to first order
+            in alpha.
+        scales: See `adam_scales`.
     """
     with preserve_weights(model, weights.values()), differentiable_max_norm(model):
         slope = inner_step_(weights, inner, prior, alpha, scales)
         inner.clear()
         names = list(slope)
         if steps == 1:
-            slope.clear()  # it is theta's, which comes back: a copy of the weights less
+            slope.clear()  # theta's slope can be recomputed: saves one copy of the weights
         for _ in range(steps - 1):
             assert again is not None
             for name, more in inner_step_(weights, again(), prior, alpha, scales).items():
@@ -241,7 +245,7 @@ def look_ahead_gradient(
 
 
 def scaled(gradients: Tensors, scales: Tensors | None) -> dict[str, Tensor]:
-    """{name: gradient times its scale}, in a dict of its own."""
+    """Returns {name: gradient times its scale} as a new dict."""
     if scales is None:
         return dict(gradients)
     return {name: gradient * scales[name] for name, gradient in gradients.items()}
@@ -255,26 +259,28 @@ def unrolled_gradient(
     alpha: float,
     steps: int = 1,
 ) -> dict[str, Tensor]:
-    """Algorithm 1: dG/dphi through `steps` inner updates, exact, with second-order graphs.
+    """Returns the exact dG/dphi through `steps` inner updates by second-order graphs, Algorithm 1.
 
     Args:
-        model: the network; its buffers are not moved, nor its weights that are not trained.
-        prior: phi.
-        inner_loss, outer_loss: functions of a callable `net` (the model with given weights) to a
-            scalar.
-        alpha: the inner step.
-        steps: l.
+        model: The network; its buffers and frozen weights are left unchanged.
+        prior: The prior phi.
+        inner_loss, outer_loss: Functions that map a callable `net` (the model with given weights)
+            to a scalar.
+        alpha: The inner step size.
+        steps: The number of inner steps l.
 
     Returns:
         {name: tensor like phi}.
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    theta = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    theta = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
     phi, penalty = as_function_of_phi(prior, theta)
 
     def at(loss: Callable[[Network], Tensor]) -> Callable[[Tensors], Tensor]:
         def value(weights: Tensors) -> Tensor:
-            def run(*inputs: Any) -> Any:  # in training mode a pass moves a copy of the buffers
+            def run(*inputs: Any) -> Any:  # in training mode a pass updates a copy of the buffers
                 copies = {name: buffer.clone() for name, buffer in buffers.items()}
                 return functional_call(model, (dict(weights), copies), inputs)
 
@@ -288,10 +294,10 @@ def unrolled_gradient(
 def as_function_of_phi(
     prior: Prior, weights: Tensors
 ) -> tuple[dict[str, Tensor], Callable[[Tensors], Tensor]]:
-    """phi of these weights as leaves to take the gradient of, and R at {name: weight}."""
+    """Returns phi of these weights as leaf tensors, and R as a function of {name: weight}."""
     phi = {
-        name: one.detach().to(weights[name]).clone().requires_grad_()
-        for name, one in prior.phi.items()
+        name: value.detach().to(weights[name]).clone().requires_grad_()
+        for name, value in prior.phi.items()
         if name in weights
     }
 
@@ -310,22 +316,22 @@ def unroll(
     steps: int = 1,
     scales: Tensors | None = None,
 ) -> dict[str, Tensor]:
-    """Algorithm 1 for any differentiable R(theta; phi): {name: dG/dphi}, exact for any l.
+    """Returns {name: dG/dphi} of Algorithm 1 for any differentiable R(theta; phi), exact for any l.
 
-    A weight that L_REG does not see stays where it is, whatever R says.
+    A weight that L_REG does not depend on stays unchanged, whatever R's gradient is.
 
     Args:
-        weights: {name: trained weight}; they are not moved.
-        regulariser: R, a function of {name: weight} to a scalar.
-        phi: the leaves that R depends on.
-        losses: L_REG and G, functions of {name: weight} to a scalar.
-        alpha: the inner step.
-        steps: l.
-        scales: see `adam_scales`.
+        weights: {name: trained weight}; they are left unchanged.
+        regulariser: R, a function that maps {name: weight} to a scalar.
+        phi: The leaf tensors that R depends on.
+        losses: L_REG and G, functions that map {name: weight} to a scalar.
+        alpha: The inner step size.
+        steps: The number of inner steps l.
+        scales: See `adam_scales`.
     """
     with without_checkpointing():
         inner_loss, outer_loss = losses
-        theta = {name: one.detach().clone().requires_grad_() for name, one in weights.items()}
+        theta = {name: value.detach().clone().requires_grad_() for name, value in weights.items()}
         for _ in range(steps):
             names, values = list(theta), list(theta.values())
             pulls: Sequence[Tensor | None] = [None] * len(names)
@@ -336,17 +342,17 @@ def unroll(
                     pulls = torch.autograd.grad(pull, values, create_graph=True, allow_unused=True)
                 gradients = torch.autograd.grad(inner, values, create_graph=True, allow_unused=True)
             moved = {}
-            for name, weight, gradient, held in zip(names, values, gradients, pulls, strict=True):
+            for name, weight, gradient, slope in zip(names, values, gradients, pulls, strict=True):
                 moved[name] = weight
-                if gradient is None:  # a branch that this batch does not take
+                if gradient is None:  # a branch that this batch does not use
                     continue
                 rate = alpha if scales is None else alpha * scales[name]
-                moved[name] = weight - rate * (gradient if held is None else gradient + held)
+                moved[name] = weight - rate * (gradient if slope is None else gradient + slope)
             theta = moved
         outer = outer_loss(theta)
         with outside_autocast(outer):
-            found = torch.autograd.grad(outer, list(phi.values()), allow_unused=True)
+            outer_gradients = torch.autograd.grad(outer, list(phi.values()), allow_unused=True)
     return {
-        name: torch.zeros_like(one) if gradient is None else gradient
-        for (name, one), gradient in zip(phi.items(), found, strict=True)
+        name: torch.zeros_like(value) if gradient is None else gradient
+        for (name, value), gradient in zip(phi.items(), outer_gradients, strict=True)
     }

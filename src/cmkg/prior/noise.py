@@ -1,4 +1,4 @@
-"""How noisy phi is: the spread of the single steps by which it was learned.
+"""Estimates the noise of phi from the spread of the steps that learned it.
 
 The record is {"count": steps, "squares/<name>": sum of squared steps, "start/<name>": phi before},
 plain tensors for a checkpoint.
@@ -15,7 +15,7 @@ Record = dict[str, Tensor]
 
 
 def begin_record(phi: Tensors) -> Record:
-    """An empty record beside phi; it keeps where phi begins, unless that is 0."""
+    """Returns an empty record for phi, with phi's initial value unless that is 0."""
     record: Record = {"count": torch.zeros((), dtype=torch.float64)}
     record |= {f"squares/{name}": torch.zeros_like(values) for name, values in phi.items()}
     if any(bool(values.any()) for values in phi.values()):
@@ -32,14 +32,14 @@ def record_step_(record: Record, gradients: Tensors, beta: float) -> None:
 
 
 def variance_of(record: Record, phi: Tensors) -> dict[str, Tensor] | None:
-    """{name: variance of phi_i}, of independent steps; None before the second step."""
+    """Returns {name: variance of phi_i} for independent steps; None before the second step."""
     count = float(record["count"])
     if count < 2:
         return None
     variance = {}
     for name, values in phi.items():
         begun, squares = record.get(f"start/{name}", 0.0), record[f"squares/{name}"]
-        total = values - begun  # of all steps
+        total = values - begun  # sum of all steps
         around_mean = (squares - total**2 / count).clamp_min(0)
         variance[name] = around_mean * count / (count - 1)
     return variance

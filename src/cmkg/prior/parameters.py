@@ -1,4 +1,4 @@
-"""Which of a network's parameters carry phi, phi's shapes, and which initialisation this is."""
+"""Selects the parameters that carry phi, and defines phi's shapes and weight fingerprints."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ Tensors = Mapping[str, Tensor]
 
 
 def tied_shape(shape: Sequence[int], granularity: str) -> tuple[int, ...]:
-    """Shape of phi for a parameter of `shape`.
+    """Returns the shape of phi for a parameter of `shape`.
 
     Args:
-        shape: the parameter's.
-        granularity: one number a "weight", an output "filter" or a "layer".
+        shape: The parameter's shape.
+        granularity: One number per "weight", output "filter" or "layer".
 
     Raises:
-        InputError: another granularity.
+        InputError: If the granularity is unknown.
 
     >>> tied_shape((8, 3, 5, 5), "filter"), tied_shape((8, 3, 5, 5), "layer")
     ((8, 1, 1, 1), (1, 1, 1, 1))
@@ -51,14 +51,14 @@ def tied_shape(shape: Sequence[int], granularity: str) -> tuple[int, ...]:
 
 
 def select_parameters(model: nn.Module, select: Select) -> dict[str, nn.Parameter]:
-    """{name: parameter} that carry phi, of those that are trained.
+    """Returns {name: parameter} of the trained parameters that carry phi.
 
     Args:
-        model: the network.
+        model: The network.
         select: "weights" (see is_weight), "all", or a function of name and tensor.
 
     Raises:
-        InputError: another `select`.
+        InputError: If `select` is unknown.
     """
     if not callable(select) and select not in ("weights", "all"):
         raise InputError(
@@ -88,13 +88,20 @@ LAYERS = (
     nn.RNNCellBase,
     nn.Embedding,
     nn.EmbeddingBag,
-)  # whose tensors of two dimensions are weights, whatever their sizes
+)  # modules whose 2-D tensors are always weights, whatever their sizes
 
 
 TOKENS = ("cls_token", "class_token", "class_embedding", "mask_token", "register_token")
 
 
-POSITIONS = {"pos", "position", "positions", "positional", "wpe", "pe"}  # words of a name
+POSITIONS = {
+    "pos",
+    "position",
+    "positions",
+    "positional",
+    "wpe",
+    "pe",
+}  # parts of a parameter's name
 
 
 TABLES = ("emb", "enc", "table")
@@ -104,15 +111,15 @@ MAGNITUDES = ("weight_g", "original0")  # weight norm's g, old and new
 
 
 def is_weight(name: str, tensor: Tensor, owner: nn.Module | None = None) -> bool:
-    """Whether a parameter is a weight: of connections, not of a unit, a token or a position.
+    """Returns whether a parameter is a connection weight, not one of a unit, token or position.
 
-    Tensors of two or more dimensions, but for biases (also tables of them), weight norm's
-    magnitudes, class tokens, position embeddings, and scales of channels (C, 1, 1).
+    Weights are tensors of two or more dimensions, except biases and bias tables, weight norm's
+    magnitudes, class tokens, position embeddings, and channel scales (C, 1, 1).
 
     Args:
-        name: dotted.
-        tensor: the parameter.
-        owner: the module that holds it, where that is known.
+        name: The dotted name.
+        tensor: The parameter.
+        owner: The module that holds it, if known.
 
     >>> [is_weight(name, torch.ones(1, 5, 3)) for name in ("qkv.weight", "cls_token")]
     [True, False]
@@ -128,26 +135,26 @@ def is_weight(name: str, tensor: Tensor, owner: nn.Module | None = None) -> bool
         return True
     if sum(size > 1 for size in tensor.shape) < 2:
         return leaf.startswith(("weight", "original1")) and tensor.dim() == 2
-    return not (tensor.dim() == 3 and len(tensor) == 1)  # (1, N, C): tokens, the same for all
+    return not (tensor.dim() == 3 and len(tensor) == 1)  # (1, N, C): tokens shared by all samples
 
 
 def _is_place(part: str) -> bool:
-    """Whether a part of a name is that of a token, or of a table of positions."""
+    """Returns whether a part of a name refers to a token or a position table."""
     if part in POSITIONS or any(word in part for word in TOKENS):
         return True
     return bool(POSITIONS & set(part.split("_"))) and any(word in part for word in TABLES)
 
 
 def is_statistic(name: str) -> bool:
-    """Whether a name in a state_dict is that of a running statistic."""
+    """Returns whether a name in a state_dict is that of a running statistic."""
     leaf = name.rpartition(".")[2]
     return leaf in STATISTICS or leaf.startswith("running_")
 
 
 def fingerprint(model_or_tensors: nn.Module | Tensors) -> str:
-    """SHA-256 over names, shapes and values of all parameters: which theta_0 this is.
+    """Returns a SHA-256 over the names, shapes and values of all parameters, to identify theta_0.
 
-    The order of names does not matter, nor do BatchNorm's running statistics in a state_dict.
+    The order of names does not matter, and BatchNorm's running statistics are ignored.
     """
     named = without_prefix(as_weights(model_or_tensors))
     digest = hashlib.sha256()

@@ -1,6 +1,6 @@
-"""R(theta; phi) of Eq. 10: to which weights phi belongs, its value, its slope, its pull.
+"""R(theta; phi) of Eq. 10: binds phi to weights, and computes R's value, slope and update.
 
-Functions of anything that has an exponent, phi and a centre, as prior.Prior does.
+The functions take any object with an exponent, phi and a centre, such as prior.Prior.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .parameters import GRANULARITIES, Tensors, tied_shape
 
 @runtime_checkable
 class HasPhi(Protocol):
-    """What R needs of a prior."""
+    """The attributes of a prior that R needs."""
 
     p: int
     phi: dict[str, Tensor]
@@ -27,16 +27,16 @@ class HasPhi(Protocol):
 
 
 class DeviceCopies:
-    """Copies of phi and its centre on the weights' device, made again when the originals change.
+    """Copies of phi and its center on the weights' device, renewed when the originals change.
 
-    The prior itself stays where its owner keeps it.
+    The prior itself stays on its own device.
     """
 
     def __init__(self) -> None:
         self._copies: dict[tuple[str, str], tuple[Tensor, int, Tensor]] = {}
 
     def get(self, part: str, name: str, original: Tensor, like: Tensor) -> Tensor:
-        """The tensor on the device of `like`: itself where it is there already."""
+        """Returns the tensor on the device of `like`; the original if it is already there."""
         if original.device == like.device:
             return original
         key = part, name
@@ -51,7 +51,7 @@ class DeviceCopies:
 
 
 def weighted_norm(weights: Tensors, phi: Tensors, p: int, centre: Tensors | None) -> Tensor:
-    """R of Eq. 10, a scalar with a graph to the weights, and to phi where it has one."""
+    """Returns R of Eq. 10, a scalar differentiable in the weights, and in phi if it has a graph."""
     terms = []
     for name, weight in weights.items():
         offset = weight if centre is None else weight - centre[name].to(weight)
@@ -63,7 +63,7 @@ def weighted_norm(weights: Tensors, phi: Tensors, p: int, centre: Tensors | None
 def slope_of(
     prior: HasPhi, weights: Tensors, copies: DeviceCopies | None = None
 ) -> dict[str, Tensor]:
-    """dR/dtheta without phi of {name: weight}: 2 (theta - theta*), or its sign for p = 1."""
+    """Returns dR/dtheta without phi for {name: weight}: 2 (theta - theta*), or a sign for p = 1."""
     offsets = _offsets(prior, weights, copies or DeviceCopies())
     if prior.p == 2:
         slopes = list(torch._foreach_mul(offsets, 2.0))
@@ -91,17 +91,17 @@ def pull_(
     factor: float,
     copies: DeviceCopies | None = None,
 ) -> None:
-    """into <- into + factor phi dR/dtheta, one tensor each of {name: weight}.
+    """Computes into <- into + factor phi dR/dtheta in place, one tensor per {name: weight}.
 
-    For p = 2, where the slope is twice the offset, this is one pass over memory.
+    For p = 2, where the slope is twice the offset, this takes one pass over memory.
 
     Args:
-        prior: phi.
-        into: gradients, with factor 1: coupled, the paper's F. Or the weights, with -lr: decoupled,
-            Eq. 16.
+        prior: The prior phi.
+        into: Gradients, with factor 1, if coupled (the paper's F); weights, with factor -lr, if
+            decoupled (Eq. 16).
         weights: {name: weight}, in the order of `into`.
-        factor: see `into`.
-        copies: of phi on the weights' device.
+        factor: See `into`.
+        copies: Copies of phi on the weights' device.
     """
     if not weights:
         return
@@ -116,15 +116,15 @@ def pull_(
 
 # ---- which weights -------------------------------------------------------------------------------
 def bind(prior: HasPhi, model: nn.Module | Tensors, prefix: str = "") -> dict[str, Tensor]:
-    """{name: weight} of the model's weights that phi belongs to, in phi's order.
+    """Returns {name: weight} of the model's weights that phi belongs to, in phi's order.
 
     Args:
-        prior: phi.
-        model: a network, wrapped or not, or {name: tensor}.
-        prefix: what the model's names begin with where phi's do not, as "backbone.".
+        prior: The prior phi.
+        model: A network, wrapped or not, or {name: tensor}.
+        prefix: A prefix that the model's names have and phi's lack, such as "backbone.".
 
     Raises:
-        InputError: the architecture differs; the sentence names the parameter.
+        InputError: If the architecture differs; the message names the parameter.
     """
     weights = as_weights(model)
     if not isinstance(model, nn.Module) and not all(prefix + n in weights for n in prior.phi):
@@ -150,7 +150,7 @@ def bind(prior: HasPhi, model: nn.Module | Tensors, prefix: str = "") -> dict[st
 
 
 def _expect_shapes(prior: HasPhi, weights: Tensors) -> None:
-    """Refuses weights that phi does not stand for at one granularity."""
+    """Refuses weights whose shapes phi does not match at a single granularity."""
     stated = prior.manifest.get("granularity")
     kinds = [kind for kind in GRANULARITIES if stated in (kind, None)]
     for name, phi in prior.phi.items():
@@ -171,7 +171,7 @@ def _expect_shapes(prior: HasPhi, weights: Tensors) -> None:
 
 
 def _where_else(name: str, weights: Mapping[str, Tensor]) -> str:
-    """A hint where the model has the name behind a prefix."""
+    """Returns a hint if the model has the name behind a prefix."""
     for other in weights:
         if other.endswith(f".{name}"):
             return f" (it has {other!r}: give prefix={other.removesuffix(name)!r})"

@@ -1,9 +1,9 @@
-"""The prior phi: one number per weight that says how strongly the target's training holds it.
+"""The prior phi: one number per weight, the strength of its regularization on the target.
 
-Eq. 10: R(theta; phi) = sum_i phi_i |theta_i - theta*_i|^p with p = 1 or 2; the paper's centre
+Eq. 10: R(theta; phi) = sum_i phi_i |theta_i - theta*_i|^p with p = 1 or 2; the paper's center
 theta* is zero.
 
-One file: a prior is one value; its parts live beside it (penalty, noise, store, attach).
+One file: the class is a single value; its parts are in penalty, noise, store and attach.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ from .store import PriorFile, read_prior, write_prior
 
 
 class Prior:
-    """phi with its exponent and centre, bound by name to the parameters of one architecture.
+    """phi with its exponent and center, bound by name to the parameters of one architecture.
 
     Args:
         phi: {parameter name: float tensor of the parameter's shape, or of `tied_shape`}.
-        p: 1 or 2.
-        centre: None (zero), or {name: tensor of the parameter's shape} of the same names or more;
-            a network's own weights are taken from it.
-        manifest: what is known of its making: alpha, beta, units of the loss, source, fingerprint
-            of theta_0, granularity, and "weights", how many weights each name stands for.
+        p: The exponent, 1 or 2.
+        centre: The center theta*: None (zero), a network, or {name: tensor of the parameter's
+            shape} with at least phi's names.
+        manifest: How the prior was made: alpha, beta, units of the loss, source, fingerprint of
+            theta_0, granularity, and "weights", the number of weights per name.
         variance: None, or {name: tensor like phi}; see the property.
 
     Raises:
-        InputError: another exponent, phi that is no tensor, a centre without one of phi's names.
+        InputError: If the exponent is not 1 or 2, phi is not a tensor, or the centre lacks one of
+            phi's names.
 
     >>> prior = Prior({"w": torch.ones(2, 1)})
     >>> prior
@@ -60,10 +61,12 @@ class Prior:
     ) -> None:
         if isinstance(p, bool) or p not in (1, 2):
             raise InputError(f"a prior's exponent p is 1 or 2, got {p!r}")
-        for name, one in _expect_mapping("phi", phi).items():
-            if not isinstance(one, Tensor) or not one.is_floating_point():
-                raise InputError(f"phi of {name!r}: expected a tensor of floats, got {one!r:.60}")
-        self.phi = {name: one.detach().clone() for name, one in phi.items()}
+        for name, tensor in _expect_mapping("phi", phi).items():
+            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+                raise InputError(
+                    f"phi of {name!r}: expected a tensor of floats, got {tensor!r:.60}"
+                )
+        self.phi = {name: tensor.detach().clone() for name, tensor in phi.items()}
         self.p = int(p)
         self.manifest = dict(_expect_mapping("manifest", manifest or {}))
         self.centre = None if centre is None else _centre_for(self.phi, centre)
@@ -78,7 +81,7 @@ class Prior:
         return f"Prior(p={self.p}, {tensors}, {numbers} numbers, {size})"
 
     def __eq__(self, other: object) -> bool:
-        """Whether exponent, phi and centre are equal; where a number was learned does not count."""
+        """Returns whether exponent, phi and center are equal; the manifest is ignored."""
         if not isinstance(other, Prior):
             return NotImplemented
         return (
@@ -101,20 +104,21 @@ class Prior:
         granularity: str = "weight",
         facts: Mapping[str, Any] | None = None,
     ) -> Prior:
-        """phi_i = value: 0 to be learned, sigma for plain l1 and l2, with a centre L2-SP.
+        """Returns a constant phi: 0 to start learning, sigma for l1 or l2, L2-SP with a centre.
 
         Args:
-            model: whose parameters carry phi.
-            value: of every phi_i, finite.
-            p: the exponent, 1 or 2.
-            select: which of its trained parameters: "weights" (see is_weight: no biases, no
-                normalisation, no tokens or positions), "all", or a function of name and tensor.
-            centre: theta*, a network or {name: tensor}; None is zero.
-            granularity: one number a "weight", an output "filter" or a "layer".
-            facts: more for the manifest.
+            model: The network whose parameters carry phi.
+            value: The finite value of every phi_i.
+            p: The exponent, 1 or 2.
+            select: Which trained parameters carry phi: "weights" (see is_weight: no biases,
+                normalization, tokens or positions), "all", or a function of name and tensor.
+            centre: The center theta*, a network or {name: tensor}; None means zero.
+            granularity: One number per "weight", output "filter" or "layer".
+            facts: Additional entries for the manifest.
 
         Raises:
-            InputError: another `select`, `granularity`, `p` or centre; no parameter is selected.
+            InputError: If `select`, `granularity`, `p` or `centre` is invalid, or no parameter is
+                selected.
         """
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             raise InputError(f"phi's value: expected a finite number, got {value!r:.60}")
@@ -147,21 +151,21 @@ class Prior:
         beta: float,
         facts: Mapping[str, Any] | None = None,
     ) -> Prior:
-        """phi = -beta (theta_K^2 - theta_0^2), of the weights of two checkpoints.
+        """Returns phi = -beta (theta_K^2 - theta_0^2) from the weights of two checkpoints.
 
-        This is what the meta-learned prior is to first order under SGD, where the sum over its
-        steps telescopes; while the squared steps sum up to less than the change (docs/prior.md).
+        To first order, this equals the prior meta-learned under SGD, whose sum over steps
+        telescopes, as long as the squared steps sum to less than the change (docs/prior.md).
 
-        Of weights alone (see is_weight): with a network among the two its parameters, no buffers;
-        of two state_dicts what has moved between them, and no running statistics.
+        Only weights count (see is_weight): the parameters, if either is a network; otherwise the
+        tensors that changed between two state_dicts, without running statistics.
 
         Args:
-            theta_0, theta_k: the earlier and the later weights: networks or {name: tensor}.
-            beta: the step of phi that it stands for.
-            facts: more for the manifest.
+            theta_0, theta_k: The earlier and the later weights: networks or {name: tensor}.
+            beta: The equivalent learning rate of phi.
+            facts: Additional entries for the manifest.
 
         Raises:
-            InputError: names or shapes of the two differ.
+            InputError: If names or shapes differ.
         """
         known = {
             "family": "two checkpoints",
@@ -173,16 +177,16 @@ class Prior:
         return cls(phi, 2, None, known | dict(_expect_mapping("facts", facts or {})))
 
     def _changed(self, phi: Tensors, variance: Tensors | None = None, **facts: Any) -> Prior:
-        """This prior with other numbers; the variance is lost where it is not given."""
+        """Returns this prior with another phi; the variance is dropped unless given."""
         return Prior(phi, self.p, self.centre, self.manifest | facts, variance)
 
     def _mapped(self, change: Callable[[str, Tensor], Tensor], **facts: Any) -> Prior:
         return self._changed({name: change(name, phi) for name, phi in self.phi.items()}, **facts)
 
     def permuted(self, seed: int) -> Prior:
-        """The control: phi shuffled within each layer, by seed and the layer's name alone.
+        """Returns a control with phi shuffled within each layer, by seed and layer name.
 
-        Keeps every layer's statistics and loses which weight is which.
+        It keeps each layer's statistics but not the assignment to weights.
         """
         if all(phi.numel() == 1 for phi in self.phi.values()):
             raise InputError(
@@ -196,24 +200,24 @@ class Prior:
         return self._mapped(shuffle, permuted=seed)
 
     def layer_mean(self) -> Prior:
-        """The control: each layer's phi replaced by its mean.
+        """Returns a control with each layer's phi replaced by its mean.
 
-        Keeps how strongly each layer is held and loses all else.
+        It keeps only the strength of each layer.
         """
         return self._mapped(lambda _, phi: phi.mean().expand_as(phi).clone(), layer_mean=True)
 
     def scaled(self, strength: float) -> Prior:
-        """phi times one number; the manifest's "strength" is the product of all such.
+        """Returns phi times a factor; the manifest's "strength" is the product of all factors.
 
         Raises:
-            InputError: it is not finite.
+            InputError: If the factor is not finite.
         """
         if not math.isfinite(strength):
             raise InputError(f"a prior's strength: expected a finite number, got {strength}")
         whole = strength * float(self.manifest.get("strength", 1.0))
-        phi = {name: strength * one for name, one in self.phi.items()}
+        phi = {name: strength * value for name, value in self.phi.items()}
         spread = self.variance
-        variance = spread and {name: strength**2 * one for name, one in spread.items()}
+        variance = spread and {name: strength**2 * value for name, value in spread.items()}
         return self._changed(phi, variance, strength=whole)
 
     def rms(self) -> float:
@@ -227,16 +231,16 @@ class Prior:
         return (total / count) ** 0.5 if count else 0.0
 
     def with_rms(self, rms: float, per_layer: bool = False) -> Prior:
-        """phi scaled to the root mean square `rms`: the strength, free of phi's units.
+        """Returns phi scaled to the root mean square `rms`, a strength independent of phi's units.
 
         Args:
-            rms: over all weights.
-            per_layer: the same for every layer: else a layer of large phi has nearly all of the
-                strength (of a slim ResNet-18's 25 layers one). A layer of zeros stays so, and the
+            rms: The root mean square over all weights.
+            per_layer: Scales every layer to the same value. Otherwise one layer dominates the norm
+                (as one of 25 layers in a slim ResNet-18). A layer of zeros stays zero, and the
                 others share its part.
 
         Raises:
-            InputError: phi is zero everywhere.
+            InputError: If phi is zero everywhere.
         """
         if not isinstance(rms, (int, float)) or not 0 <= rms < math.inf:
             raise InputError(f"with_rms: expected a number from 0, got {rms!r}")
@@ -252,7 +256,7 @@ class Prior:
         return self.scaled(rms / self.rms())
 
     def to(self, device: torch.device | str) -> Prior:
-        """Moves phi, its centre, its noise and its variance to the device; returns self."""
+        """Moves phi, its center, its noise and its variance to the device; returns self."""
         self.phi = _to_device(self.phi, device)
         self.centre = None if self.centre is None else _to_device(self.centre, device)
         self.noise = self.noise and _to_device(self.noise, device)
@@ -260,33 +264,33 @@ class Prior:
         return self
 
     def floored(self, lowest: float = 0.0) -> Prior:
-        """phi with values below `lowest` raised to it: at 0 no weight grows on the target."""
+        """Returns phi clamped to at least `lowest`; at 0 no weight grows on the target."""
         return self._mapped(lambda _, phi: phi.clamp_min(lowest), floor=lowest)
 
     def centred(self, centre: nn.Module | Tensors) -> Prior:
-        """The same phi around other weights theta*: a network or {name: tensor}.
+        """Returns the same phi around other weights theta*, a network or {name: tensor}.
 
         Raises:
-            InputError: one of phi's names is missing.
+            InputError: If one of phi's names is missing.
         """
         facts = self.manifest | {"centre": "given"}
         return Prior(self.phi, self.p, centre, facts, self.variance)
 
     # ---- using one -------------------------------------------------------------------------------
     def bind(self, model: nn.Module | Tensors, prefix: str = "") -> list[Tensor]:
-        """The model's parameters in phi's order.
+        """Returns the model's parameters in phi's order.
 
         Args:
-            model: a network, wrapped or not, or {name: tensor}.
-            prefix: what its names begin with where phi's do not, as "backbone.".
+            model: A network, wrapped or not, or {name: tensor}.
+            prefix: A prefix that the model's names have and phi's lack, such as "backbone.".
 
         Raises:
-            InputError: the architecture differs; the sentence names the parameter.
+            InputError: If the architecture differs; the message names the parameter.
         """
         return list(bind(self, model, prefix).values())
 
     def check_start(self, model: nn.Module) -> None:
-        """Warns when `model` does not hold the theta_0 that phi was learned from."""
+        """Warns if `model` does not hold the theta_0 that phi was learned from."""
         expected = self.manifest.get("fingerprint")
         if expected and expected != fingerprint(model):
             warnings.warn(
@@ -297,25 +301,25 @@ class Prior:
             )
 
     def penalty(self, model: nn.Module | Tensors) -> Tensor:
-        """R(theta; phi) of Eq. 10, a scalar with a graph to theta.
+        """Returns R(theta; phi) of Eq. 10, a scalar differentiable in theta.
 
         Args:
-            model: a network, or {name: tensor}.
+            model: A network, or {name: tensor}.
 
         Raises:
-            InputError: the architecture differs.
+            InputError: If the architecture differs.
         """
         return self.penalty_of(bind(self, model))
 
     def penalty_of(self, weights: Tensors) -> Tensor:
-        """R over {name: weight} of some of phi's names alone."""
+        """Returns R over {name: weight} for a subset of phi's names."""
         return weighted_norm(weights, self.phi, self.p, self.centre)
 
     @torch.no_grad()
     def slope(self, weights: Tensors) -> dict[str, Tensor]:
-        """dR/dtheta without phi of {name: weight}, of all of phi's names or of some.
+        """Returns dR/dtheta without phi for {name: weight}, for some or all of phi's names.
 
-        2 (theta - theta*) for p = 2, sign(theta - theta*) for p = 1.
+        It is 2 (theta - theta*) for p = 2, and sign(theta - theta*) for p = 1.
         """
         return slope_of(self, weights)
 
@@ -326,60 +330,60 @@ class Prior:
         coupled: bool = True,
         prefix: str = "",
     ) -> Attachment:
-        """From now on each real step of the optimiser applies this prior to `model`.
+        """Applies this prior to `model` at every following step of the optimizer.
 
-        In any training loop: see attach.Attachment, which says what a step does and what is
+        It works in any training loop; see attach.Attachment for what a step does and what is
         refused.
 
         Args:
-            optimizer: whose steps apply it; several share the work, each on what it trains.
-            model: whose parameters phi belongs to, wrapped or not.
-            coupled: R's gradient is added to the loss's (the paper's F); else the weights shrink by
-                themselves (Eq. 16), each with its group's learning rate.
-            prefix: see `bind`.
+            optimizer: The optimizer, or several, each for the weights that it trains.
+            model: The network that phi belongs to, wrapped or not.
+            coupled: If True, R's gradient is added to the loss's (the paper's F); otherwise the
+                weights shrink directly (Eq. 16), each with its group's learning rate.
+            prefix: See `bind`.
 
         Returns:
-            A handle: `.remove()`, `.steps`, `.active`; in a `with` block it removes itself.
+            A handle with `.remove()`, `.steps` and `.active`; a `with` block removes it at its end.
 
         Raises:
-            InputError: the prior would not act, or act twice.
+            InputError: If the prior would not act, or would act twice.
         """
         return Attachment(self, optimizer, model, coupled, prefix)
 
     def growth(self, lr: float) -> dict[str, float]:
-        """{name: largest factor by which a decoupled step of rate lr changes a weight}.
+        """Returns {name: largest factor by which a decoupled step of rate lr changes a weight}.
 
-        Over 1 where phi is negative.
+        It exceeds 1 where phi is negative.
         """
         return {name: 1 - 2 * lr * float(phi.min()) for name, phi in self.phi.items()}
 
     def limited(self, lr: float, steps: int, factor: float = 2.0) -> Prior:
-        """phi raised where needed, so that no weight grows by more than `factor`.
+        """Returns phi raised so that no weight grows by more than `factor` in `steps` steps.
 
-        That is, over `steps` decoupled steps of rate lr.
+        The steps are decoupled, of rate lr.
         """
         return self.floored(-(factor ** (1 / steps) - 1) / (2 * lr))
 
     # ---- learning one ----------------------------------------------------------------------------
     @torch.no_grad()
     def learn_(self, gradients: Tensors, beta: float, unit_free: bool = False) -> None:
-        """phi <- phi - beta dG/dphi, plain SGD as in the paper.
+        """Updates phi <- phi - beta dG/dphi by plain SGD, as in the paper.
 
-        Where phi is tied, its gradient is the sum over the weights that share it.
+        The gradient of a tied phi is the sum over the weights that share it.
 
         Args:
-            gradients: {name: dG/dphi of every weight}; phi of other names stays as it is.
-            beta: the step.
-            unit_free: each layer's gradient is divided by its root mean square, so that phi does
-                not depend on the loss's unit; beta is then a decay a step.
+            gradients: {name: dG/dphi of every weight}; phi of other names stays unchanged.
+            beta: The learning rate of phi.
+            unit_free: Divides each layer's gradient by its root mean square, so that phi does not
+                depend on the loss's unit; beta is then a decay per step.
         """
         tied = {}
         for name, gradient in gradients.items():
             shape = self.phi[name].shape
-            one = gradient if gradient.shape == shape else gradient.sum_to_size(shape)
+            step = gradient if gradient.shape == shape else gradient.sum_to_size(shape)
             if unit_free:
-                one = one / one.square().mean().sqrt().clamp_min(1e-30)
-            tied[name] = one.to(self.phi[name])
+                step = step / step.square().mean().sqrt().clamp_min(1e-30)
+            tied[name] = step.to(self.phi[name])
         if not tied:
             return
         torch._foreach_add_([self.phi[name] for name in tied], list(tied.values()), alpha=-beta)
@@ -387,28 +391,28 @@ class Prior:
             record_step_(self.noise, tied, beta)
 
     def track_noise(self) -> Prior:
-        """Keeps the spread of single steps while phi is learned; returns self.
+        """Records the spread of single steps while phi is learned; returns self.
 
-        A tensor like phi more, in `noise`, for a checkpoint; two where phi does not begin at 0. See
-        `variance` and `signal_to_noise`.
+        The record in `noise` adds one tensor like phi to a checkpoint, or two if phi does not
+        start at 0. See `variance` and `signal_to_noise`.
         """
         self.noise = begin_record(self.phi)
         return self
 
     @property
     def variance(self) -> dict[str, Tensor] | None:
-        """{name: tensor like phi}: how far the noise of single batches carries phi_i.
+        """The variance of phi_i due to batch noise, as {name: tensor like phi}.
 
-        The steps are taken for independent. None where it was not recorded.
+        It assumes independent steps, and is None if it was not recorded.
         """
         recorded = None if self.noise is None else variance_of(self.noise, self.phi)
         return self._variance if recorded is None else recorded
 
     def signal_to_noise(self) -> dict[str, float]:
-        """{name: rms of phi over the rms of its noise}: about 1 where phi is a random walk.
+        """Returns {name: rms of phi over the rms of its noise}; about 1 if phi is a random walk.
 
         Raises:
-            InputError: the noise was not recorded; see `track_noise`.
+            InputError: If the noise was not recorded; see `track_noise`.
         """
         variance = self.variance
         if variance is None:
@@ -421,19 +425,19 @@ class Prior:
         }
 
     def quantiles(self) -> dict[str, dict[str, float]]:
-        """{name: {min, q10, median, q90, max}} of phi, for the log."""
+        """Returns {name: {min, q10, median, q90, max}} of phi, for the log."""
         levels = {"min": 0.0, "q10": 0.1, "median": 0.5, "q90": 0.9, "max": 1.0}
         q = torch.tensor(list(levels.values()), dtype=torch.float64)
         every = max(1, max(phi.numel() for phi in self.phi.values()) // 100_000)
-        found = {}
+        quantiles = {}
         for name, phi in self.phi.items():
             values = torch.quantile(phi.flatten()[::every].double().cpu(), q).tolist()
-            found[name] = dict(zip(levels, values, strict=True))
-        return found
+            quantiles[name] = dict(zip(levels, values, strict=True))
+        return quantiles
 
     # ---- keeping one -----------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
-        """All of it, for anyone's checkpoint; see `load_state_dict`."""
+        """Returns the full state for a checkpoint; see `load_state_dict`."""
         return {
             "p": self.p,
             "phi": dict(self.phi),
@@ -444,12 +448,12 @@ class Prior:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Puts what `state_dict` gave into this prior, of the same names and shapes.
+        """Loads the output of `state_dict` into this prior, with the same names and shapes.
 
-        phi's own tensors are written into: an attached prior goes on with them.
+        phi's tensors are updated in place, so an attached prior keeps working.
 
         Raises:
-            InputError: it is another network's, or of another exponent.
+            InputError: If the state belongs to another network or exponent.
         """
         missing = [key for key in ("p", "phi", "centre", "noise") if key not in state]
         if missing:
@@ -464,33 +468,35 @@ class Prior:
         device = next(iter(self.phi.values())).device if self.phi else torch.device("cpu")
 
         def copied(part: str) -> dict[str, Tensor] | None:
-            held = state.get(part)
-            return held and {n: tensor.detach().clone().to(device) for n, tensor in held.items()}
+            tensors = state.get(part)
+            return tensors and {
+                n: tensor.detach().clone().to(device) for n, tensor in tensors.items()
+            }
 
         self.centre, self.noise = copied("centre"), copied("noise")
         self._variance = copied("variance")
         self.manifest = dict(state.get("manifest", {}))
 
     def save(self, path: PathLike, facts: Mapping[str, Any] | None = None) -> None:
-        """Writes phi, its centre, its variance and the manifest as safetensors, atomically.
+        """Writes phi, its center, its variance and the manifest as safetensors, atomically.
 
         Args:
-            path: of the file.
-            facts: more for the manifest; format, p, versions and shapes are the prior's own.
+            path: The file.
+            facts: Additional entries for the manifest; format, p, versions and shapes are set
+                automatically.
 
         Raises:
-            InputError: what could not be loaded again: no phi, a number that is not finite, a fact
-                that is no JSON.
+            InputError: If phi is empty, a number is not finite, or a fact is not JSON.
         """
         manifest = self.manifest | dict(_expect_mapping("facts", facts or {}))
         write_prior(path, PriorFile(self.phi, self.p, self.centre, self.variance, manifest))
 
     @classmethod
     def load(cls, path: PathLike, device: torch.device | str = "cpu") -> Prior:
-        """Reads what `save` wrote.
+        """Reads a file that `save` wrote.
 
         Raises:
-            InputError: the file is not a prior; the sentence names it and the field.
+            InputError: If the file is not a prior; the message names the file and the field.
         """
         file = read_prior(path, device)
         return cls(file.phi, file.p, file.centre, file.manifest, file.variance)
@@ -511,7 +517,7 @@ def _expect_mapping(what: str, value: Any) -> Mapping[str, Any]:
 
 
 def _centre_for(phi: Tensors, centre: nn.Module | Tensors) -> dict[str, Tensor]:
-    """The tensors of phi's names, copied."""
+    """Returns copies of the tensors with phi's names."""
     given = as_weights(centre)
     if not all(name in given for name in phi):
         given = without_prefix(given)

@@ -1,4 +1,4 @@
-"""A prior's file: safetensors with phi, its centre, its variance and a manifest."""
+"""Reads and writes a prior's file: safetensors with phi, center, variance and a manifest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMAT = "cmkg-prior/1"
 
 
 class PriorFile(NamedTuple):
-    """What a prior's file holds; `p` is in the manifest, too."""
+    """The contents of a prior's file; `p` is also in the manifest."""
 
     phi: dict[str, Tensor]
     p: int
@@ -30,11 +30,10 @@ class PriorFile(NamedTuple):
 
 
 def write_prior(path: PathLike, prior: PriorFile) -> None:
-    """Writes a prior's file, atomically; adds format, p, versions and shapes to the manifest.
+    """Writes a prior's file atomically; adds format, p, versions and shapes to the manifest.
 
     Raises:
-        InputError: what could not be loaded again: no phi, a number that is not finite, a fact that
-            is not JSON.
+        InputError: If phi is empty, a number is not finite, or a fact is not JSON.
     """
     from ..version import __version__
 
@@ -45,8 +44,8 @@ def write_prior(path: PathLike, prior: PriorFile) -> None:
         for name, tensor in (named or {}).items()
     }
     if not prior.phi or not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-        found = "a number that is not finite" if prior.phi else "no phi at all"
-        raise InputError(f"{path}: a prior with {found} is not saved: it could not be loaded")
+        problem = "a number that is not finite" if prior.phi else "no phi at all"
+        raise InputError(f"{path}: a prior with {problem} is not saved: it could not be loaded")
     record = prior.manifest | {
         "format": FORMAT,
         "p": prior.p,
@@ -70,14 +69,16 @@ def read_prior(path: PathLike, device: torch.device | str = "cpu") -> PriorFile:
     """Reads a prior's file.
 
     Raises:
-        InputError: the file is not a prior; the sentence names it and the field.
+        InputError: If the file is not a prior; the message names the file and the field.
     """
     file = read_tensors(path, "a prior", "get it again")
     text = file.metadata.get("manifest", "{}")
     manifest = parse_json(text.encode(), path, "a prior's manifest", "get it again")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else manifest
-        raise InputError(f"{path}: expected a prior of format {FORMAT}, the file says {found!r}")
+        format_name = manifest.get("format") if isinstance(manifest, dict) else manifest
+        raise InputError(
+            f"{path}: expected a prior of format {FORMAT}, the file says {format_name!r}"
+        )
     _expect_manifest(manifest, path)
     _expect_tensors(file.tensors, path)
     tensors = {name: tensor.to(device) for name, tensor in file.tensors.items()}
@@ -90,11 +91,11 @@ def read_prior(path: PathLike, device: torch.device | str = "cpu") -> PriorFile:
 
 
 def _expect_tensors(tensors: Tensors, path: PathLike) -> None:
-    """Refuses tensors that are not finite, or belong to no phi of the file."""
+    """Refuses tensors that are not finite or do not belong to a phi of the file."""
     finite = all(torch.isfinite(tensor).all() for tensor in tensors.values())
     if not finite or not any(name.startswith("phi/") for name in tensors):
-        found = "a number that is not finite" if tensors else "none"
-        raise InputError(f"{path}: expected finite tensors 'phi/...', found {found}")
+        problem = "a number that is not finite" if tensors else "none"
+        raise InputError(f"{path}: expected finite tensors 'phi/...', found {problem}")
     for name, tensor in tensors.items():
         phi = tensors.get(f"phi/{name.partition('/')[2]}")
         is_variance = name.startswith("variance/")
@@ -106,7 +107,7 @@ def _expect_tensors(tensors: Tensors, path: PathLike) -> None:
 
 
 def _expect_manifest(manifest: Mapping[str, Any], path: PathLike) -> None:
-    """Refuses facts of a prior's file that are not what `save` writes."""
+    """Refuses manifest entries that `save` would not write."""
     numbers = manifest.get("weights", {})
     strength = manifest.get("strength", 1.0)
     checks = {

@@ -1,1 +1,1 @@
-"""What every long job needs and no equation mentions: processes, files, run folders, progress."""
+"""Infrastructure for long jobs: processes, files, run folders, progress."""

@@ -1,4 +1,4 @@
-"""Model cards: what a student or a prior is, where it comes from, what it scored."""
+"""Model cards: the description, origin and scores of a student or a prior."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TAGS = ("cmkg", "cross-modal-knowledge-generalization")
 def format_card(
     title: str, facts: Mapping[str, Any], about: str, tags: Sequence[str] = TAGS
 ) -> str:
-    """A model card in Markdown: {fact: value} as a table, `about` as text."""
+    """Formats a model card in Markdown: {fact: value} as a table, `about` as text."""
     head = "\n".join(["---", "library_name: cmkg", "tags:", *(f"- {tag}" for tag in tags), "---"])
     rows = "\n".join(
         f"| {escape_markdown(name.replace('_', ' '))} | {escape_markdown(value)} |"

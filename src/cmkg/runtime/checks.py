@@ -1,4 +1,4 @@
-"""Checks of settings, each a sentence that names the flag, what was expected and what came."""
+"""Checks of settings; messages name the flag, the expected value and the given one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import InputError
 from .files import PathLike
 from .settings import flatten_settings
 
-MOST = 2**53  # what every number of JSON can be
+MOST = 2**53  # largest integer that every JSON reader represents exactly
 
 
 def expect_positive(config: Any, *names: str) -> None:
@@ -31,13 +31,13 @@ def expect_between(config: Any, low: float, high: float, *names: str) -> None:
 
 
 def expect_sane(config: Any) -> None:
-    """Refuses what no setting can be: numbers that are not finite, seeds below 0, no folder.
+    """Refuses invalid settings: numbers that are not finite, seeds below 0, empty folders.
 
     Args:
-        config: a dataclass of settings; its groups are looked through, too.
+        config: A dataclass of settings; nested groups are checked, too.
 
     Raises:
-        InputError: names the flag.
+        InputError: If a setting is invalid; the message names the flag.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -45,21 +45,21 @@ def expect_sane(config: Any) -> None:
             expect_sane(value)
             continue
         flag = f"--{field.name.replace('_', '-')}"
-        for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, float) and not math.isfinite(one):
-                raise InputError(f"{flag}: expected a finite number, got {one}")
-            if isinstance(one, int) and not -MOST <= one <= MOST:
-                raise InputError(f"{flag}: expected a number below {MOST:,}, got {one}")
-            if "seed" in field.name and isinstance(one, int) and one < 0:
-                raise InputError(f"{flag}: expected a number from 0, got {one}")
-            if isinstance(one, str) and "\0" in one:
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, float) and not math.isfinite(part):
+                raise InputError(f"{flag}: expected a finite number, got {part}")
+            if isinstance(part, int) and not -MOST <= part <= MOST:
+                raise InputError(f"{flag}: expected a number below {MOST:,}, got {part}")
+            if "seed" in field.name and isinstance(part, int) and part < 0:
+                raise InputError(f"{flag}: expected a number from 0, got {part}")
+            if isinstance(part, str) and "\0" in part:
                 raise InputError(f"{flag}: holds a null character; expected a name")
         if field.name == "out" and str(value).strip() == "":
             raise InputError(f"{flag}: expected a folder or a file to write, got an empty name")
 
 
 def expect_fractions(config: Any, *names: str) -> None:
-    """Refuses settings that are not a share from 0 to 1, by name."""
+    """Refuses settings outside the range 0 to 1, by name."""
     _expect(config, names, lambda value: 0 <= value <= 1, "a share from 0 to 1")
 
 
@@ -79,7 +79,7 @@ def _expect(
 
 
 def expect_different_seeds(seeds: Sequence[int]) -> None:
-    """Refuses seeds below zero or there twice."""
+    """Refuses negative or duplicate seeds."""
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise InputError(f"--seeds: expected different numbers from 0, got {tuple(seeds)}")
 
@@ -96,14 +96,14 @@ READ = (
     "folders",
     "convention",
     "extra",
-)  # settings that name folders which a command reads
+)  # settings that name a command's input folders
 
 
 def expect_out_of_inputs(config: Any) -> None:
-    """Refuses --out that is or lies in a folder which the command reads.
+    """Refuses an --out that is, or lies in, an input folder of the command.
 
     Raises:
-        InputError: names both.
+        InputError: If so; the message names both.
     """
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         return
@@ -111,14 +111,14 @@ def expect_out_of_inputs(config: Any) -> None:
     out = flat.get("out")
     if not isinstance(out, str) or not out:
         return
-    own = Path(out).resolve()
+    output = Path(out).resolve()
     for name in READ:
         value = flat.get(name)
         for folder in value if isinstance(value, (list, tuple)) else [value]:
             if not isinstance(folder, str) or not folder or not Path(folder).is_dir():
                 continue
             read = Path(folder).resolve()
-            if own == read or read in own.parents:
+            if output == read or read in output.parents:
                 raise InputError(
                     f"--out {out}: is or lies in what this command reads (--{name} {folder}); "
                     "choose another folder"
@@ -126,15 +126,15 @@ def expect_out_of_inputs(config: Any) -> None:
 
 
 def expect_apart(out: PathLike, *inputs: PathLike) -> None:
-    """Refuses an output folder that is, holds, or lies in one that the command reads.
+    """Refuses an output folder that is, contains, or lies in an input folder.
 
     Raises:
-        InputError: names which.
+        InputError: If so; the message names the folder.
     """
-    own = Path(out).resolve()
+    output = Path(out).resolve()
     for source in inputs:
         read = Path(source).resolve()
-        if own == read or read in own.parents or own in read.parents:
+        if output == read or read in output.parents or output in read.parents:
             raise InputError(
                 f"--out {out}: is, holds or lies in what this command reads ({source}); choose "
                 "another folder"
@@ -142,14 +142,14 @@ def expect_apart(out: PathLike, *inputs: PathLike) -> None:
 
 
 def expect_new_file(path: PathLike, suffix: str, *inputs: PathLike) -> None:
-    """Refuses an output file of another kind, a folder, or one that is read as well.
+    """Refuses an output file with another suffix, a folder, or an input file.
 
-    Makes the folder that the file will lie in.
+    It creates the file's parent folder.
     """
     path = Path(path)
     if path.suffix != suffix or path.is_dir():
-        found = ", this is a folder" if path.is_dir() else ""
-        raise InputError(f"--out {path}: expected the name of a file that ends in {suffix}{found}")
+        note = ", this is a folder" if path.is_dir() else ""
+        raise InputError(f"--out {path}: expected the name of a file that ends in {suffix}{note}")
     for source in map(Path, inputs):
         inside = source.is_dir() and source.resolve() in path.resolve().parents
         if path.resolve() == source.resolve() or inside:

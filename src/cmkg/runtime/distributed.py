@@ -1,12 +1,12 @@
 """Devices, precision and the processes that train together.
 
-One process alone is the usual case and costs nothing. Several are those that `torchrun` started:
-they count as several only once their process group is initialised, by `launch` or by the user.
-Environment variables alone change nothing.
+A single process is the usual case and costs nothing. Several processes are those that `torchrun`
+started, once `launch` or the user has initialized their process group; environment variables alone
+change nothing.
 
-What they must share (settings, folder, code) is compared before anything is begun, and what one of
-them refuses all refuse. One that has stopped or does other work than the rest ends the job after
-CMKG_TIMEOUT_MINUTES, 30 where that is not set.
+Settings, folder and code must be equal on all processes and are compared at the start; an error in
+one is raised in all. If a process stops or diverges from the others, the job ends after
+CMKG_TIMEOUT_MINUTES (default 30).
 """
 
 from __future__ import annotations
@@ -39,33 +39,34 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @runtime_checkable
 class Processes(Protocol):
-    """What the code uses of a lightning_fabric.Fabric: this process among those that train."""
+    """The part of lightning_fabric.Fabric in use: this process among those that train together."""
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """The device of this process."""
 
     @property
     def world_size(self) -> int:
-        """How many processes there are."""
+        """The number of processes."""
 
     @property
     def global_rank(self) -> int:
-        """The number of this one."""
+        """The rank of this process."""
 
     def autocast(self) -> AbstractContextManager[None]:
-        """The precision of forward passes."""
+        """Returns the context that sets the precision of forward passes."""
 
 
 def launch(precision: Precision = "auto", accelerator: str = "auto") -> Processes:
     """Returns a lightning_fabric.Fabric for this process, alone or started by `torchrun`.
 
     Args:
-        precision: "auto" is bfloat16 autocast where the machine computes it natively, else float32.
+        precision: "auto" is bfloat16 autocast if the machine supports it natively, otherwise
+            float32.
         accelerator: "auto", "cpu" or "cuda".
     """
     try:
-        from lightning_fabric import Fabric  # half a second of the program's start
+        from lightning_fabric import Fabric  # imported late: it takes half a second
     except ModuleNotFoundError:
         raise InputError(
             "training needs lightning-fabric, which is not installed: install cmkg with its extra "
@@ -88,7 +89,7 @@ def launch(precision: Precision = "auto", accelerator: str = "auto") -> Processe
         precision=precision,
         strategy=strategy,
     )
-    with signals_end_at_once(unless=total == 1):  # it waits for the others outside of Python
+    with signals_end_at_once(unless=total == 1):  # waiting for the others blocks outside of Python
         fabric.launch()
     if world_size() > 1:
         atexit.register(_leave_group)
@@ -96,22 +97,22 @@ def launch(precision: Precision = "auto", accelerator: str = "auto") -> Processe
 
 
 def launched_processes() -> tuple[int, int]:
-    """How many processes `torchrun` has started, in all and on this machine; 1 and 1 without it.
+    """Returns the number of processes in all and on this machine; 1 and 1 without `torchrun`.
 
     Raises:
-        InputError: WORLD_SIZE or LOCAL_WORLD_SIZE is no number of processes, or its companions are
-            missing: the process would wait for others that nobody has started.
+        InputError: If WORLD_SIZE or LOCAL_WORLD_SIZE is not a number of processes, or torchrun's
+            other variables are missing, so that the process would wait forever.
     """
-    found = {}
+    counts = {}
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-        said = os.environ.get(name, "1")
-        if not said.isdecimal() or not 0 < int(said[:9]) < 1_000_000:
+        text = os.environ.get(name, "1")
+        if not text.isdecimal() or not 0 < int(text[:9]) < 1_000_000:
             raise InputError(
-                f"{name}: expected the number of processes, as torchrun sets it, got {said!r:.40}; "
+                f"{name}: expected the number of processes, as torchrun sets it, got {text!r:.40}; "
                 "unset it to work alone"
             )
-        found[name] = int(said)
-    total, local = found["WORLD_SIZE"], found["LOCAL_WORLD_SIZE"]
+        counts[name] = int(text)
+    total, local = counts["WORLD_SIZE"], counts["LOCAL_WORLD_SIZE"]
     missing = [name for name in LAUNCHED if name not in os.environ]
     if total > 1 and missing:
         raise InputError(
@@ -124,24 +125,24 @@ def launched_processes() -> tuple[int, int]:
 
 
 def join_launched_processes() -> None:
-    """Joins the other processes if `torchrun` started this one; for the command line alone."""
+    """Joins the other processes if `torchrun` started this one; only for the command line."""
     if launched_processes()[0] > 1:
         launch("32-true")
 
 
 def timeout_minutes() -> float:
-    """How long a process waits for another before it ends: CMKG_TIMEOUT_MINUTES.
+    """Returns how long a process waits for another before it ends: CMKG_TIMEOUT_MINUTES.
 
     Raises:
-        InputError: it is no positive number.
+        InputError: If it is not a positive number.
     """
-    said = os.environ.get("CMKG_TIMEOUT_MINUTES", "30")
+    text = os.environ.get("CMKG_TIMEOUT_MINUTES", "30")
     try:
-        minutes = float(said)
+        minutes = float(text)
     except ValueError:
         minutes = 0.0
     if not 0 < minutes < 1e5:
-        raise InputError(f"CMKG_TIMEOUT_MINUTES: expected a positive number, got {said!r:.40}")
+        raise InputError(f"CMKG_TIMEOUT_MINUTES: expected a positive number, got {text!r:.40}")
     return minutes
 
 
@@ -152,9 +153,9 @@ def _computes_bf16() -> bool:
 
 
 def _leave_group() -> None:
-    """Ends the process group before Python ends: its threads would abort the process."""
+    """Ends the process group before Python exits; otherwise its threads would abort the process."""
     if world_size() > 1:
-        with suppress(RuntimeError):  # the others may have gone
+        with suppress(RuntimeError):  # the others may have ended
             torch.distributed.destroy_process_group()
 
 
@@ -163,7 +164,7 @@ def _is_initialised() -> bool:
 
 
 def average_over_ranks(tensors: list[Tensor]) -> list[Tensor]:
-    """The mean of each tensor over all processes of the initialised group, in one flat bucket."""
+    """Returns each tensor's mean over all processes of the group, in one flat bucket."""
     if world_size() == 1 or not tensors:
         return tensors
     flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -173,7 +174,7 @@ def average_over_ranks(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def sum_over_ranks(values: dict[str, float]) -> dict[str, float]:
-    """Adds up {name: number} over all processes, by name: not all need have all."""
+    """Sums {name: number} over all processes, by name; names may differ between processes."""
     total: dict[str, float] = {}
     for name, value in gather_lists(list(values.items())):
         total[name] = total.get(name, 0.0) + value
@@ -191,7 +192,7 @@ def gather_lists(items: list[T]) -> list[T]:
 
 @torch.no_grad()
 def broadcast_module_(model: Model) -> Model:
-    """Gives every process the first one's parameters and buffers; returns the model."""
+    """Broadcasts the first process's parameters and buffers to all; returns the model."""
     if world_size() > 1:
         for tensor in [*model.parameters(), *model.buffers()]:
             torch.distributed.broadcast(tensor.data, 0)
@@ -200,7 +201,7 @@ def broadcast_module_(model: Model) -> Model:
 
 @torch.no_grad()
 def average_buffers_(models: Iterable[object]) -> None:
-    """Averages BatchNorm's running statistics, which each process takes from its own share."""
+    """Averages BatchNorm's running statistics, which each process computes on its own data."""
     if world_size() == 1:
         return
     buffers = [
@@ -228,48 +229,48 @@ def place_model(model: nn.Module, fabric: Processes) -> nn.Module:
 
 # ---- agreement -----------------------------------------------------------------------------------
 def max_over_ranks(*values: float) -> list[float]:
-    """The largest of each number over all processes."""
+    """Returns the maximum of each number over all processes."""
     if world_size() == 1:
         return list(values)
     is_nccl = "nccl" in torch.distributed.get_backend()
     device = torch.device("cuda", torch.cuda.current_device()) if is_nccl else torch.device("cpu")
     numbers = torch.tensor(values, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX)
-    found: list[float] = numbers.tolist()
-    return found
+    largest: list[float] = numbers.tolist()
+    return largest
 
 
 def on_every_rank(function: Callable[[], T]) -> T:
-    """Calls `function` in every process; what one of them refuses all refuse.
+    """Calls `function` in every process; an InputError in one is raised in all.
 
     Raises:
-        InputError: this process's own, or "process 1: " and another's.
+        InputError: This process's own error, or another's, prefixed with "process 1: ".
     """
     if world_size() == 1:
         return function()
-    found: list[T] = []
+    results: list[T] = []
     refused: InputError | None = None
     try:
-        found.append(function())
+        results.append(function())
     except InputError as error:
         refused = error
-    said = gather_lists([None if refused is None else str(refused)])
+    refusals = gather_lists([None if refused is None else str(refused)])
     if refused is not None:
         raise refused
-    for number, sentence in enumerate(said):
+    for number, sentence in enumerate(refusals):
         if sentence is not None:
             raise InputError(f"process {number}: {sentence}")
-    return found[0]
+    return results[0]
 
 
 def expect_same_on_ranks(facts: Mapping[str, Any]) -> None:
-    """Refuses processes that were started for different things.
+    """Refuses processes that were started with different settings.
 
     Args:
-        facts: what must be equal, by name, as plain JSON.
+        facts: The values that must be equal, by name, as plain JSON.
 
     Raises:
-        InputError: in every process, what differs first.
+        InputError: In every process, with the first difference.
     """
     if world_size() == 1:
         return
@@ -286,7 +287,7 @@ def expect_same_on_ranks(facts: Mapping[str, Any]) -> None:
 
 @lru_cache(maxsize=1)
 def code_fingerprint() -> str:
-    """A checksum of this package's modules: processes of one job must run the same."""
+    """Returns a checksum of this package's modules; processes of one job must run the same code."""
     digest = hashlib.sha256()
     package = Path(__file__).resolve().parent.parent
     for path in sorted(package.rglob("*.py")):
@@ -295,10 +296,10 @@ def code_fingerprint() -> str:
 
 
 def expect_divided(batch: int, what: str) -> None:
-    """Refuses a batch that the processes cannot share evenly: their means would not be its mean.
+    """Refuses a batch that the processes cannot share evenly, since their means would be wrong.
 
     Raises:
-        InputError: it is smaller than there are processes, or leaves a rest.
+        InputError: If it is smaller than the number of processes, or not divisible by it.
     """
     count = world_size()
     if batch % count:
@@ -310,10 +311,10 @@ def expect_divided(batch: int, what: str) -> None:
 
 
 def in_step(items: Iterable[T], what: str) -> Iterator[T]:
-    """The items, as long as every process has one.
+    """Yields the items, as long as every process has one.
 
     Raises:
-        InputError: one has fewer than another: the others would wait for it.
+        InputError: If one process has fewer than another, so that the others would wait for it.
     """
     if world_size() == 1:
         yield from items
@@ -334,20 +335,20 @@ def in_step(items: Iterable[T], what: str) -> Iterator[T]:
 
 
 def wait_for_all() -> None:
-    """Returns when every process has come here."""
+    """Blocks until every process has reached this call."""
     if world_size() > 1:
         torch.distributed.barrier()
 
 
 def on_first_rank(function: Callable[[], T]) -> T | None:
-    """Calls `function` in the first process alone while the others wait; None in the others."""
+    """Calls `function` only in the first process while the others wait; returns None in those."""
     result = function() if rank() == 0 else None
     wait_for_all()
     return result
 
 
 def describe_lost_contact(error: RuntimeError) -> str:
-    """What happened to the processes, in words."""
+    """Describes in words how the processes lost contact."""
     reason = str(error).splitlines()[0]
     if "imed out" in reason:
         return (
@@ -358,6 +359,6 @@ def describe_lost_contact(error: RuntimeError) -> str:
 
 
 def is_lost_contact(error: RuntimeError) -> bool:
-    """Whether this is what a collective raises when another process has ended, or waits no more."""
+    """Returns whether a collective raised this because another process has ended or timed out."""
     words = ("Connection", "connection", "gloo", "NCCL", "peer", "Timed out", "timed out")
     return world_size() > 1 and any(word in str(error) for word in words)

@@ -1,4 +1,4 @@
-"""What a result depends on beside its settings: code, versions, machine."""
+"""Records what a result depends on besides its settings: code, versions, machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def describe_environment() -> dict[str, Any]:
-    """What a result depends on beside its settings, for environment.json."""
+    """Returns what a result depends on besides its settings, for environment.json."""
     program = Path(sys.argv[0]).name.replace("__main__.py", "cmkg")  # `python -m cmkg` is `cmkg`
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
@@ -47,12 +47,12 @@ def describe_environment() -> dict[str, Any]:
 
 
 def _without_home(argument: str) -> str:
-    """Of a path that leads through the user's machine the last part only."""
+    """Returns only the last part of an absolute path, to omit the user's folders."""
     return Path(argument).name if os.path.isabs(argument) else argument
 
 
 def describe_commit() -> str:
-    """The commit of the checkout that cmkg runs from, or why there is none."""
+    """Returns the commit of the checkout that cmkg runs from, or why there is none."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
@@ -62,7 +62,7 @@ def describe_commit() -> str:
 
 
 def installed_version(package: str) -> str:
-    """The version of an installed package, or "not installed"."""
+    """Returns the version of an installed package, or "not installed"."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -70,7 +70,7 @@ def installed_version(package: str) -> str:
 
 
 def describe_processor() -> str:
-    """The processor's name."""
+    """Returns the processor's name."""
     with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         for line in file:
             if line.startswith("model name"):
@@ -79,12 +79,12 @@ def describe_processor() -> str:
 
 
 def describe_arithmetic() -> dict[str, Any]:
-    """What decides the last bits of a sum: threads, kernels, the device."""
-    found: dict[str, Any] = {
+    """Returns what determines the last bits of a sum: threads, kernels, the device."""
+    facts: dict[str, Any] = {
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
         "kernels": torch.backends.cpu.get_cpu_capability(),
     }
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts

@@ -1,7 +1,7 @@
-"""Files that are whole or as they were before, and sentences for those that cannot be read.
+"""Atomic writes, and readers that fail with one clear message.
 
-Nothing is opened that is not a regular file of a sane size. What cmkg writes itself holds its own
-checksum: results are refused where a bit has changed. Weights and checkpoints: weight_files.py.
+Only regular files of limited size are opened. Files that cmkg writes hold their own checksum, and
+results with a changed bit are refused. For weights and checkpoints see weight_files.py.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ from ..errors import InputError
 from .ranks import rank
 
 PathLike = str | Path
-MOST_BYTES = 8 << 30  # of any file that is read whole
-MOST_JSON_BYTES = 64 << 20  # of a run's own JSON
-MOST_HEADER_BYTES = 16 << 20  # of safetensors: names and shapes
-MOST_ARRAY_BYTES = 1 << 30  # of an .npz, unpacked
-SEAL = b"\ncmkg sha256 "  # and 64 hexadecimal digits, at a file's end
-CHECKSUM = "checksum"  # of a sealed JSON file, over all its other fields
+MOST_BYTES = 8 << 30  # limit for any file that is read whole
+MOST_JSON_BYTES = 64 << 20  # limit for a run's own JSON
+MOST_HEADER_BYTES = 16 << 20  # limit for a safetensors header: names and shapes
+MOST_ARRAY_BYTES = 1 << 30  # limit for an unpacked .npz
+SEAL = b"\ncmkg sha256 "  # followed by 64 hexadecimal digits, at a file's end
+CHECKSUM = "checksum"  # field of a sealed JSON file, over all its other fields
 WEIGHTS_CHECKSUM = "cmkg_sha256"  # in the metadata of a safetensors file
 AGAIN = "run the stage that writes it again"
-BROKEN = Exception  # a damaged file can make anything of the parser that reads it
+BROKEN = Exception  # a damaged file can cause any exception in its parser
 
 
 # ---- reading -------------------------------------------------------------------------------------
 def read_file(path: PathLike, what: str, hint: str = AGAIN, most_bytes: int = MOST_BYTES) -> bytes:
-    """The bytes of a regular file.
+    """Returns the bytes of a regular file.
 
     Args:
-        path: the file.
-        what: it should be, for the sentence.
-        hint: what to do where it cannot be read.
-        most_bytes: a larger file is refused before it is read.
+        path: The file.
+        what: What the file should be, for error messages.
+        hint: What to do if it cannot be read, for error messages.
+        most_bytes: The size limit, checked before reading.
 
     Raises:
-        InputError: there is none, it is a folder, a pipe or a device, it is too large, or the disk
-            does not give it.
+        InputError: If the file is missing, not a regular file (a folder, pipe or device), too
+            large, or unreadable.
     """
     try:
         facts = os.stat(path)
@@ -73,15 +73,15 @@ def read_file(path: PathLike, what: str, hint: str = AGAIN, most_bytes: int = MO
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says, at most 200 characters."""
+    """Returns the first line of an exception's message, at most 200 characters."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def parse_json(data: bytes, path: PathLike, what: str, hint: str = AGAIN) -> Any:
-    """What JSON bytes hold.
+    """Parses JSON bytes.
 
     Raises:
-        InputError: they are not JSON, or nested too deep.
+        InputError: If they are not JSON, or nested too deeply.
     """
     try:
         return json.loads(data, object_pairs_hook=_expect_each_once)
@@ -92,29 +92,29 @@ def parse_json(data: bytes, path: PathLike, what: str, hint: str = AGAIN) -> Any
 
 
 def _expect_each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    held = dict(pairs)
-    if len(held) < len(pairs):
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore
         raise ValueError(f"the field {twice!r:.60} stands twice")
-    return held
+    return fields
 
 
 def read_json(path: PathLike, what: str = "a file of a finished run") -> Any:
     """Reads a JSON file of a run.
 
     Raises:
-        InputError: there is no such file, or it is not JSON.
+        InputError: If the file is missing or not JSON.
     """
     data = read_file(path, what, "run the stage that writes it first", MOST_JSON_BYTES)
     return parse_json(data, path, what, "remove the folder and run its stage again")
 
 
 def load_array(data: bytes) -> np.ndarray:
-    """The array of an .npy file's bytes; its header is held against their number first.
+    """Returns the array of an .npy file's bytes, after checking its header against their size.
 
     Raises:
-        ValueError: it is none, or has another size than its header says.
+        ValueError: If it is not an .npy file, or its size differs from its header.
     """
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
@@ -138,40 +138,40 @@ def read_arrays(
     hint: str = AGAIN,
     most_bytes: int = MOST_ARRAY_BYTES,
 ) -> dict[str, np.ndarray]:
-    """Reads everything in an .npz of plain arrays: {name: array}.
+    """Reads all of an .npz of plain arrays: {name: array}.
 
-    How much it unpacks to is looked at first.
+    The unpacked size is checked first.
 
     Args:
-        path: the file.
-        what: it should be, for the sentence.
-        hint: what to do where it cannot be read.
-        most_bytes: that it may unpack to.
+        path: The file.
+        what: What the file should be, for error messages.
+        hint: What to do if it cannot be read, for error messages.
+        most_bytes: The limit of the unpacked size.
 
     Raises:
-        InputError: the file cannot be read, or unpacks to more.
+        InputError: If the file cannot be read, or exceeds the limit.
     """
     data = read_file(path, what, hint, most_bytes)
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as held:
-            unpacked = sum(member.file_size for member in held.infolist())
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
         if unpacked > most_bytes:
             raise InputError(
                 f"{path}: expected {what} of at most {most_bytes:,} bytes, it unpacks to "
                 f"{unpacked:,}; {hint}"
             )
-        with zipfile.ZipFile(io.BytesIO(data)) as held:
-            found = {
-                member.removesuffix(".npy"): load_array(held.read(member))
-                for member in held.namelist()
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            arrays = {
+                member.removesuffix(".npy"): load_array(archive.read(member))
+                for member in archive.namelist()
             }
-        expected = found.pop(CHECKSUM, None)
-        if expected is not None and str(expected) != _array_checksum(found):
+        expected = arrays.pop(CHECKSUM, None)
+        if expected is not None and str(expected) != _array_checksum(arrays):
             raise InputError(
                 f"{path}: expected {what}, its numbers are not those that were written "
                 f"(checksum); {hint}"
             )
-        return found
+        return arrays
     except InputError:
         raise
     except BROKEN as error:
@@ -183,12 +183,12 @@ def read_arrays(
 
 # ---- writing -------------------------------------------------------------------------------------
 def write_atomically(path: PathLike, write: Callable[[Path], object]) -> None:
-    """Calls write(temporary path), then renames it to `path`: a reader never sees half a file.
+    """Calls write(temporary path), then renames it to `path`; readers never see a partial file.
 
-    Only the first process writes. The file has the permissions that the user's umask gives.
+    Only the first process writes. The file's permissions follow the user's umask.
 
     Raises:
-        OSError: the file could not be written; it names `path`, and the old file is as it was.
+        OSError: If the file cannot be written; it names `path`, and the old file is unchanged.
     """
     if rank():
         return
@@ -202,13 +202,13 @@ def write_atomically(path: PathLike, write: Callable[[Path], object]) -> None:
         os.replace(partial, path)
         _to_disk(path.parent)
     except OSError as error:
-        if error.filename in (None, str(partial)):  # a message names the file that was asked for
+        if error.filename in (None, str(partial)):  # messages name the requested file
             raise named(error, path) from None
         raise
     except (
         RuntimeError,
         SafetensorError,
-    ) as error:  # what torch and safetensors make of a full disk
+    ) as error:  # how torch and safetensors report a full disk
         reason = str(error).splitlines()[0]
         raise OSError(errno.EIO, f"could not be written ({reason})", str(path)) from error
     finally:
@@ -216,12 +216,12 @@ def write_atomically(path: PathLike, write: Callable[[Path], object]) -> None:
 
 
 def named(error: OSError, path: PathLike) -> OSError:
-    """The error with the file's name: of a full disk Python does not say where."""
+    """Returns the error with the file's name, which Python omits for a full disk."""
     return OSError(error.errno or errno.EIO, error.strerror or str(error), str(path))
 
 
 def _to_disk(path: Path) -> None:
-    """Returns when the disk has it: a power cut leaves the old file or the new one."""
+    """Flushes a file to disk, so that a power cut leaves the old file or the new one."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:  # a folder, on Windows
@@ -252,7 +252,7 @@ def write_text(path: PathLike, text: str) -> None:
 
 
 def append_line(path: PathLike, line: str) -> None:
-    """Appends a line to a log; one that a full disk or a power cut left half written is cut off."""
+    """Appends a line to a log, and removes a partial line left by a full disk or a power cut."""
     try:
         with open(path, "ab+") as file:
             end = file.seek(0, os.SEEK_END)
@@ -265,7 +265,7 @@ def append_line(path: PathLike, line: str) -> None:
 
 
 def _end_of_last_line(file: Any, end: int, block: int = 1 << 16) -> int:
-    """Where the last whole line of an open file ends; 0 where it has none."""
+    """Returns where the last complete line of an open file ends; 0 if there is none."""
     while end > 0:
         start = max(0, end - block)
         file.seek(start)
@@ -282,12 +282,12 @@ def write_json(path: PathLike, value: object) -> None:
 
 
 def write_arrays(path: PathLike, **arrays: np.ndarray) -> None:
-    """Writes a compressed .npz of NumPy arrays, and a checksum of them all, atomically."""
-    held = {**arrays, CHECKSUM: np.array(_array_checksum(arrays))}
+    """Writes a compressed .npz of NumPy arrays and their checksum, atomically."""
+    contents = {**arrays, CHECKSUM: np.array(_array_checksum(arrays))}
 
     def write(partial: Path) -> None:
         with open(partial, "wb") as file:
-            np.savez_compressed(file, **held)  # type: ignore[arg-type]
+            np.savez_compressed(file, **contents)  # type: ignore[arg-type]
 
     write_atomically(path, write)
 
@@ -299,30 +299,30 @@ def write_sealed_json(path: PathLike, value: Mapping[str, Any]) -> None:
 
 
 def read_sealed_json(path: PathLike, required: bool = True) -> dict[str, Any]:
-    """Reads what `write_sealed_json` wrote, without the checksum.
+    """Reads a file that `write_sealed_json` wrote, without the checksum.
 
     Args:
-        path: the file.
-        required: a file without a checksum is refused, too.
+        path: The file.
+        required: If True, a file without a checksum is refused.
 
     Raises:
-        InputError: it cannot be read, holds no fields, or was changed.
+        InputError: If the file cannot be read, holds no fields, or was changed.
     """
-    held = read_json(path)
-    if not isinstance(held, dict):
-        raise InputError(f"{path}: expected fields by name, found {type(held).__name__}; {AGAIN}")
-    expected = held.pop(CHECKSUM, None)
+    fields = read_json(path)
+    if not isinstance(fields, dict):
+        raise InputError(f"{path}: expected fields by name, found {type(fields).__name__}; {AGAIN}")
+    expected = fields.pop(CHECKSUM, None)
     if expected is None and required:
         raise InputError(
             f"{path}: has no checksum: it is an older cmkg's, or was written by hand; remove it "
             "and run its stage again"
         )
-    if expected is not None and expected != _json_checksum(held):
+    if expected is not None and expected != _json_checksum(fields):
         raise InputError(
             f"{path}: its checksum is not that of its fields: it was changed after it was written; "
             "remove it and run its stage again"
         )
-    return held
+    return fields
 
 
 def _array_checksum(arrays: Mapping[str, np.ndarray]) -> str:
@@ -334,17 +334,17 @@ def _array_checksum(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def _json_checksum(value: Mapping[str, Any]) -> str:
-    plain = json.loads(json.dumps(value))  # as reading gives it back
+    plain = json.loads(json.dumps(value))  # as it reads back
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def stored_checksum(path: PathLike) -> str | None:
-    """The checksum that a safetensors file says of itself; None where it has none."""
+    """Returns the checksum in a safetensors file's metadata; None if it has none."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(min(length, MOST_HEADER_BYTES))
     with suppress(BROKEN):
-        found = json.loads(header).get("__metadata__", {}).get(WEIGHTS_CHECKSUM)
-        return found if isinstance(found, str) else None
+        checksum = json.loads(header).get("__metadata__", {}).get(WEIGHTS_CHECKSUM)
+        return checksum if isinstance(checksum, str) else None
     return None

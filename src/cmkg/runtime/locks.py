@@ -1,4 +1,4 @@
-"""One folder, one owner: the operating system's lock, which ends with its process."""
+"""Exclusive folders, by operating-system locks that end with their process."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..errors import InputError
 from .files import named
 from .ranks import rank
 
-HOLDER = "process "  # what a lock's file begins with
-WINDOWS_BYTE = 1 << 20  # which msvcrt locks: by its place in the file
+HOLDER = "process "  # start of a lock file
+WINDOWS_BYTE = 1 << 20  # the file offset of the byte that msvcrt locks
 HELD, MOST_LOCK = re.compile(r"process \d+ on \S*, since \S+,$"), 400
 
 
@@ -24,11 +24,11 @@ def hold_lock(path: Path, folder: Path) -> Iterator[None]:
     """Holds the operating system's lock on a file inside the block; it ends with the process.
 
     Args:
-        path: the file, removed afterwards.
-        folder: what it guards, for the sentence.
+        path: The lock file, removed afterwards.
+        folder: The guarded folder, for error messages.
 
     Raises:
-        InputError: another process holds it; the sentence says which.
+        InputError: If another process holds the lock; the message says which.
     """
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: expected a lock's file, this is none; remove it")
@@ -40,11 +40,11 @@ def hold_lock(path: Path, folder: Path) -> Iterator[None]:
                 f"{folder}: {holder} works on this folder; wait for it, stop it, or give "
                 "another --out"
             )
-        if not _is_file_at(file.fileno(), path):  # whoever held it has removed it meanwhile
+        if not _is_file_at(file.fileno(), path):  # its holder has removed it meanwhile
             raise InputError(f"{folder}: another process has just left it; start again")
         file.seek(0)
-        held = file.read(MOST_LOCK)
-        if held and HELD.match(held) is None:
+        content = file.read(MOST_LOCK)
+        if content and HELD.match(content) is None:
             raise InputError(f"{path}: is in the way and none of cmkg's locks; move it")
         started = datetime.now().astimezone().isoformat(timespec="seconds")
         try:
@@ -63,7 +63,7 @@ def hold_lock(path: Path, folder: Path) -> Iterator[None]:
 
 
 def _is_file_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file is still the one of this name: else another one can be locked beside."""
+    """Returns whether an open file is still at this path; otherwise two files could be locked."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
@@ -79,7 +79,7 @@ def _try_lock(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a disk without locks: nothing can be said
+    except OSError:  # the file system has no locks
         return True
     return True
 
@@ -87,9 +87,9 @@ def _try_lock(descriptor: int) -> bool:
 def _try_lock_windows(descriptor: int) -> bool:
     try:
         import msvcrt
-    except ImportError:  # neither: nothing can be said
+    except ImportError:  # neither kind of lock exists
         return True
-    # One byte behind all that is ever written: Windows lets nobody read a byte that is locked.
+    # Lock a byte beyond all content, because Windows prevents reading a locked byte.
     place = os.lseek(descriptor, 0, os.SEEK_CUR)
     os.lseek(descriptor, WINDOWS_BYTE, os.SEEK_SET)
     try:
@@ -102,28 +102,28 @@ def _try_lock_windows(descriptor: int) -> bool:
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file is what a killed command of ours left: a lock, a half-written file."""
+    """Returns whether a file is left over from a killed cmkg command: a lock or a partial file."""
     return name == ".lock" or name.endswith(".partial")
 
 
 def expect_own_folder(
     folder: Path, names: Collection[str] | None, marks: Collection[str] = ()
 ) -> None:
-    """Refuses a folder in which something else lies than a command writes there.
+    """Refuses a folder with files that the command does not write.
 
     Args:
-        folder: it may be missing or empty.
-        names: of what the command writes; None is any.
-        marks: one of which must be there, if anything is.
+        folder: The folder; it may be missing or empty.
+        names: The names that the command writes; None allows any.
+        marks: Names of which one must exist, unless the folder is empty.
 
     Raises:
-        InputError: names what lies there.
+        InputError: If there are other files; the message names one.
     """
     if not folder.exists() and not folder.is_symlink():
         return
     if not folder.is_dir():
         raise InputError(f"--out {folder}: is no folder; give a new or an empty one")
-    there = sorted(one.name for one in folder.iterdir() if not is_leftover(one.name))
+    there = sorted(file.name for file in folder.iterdir() if not is_leftover(file.name))
     strange = [name for name in there if names is not None and name not in names]
     if there and marks and not any(name in there for name in marks):
         strange = strange or there
@@ -137,10 +137,10 @@ def expect_own_folder(
 def hold_folder_of(
     folder: Path, names: Collection[str], marks: Collection[str] = ()
 ) -> Iterator[None]:
-    """Makes a folder of such files and works in it alone, inside the block; see expect_own_folder.
+    """Creates such a folder and holds it exclusively inside the block; see expect_own_folder.
 
     Raises:
-        InputError: something else lies there, or another command works on it.
+        InputError: If it has other files, or another command works on it.
     """
     expect_own_folder(folder, names, marks)
     with hold_folder(folder):
@@ -149,10 +149,10 @@ def hold_folder_of(
 
 @contextmanager
 def hold_folder(folder: Path) -> Iterator[None]:
-    """Makes a folder and works in it alone, inside the block; of several processes the first holds.
+    """Creates a folder and holds it exclusively inside the block; only the first process locks it.
 
     Raises:
-        InputError: another command works on it.
+        InputError: If another command works on it.
     """
     if rank():
         yield

@@ -1,6 +1,6 @@
-"""Folders that are written under another name and renamed when whole.
+"""Folders that are written under a temporary name and renamed when complete.
 
-Each holds a mark from its first moment on: nothing without it is taken up, and nothing is deleted.
+Each holds a mark from its creation on; folders without it are neither resumed nor deleted.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ MARK = ".cmkg-half-written"
 
 
 def take_up(partial: Path) -> None:
-    """Makes the folder, or goes on with one that a killed command of ours left.
+    """Creates the folder, or resumes one that a killed cmkg command left.
 
     Raises:
-        InputError: somebody else's folder has this name.
+        InputError: If another folder has this name.
     """
     if partial.is_symlink() or (partial.exists() and not partial.is_dir()):
         raise InputError(f"{partial}: is in the way and none of cmkg's; move it, or choose another")
@@ -31,10 +31,10 @@ def take_up(partial: Path) -> None:
 
 
 def begin_anew(partial: Path) -> None:
-    """An empty folder of that name; what a killed command of ours left is deleted.
+    """Creates an empty folder, deleting one that a killed cmkg command left.
 
     Raises:
-        InputError: somebody else's folder has this name.
+        InputError: If another folder has this name.
     """
     take_up(partial)
     shutil.rmtree(partial)
@@ -42,10 +42,10 @@ def begin_anew(partial: Path) -> None:
 
 
 def rename_whole(partial: Path, folder: Path) -> None:
-    """Gives the folder its name; its mark goes last, so that a killed command can be gone on with.
+    """Renames the folder and removes its mark last, so that a killed command can resume.
 
     Raises:
-        OSError: something has this name.
+        OSError: If the name is taken.
     """
     os.replace(partial, folder)
     (folder / MARK).unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""What a person sees while something long runs: headings, bars, the time that is left.
+"""Progress output of long jobs: headings, bars, and the remaining time.
 
-On a terminal a live bar; elsewhere (a log file, CI) one plain line every ten seconds.
+On a terminal it is a live bar; elsewhere (a log file, CI) one plain line every ten seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def say(text: str) -> None:
-    """Prints a heading among the progress, from the first process."""
+    """Prints a heading in the progress output, from the first process only."""
     if rank() == 0:
         text = printable(text)
         heading = f"\033[1m{text}\033[0m" if sys.stderr.isatty() else f"-- {text}"
@@ -26,13 +26,13 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Prints a plain line among the progress, from the first process."""
+    """Prints a plain line in the progress output, from the first process only."""
     if rank() == 0:
         print(printable(text), file=sys.stderr, flush=True)
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds, minutes or hours as a person would say them.
+    """Formats a duration in seconds, minutes or hours.
 
     >>> format_duration(42), format_duration(600), format_duration(7200)
     ('42 s', '10.0 min', '2.0 h')
@@ -43,15 +43,15 @@ def format_duration(seconds: float) -> str:
 
 
 class Bar:
-    """A context that gives advance(), to be called once a step.
+    """A context that gives advance(), to be called once per step.
 
     Args:
-        name: what is being done, e.g. "depth teacher".
-        total: how many steps there are; None where nobody knows.
-        first: steps that an earlier session has done.
-        per_step: things a step, for the rate.
-        things: what is counted, e.g. "images".
-        shown: False shows nothing.
+        name: What is being done, e.g. "depth teacher".
+        total: The number of steps; None if unknown.
+        first: The number of steps done by earlier sessions.
+        per_step: Things per step, for the rate.
+        things: What is counted, e.g. "images".
+        shown: If False, nothing is shown.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Bar:
         return self.advance
 
     def advance(self) -> None:
-        """Counts one step more, and shows it when it is time."""
+        """Counts one more step, and updates the output if due."""
         self.done += 1
         if not self.visible:
             return
@@ -108,7 +108,7 @@ class Bar:
         )
 
     def _whole(self, rate: float) -> str:
-        """What is left of the whole chain that this is a part of, at this rate."""
+        """Returns the remaining time of the whole chain that this is part of, at this rate."""
         if Overall.current is None or self.things != "images":
             return ""
         seconds = Overall.current.seconds_left(rate, self.done * self.per_step)
@@ -145,13 +145,13 @@ def _live_bar() -> Any:
 
 
 class Overall:
-    """The time left for the whole of a chain of trainings, from the work that is done.
+    """Estimates the remaining time of a chain of trainings from the finished work.
 
     Args:
-        work: {part: its work, in images to be seen}; parts that are finished already are left out.
+        work: {part: its work, in images}; finished parts are left out.
     """
 
-    current: ClassVar[Overall | None] = None  # the chain that this process works on
+    current: ClassVar[Overall | None] = None  # the chain that this process is running
 
     def __init__(self, work: dict[str, float]) -> None:
         self.work = dict(work)
@@ -166,7 +166,7 @@ class Overall:
         Overall.current = None
 
     def seconds_left(self, rate: float, done_of_part: float) -> float:
-        """Of the whole, at a rate in images a second, so many of the part at hand being done."""
+        """Returns the chain's remaining seconds, at a rate in images per second."""
         return max(sum(self.work.values()) - done_of_part, 0.0) / max(rate, 1e-9)
 
     def finish(self, part: str) -> None:
@@ -174,7 +174,7 @@ class Overall:
         self.done += self.work.pop(part, 0.0)
 
     def time_left(self) -> str:
-        """As ", about 12 min left for the whole run"; nothing while nothing is known."""
+        """Returns text such as ", about 12 min left for the whole run"; empty while unknown."""
         remaining = sum(self.work.values())
         if self.done == 0 or remaining == 0:
             return ""

@@ -1,4 +1,4 @@
-"""Libraries that write to standard error by themselves, silenced while they are called."""
+"""Silences native libraries that write to standard error while they are called."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """What native code writes to standard error in here is not shown; Python's output is kept.
+    """Hides what native code writes to standard error in the block; Python's output is kept.
 
-    The file descriptor is replaced: libraries that take no Python stream write to it.
+    It replaces the file descriptor, because native libraries bypass Python's stream.
     """
     with suppress(OSError, ValueError):
         sys.stderr.flush()

@@ -1,6 +1,6 @@
-"""Random streams by key: what one key draws never depends on what another has drawn.
+"""Random streams by key, each independent of what other keys have drawn.
 
-So nothing of them needs saving, and a job that is resumed draws what the unbroken one would have.
+They need no saved state, and a resumed job draws the same numbers as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def batch_indices(
 ) -> Tensor:
     """Returns this process's share of the sample numbers of one step.
 
-    Each epoch is a new permutation of all `count` samples; what does not fill a batch is left out.
+    Each epoch is a new permutation of all `count` samples; an incomplete last batch is dropped.
     """
     batch = min(batch, count)
     epoch, place = divmod(step, count // batch)
@@ -42,14 +42,14 @@ def _permutation(seed: object, epoch: int, count: int) -> Tensor:
 
 
 class TorchRandomState:
-    """torch's global random streams as a part of a checkpoint: each process has its own."""
+    """torch's global random streams as part of a checkpoint, separate for each process."""
 
     def state_dict(self) -> dict[str, list[Tensor]]:
         """Returns the streams' states; all processes call it together."""
-        found = {"states": gather_lists([torch.get_rng_state()])}
+        states = {"states": gather_lists([torch.get_rng_state()])}
         if torch.cuda.is_available():
-            found["cuda"] = gather_lists([torch.cuda.get_rng_state()])
-        return found
+            states["cuda"] = gather_lists([torch.cuda.get_rng_state()])
+        return states
 
     def load_state_dict(self, held: dict[str, list[Tensor]]) -> None:
         """Puts this process's saved state back."""
@@ -59,34 +59,34 @@ class TorchRandomState:
 
 
 class PythonRandomState:
-    """The global streams of Python's random and of NumPy, which people's datasets draw from."""
+    """The global streams of Python's random and of NumPy, which users' datasets may draw from."""
 
     def state_dict(self) -> dict[str, list[dict[str, Tensor]]]:
         """Returns the streams' states; all processes call it together."""
         version, words, spare = random.getstate()
         _, keys, place, has_spare, other = np.random.get_state(legacy=True)  # noqa: NPY002
         numbers = [version, *words], [float("nan") if spare is None else spare]
-        own = {
+        state = {
             "random": torch.tensor(numbers[0], dtype=torch.int64),
             "random_spare": torch.tensor(numbers[1], dtype=torch.float64),
             "numpy": torch.tensor([*map(int, keys), place, has_spare], dtype=torch.int64),
             "numpy_spare": torch.tensor([other], dtype=torch.float64),
         }
-        return {"states": gather_lists([own])}
+        return {"states": gather_lists([state])}
 
     def load_state_dict(self, held: dict[str, list[dict[str, Tensor]]]) -> None:
         """Puts this process's saved state back."""
-        own = held["states"][rank()]
-        version, *words = own["random"].tolist()
-        spare = float(own["random_spare"])
+        saved = held["states"][rank()]
+        version, *words = saved["random"].tolist()
+        spare = float(saved["random_spare"])
         random.setstate((version, tuple(words), None if spare != spare else spare))
-        *keys, place, has_spare = own["numpy"].tolist()
+        *keys, place, has_spare = saved["numpy"].tolist()
         state = ("MT19937", np.array(keys, dtype=np.uint32), place, has_spare)
-        np.random.set_state((*state, float(own["numpy_spare"])))  # noqa: NPY002
+        np.random.set_state((*state, float(saved["numpy_spare"])))  # noqa: NPY002
 
 
 class GeneratorState:
-    """A torch.Generator of the user's own, as a DataLoader or a sampler has it."""
+    """A user's torch.Generator, such as that of a DataLoader or a sampler."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator

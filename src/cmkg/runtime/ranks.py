@@ -1,4 +1,4 @@
-"""Which of the processes that train together this one is; needs no torch where none trains."""
+"""The rank of this process and the number of processes, without importing torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def _group() -> Any:
-    """torch.distributed, where it is loaded and its group is there; else None."""
+    """Returns torch.distributed if it is loaded and its group is initialized, otherwise None."""
     torch = sys.modules.get("torch")
     group = getattr(torch, "distributed", None)
     if group is None or not group.is_available() or not group.is_initialized():
@@ -16,12 +16,12 @@ def _group() -> Any:
 
 
 def rank() -> int:
-    """Number of this process among those that train together; 0 alone."""
+    """Returns this process's number among those that train together; 0 if alone."""
     group = _group()
     return int(group.get_rank()) if group else 0
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Returns the number of processes that train together."""
     group = _group()
     return int(group.get_world_size()) if group else 1

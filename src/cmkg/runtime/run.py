@@ -1,18 +1,17 @@
-"""A run's folder: what was asked for, who works on it, how far it is, what came out.
+"""A run's folder: settings, lock, checkpoints, logs and result.
 
     config.json       the settings
-    environment.json  of each session: commit, command, versions, machine
+    environment.json  each session's commit, command, versions and machine
     metrics.jsonl     means of the losses, one line every LOG_EVERY steps
-    checkpoint.pt     while it runs: where it resumes
+    checkpoint.pt     the point to resume from, while the run is unfinished
     *.safetensors     weights, priors
     result.json       written last: the run is finished
 
-A folder is claimed only after everything that was asked for has been looked at: a mistyped name
-leaves no folder behind. While a process works on it, it holds a lock that ends with the process.
-Checkpoint and result hold the settings, too, and checksums: what belongs to another run, or was
-changed, is refused.
+A folder is claimed only after all settings have been checked, so a mistyped name leaves no folder
+behind. A working process holds a lock that ends with it. Checkpoint and result also hold the
+settings and checksums; files that were changed or belong to another run are refused.
 
-One file: what resumes depends on the order in which all of this is written.
+One file: resuming depends on the order in which these files are written.
 """
 
 from __future__ import annotations
@@ -70,9 +69,14 @@ from .settings import flatten_settings, settings_of
 from .signals import Stopped, tell_on_stop, wait_with_signals
 from .weight_files import save_sealed
 
-MARKS = ("config.json", "environment.json", "checkpoint.pt", "result.json")  # of a run's folder
-OF_INPUT = "checksum of "  # and a setting's name on the command line
-LOG_EVERY = 50  # steps between two lines of metrics.jsonl
+MARKS = (
+    "config.json",
+    "environment.json",
+    "checkpoint.pt",
+    "result.json",
+)  # files that mark a run's folder
+OF_INPUT = "checksum of "  # followed by a setting's name on the command line
+LOG_EVERY = 50  # steps between lines of metrics.jsonl
 CHECKPOINT_SECONDS = 20.0
 Losses = dict[str, float]
 Log = Callable[[Losses], None]
@@ -80,13 +84,13 @@ Log = Callable[[Losses], None]
 
 @runtime_checkable
 class Stateful(Protocol):
-    """What a checkpoint can hold: a model, an optimiser, a random stream."""
+    """An object that a checkpoint can hold: a model, an optimizer, a random stream."""
 
     def state_dict(self) -> Any:
-        """Returns what is to be kept."""
+        """Returns the state to save."""
 
     def load_state_dict(self, held: Any, /) -> Any:
-        """Puts it back."""
+        """Restores a saved state."""
 
 
 # {name: object with state_dict and load_state_dict, or dict of tensors that are updated in place}.
@@ -97,15 +101,15 @@ def checkpoint_seconds() -> float:
     """Seconds between two checkpoints: CMKG_CHECKPOINT_SECONDS, or 20.
 
     Raises:
-        InputError: it is no number from 0.
+        InputError: If it is not a number from 0.
     """
-    said = os.environ.get("CMKG_CHECKPOINT_SECONDS") or str(CHECKPOINT_SECONDS)
+    text = os.environ.get("CMKG_CHECKPOINT_SECONDS") or str(CHECKPOINT_SECONDS)
     try:
-        seconds = float(said)
+        seconds = float(text)
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        raise InputError(f"CMKG_CHECKPOINT_SECONDS: expected seconds from 0, got {said!r:.40}")
+        raise InputError(f"CMKG_CHECKPOINT_SECONDS: expected seconds from 0, got {text!r:.40}")
     return seconds
 
 
@@ -113,19 +117,19 @@ def checkpoint_seconds() -> float:
 class Run:
     """One training's folder: refuses other settings, knows its result, resumes where it was killed.
 
-    Making one reads the folder and writes nothing. `claim` is where the folder is made. Processes
-    that train together make it together.
+    The constructor reads the folder and writes nothing; `claim` creates the folder. Processes that
+    train together construct it together.
 
     Args:
-        folder: where it lies; None keeps nothing on disk.
-        config: a dataclass of settings, or a dict of plain values.
-        title: what progress bars call it, e.g. "depth teacher".
-        own: names of settings that each process has its own of: its share of somebody's data.
-        inputs: checksums of what it reads, by name; of other inputs it is another run.
+        folder: The folder; None keeps nothing on disk.
+        config: A dataclass of settings, or a dict of plain values.
+        title: The name shown in progress bars, e.g. "depth teacher".
+        own: Names of settings that may differ between processes, such as their share of the data.
+        inputs: Checksums of the inputs, by name; other inputs make it another run.
 
     Raises:
-        InputError: the folder holds a run with other settings, a changed result, or something else;
-            processes were started for different things.
+        InputError: If the folder holds a run with other settings, a changed result, or other files,
+            or if processes were started with different settings.
     """
 
     def __init__(
@@ -164,7 +168,7 @@ class Run:
         return self.folder is not None and (self.folder / name).exists()
 
     def _look(self) -> None:
-        """Reads what lies in the folder."""
+        """Reads the folder's files."""
         if self.folder is None:
             return
         if self._has("config.json"):
@@ -180,21 +184,21 @@ class Run:
             self._result = read_result(path)
 
     def _refuse_other_settings(self, held: Any, path: Path) -> None:
-        """Where config.json is gone or was edited, checkpoint and result still say whose they are.
+        """Refuses a file of a run with other settings, even if config.json is lost or edited.
 
         Args:
-            held: the settings that the file says.
-            path: of the file.
+            held: The settings in the file.
+            path: The file.
         """
         if not isinstance(held, dict):
             raise InputError(f"{path}: says no settings; {BEGIN_ANEW}")
         old, new = flatten_settings(held), flatten_settings(self.settings)
         for name in [*new, *old]:
-            said = f"{OF_INPUT}{name.replace('_', '-')}"
-            if said in old and old.get(said) == new.get(said):
-                continue  # the same contents in another place
+            checksum_name = f"{OF_INPUT}{name.replace('_', '-')}"
+            if checksum_name in old and old.get(checksum_name) == new.get(checksum_name):
+                continue  # the same contents at another path
             if name.startswith(OF_INPUT) and name not in new:
-                continue  # it is gone: whoever needs it says so
+                continue  # it is missing: its reader reports that
             if old.get(name) != new.get(name):
                 raise InputError(
                     f"{path}: this folder holds a run with {name} = "
@@ -204,12 +208,12 @@ class Run:
 
     @contextmanager
     def claim(self) -> Iterator[Run]:
-        """Makes the folder and works on it alone, inside the block.
+        """Creates the folder and holds it exclusively inside the block.
 
         Raises:
-            InputError: another process works on it.
-            Stopped: a signal asked the program to end; says what is on disk.
-            InputError: another process has ended, or stands still; says what is on disk.
+            InputError: If another process works on it, or another process of this job has ended or
+                hangs; the message says what is on disk.
+            Stopped: If a signal stopped the program; the message says what is on disk.
         """
         self.began = time.monotonic()
         if self.folder is None:
@@ -233,7 +237,7 @@ class Run:
             return
         stack.enter_context(hold_folder(self.folder))
         before = self._result
-        self._look()  # another process may have worked here since
+        self._look()  # another process may have written here since
         if self._result != before:
             raise InputError(f"{self.folder}: was finished by another process; start again")
         if self._has("checkpoint.pt") and not self._has("config.json"):
@@ -245,7 +249,7 @@ class Run:
         write_json(self.folder / "config.json", self.settings)
 
     def path(self, name: str) -> Path:
-        """A file of the folder."""
+        """Returns the path of a file in the folder."""
         if self.folder is None:
             raise InputError("this run keeps no folder: give `out`")
         return self.folder / name
@@ -257,11 +261,11 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What `finish` wrote, or None while the run is not finished."""
+        """The result that `finish` wrote, or None while the run is unfinished."""
         return self._result
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Writes the result; the checkpoint is not needed any more."""
+        """Writes the result and removes the checkpoint."""
         result = json.loads(json.dumps(result | {"seconds": round(self.seconds, 1)}))
         if rank() == 0:
             folder = self.path("result.json").parent
@@ -281,20 +285,20 @@ class Run:
         images_per_step: int = 1,
         whole_epochs: bool = False,
     ) -> Generator[tuple[int, Log]]:
-        """Yields the steps that are left, and `log` for each: resumes, saves, logs, shows progress.
+        """Yields the remaining steps; resumes, saves checkpoints, logs and shows progress.
 
         Args:
-            total: how many steps there are in all.
-            state: what a checkpoint holds.
-            images_per_step: for the rate that is shown.
-            whole_epochs: a step is an epoch of somebody's data, which show their own progress:
-                every one is logged and kept, the last one, too.
+            total: The total number of steps.
+            state: The objects that a checkpoint holds.
+            images_per_step: Images per step, for the displayed rate.
+            whole_epochs: If True, a step is an epoch of the user's data with its own progress bar;
+                every step is logged and saved, including the last.
 
         Yields:
-            The step's number, and log(losses), which keeps their means for metrics.jsonl.
+            The step's number, and log(losses), which accumulates their means for metrics.jsonl.
 
         Raises:
-            Stopped: a signal asked the program to end; the step is finished and kept.
+            Stopped: If a signal stopped the program; the step is finished and saved first.
         """
         sums: Losses = {}
         first = self.resume(state, sums)
@@ -329,7 +333,7 @@ class Run:
                     saved = time.monotonic()
                 if signal:
                     raise self._stopped(int(signal))
-        if request.number:  # it came after the last step was over
+        if request.number:  # the signal came after the last step
             raise self._stopped(request.number)
 
     def _stopped(self, number: int) -> Stopped:
@@ -342,7 +346,7 @@ class Run:
             self._on_disk = "nothing is kept without a folder"
 
     def log_means(self, step: int, sums: Losses, count: int, **facts: object) -> Losses:
-        """Logs the means of losses that were summed over `count` steps; returns them."""
+        """Logs and returns the means of losses that were summed over `count` steps."""
         totals = sum_over_ranks(sums)
         means = {name: value / (count * world_size()) for name, value in totals.items()}
         self.log(step=step, **means, **facts)
@@ -355,20 +359,20 @@ class Run:
         append_line(self.folder / "metrics.jsonl", json.dumps(line))
 
     def logged(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl."""
+        """Returns the lines of metrics.jsonl."""
         return read_log(self.path("metrics.jsonl")) if self._has("metrics.jsonl") else []
 
     def save_checkpoint(self, step: int, state: State, sums: Losses | None = None) -> None:
-        """Keeps `state` as it is after `step` steps; all processes call it together.
+        """Saves `state` after `step` steps; all processes call it together.
 
         Args:
-            step: how many are done.
-            state: what to keep.
-            sums: losses since the last line of the log.
+            step: The number of finished steps.
+            state: The objects to save.
+            sums: Summed losses since the last line of the log.
         """
         if self.folder is None:
             return
-        held = Checkpoint(
+        checkpoint = Checkpoint(
             step=step,
             seconds=self.seconds,
             sums=sum_over_ranks(sums or {}),
@@ -381,21 +385,20 @@ class Run:
             },
         )
         if rank() == 0:
-            save_sealed(self.folder / "checkpoint.pt", held._asdict())
+            save_sealed(self.folder / "checkpoint.pt", checkpoint._asdict())
 
     def resume(self, state: State, sums: Losses | None = None) -> int:
-        """Puts the last checkpoint into `state`; returns how many steps it had done, 0 without one.
+        """Loads the last checkpoint into `state`; returns its number of steps, 0 without one.
 
-        Lines that the killed process logged after its last checkpoint are taken out: they come
-        again.
+        Log lines after the last checkpoint are removed, because those steps run again.
 
         Args:
-            state: what the checkpoint was taken of.
-            sums: gets the losses since the last line of the log.
+            state: The objects that the checkpoint holds.
+            sums: Receives the summed losses since the last line of the log.
 
         Raises:
-            InputError: the checkpoint was changed, is of another run, or of as many processes more
-                or fewer.
+            InputError: If the checkpoint was changed, or belongs to another run or another number
+                of processes.
         """
         if self.folder is None:
             return 0
@@ -415,35 +418,35 @@ class Run:
         path = self.path("checkpoint.pt")
         if not path.exists():
             return 0
-        held = read_checkpoint(path)
-        self._refuse_other_settings(held.settings, path)
-        if held.processes != world_size():
+        checkpoint = read_checkpoint(path)
+        self._refuse_other_settings(checkpoint.settings, path)
+        if checkpoint.processes != world_size():
             raise InputError(
-                f"{path}: was written by {held.processes} process(es), this job has "
+                f"{path}: was written by {checkpoint.processes} process(es), this job has "
                 f"{world_size()}: samples are shared out otherwise, and the weights would be "
-                f"others; start {held.processes}, or {BEGIN_ANEW}"
+                f"others; start {checkpoint.processes}, or {BEGIN_ANEW}"
             )
         try:
             for name, part in state.items():
                 if isinstance(part, Stateful):
-                    part.load_state_dict(held.state[name])
+                    part.load_state_dict(checkpoint.state[name])
                 else:
                     for key, tensor in part.items():
-                        tensor.copy_(held.state[name][key])
+                        tensor.copy_(checkpoint.state[name][key])
         except BROKEN as error:
             raise InputError(
                 f"{path}: does not fit this run ({type(error).__name__}: {first_line(error)}); "
                 f"{BEGIN_ANEW}"
             ) from None
         now = describe_arithmetic()
-        others = [name for name in now if held.arithmetic.get(name, now[name]) != now[name]]
+        others = [name for name in now if checkpoint.arithmetic.get(name, now[name]) != now[name]]
         if others and not rank():
             note(
-                f"{path}: was written with {others[0]} = {held.arithmetic[others[0]]}, this "
+                f"{path}: was written with {others[0]} = {checkpoint.arithmetic[others[0]]}, this "
                 f"session has {now[others[0]]}: the result may differ from the unbroken run's in "
                 "the last bits"
             )
-        self.seconds_before = held.seconds
+        self.seconds_before = checkpoint.seconds
         if sums is not None and rank() == 0:
-            sums.update(held.sums)
-        return held.step
+            sums.update(checkpoint.sums)
+        return checkpoint.step

@@ -1,4 +1,4 @@
-"""What a run's files may hold: each reader gives what is expected, or refuses in one sentence."""
+"""Readers for a run's files, which return valid contents or raise one clear message."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ MOST_LOG_BYTES = 1 << 30
 DEEPEST_SETTINGS = 8
 BEGIN_ANEW = "remove it to begin anew"
 AGAIN = "run the command that wrote this folder again"
-ABOUT_THE_RUN = ("settings", "processes", "outputs", "place")  # in a result, beside what came out
-KEPT = (".npz", ".jsonl", ".json")  # of what a run wrote, beside weights and priors
+ABOUT_THE_RUN = ("settings", "processes", "outputs", "place")  # in a result, besides the outcome
+KEPT = (".npz", ".jsonl", ".json")  # output files of a run, besides weights and priors
 UNSEALED = ("config.json", "environment.json", "result.json")
-PLACES = 4  # parts of a folder's path that a result remembers
+PLACES = 4  # number of path parts that a result records
 
 
 @lru_cache(maxsize=16)
@@ -33,12 +33,12 @@ def _adapter(kind: Any) -> Any:
 
 
 def expect_shape(value: Any, kind: Any, path: PathLike) -> Any:
-    """The value as `kind`: a TypedDict, a dataclass or another annotated type.
+    """Returns the value as `kind`: a TypedDict, a dataclass or another annotated type.
 
     Raises:
-        InputError: it is something else; names the file, the field, and what is wrong with it.
+        InputError: If it does not fit; the message names the file, the field and the problem.
     """
-    if dataclasses.is_dataclass(kind):  # pydantic leaves out what it does not know
+    if dataclasses.is_dataclass(kind):  # pydantic drops unknown fields
         known = {field.name for field in dataclasses.fields(kind)}
         if not isinstance(value, dict) or set(value) - known:
             unknown = sorted(set(value) - known)[0] if isinstance(value, dict) else value
@@ -51,17 +51,17 @@ def expect_shape(value: Any, kind: Any, path: PathLike) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         field = ".".join(str(part)[:80] for part in first["loc"]) or "the whole"
-        found = f"{first['input']!r:.60}"
+        text = f"{first['input']!r:.60}"
         raise InputError(
-            f"{path}: field {field!r}: {first['msg'].lower()}, found {found}; {AGAIN}"
+            f"{path}: field {field!r}: {first['msg'].lower()}, found {text}; {AGAIN}"
         ) from None
 
 
 def read_settings(path: PathLike) -> dict[str, Any]:
-    """The settings of a run's config.json: groups of plain values.
+    """Returns the settings of a run's config.json: groups of plain values.
 
     Raises:
-        InputError: it holds something else.
+        InputError: If it holds something else.
     """
 
     def is_plain(value: Any, depth: int) -> bool:
@@ -71,35 +71,35 @@ def read_settings(path: PathLike) -> dict[str, Any]:
             return depth > 0 and all(is_plain(part, depth - 1) for part in value)
         return True
 
-    held = read_json(path, "the settings of a run")
-    if not isinstance(held, dict) or not is_plain(held, DEEPEST_SETTINGS):
+    settings = read_json(path, "the settings of a run")
+    if not isinstance(settings, dict) or not is_plain(settings, DEEPEST_SETTINGS):
         raise InputError(
             f"{path}: expected the settings of a run by name, found other JSON; give another --out "
             "or remove the folder"
         )
-    return held
+    return settings
 
 
 def read_result(path: PathLike, root: PathLike | None = None) -> dict[str, Any]:
-    """What a finished run's result.json says.
+    """Returns the contents of a finished run's result.json.
 
     Args:
-        path: the file.
-        root: a folder of several runs: the result must be of this very place in it.
+        path: The file.
+        root: A folder of several runs; the result must have been written at this path inside it.
 
     Raises:
-        InputError: the run is not finished, the file was changed, lies in another place than it was
-            written to, or what the run wrote beside it is gone or was changed.
+        InputError: If the run is unfinished, the file was changed or moved, or another output of
+            the run is missing or was changed.
     """
-    held, path = read_sealed_json(path), Path(path)
-    expect_outputs(path.parent, held.get("outputs"))
+    result, path = read_sealed_json(path), Path(path)
+    expect_outputs(path.parent, result.get("outputs"))
     if root is not None:
-        _expect_place(held, path.parent, Path(root))
-    return {name: value for name, value in held.items() if name not in ABOUT_THE_RUN}
+        _expect_place(result, path.parent, Path(root))
+    return {name: value for name, value in result.items() if name not in ABOUT_THE_RUN}
 
 
 def place_of(folder: PathLike) -> list[str]:
-    """Where a run lies: the last parts of its folder's path."""
+    """Returns the last parts of a run folder's path, which identify it."""
     return list(Path(folder).resolve().parts[-PLACES:])
 
 
@@ -115,22 +115,22 @@ def _expect_place(held: Mapping[str, Any], folder: Path, root: Path) -> None:
 
 
 def outputs_of(folder: Path) -> dict[str, str | None]:
-    """{name: checksum} of what a run has written, for its result."""
-    files = [one for one in sorted(folder.iterdir()) if one.is_file()]
-    found: dict[str, str | None] = {}
-    for one in files:
-        if one.suffix == ".safetensors":
-            found[one.name] = stored_checksum(one)
-        elif one.suffix in KEPT and one.name not in UNSEALED:
-            found[one.name] = hashlib.sha256(one.read_bytes()).hexdigest()
-    return found
+    """Returns {name: checksum} of a run's output files, for its result."""
+    files = [file for file in sorted(folder.iterdir()) if file.is_file()]
+    checksums: dict[str, str | None] = {}
+    for file in files:
+        if file.suffix == ".safetensors":
+            checksums[file.name] = stored_checksum(file)
+        elif file.suffix in KEPT and file.name not in UNSEALED:
+            checksums[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return checksums
 
 
 def expect_outputs(folder: Path, outputs: Any) -> None:
-    """Refuses a finished run's folder in which a file is gone or another than the run wrote.
+    """Refuses a finished run's folder with a missing or changed file.
 
     Raises:
-        InputError: names the file.
+        InputError: If so; the message names the file.
     """
     for name, expected in (outputs if isinstance(outputs, dict) else {}).items():
         path = folder / Path(str(name)).name
@@ -140,11 +140,11 @@ def expect_outputs(folder: Path, outputs: Any) -> None:
                 "run its stage again"
             )
         if path.suffix == ".safetensors":
-            found = stored_checksum(path)
+            checksum = stored_checksum(path)
         else:
             data = read_file(path, "what a run wrote", BEGIN_ANEW)
-            found = hashlib.sha256(data).hexdigest()
-        if expected is not None and found != expected:
+            checksum = hashlib.sha256(data).hexdigest()
+        if expected is not None and checksum != expected:
             raise InputError(
                 f"{path}: is not the file that this run wrote (checksum); put it back, or remove "
                 "the folder and run its stage again"
@@ -152,65 +152,66 @@ def expect_outputs(folder: Path, outputs: Any) -> None:
 
 
 def read_own_settings(folder: PathLike) -> dict[str, Any]:
-    """The settings of the run in a folder; where it is finished, as its result says.
+    """Returns the settings of the run in a folder; for a finished run, those in its result.
 
     Raises:
-        InputError: there are none, or config.json says others than the result.
+        InputError: If there are none, or config.json and the result differ.
     """
     folder = Path(folder)
-    found = read_settings(folder / "config.json")
+    settings = read_settings(folder / "config.json")
     if (folder / "result.json").exists():
         kept = read_sealed_json(folder / "result.json").get("settings")
-        if kept != found:
+        if kept != settings:
             raise InputError(
                 f"{folder}/config.json: says other settings than result.json, which was written "
                 "with the weights: it was changed; put it back, or remove the folder"
             )
-    return found
+    return settings
 
 
 def read_log(path: PathLike) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; one that a killed process left half written is left out.
+    """Returns the lines of a metrics.jsonl, without a partial last line of a killed process.
 
     Raises:
-        InputError: a line is no step with numbers by name.
+        InputError: If a line is not a step with numbers by name.
     """
     data = read_file(path, "a log", BEGIN_ANEW, MOST_LOG_BYTES)
     lines = data[: data.rfind(b"\n") + 1].decode(errors="replace").split("\n")[:-1]
-    found = []
+    entries = []
     for number, line in enumerate(lines, 1):
         try:
-            held = json.loads(line)
+            entry = json.loads(line)
         except (ValueError, RecursionError):
-            held = None
-        is_line = isinstance(held, dict) and type(held.get("step")) is int
-        if not is_line or not all(type(value) in (int, float) for value in held.values()):
+            entry = None
+        is_line = isinstance(entry, dict) and type(entry.get("step")) is int
+        if not is_line or not all(type(value) in (int, float) for value in entry.values()):
             raise InputError(
                 f"{path}: line {number}: expected a step and numbers by name, found {line!r:.60}; "
                 f"{BEGIN_ANEW}"
             )
-        found.append(held)
-    return found
+        entries.append(entry)
+    return entries
 
 
 def read_sessions(path: PathLike) -> list[dict[str, Any]]:
-    """The sessions of an environment.json.
+    """Returns the sessions of an environment.json.
 
     Raises:
-        InputError: it holds something else.
+        InputError: If it holds something else.
     """
-    held = read_json(path, "the sessions of a run")
-    sessions = held.get("sessions") if isinstance(held, dict) else None
-    if not isinstance(sessions, list) or not all(isinstance(one, dict) for one in sessions):
+    contents = read_json(path, "the sessions of a run")
+    sessions = contents.get("sessions") if isinstance(contents, dict) else None
+    if not isinstance(sessions, list) or not all(isinstance(session, dict) for session in sessions):
         raise InputError(f"{path}: expected the sessions of a run, found other JSON; {BEGIN_ANEW}")
     return sessions
 
 
 class Checkpoint(NamedTuple):
-    """Where a run goes on.
+    """The state from which a run resumes.
 
-    sums: losses since the last line of the log. settings: whose it is. state: of model, optimiser
-    and what else the run keeps. arithmetic: threads and kernels, which decide a sum's last bits.
+    sums: losses since the last line of the log. settings: those of its run. state: the model,
+    optimizer and other saved objects. arithmetic: threads and kernels, which affect a sum's last
+    bits.
     """
 
     step: int
@@ -223,12 +224,12 @@ class Checkpoint(NamedTuple):
 
 
 def read_checkpoint(path: PathLike) -> Checkpoint:
-    """A run's checkpoint.pt.
+    """Reads a run's checkpoint.pt.
 
     Raises:
-        InputError: it was changed, or holds something else.
+        InputError: If it was changed, or holds something else.
     """
-    held = load_sealed(path, "a run's checkpoint", BEGIN_ANEW)
+    contents = load_sealed(path, "a run's checkpoint", BEGIN_ANEW)
     kinds = {
         "step": int,
         "seconds": float,
@@ -238,15 +239,15 @@ def read_checkpoint(path: PathLike) -> Checkpoint:
         "state": dict,
         "arithmetic": dict,
     }
-    fields = held if isinstance(held, dict) else {}
+    fields = contents if isinstance(contents, dict) else {}
     for name, kind in kinds.items():
         if type(fields.get(name)) is not kind:
             raise InputError(
                 f"{path}: field {name!r}: expected {kind.__name__}, found "
                 f"{type(fields.get(name)).__name__}; {BEGIN_ANEW}"
             )
-    found = Checkpoint(**{name: fields[name] for name in kinds})
-    numbers = [found.seconds, *found.sums.values()]
-    if found.step < 0 or not all(isinstance(n, float) and math.isfinite(n) for n in numbers):
+    checkpoint = Checkpoint(**{name: fields[name] for name in kinds})
+    numbers = [checkpoint.seconds, *checkpoint.sums.values()]
+    if checkpoint.step < 0 or not all(isinstance(n, float) and math.isfinite(n) for n in numbers):
         raise InputError(f"{path}: expected a step, its time and losses; {BEGIN_ANEW}")
-    return found
+    return checkpoint

@@ -1,4 +1,4 @@
-"""Dataclasses of settings: as JSON, and flat as on the command line."""
+"""Converts dataclasses of settings to JSON, and flattens them as on the command line."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-NO_PART_OF_A_RUN = ("out", "checkpoint_seconds")  # may differ when it goes on
+NO_PART_OF_A_RUN = ("out", "checkpoint_seconds")  # may differ on resuming
 
 
 def settings_of(config: Any) -> dict[str, Any]:
-    """A dataclass of settings as JSON gives it back, without those that are no part of a run.
+    """Returns a dataclass of settings as it reads back from JSON, without those that may change.
 
-    A folder may be moved, and kept more often.
+    A folder may be moved, and checkpoints may be written more or less often.
     """
 
     def without(settings: dict[str, Any]) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def settings_of(config: Any) -> dict[str, Any]:
 
 
 def flatten_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """{name: value} with the settings of inner groups among the outer ones, as in commands."""
+    """Returns {name: value} with nested groups flattened, as in commands."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):

@@ -1,6 +1,6 @@
-"""How a program ends that is asked to: SIGTERM, which clusters send, and SIGINT, Ctrl+C.
+"""Handles requests to stop: SIGTERM, which clusters send, and SIGINT (Ctrl+C).
 
-In the middle of a training the step is finished and kept first; a second signal ends it at once.
+During training, the step is finished and saved first; a second signal ends the program at once.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ ASKED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal has asked this program to end.
+    """Raised when a signal asks this program to stop.
 
-    number: of the signal. sentence: what is on disk.
+    number: the signal's number. sentence: what is on disk.
     """
 
     def __init__(self, number: int, sentence: str = "") -> None:
@@ -27,7 +27,7 @@ class Stopped(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """128 and the signal's number: 130 of SIGINT, 143 of SIGTERM."""
+        """128 plus the signal's number: 130 for SIGINT, 143 for SIGTERM."""
         return 128 + self.number
 
 
@@ -40,12 +40,12 @@ def _stop_now(number: int, _frame: FrameType | None) -> None:
 
 
 def received() -> int:
-    """The signal that has asked this program to end; 0 where none has."""
+    """Returns the signal that has asked this program to stop; 0 if none has."""
     return _last[-1] if _last else 0
 
 
 def stop_on_signals() -> None:
-    """From now on SIGTERM and SIGINT raise Stopped where the program is; of the main thread."""
+    """Makes SIGTERM and SIGINT raise Stopped from now on; only in the main thread."""
     if threading.current_thread() is threading.main_thread():
         for number in ASKED:
             signal.signal(number, _stop_now)
@@ -53,7 +53,7 @@ def stop_on_signals() -> None:
 
 @contextmanager
 def signals_end_at_once(unless: bool = False) -> Iterator[None]:
-    """Inside, SIGTERM and SIGINT end the process without Python: where it waits in C++."""
+    """Lets SIGTERM and SIGINT kill the process directly in the block, where it waits in C++."""
     if unless or signal.getsignal(signal.SIGTERM) is not _stop_now:
         yield
         return
@@ -66,13 +66,13 @@ def signals_end_at_once(unless: bool = False) -> Iterator[None]:
 
 
 class Request:
-    """Whether a signal has come, and which."""
+    """Whether a signal has arrived, and which one."""
 
     def __init__(self) -> None:
         self.number = 0
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
-        """Notes a signal."""
+        """Records a signal."""
         if self.number:
             _stop_now(number, _frame)
         self.number = number
@@ -80,12 +80,12 @@ class Request:
 
 @contextmanager
 def wait_with_signals(unless: bool = False) -> Iterator[Request]:
-    """Inside, the first signal is only noted, in the Request; the second raises Stopped.
+    """Records the first signal in the Request inside the block; the second raises Stopped.
 
-    Where `stop_on_signals` was not called (in somebody else's program), signals stay as they are.
+    Without `stop_on_signals` (in another program), signal handling is left unchanged.
 
     Args:
-        unless: nothing is changed; the Request stays empty.
+        unless: If True, nothing changes and the Request stays empty.
     """
     request = Request()
     if unless or signal.getsignal(signal.SIGTERM) is not _stop_now:
@@ -102,10 +102,10 @@ def wait_with_signals(unless: bool = False) -> Iterator[Request]:
 
 @contextmanager
 def tell_on_stop(describe: Callable[[], str]) -> Iterator[None]:
-    """A signal that ends the block says what is on disk, unless something inside has said so.
+    """Adds what is on disk to a Stopped that ends the block, unless it already says so.
 
     Raises:
-        Stopped: with what `describe` says then.
+        Stopped: With the text that `describe` returns.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Text that comes from files and names, made harmless where it is shown."""
+"""Makes text from files and names safe to display."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ MARKDOWN = str.maketrans({one: f"\\{one}" for one in "\\`*[]<>|$"})
 
 
 def printable(text: str) -> str:
-    r"""Text for a terminal: characters that would move its cursor are written as codes.
+    r"""Returns text for a terminal, with control characters escaped.
 
     >>> printable("a\x1b[2Jb\n")
     'a\\x1b[2Jb\n'
     """
     return "".join(
-        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
-        for one in text
+        character
+        if character.isprintable() or character == "\n"
+        else character.encode("unicode_escape").decode()
+        for character in text
     )
 
 
 def escape_markdown(text: object) -> str:
-    r"""One cell of a table: no line ends, no bars, no links, no pictures, no HTML.
+    r"""Escapes text for a table cell: no line ends, bars, links, images or HTML.
 
     >>> escape_markdown("a|b <i>")
     'a\\|b \\<i\\>'

@@ -1,6 +1,6 @@
-"""Weights and checkpoints as files: whole, checksummed, and unpickled without code.
+"""Files of weights and checkpoints: atomic, checksummed, and unpickled without running code.
 
-What lies beside them in a run's folder (JSON, arrays) is in files.py, which needs no torch.
+The other files of a run (JSON, arrays) are handled in files.py, which needs no torch.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ MOST_TENSORS = 100_000
 
 
 def save_sealed(path: PathLike, value: Any) -> None:
-    """Writes what `torch.save` takes, and a checksum behind it, atomically."""
-    held = io.BytesIO()
-    torch.save(value, held)
-    data = held.getbuffer()
+    """Writes a value with `torch.save` and appends a checksum, atomically."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    data = buffer.getbuffer()
 
     def write(partial: Path) -> None:
         with open(partial, "wb") as file:
@@ -52,10 +52,10 @@ def save_sealed(path: PathLike, value: Any) -> None:
 
 
 def load_sealed(path: PathLike, what: str, hint: str) -> Any:
-    """Reads what `save_sealed` wrote: tensors and plain values alone.
+    """Reads a file that `save_sealed` wrote; only tensors and plain values are allowed.
 
     Raises:
-        InputError: it cannot be read, or was changed.
+        InputError: If it cannot be read, or was changed.
     """
     data = memoryview(read_file(path, what, hint))
     end = len(data) - len(SEAL) - 64
@@ -69,9 +69,9 @@ def load_sealed(path: PathLike, what: str, hint: str) -> Any:
             f"{path}: expected {what}, its bytes are not those that were written (checksum); {hint}"
         )
     try:
-        with zipfile.ZipFile(io.BytesIO(data[:end])) as held:
-            count = len(held.infolist())
-            unpacked = sum(member.file_size for member in held.infolist())
+        with zipfile.ZipFile(io.BytesIO(data[:end])) as archive:
+            count = len(archive.infolist())
+            unpacked = sum(member.file_size for member in archive.infolist())
         if count > MOST_TENSORS or unpacked > len(data):
             raise InputError(f"{path}: expected {what}, found {count:,} tensors; {hint}")
         return torch.load(io.BytesIO(data[:end]), "cpu", weights_only=True)
@@ -85,7 +85,7 @@ def load_sealed(path: PathLike, what: str, hint: str) -> Any:
 
 # ---- weights -------------------------------------------------------------------------------------
 class StoredTensors(NamedTuple):
-    """What a safetensors file holds."""
+    """The contents of a safetensors file."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
@@ -94,17 +94,17 @@ class StoredTensors(NamedTuple):
 def write_tensors(
     path: PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Writes tensors as safetensors, with a checksum among the metadata, atomically."""
+    """Writes tensors as safetensors with a checksum in the metadata, atomically."""
     from safetensors.torch import save
 
-    held = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
-    facts = {**metadata, WEIGHTS_CHECKSUM: _tensor_checksum(held, metadata)}
-    data = _with_sorted_header(save(held, metadata=facts))
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    facts = {**metadata, WEIGHTS_CHECKSUM: _tensor_checksum(contiguous, metadata)}
+    data = _with_sorted_header(save(contiguous, metadata=facts))
     write_bytes(path, data)
 
 
 def _with_sorted_header(data: bytes) -> bytes:
-    """A safetensors file whose metadata stand in order: equal contents are equal files."""
+    """Sorts a safetensors file's metadata, so that equal contents give equal files."""
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -114,17 +114,17 @@ def _with_sorted_header(data: bytes) -> bytes:
 
 
 def _expect_extents(path: PathLike, what: str, hint: str) -> None:
-    """Refuses a safetensors file that is longer than its header says, before it is read whole."""
+    """Refuses a safetensors file that is longer than its header says, before reading it all."""
     try:
         facts = os.stat(path)
-        if not stat.S_ISREG(facts.st_mode):  # opening a pipe waits for ever
+        if not stat.S_ISREG(facts.st_mode):  # opening a pipe would block forever
             return
         size = facts.st_size
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = file.read(min(length, MOST_HEADER_BYTES))
     except OSError:
-        return  # said by who reads it
+        return  # the reader reports it
     ends = [
         int(end) for end in re.findall(rb'"data_offsets":\s*\[\s*\d+\s*,\s*(\d{1,18})\s*\]', header)
     ]
@@ -133,11 +133,11 @@ def _expect_extents(path: PathLike, what: str, hint: str) -> None:
 
 
 def read_tensors(path: PathLike, what: str, hint: str = AGAIN) -> StoredTensors:
-    """Reads a safetensors file, anyone's; where it has a checksum of ours, that must hold.
+    """Reads any safetensors file, and verifies cmkg's checksum if it has one.
 
     Raises:
-        InputError: it is missing, no safetensors file, has more than MOST_TENSORS tensors, or was
-            changed.
+        InputError: If it is missing, not a safetensors file, has more than MOST_TENSORS tensors, or
+            was changed.
     """
     from safetensors.torch import load
 
@@ -169,7 +169,7 @@ def read_tensors(path: PathLike, what: str, hint: str = AGAIN) -> StoredTensors:
 
 
 def _expect_of_its_run(path: Path, found: str | None) -> None:
-    """Refuses weights that lie in a finished run's folder, and are not those that it wrote."""
+    """Refuses weights in a finished run's folder that the run did not write."""
     result = path.parent / "result.json"
     if not result.exists():
         return
@@ -183,13 +183,13 @@ def _expect_of_its_run(path: Path, found: str | None) -> None:
 
 
 def _tensor_checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Over names, kinds, shapes and bytes of all tensors, and what stands beside them."""
+    """Hashes the names, dtypes, shapes and bytes of all tensors, and the metadata."""
     digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
     for name in sorted(tensors):
-        one = tensors[name]
-        digest.update(f"{name} {one.dtype} {tuple(one.shape)}".encode())
-        if one.numel():
-            digest.update(memoryview(one.contiguous().flatten().view(torch.uint8).numpy().data))
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if tensor.numel():
+            digest.update(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy().data))
     return digest.hexdigest()
 
 
@@ -203,8 +203,8 @@ def load_weights(path: PathLike, model: torch.nn.Module) -> None:
     """Loads a safetensors file into the model.
 
     Raises:
-        InputError: the file is missing, broken, of another network, or holds a number that is not
-            finite.
+        InputError: If the file is missing, broken, from another network, or holds a number that is
+            not finite.
     """
     what = f"weights of {type(model).__name__}"
     tensors = read_tensors(path, what, "run the stage that writes them").tensors

@@ -1,4 +1,4 @@
-"""Work shared out over the cores of one machine: rendering, packing, checking."""
+"""Distributes work over the cores of one machine: rendering, packing, checking."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def core_count() -> int:
-    """Cores that this process may use; on systems without affinity, those of the machine."""
+    """Returns the number of cores this process may use; without affinity, all of the machine's."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
@@ -32,7 +32,7 @@ def process_map(
 ) -> Iterator[T]:
     """Yields function(*job) for each job, in order, from `workers` processes of one thread each.
 
-    The processes end with this one, however it ends; the first error cancels what has not begun.
+    The processes end with this one, however it ends; the first error cancels all pending jobs.
     """
     context = multiprocessing.get_context("spawn")  # a forked child would inherit locked threads
     with (
@@ -43,7 +43,7 @@ def process_map(
         try:
             for future in futures:
                 yield future.result()
-        except KeyboardInterrupt:  # what is begun is done again by who goes on: nobody waits for it
+        except KeyboardInterrupt:  # started jobs run again on resuming, so do not wait for them
             for process in list((pool._processes or {}).values()):
                 process.kill()
             pool.shutdown(cancel_futures=True)
@@ -60,7 +60,7 @@ def process_map(
 
 @contextmanager
 def _single_threaded_children() -> Iterator[None]:
-    """Processes started inside run their BLAS on one thread: several would spin for the cores."""
+    """Limits processes started inside to one BLAS thread, to avoid contention for the cores."""
     before = {name: os.environ.get(name) for name in THREAD_COUNTS}
     os.environ.update(dict.fromkeys(THREAD_COUNTS, "1"))
     try:
@@ -78,12 +78,14 @@ def _use_one_thread() -> None:
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all: the parent ends its workers
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl+C reaches all processes: the parent ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A killed parent cannot tell its workers: each waits for its end."""
+    """Ends this worker when its parent ends, since a killed parent cannot tell it."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])

@@ -1,13 +1,13 @@
 """Three calls for any networks, losses and data: distill, learn_prior, train_with_prior.
 
-    learned = learn_prior(student, teacher, source, loss)  # distils, and learns phi meanwhile
+    learned = learn_prior(student, teacher, source, loss)  # distills, and learns phi
     train_with_prior(target_student, target, loss, learned.prior.with_rms(1e-3))  # Algorithm 2
 
-They are loops around Distiller, PriorLearner and Prior.attach, which serve any other loop, too.
-Data are iterables of batches that can be iterated anew each epoch (a DataLoader, a list). With
-FitConfig(out=folder) a killed call goes on at the epoch where it was when it is given again, with
-the same inputs: to the same weights, if the data's order follows from random streams that are kept:
-the global ones of torch, NumPy and Python, and a DataLoader's or sampler's own generator.
+They are loops around Distiller, PriorLearner and Prior.attach, which also work in any other loop.
+Data are iterables of batches that can be iterated again each epoch (a DataLoader, a list). With
+FitConfig(out=folder), repeating a killed call with the same inputs resumes at its last epoch. It
+reaches the same weights if the data's order depends only on saved random streams: the global ones
+of torch, NumPy and Python, and a DataLoader's or sampler's own generator.
 
 One file: the three calls share their checks.
 """
@@ -61,10 +61,10 @@ TeacherWeight = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Learned:
-    """What distilling leaves: the losses of each epoch, the distillers (one a source), the priors.
+    """The result of distillation: each epoch's losses, one distiller per source, and the priors.
 
-    history: [{"regression", "activation", "attention"}], or the criterion's names in place of the
-    last two: means over samples, as they enter G; "regression" over those that have a label.
+    history: [{"regression", "activation", "attention"}], or the criterion's names instead of the
+    last two: means over samples, as they enter G; "regression" over labeled samples.
     """
 
     history: list[Losses]
@@ -73,10 +73,10 @@ class Learned:
 
     @property
     def prior(self) -> Prior:
-        """The prior, where one was learned.
+        """The learned prior, if there is exactly one.
 
         Raises:
-            InputError: none or several were.
+            InputError: If none or several were learned.
         """
         if len(self.priors) != 1:
             raise InputError(f"{len(self.priors)} priors were learned: take from .priors")
@@ -84,7 +84,7 @@ class Learned:
 
     @property
     def distiller(self) -> Distiller:
-        """The first source's."""
+        """The first source's distiller."""
         return self.distillers[0]
 
 
@@ -105,23 +105,23 @@ def distill(
     """Trains `student` on G = loss + L_DIST (Eqs. 4 and 8) with a frozen `teacher`.
 
     Args:
-        student, teacher: the networks; several teachers for several sources; None is the control
-            without one.
-        data: the source's batches, or one iterable a source; sources alternate.
-        loss: (prediction, target) to a scalar, of any task; if it has parameters, they are trained.
-        pairs: see Distiller.
-        fields: which part of a batch is which.
+        student, teacher: The networks; a list of teachers for several sources. A teacher of None
+            is the control without a teacher.
+        data: The source's batches, or one iterable per source; sources alternate.
+        loss: Maps (prediction, target) to a scalar, for any task; its parameters are trained.
+        pairs: See Distiller.
+        fields: Which part of a batch is which.
         criterion: L_DIST of all sources, see Distiller; a module's parameters are trained.
         attention_weight: lambda of Eq. 4, see Distiller.
-        teacher_weight: of L_DIST after a share of the training from 0 to 1, as
-            `lambda done: 1 - done`, which lets the teacher fade; None is 1 throughout. Of data
-            without a length it changes from epoch to epoch.
-        fit: how it is trained.
+        teacher_weight: Maps training progress (0 to 1) to the weight of L_DIST, such as
+            `lambda done: 1 - done` to fade the teacher out; None means 1 throughout. For data
+            without a length it changes once per epoch.
+        fit: Training settings.
 
     Raises:
-        InputError: what Distiller refuses; data that can be iterated only once; an optimiser that
-            does not hold what is trained; a folder of other inputs.
-        Diverged: a loss or a gradient is not finite.
+        InputError: If Distiller refuses the arguments, data can be iterated only once, the
+            optimizer lacks trained parameters, or the folder belongs to other inputs.
+        Diverged: If a loss or a gradient is not finite.
     """
     how = fit or FitConfig()
     kind = criterion, attention_weight
@@ -145,19 +145,19 @@ def learn_prior(
     theta_0: nn.Module | None = None,
     fit: FitConfig | None = None,
 ) -> Learned:
-    """Distils as `distill` does, and meanwhile learns a prior for each exponent (Algorithm 3).
+    """Distills like `distill` and also learns a prior for each exponent (Algorithm 3).
 
-    theta's path does not depend on phi. The parameters are those of `distill` and two more.
+    theta's path does not depend on phi. It takes the parameters of `distill` and two more.
 
     Args:
-        student, teacher, data, loss, pairs, fields: see `distill`.
-        criterion, attention_weight, teacher_weight, fit: see `distill`.
-        meta: how phi is learned; the defaults are the paper's.
-        theta_0: the network as it began, whose fingerprint the prior carries; None is the student
-            as it is now.
+        student, teacher, data, loss, pairs, fields: See `distill`.
+        criterion, attention_weight, teacher_weight, fit: See `distill`.
+        meta: Settings for learning phi; the defaults are the paper's.
+        theta_0: The network at initialization, whose fingerprint the prior records; None takes
+            the student's current weights.
 
     Raises:
-        InputError, Diverged: see `distill`.
+        InputError, Diverged: See `distill`.
     """
     if meta is not None and not isinstance(meta, MetaConfig):
         raise InputError(f"meta: expected MetaConfig(alpha=..., ...), got {meta!r:.60}")
@@ -166,7 +166,7 @@ def learn_prior(
     distillers = _distillers(student, teacher, data, loss, pairs, fields, kind, how)
     first = PriorLearner(distillers[0], config, theta_0=theta_0)
     learners = [first]
-    learners += [PriorLearner(one, config, first.priors) for one in distillers[1:]]
+    learners += [PriorLearner(distiller, config, first.priors) for distiller in distillers[1:]]
     facts: dict[str, Any] = {"call": "learn prior", "meta": as_json(asdict(config))}
     facts["criterion"] = describe_function(criterion)
     facts["theta_0"] = first.priors[0].manifest["fingerprint"]
@@ -183,26 +183,26 @@ def train_with_prior(
     coupled: bool = True,
     fit: FitConfig | None = None,
 ) -> list[Losses]:
-    """Trains `model` on the target on F = loss + R(theta; phi) (Eq. 9, Algorithm 2).
+    """Trains `model` on the target with F = loss + R(theta; phi) (Eq. 9, Algorithm 2).
 
-    The paper starts from the theta_0 that phi was learned from: give it, or expect a warning.
-    prior.with_rms(sigma) sets its strength; choose sigma on a validation block.
+    The paper starts from the theta_0 that phi was learned from; other weights cause a warning.
+    prior.with_rms(sigma) sets the strength; choose sigma on validation data.
 
     Args:
-        model: the network.
-        data: the target's batches.
-        loss: (prediction, target) to a scalar; if it has parameters, they are trained.
-        prior: phi; or a module that is R, as PriorLearner(regulariser=...) learns it: it is frozen,
-            and its value reported as "regulariser"; None trains on the loss alone.
-        fields: which part of a batch is which.
-        coupled: see Prior.attach.
-        fit: how it is trained.
+        model: The network.
+        data: The target's batches.
+        loss: Maps (prediction, target) to a scalar; its parameters are trained.
+        prior: A Prior, or a module R as learned by PriorLearner(regulariser=...), which is frozen
+            and whose value is reported as "regulariser"; None trains on the loss alone.
+        fields: Which part of a batch is which.
+        coupled: See Prior.attach.
+        fit: Training settings.
 
     Returns:
-        [{"regression"}], the means over samples of each epoch; "regulariser" beside a module R.
+        [{"regression"}], each epoch's means over samples; also "regulariser" for a module R.
 
     Raises:
-        InputError, Diverged: see `distill`; a prior of another network.
+        InputError, Diverged: See `distill`; also if the prior belongs to another network.
     """
     how = fit or FitConfig()
     if prior is not None and not isinstance(prior, (Prior, nn.Module)):
@@ -221,12 +221,12 @@ def train_with_prior(
     expect_many_passes(data, "the target's data")
     if prior is not None:
         prior.bind(model)
-        if prior.centre is None:  # around given weights one starts there, not at theta_0
+        if prior.centre is None:  # with a centre, training starts there, not at theta_0
             prior.check_start(model)
-    held = None if prior is None else {"p": prior.p, "coupled": coupled, **describe_prior(prior)}
+    facts = None if prior is None else {"p": prior.p, "coupled": coupled, **describe_prior(prior)}
     settings: dict[str, Any] = {
         "call": "train with prior",
-        "prior": held if R is None else describe_function(R),
+        "prior": facts if R is None else describe_function(R),
         "model": fingerprint(model),
         "loss": describe_function(loss),
         "fields": describe_fields(fields),
@@ -262,7 +262,7 @@ def train_with_prior(
 
 # ---- distilling ----------------------------------------------------------------------------------
 def _sources(teacher: Any, data: Any) -> tuple[list[nn.Module | None], list[Batches]]:
-    """Teachers and data, one each source."""
+    """Returns teachers and data, one of each per source."""
     if teacher is None or isinstance(teacher, nn.Module):
         return [teacher], [data]
     if not isinstance(teacher, (list, tuple)) or not isinstance(data, (list, tuple)):
@@ -287,9 +287,9 @@ def _distillers(
     kind: tuple[Criterion | CriterionName, float | None],
     fit: FitConfig,
 ) -> list[Distiller]:
-    """One for each source, on the device of the training.
+    """Returns one distiller per source, on the training's device.
 
-    kind: the criterion, and lambda where it is Eq. 4.
+    kind: the criterion, and lambda for Eq. 4.
     """
     if not isinstance(fit, FitConfig):
         raise InputError(f"fit: expected FitConfig(epochs=..., ...), got {fit!r:.60}")
@@ -301,21 +301,21 @@ def _distillers(
         expect_numbers(network)
     fabric = launch("32-true", fit.device)
     broadcast_module_(place_model(student, fabric))
-    found = []
-    for one, batches in zip(teachers, sources, strict=True):
+    distillers = []
+    for teacher_network, batches in zip(teachers, sources, strict=True):
         expect_many_passes(batches, "the source's data")
-        with torch.random.fork_rng():  # a look at the data draws nothing from the training's stream
+        with torch.random.fork_rng():  # leaves the training's random stream unchanged
             first = next(iter(batches), None)
         if first is None:
             raise InputError("the source has no batch: expected at least one")
-        if one is not None:
-            one.to(fabric.device)
+        if teacher_network is not None:
+            teacher_network.to(fabric.device)
         example = fields(first, fabric.device)
-        distiller = Distiller(student, one, example, pairs, loss, *kind, fields)
+        distiller = Distiller(student, teacher_network, example, pairs, loss, *kind, fields)
         if isinstance(distiller.criterion, nn.Module):
             broadcast_module_(distiller.criterion.to(fabric.device))
-        found.append(distiller)
-    return found
+        distillers.append(distiller)
+    return distillers
 
 
 def _learn(
@@ -326,7 +326,7 @@ def _learn(
     fit: FitConfig,
     facts: dict[str, Any],
 ) -> Learned:
-    """The loop of distilling, with and without priors."""
+    """Runs the distillation loop, with or without priors."""
     first = distillers[0]
     lengths = [length_of(batches) for batches in data]
     total = None if None in lengths else sum(length or 0 for length in lengths)
@@ -381,8 +381,11 @@ def _weight_at(teacher_weight: TeacherWeight, done: float) -> float:
 def _alternate(
     distillers: Sequence[Distiller], data: Sequence[Batches]
 ) -> Iterator[tuple[Distiller, Any]]:
-    """(distiller, batch) of all sources in turn; a shorter one ends earlier."""
-    still_open = [(one, iter(batches)) for one, batches in zip(distillers, data, strict=True)]
+    """Yields (distiller, batch) of all sources in turn; shorter sources end earlier."""
+    still_open = [
+        (source_distiller, iter(batches))
+        for source_distiller, batches in zip(distillers, data, strict=True)
+    ]
     while still_open:
         for item in list(still_open):
             distiller, batches = item
@@ -396,12 +399,12 @@ def _alternate(
 
 
 def _warn_of_hidden(loss: Any, trained: Iterable[nn.Parameter]) -> None:
-    """Says that a function holds a network whose parameters nobody trains."""
+    """Warns if a function holds a network whose parameters are not trained."""
     known = {id(parameter) for parameter in trained}
-    held = held_by(loss)
+    values = held_by(loss)
     if isinstance(loss, partial):
-        held += [loss.func, *loss.args, *loss.keywords.values()]
-    for module in (one for one in held if isinstance(one, nn.Module)):
+        values += [loss.func, *loss.args, *loss.keywords.values()]
+    for module in (value for value in values if isinstance(value, nn.Module)):
         hidden = [n for n, p in module.named_parameters() if p.requires_grad and id(p) not in known]
         if hidden:
             warnings.warn(
@@ -412,6 +415,6 @@ def _warn_of_hidden(loss: Any, trained: Iterable[nn.Parameter]) -> None:
 
 
 def _owner_of(loss: Any) -> Any:
-    """The module whose method a loss is, or the loss."""
+    """Returns the module whose method the loss is, otherwise the loss itself."""
     owner = getattr(loss, "__self__", None)
     return owner if isinstance(owner, nn.Module) else loss

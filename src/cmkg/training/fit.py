@@ -1,4 +1,4 @@
-"""The training loop of the three calls: epochs of steps, resumable, on one or several processes."""
+"""The resumable training loop of the three calls, on one or several processes."""
 
 from __future__ import annotations
 
@@ -37,42 +37,41 @@ Precision = Literal["32-true", "bf16-mixed"]
 T = TypeVar("T")
 
 
-DEFAULT_LR = 2.5e-4  # the paper's
+DEFAULT_LR = 2.5e-4  # from the paper
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How a network is trained."""
+    """Settings for training a network."""
 
     epochs: int = 1
-    """How often the data are gone through."""
+    """Number of passes over the data."""
     optimizer: torch.optim.Optimizer | MakeOptimizer | None = None
-    """One over all that is trained, or a function of the list of parameters that makes one, such as
+    """An optimizer of all trained parameters, or a function that makes one from their list, such as
     torch.optim.SGD; None is Adam(lr)."""
     lr: float | None = None
-    """Adam's rate, without an optimizer."""
+    """Adam's learning rate, if no optimizer is given."""
     schedule: Callable[[torch.optim.Optimizer], Any] | None = None
-    """A function of the optimiser that makes a torch.optim.lr_scheduler, which steps once an
-    optimiser step."""
+    """A function that makes a torch.optim.lr_scheduler from the optimizer; it steps once per
+    optimizer step."""
     clip: float | None = None
-    """Largest norm of the gradients."""
+    """Maximum gradient norm."""
     accumulate: int = 1
-    """Batches per optimiser step, which is on the mean over their samples and, for the loss, over
-    those that have a label."""
+    """Batches per optimizer step, which uses the mean over their samples and, for the loss, over
+    their labeled samples."""
     precision: Precision = "32-true"
     """bf16-mixed runs forward passes in bfloat16; otherwise networks compute in their own dtype."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto is a GPU where there is one."""
+    """auto selects a GPU if there is one."""
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None
-    """A function of the model to {name: number}, called in eval mode after each epoch."""
+    """Maps the model to {name: number}; called in eval mode after each epoch."""
     callback: Callable[[int, dict[str, float]], Any] | None = None
     """Called with the epoch's number and its line of the history; returns True to stop."""
     out: PathLike | None = None
     """A folder to resume from; None keeps nothing."""
     run_key: str = ""
-    """With `out`: change it when the code of your loss or fields changes, so that a run that was
-    begun with the old code is refused, not continued. Values that functions hold are compared
-    anyway."""
+    """With `out`: change it when the code of your loss or fields changes, so that a run started
+    with the old code is refused, not resumed. Values that functions hold are compared anyway."""
     quiet: bool = False
     """No progress bar."""
 
@@ -95,9 +94,9 @@ class FitConfig:
 
 
 class Trainer:
-    """The optimiser, and epochs of steps.
+    """Holds the optimizer and runs epochs of steps.
 
-    trained: losses and criteria whose parameters are trained beside the model's.
+    trained: losses and criteria whose parameters are trained along with the model's.
     """
 
     def __init__(self, model: nn.Module, trained: Sequence[object], fit: FitConfig) -> None:
@@ -127,14 +126,16 @@ class Trainer:
             self.state["schedule"] = self.schedule
 
     def keep_streams(self, data: Sequence[Batches]) -> None:
-        """Keeps the data's own random streams in checkpoints.
+        """Saves the data's own random streams in checkpoints.
 
         Raises:
-            InputError: with a folder, data whose streams cannot be kept.
+            InputError: If a folder is set and the data's streams cannot be saved.
         """
-        generators = {id(one): one for batches in data for one in generators_of(batches)}
-        for number, one in enumerate(generators.values()):
-            self.state[f"generator_{number}"] = GeneratorState(one)
+        generators = {
+            id(generator): generator for batches in data for generator in generators_of(batches)
+        }
+        for number, generator in enumerate(generators.values()):
+            self.state[f"generator_{number}"] = GeneratorState(generator)
         if self.how.out is not None:
             for batches in data:
                 expect_resumable(batches)
@@ -145,13 +146,13 @@ class Trainer:
         items: Callable[[int], Iterable[tuple[Any, PriorLearner | None, Batch]]],
         total: int | None,
     ) -> list[Losses]:
-        """All epochs; resumes at the one where it was killed.
+        """Runs all epochs; resumes at the epoch where it was killed.
 
         Args:
-            settings: all that a resumed call must share with the first.
-            items: (function of a batch to losses, what learns phi, batch) of an
-                epoch, by its number.
-            total: how many there are, where that is known.
+            settings: Everything that a resumed call must share with the first.
+            items: Maps an epoch's number to its (function of a batch to losses, learner of phi,
+                batch).
+            total: The number of items, if known.
         """
         settings = settings | {
             "precision": self.how.precision,
@@ -184,7 +185,7 @@ class Trainer:
     def _fit_epoch(
         self, title: str, items: Iterable[tuple[Any, PriorLearner | None, Batch]], total: int | None
     ) -> Losses:
-        """Means of the losses over the samples of one epoch."""
+        """Returns the losses' means over the samples of one epoch."""
         sums: Losses = {}
         weights: Losses = {}
         batches = 0
@@ -194,8 +195,8 @@ class Trainer:
                 counts = [_count(batch) for _, _, batch in items_of_step]
                 for (losses_of, learner, batch), count in zip(items_of_step, counts, strict=True):
                     share = count.share_of(counts)
-                    found = self._backward(losses_of, learner, batch, share)
-                    for name, value in found.items():
+                    losses = self._backward(losses_of, learner, batch, share)
+                    for name, value in losses.items():
                         weight = count.of(name, batch)
                         sums[name] = sums.get(name, 0.0) + weight * value
                         weights[name] = weights.get(name, 0.0) + weight
@@ -214,7 +215,7 @@ class Trainer:
         batch: Batch,
         share: _Counts,
     ) -> Losses:
-        """Adds the gradients of a batch to .grad, by its share of the step."""
+        """Adds the gradients of a batch to .grad, weighted by its share of the step."""
         is_whole = share.samples == share.labels == 1
 
         def weighted(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -229,9 +230,9 @@ class Trainer:
                 return {}
             if is_whole:
                 return dict(learner.backward(batch, losses, self.optimizer))
-            found = dict(learner.update(batch, losses, self.optimizer))
+            outer_losses = dict(learner.update(batch, losses, self.optimizer))
             go_backward(weighted(losses))
-            return found
+            return outer_losses
 
         return backward(self.model, lambda: losses_of(batch), self.fabric.autocast, learn)
 
@@ -240,7 +241,7 @@ class Trainer:
             parameter.grad = None
 
     def _step(self) -> None:
-        """One step on the mean over the samples since the last one."""
+        """Takes one step on the mean over the samples since the last step."""
         average_gradients(self.parameters)
         if self.how.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters.values(), self.how.clip)
@@ -253,25 +254,25 @@ class Trainer:
         if self.how.validate is None:
             return {}
         with preserve_modes(self.model), torch.no_grad():
-            found = self.how.validate(self.model.eval())
-        if not isinstance(found, Mapping):
+            score = self.how.validate(self.model.eval())
+        if not isinstance(score, Mapping):
             raise InputError(
-                f"validate: expected a function to {{name: number}}, it gave {type(found).__name__}"
+                f"validate: expected a function to {{name: number}}, it gave {type(score).__name__}"
             )
-        return {name: float(value) for name, value in found.items()}
+        return {name: float(value) for name, value in score.items()}
 
 
 @dataclass(frozen=True)
 class _Counts:
-    """Of a batch, or its shares of a step: samples, and samples that have a label."""
+    """The samples and labeled samples of a batch, as counts or as shares of a step."""
 
     samples: float
     labels: float
 
     def of(self, name: str, batch: Batch) -> float:
-        """What a term is a mean over, so that sums over batches and processes are right.
+        """Returns a term's number of samples, for correct means over batches and processes.
 
-        On several processes the regression term is weighted for the mean over the processes.
+        On several processes the regression term is already weighted for the mean over processes.
         """
         if name != "regression":
             return self.samples
@@ -280,13 +281,13 @@ class _Counts:
         return sum_over_ranks({"labels": self.labels})["labels"] / world_size()
 
     def share_of(self, whole: Sequence[_Counts]) -> _Counts:
-        """This batch's shares of a step's samples and labels."""
+        """Returns this batch's shares of a step's samples and labels."""
         if len(whole) == 1:
             return _Counts(1, 1)
-        labels = sum(sum_over_ranks({"labels": one.labels})["labels"] for one in whole)
-        own = sum_over_ranks({"labels": self.labels})["labels"]
-        samples = sum(one.samples for one in whole)
-        return _Counts(self.samples / samples, own / labels if labels else 0.0)
+        labels = sum(sum_over_ranks({"labels": counts.labels})["labels"] for counts in whole)
+        own_labels = sum_over_ranks({"labels": self.labels})["labels"]
+        samples = sum(counts.samples for counts in whole)
+        return _Counts(self.samples / samples, own_labels / labels if labels else 0.0)
 
 
 def _count(batch: Batch) -> _Counts:
@@ -300,33 +301,33 @@ def _count(batch: Batch) -> _Counts:
 
 
 def _in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items in turn, the last of what is left."""
+    """Yields lists of `size` consecutive items; the last one may be shorter."""
     each = iter(items)
     while group := list(islice(each, size)):
         yield group
 
 
 def set_training_modes(model: nn.Module) -> None:
-    """Training mode, unless the model is in it already: parts left in eval mode stay so.
+    """Sets training mode, unless the model already has it; then parts in eval mode stay so.
 
-    BatchNorm whose weights are frozen stays in eval mode in any case.
+    BatchNorm with frozen weights stays in eval mode in any case.
     """
     if model.training:
         return
     model.train()
     for module in model.modules():
-        own = list(module.parameters(recurse=False))
+        parameters = list(module.parameters(recurse=False))
         is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-        if is_norm and own and not any(parameter.requires_grad for parameter in own):
+        if is_norm and parameters and not any(parameter.requires_grad for parameter in parameters):
             module.eval()
 
 
 def _optimizer_of(fit: FitConfig, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser; all that is trained is in it, or it is refused.
+    """Returns the optimizer, after checking that it holds all trained parameters.
 
     Raises:
-        InputError: no optimiser, one of another model, one that lacks a loss's or a projection's
-            parameters.
+        InputError: If it is not an optimizer, belongs to another model, or lacks a loss's or a
+            projection's parameters.
     """
     every = list(parameters.values())
     given = fit.optimizer
@@ -340,8 +341,8 @@ def _optimizer_of(fit: FitConfig, parameters: Mapping[str, nn.Parameter]) -> tor
             "L-BFGS calls the loss itself, several times a step: write the loop yourself, with "
             "Distiller and Prior.attach, and give its step() a closure"
         )
-    held = groups_by_parameter(innermost_optimizer(optimizer))
-    missing = [name for name, parameter in parameters.items() if id(parameter) not in held]
+    groups = groups_by_parameter(innermost_optimizer(optimizer))
+    missing = [name for name, parameter in parameters.items() if id(parameter) not in groups]
     if len(missing) == len(parameters):
         raise InputError(
             f"this {type(optimizer).__name__} holds none of the model's parameters: is it another "
@@ -358,7 +359,7 @@ def _optimizer_of(fit: FitConfig, parameters: Mapping[str, nn.Parameter]) -> tor
 
 
 def frozen_state(R: nn.Module, device: torch.device) -> dict[str, Tensor]:
-    """Its parameters and buffers where the model is, without gradients."""
+    """Returns R's parameters and buffers on the model's device, without gradients."""
     state = {**dict(R.named_parameters()), **dict(R.named_buffers())}
     return {name: tensor.detach().to(device) for name, tensor in state.items()}
 

@@ -1,8 +1,8 @@
-"""Will it help me? A short run says whether there is anything to distil, and whether it carries.
+"""Predicts from a short run whether distillation, transfer and the prior are likely to help.
 
-For any networks and data: `preflight(...)`. The verdicts are plain sentences with their reasons; on
-made problems whose answer is known by construction they are right (tests/test_forecast.py). A
-short run is a hint, not a result.
+`preflight(...)` takes any networks and data. Each verdict is a sentence with its reason; on
+synthetic problems with known answers the verdicts are correct (tests/test_forecast.py). A short
+run is a hint, not a result.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ Error = Callable[[Any, Any], Any]
 # ---- one look at a network -----------------------------------------------------------------------
 @torch.no_grad()
 def measure_error(model: nn.Module, batches: Batches, fields: Fields, error: Error) -> float:
-    """Mean error over the labelled samples of batches, in eval mode.
+    """Returns the mean error over the labeled samples of batches, in eval mode.
 
     Raises:
-        InputError: none has a label.
+        InputError: If no sample has a label.
     """
     device = next(model.parameters()).device
     total, count = 0.0, 0
@@ -72,9 +72,9 @@ def pooled_features(
     batches: Batches,
     fields: Fields,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows (N, d), (N, e), (N, f) of one pass over the data.
+    """Returns rows (N, d), (N, e), (N, f) from one pass over the data.
 
-    The student's and the teacher's last tapped maps, averaged over places, and the targets.
+    They are the student's and teacher's last tapped maps, averaged over places, and the targets.
     """
     device = next(student.parameters()).device
     mine, theirs, labels = [], [], []
@@ -89,7 +89,7 @@ def pooled_features(
             mine.append(_pool(tap.maps[-1]))
             call_model(teacher, part.teacher_input)
             theirs.append(_pool(teacher_tap.maps[-1]))
-            labels.append([one.cpu() for one in tensors_of(part.target)])
+            labels.append([tensor.cpu() for tensor in tensors_of(part.target)])
     parts = [torch.cat(part) for part in zip(*labels, strict=True)]
     return torch.cat(mine), torch.cat(theirs), torch.cat([label_rows(p) for p in parts], 1)
 
@@ -99,7 +99,7 @@ def _pool(features: Tensor) -> Tensor:
 
 
 def label_rows(y: Tensor) -> Tensor:
-    """Targets as rows of numbers; classes as one-hot."""
+    """Returns targets as rows of numbers, with classes one-hot."""
     if y.is_floating_point():
         return y.flatten(1)
     return torch.nn.functional.one_hot(y.long()).double().flatten(1)
@@ -107,7 +107,7 @@ def label_rows(y: Tensor) -> Tensor:
 
 # ---- the short run -------------------------------------------------------------------------------
 class Split(NamedTuple):
-    """Batches to train on, and others to measure the error on."""
+    """Batches for training, and separate ones for measuring the error."""
 
     train: Batches
     test: Batches
@@ -133,24 +133,26 @@ def preflight(
     """Trains a teacher, students and a prior briefly, and reports what is likely to help.
 
     Args:
-        make_student, make_teacher: new networks, the same each time.
-        source: batches with both modalities.
-        target: batches with the weak modality alone.
-        loss: (prediction, target) to a scalar.
-        error: (prediction, target) to the number that counts; lower is better.
-        fields, target_fields: which part of a batch is which; None takes the source's.
-        fit: of each training; None is three epochs of Adam(1e-3).
-        meta: how the prior is learned; None is alpha 1e-2, beta 1, unit-free.
-        sigmas: strengths tried; the target's test is used for each alike: a hint, not a score.
-        pairs, attention_weight: see training.distill.
-        outputs: how the networks' outputs are compared, a kind of OutputLoss or (pairs, criterion):
-            then the report also says what the teacher's answers on pairs without labels
-            (Fields(labelled=)) could close of the gap to the teacher.
+        make_student, make_teacher: Functions that make new networks, identical each time.
+        source: Batches with both modalities.
+        target: Batches with only the weak modality.
+        loss: Maps (prediction, target) to a scalar.
+        error: Maps (prediction, target) to the metric of interest; lower is better.
+        fields, target_fields: Which part of a batch is which; target_fields of None uses the
+            source's.
+        fit: Settings of each training; None is three epochs of Adam(1e-3).
+        meta: Settings for the prior; None is alpha 1e-2, beta 1, unit-free.
+        sigmas: Prior strengths to try. They are selected on the target's test set, so the result
+            is a hint, not a score.
+        pairs, attention_weight: See training.distill.
+        outputs: How to compare the networks' outputs, a kind of OutputLoss or (pairs, criterion).
+            The report then also estimates how much of the gap to the teacher its outputs on
+            unlabeled pairs (Fields(labelled=)) could close.
     """
     how = _how_to_compare(outputs)
-    own = replace(fields, teacher=None)
+    weak = replace(fields, teacher=None)
     superior = replace(fields, student=fields.teacher, teacher=None)
-    on_target = target_fields or own
+    on_target = target_fields or weak
     fit = fit or FitConfig(epochs=3, lr=1e-3)
     meta = meta or MetaConfig(alpha=1e-2, beta=1.0, unit_free=True)
     theta_0, teacher, student = make_student(), make_teacher(), make_student()
@@ -158,10 +160,10 @@ def preflight(
     with _same_draws(seed):
         train_with_prior(teacher, source.train, loss, fields=superior, fit=fit)
     with _same_draws(seed):
-        train_with_prior(student, source.train, loss, fields=own, fit=fit)
+        train_with_prior(student, source.train, loss, fields=weak, fit=fit)
     numbers = look_at_source(student, teacher, source, fields, error, pairs)
     continued, distilled = copy.deepcopy(student), copy.deepcopy(student)
-    train_with_prior(continued, source.train, loss, fields=own, fit=fit)
+    train_with_prior(continued, source.train, loss, fields=weak, fit=fit)
     phi = learn_prior(
         distilled,
         teacher,
@@ -185,13 +187,13 @@ def preflight(
         with _same_draws(seed):
             distill(taught, teacher, source.train, loss, fields=fields, fit=fit, **how)
         numbers |= {
-            "taught": measure_error(taught, source.test, own, error),
-            "student_on_its_labels": measure_error(student, source.train, own, error),
+            "taught": measure_error(taught, source.test, weak, error),
+            "student_on_its_labels": measure_error(student, source.train, weak, error),
         }
     noise_ratios = torch.tensor(list(phi.signal_to_noise().values()))
     numbers |= {
-        "continued": measure_error(continued, source.test, own, error),
-        "distilled": measure_error(distilled, source.test, own, error),
+        "continued": measure_error(continued, source.test, weak, error),
+        "distilled": measure_error(distilled, source.test, weak, error),
         "phi_over_noise": float(noise_ratios.median()),
         "target_none": error_on_target(theta_0),
         "target_fine_tuned": error_on_target(distilled),
@@ -202,7 +204,7 @@ def preflight(
 
 
 def _how_to_compare(outputs: Any) -> dict[str, Any]:
-    """Settings of `distill` for preflight's outputs=; empty for None."""
+    """Returns the settings of `distill` for preflight's outputs=; empty for None."""
     if outputs is None:
         return {}
     if isinstance(outputs, tuple) and len(outputs) == 2:
@@ -217,7 +219,7 @@ def _how_to_compare(outputs: Any) -> dict[str, Any]:
 
 @contextmanager
 def _same_draws(seed: int) -> Iterator[None]:
-    """Trainings that are compared draw alike from torch's stream; the caller's is put back."""
+    """Gives compared trainings the same torch random stream, and restores the caller's."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
@@ -231,15 +233,15 @@ def look_at_source(
     error: Error,
     pairs: Pairs | None,
 ) -> dict[str, float]:
-    """The gap between teacher and student, and what their features and the targets share."""
+    """Measures the teacher-student gap, and the information shared by features and targets."""
     device = next(student.parameters()).device
     first = fields(next(iter(source.train)), device)
     inputs = first.student_input, first.teacher_input
     mine, theirs = (pairs or pair_layers(student, teacher, *inputs))[-1]
     tap, teacher_tap = FeatureTap(student, [mine]), FeatureTap(teacher, [theirs])
-    own = replace(fields, teacher=None)
+    weak = replace(fields, teacher=None)
     superior = replace(fields, student=fields.teacher, teacher=None)
-    student_error = measure_error(student, source.test, own, error)
+    student_error = measure_error(student, source.test, weak, error)
     teacher_error = measure_error(teacher, source.test, superior, error)
     s, t, y = pooled_features(student, tap, teacher, teacher_tap, source.test, fields)
     tap.close()

@@ -1,4 +1,4 @@
-"""What a resumed call must share with the first: its inputs, in words that tell others apart."""
+"""Describes a call's inputs, so that a resumed call can be checked against the first."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from ..prior.prior import Prior
 
 
 def describe_function(function: Any) -> str | None:
-    """A function's name and a checksum of the values that it holds: arguments, closure, weights.
+    """Returns a function's name and a checksum of its values: arguments, closure, weights.
 
-    Its code is not compared: it differs between versions of Python. FitConfig.run_key says when it
-    changes.
+    Its code is not compared, because bytecode differs between versions of Python. Use
+    FitConfig.run_key to mark code changes.
     """
     if function is None:
         return None
@@ -34,7 +34,7 @@ def describe_function(function: Any) -> str | None:
 
 
 def checksum_of(value: Any, checksum: int = 0, depth: int = 0) -> int:
-    """A number that other weights, arguments or values change, and other code does not."""
+    """Returns a checksum that depends on weights, arguments and values, but not on code."""
 
     def add(text: str) -> int:
         return zlib.crc32(text.encode(), checksum)
@@ -68,21 +68,21 @@ def checksum_of(value: Any, checksum: int = 0, depth: int = 0) -> int:
 
 
 def held_by(function: Any) -> list[Any]:
-    """What a function has taken along: its closure's values, then its defaults."""
+    """Returns the values that a function holds: its closure's, then its defaults."""
     cells = getattr(function, "__closure__", None) or ()
     defaults = getattr(function, "__defaults__", None) or ()
     return [cell.cell_contents for cell in cells] + list(defaults)
 
 
 def describe_fields(fields: Fields) -> list[Any]:
-    """Which part of a batch is which."""
+    """Describes which part of a batch is which."""
     keys = [fields.student, fields.teacher, fields.target, fields.labelled]
     keys += [] if fields.mask is None else [fields.mask]
     return [describe_function(key) if callable(key) else repr(key) for key in keys]
 
 
 def describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Its kind, its settings and those of its groups."""
+    """Describes an optimizer by its class and its groups' settings."""
     groups = [
         {name: str(v) for name, v in group.items() if name not in ("params", "param_names")}
         for group in optimizer.param_groups
@@ -91,23 +91,23 @@ def describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def describe_data(batches: Any) -> dict[str, Any]:
-    """What can be told of data without going through them: kind, length, values that are held."""
+    """Describes data without iterating over them: class, length, checksum of stored values."""
     if isinstance(batches, DataLoader):
-        found = describe_data(batches.dataset)
-        return found | {"batch_size": batches.batch_size}
-    found = {"kind": type(batches).__name__, "length": length_of(batches)}
-    held = batches if isinstance(batches, (list, tuple)) else getattr(batches, "tensors", ())
-    return found | {"values": f"{checksum_of(list(held)):08x}"}
+        facts = describe_data(batches.dataset)
+        return facts | {"batch_size": batches.batch_size}
+    facts = {"kind": type(batches).__name__, "length": length_of(batches)}
+    values = batches if isinstance(batches, (list, tuple)) else getattr(batches, "tensors", ())
+    return facts | {"values": f"{checksum_of(list(values)):08x}"}
 
 
 def describe_prior(prior: Prior) -> dict[str, Any]:
-    """The fingerprints of phi and of its centre."""
+    """Returns the fingerprints of phi and of its center."""
     centre = None if prior.centre is None else fingerprint(prior.centre)
     return {"phi": fingerprint(prior.phi), "centre": centre}
 
 
 def as_json(value: Any) -> Any:
-    """Settings as JSON gives them back; functions described."""
+    """Returns settings as they read back from JSON, with functions described."""
     if isinstance(value, dict):
         return {name: as_json(part) for name, part in value.items()}
     if isinstance(value, (tuple, list)):
@@ -116,10 +116,11 @@ def as_json(value: Any) -> Any:
 
 
 def expect_resumable(batches: Any) -> None:
-    """Refuses data that a resumed call could not go through as the unbroken one does.
+    """Refuses data that a resumed call could not iterate in the same order.
 
     Raises:
-        InputError: workers that outlive an epoch: their random streams are not kept.
+        InputError: If workers outlive an epoch, or the data have a random stream that cannot be
+            saved.
     """
     if getattr(batches, "persistent_workers", False) and getattr(batches, "num_workers", 0):
         raise InputError(
@@ -138,18 +139,18 @@ def expect_resumable(batches: Any) -> None:
 
 
 def generators_of(batches: Any) -> list[torch.Generator]:
-    """The random streams of its own that a DataLoader, its samplers or its dataset draw from."""
-    found = [
+    """Returns the torch.Generators of a DataLoader, its samplers and its dataset."""
+    generators = [
         value
         for part in _parts_of(batches)
         for value in [getattr(part, "generator", None), *getattr(part, "__dict__", {}).values()]
         if isinstance(value, torch.Generator)
     ]
-    return list({id(one): one for one in found}.values())
+    return list({id(generator): generator for generator in generators}.values())
 
 
 def _parts_of(batches: Any) -> list[Any]:
-    """Data, and what a DataLoader draws from."""
+    """Returns the data and, for a DataLoader, its dataset and samplers."""
     parts = [batches, *(getattr(batches, n, None) for n in ("dataset", "sampler", "batch_sampler"))]
     parts.append(getattr(getattr(batches, "batch_sampler", None), "sampler", None))
     return [part for part in parts if part is not None]

@@ -1,4 +1,4 @@
-"""How much two views of the same samples share: an estimate of their mutual information."""
+"""Estimates the mutual information of two views of the same samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def standardise_columns(a: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """Columns of mean zero and unit variance."""
+    """Scales columns to zero mean and unit variance."""
     return (a - a.mean(0)) / a.std(0, correction=0).clamp_min(1e-6)
 
 
@@ -19,11 +19,10 @@ def shared_information(
     ridge: float = 0.1,
     folds: int = 4,
 ) -> float:
-    """Estimate of I(a; b) in nats, of paired rows: Gaussian, over k canonical directions.
+    """Estimates I(a; b) of paired rows in nats, assuming Gaussians, over k canonical directions.
 
-    The directions are found on some of the rows and their correlations measured on the others, so
-    that rows without anything in common share about 0, however few they are (a canonical
-    correlation itself would not).
+    The directions are fitted on some rows and their correlations measured on the others, so that
+    independent rows give about 0 even for few samples, unlike a plain canonical correlation.
 
     >>> import torch
     >>> x, noise = torch.randn(2, 4000, 1, generator=torch.Generator().manual_seed(0))
@@ -36,13 +35,15 @@ def shared_information(
     )
     total = 0.0
     for fold in range(folds):
-        held = torch.arange(len(a)) % folds == fold
-        total += _information_of(a[~held], b[~held], a[held], b[held], ridge)
+        is_held_out = torch.arange(len(a)) % folds == fold
+        total += _information_of(
+            a[~is_held_out], b[~is_held_out], a[is_held_out], b[is_held_out], ridge
+        )
     return total / folds
 
 
 def principal(a: Float[Tensor, "n d"], k: int) -> Float[Tensor, "n k2"]:
-    """Rows in their first k principal components, each of unit variance."""
+    """Projects rows on their first k principal components, each scaled to unit variance."""
     U, S, _ = torch.linalg.svd(a - a.mean(0), full_matrices=False)
     keep = min(k, int((1e-6 * S[0] < S).sum()))
     return U[:, :keep] * len(a) ** 0.5

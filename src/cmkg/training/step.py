@@ -1,7 +1,7 @@
-"""What every training loop here does with a batch's losses: checks, gradients, the step.
+"""One training step from a batch's losses: checks, gradients, and the optimizer's step.
 
-Gradients are taken outside of autocast, as torch advises. Over several processes they are averaged
-here; where DistributedDataParallel has done so already, that changes nothing.
+Gradients are computed outside of autocast, as torch recommends, and averaged over processes. If
+DistributedDataParallel has already averaged them, this changes nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Context = Callable[[], AbstractContextManager[Any]]
 
 @contextmanager
 def restore_buffers_on_error(model: nn.Module) -> Iterator[None]:
-    """Puts running statistics back when a step is refused: a batch of NaN must not stay in them."""
+    """Restores running statistics if a step fails, so that a batch of NaN cannot corrupt them."""
     saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield
@@ -40,14 +40,14 @@ def backward(
     """Adds the gradients of one batch's losses to .grad; returns the losses.
 
     Args:
-        model: whose running statistics are put back when the batch is refused.
-        losses_of: gives the losses, {name: scalar}.
-        context: of the forward passes (autocast).
-        learn: takes the losses backward in place of autograd, as PriorLearner.backward does, and
-            gives more to report.
+        model: The network; its running statistics are restored if the batch is refused.
+        losses_of: Returns the losses, {name: scalar}.
+        context: The context of the forward passes (autocast).
+        learn: Runs the losses' backward instead of autograd, as PriorLearner.backward does, and
+            returns additional values to report.
 
     Raises:
-        Diverged: a loss is not finite; no weight has moved.
+        Diverged: If a loss is not finite; no weight has changed.
     """
     with restore_buffers_on_error(model):
         with context():
@@ -67,10 +67,11 @@ def take_step(
     context: Context = nullcontext,
     learn: Callable[[Mapping[str, Tensor]], dict[str, float]] | None = None,
 ) -> dict[str, float]:
-    """`backward`, the mean over processes, and the optimiser's step; gradients are then forgotten.
+    """Runs `backward`, averages over processes, takes the optimizer's step, and clears gradients.
 
     Raises:
-        Diverged: a loss or a gradient is not finite; no weight has moved, no gradient is left.
+        Diverged: If a loss or a gradient is not finite; no weight has changed, and gradients are
+            cleared.
     """
     try:
         values = backward(model, losses_of, context, learn)
@@ -82,7 +83,9 @@ def take_step(
 
 
 def _held_by(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, nn.Parameter]:
-    """All that is trained by the optimiser: a loss's or a projection's parameters, too."""
+    """Returns all parameters of the optimizer, including a loss's or a projection's."""
     names = {id(parameter): name for name, parameter in trained_parameters(model).items()}
-    every = [one for group in optimizer.param_groups for one in group["params"]]
-    return {names.get(id(one), f"parameter {place}"): one for place, one in enumerate(every)}
+    every = [weight for group in optimizer.param_groups for weight in group["params"]]
+    return {
+        names.get(id(weight), f"parameter {place}"): weight for place, weight in enumerate(every)
+    }

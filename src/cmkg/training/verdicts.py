@@ -1,27 +1,27 @@
-"""What the numbers of a short run say: is distilling, transfer or the prior likely to help?"""
+"""Judges from a short run whether distillation, transfer or the prior is likely to help."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-GAP = 0.05  # a teacher at least this much better than the student, relative to the student's error
+GAP = 0.05  # smallest useful teacher-student gap, relative to the student's error
 
 
-SCARCE = 0.25  # labels are scarce where a student is so much better on them than on others
+SCARCE = 0.25  # labels are scarce if the student's error on them is lower by this share
 
 
-SHARE = 0.05  # nats that the teacher must share more than the label: noise differs by less
+SHARE = 0.05  # nats that the teacher must share beyond the label; noise differs by less
 
 
-GAIN = 0.03  # differences of short runs below this share count as none
+GAIN = 0.03  # relative differences between short runs below this count as none
 
 
-NOISE = 2.0  # phi must be this many times its noise
+NOISE = 2.0  # smallest ratio of phi to its noise
 
 
 class Verdict(NamedTuple):
-    """An answer and why."""
+    """An answer and its reason."""
 
     likely: bool
     reason: str
@@ -29,10 +29,10 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What a short run says.
+    """The result of a short run.
 
     numbers: errors, shared information and phi's size. verdicts: on "distillation", "transfer" and
-    "prior"; on "pairs without labels" where outputs= was given.
+    "prior"; also on "pairs without labels" if outputs= was given.
     """
 
     numbers: dict[str, float]
@@ -40,7 +40,7 @@ class Report:
 
 
 def judge_numbers(numbers: dict[str, float]) -> dict[str, Verdict]:
-    """{question: verdict} of preflight's numbers."""
+    """Returns {question: verdict} from preflight's numbers."""
     return {
         "distillation": _judge_distillation(numbers),
         "transfer": _judge_transfer(numbers),
@@ -91,7 +91,7 @@ def _judge_prior(n: dict[str, float]) -> Verdict:
 
 
 def _judge_pairs(n: dict[str, float]) -> Verdict:
-    """Labels are scarce where a student is better on them than on others; then pairs can help."""
+    """Judges unlabeled pairs, which can help if the student is much better on its own labels."""
     student, teacher, taught = n["student"], n["teacher"], n["taught"]
     facts = (
         f"the student's error is {n['student_on_its_labels']:.4g} on its labelled samples and "
@@ -112,7 +112,7 @@ def _judge_pairs(n: dict[str, float]) -> Verdict:
 
 
 def format_verdicts(report: Report) -> str:
-    """The verdicts as text."""
+    """Formats the verdicts as text."""
     questions = {
         "distillation": "distilling",
         "transfer": "starting from the source",
