@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .containers import _has_length, _parts_of, count_samples, cut, to_device
+from .containers import count_samples, cut, describe_parts, has_length, to_device
 from .errors import InputError
 
 
@@ -116,7 +116,7 @@ def field_of(batch: Any, key: Key) -> Any:
         return batch[key]
     except (KeyError, IndexError, TypeError):
         raise InputError(
-            f"a batch has no field {key!r}; it has {_parts_of(batch)}: say with "
+            f"a batch has no field {key!r}; it has {describe_parts(batch)}: say with "
             "Fields(student=, teacher=, target=) which is which"
         ) from None
 
@@ -250,7 +250,7 @@ def labelled_part(value: Any, numbers: Tensor, count: int, what: str) -> Any:
     Raises:
         InputError: If its first dimension is not that of the samples.
     """
-    if isinstance(value, list) and value and all(_has_length(output, count) for output in value):
+    if isinstance(value, list) and value and all(has_length(output, count) for output in value):
         if len(value) == count:
             raise InputError(
                 f"the {what} is a list of {count} tensors of {count} rows: it is not clear which "

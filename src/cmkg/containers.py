@@ -21,7 +21,8 @@ from torch.nn.utils.rnn import PackedSequence
 from .errors import InputError
 
 
-def _parts_of(batch: Any) -> str:
+def describe_parts(batch: Any) -> str:
+    """Returns the fields of a batch in words, for an error message."""
     if isinstance(batch, Mapping):
         return str(list(batch))
     if dataclasses.is_dataclass(batch):
@@ -145,7 +146,8 @@ def cut(value: Any, samples: slice | Tensor, count: int) -> Any:
     return value
 
 
-def _has_length(value: Any, count: int) -> bool:
+def has_length(value: Any, count: int) -> bool:
+    """Whether a value is a tensor with `count` rows."""
     return isinstance(value, Tensor) and value.dim() > 0 and len(value) == count
 
 

@@ -31,11 +31,11 @@ from ..runtime.ranks import world_size
 from .criteria import FeatureLoss, OutputLoss
 from .features import FeatureTap, expect_gradient, tensor_of
 from .first_look import (
-    _expect_criterion,
-    _expect_networks,
-    _expect_takes_mask,
-    _fitting_weight,
-    _warn_of_even_attention,
+    expect_criterion,
+    expect_networks,
+    expect_takes_mask,
+    fitting_attention_weight,
+    warn_of_even_attention,
 )
 from .layouts import Layout, guess_class_dim, guess_layout
 from .losses import (
@@ -101,13 +101,13 @@ class Distiller(nn.Module):
         super().__init__()
         if isinstance(criterion, str) and criterion in ("classes", "numbers"):
             criterion = OutputLoss(criterion)
-        _expect_networks(student, teacher)
+        expect_networks(student, teacher)
         expect_fields(fields)
         expect_loss(loss)
         if attention_weight is not None and not 0 <= attention_weight < float("inf"):
             raise InputError(f"attention_weight: expected a number from 0, got {attention_weight}")
         if teacher is not None:
-            _expect_criterion(criterion, attention_weight)
+            expect_criterion(criterion, attention_weight)
         self.student = student
         self.loss = loss
         self.fields = fields
@@ -137,9 +137,11 @@ class Distiller(nn.Module):
             if criterion == "paper":
                 weight = ATTENTION_WEIGHT if attention_weight is None else attention_weight
                 made = DistillationLoss(*shapes, weight, **how).to(device_of(student))
-                _warn_of_even_attention(made, self.pairs, *maps, batch.mask)
+                warn_of_even_attention(made, self.pairs, *maps, batch.mask)
                 if attention_weight is None and loss is not regression_loss:
-                    made.attention_weight = _fitting_weight(made, *maps, batch, loss, prediction)
+                    made.attention_weight = fitting_attention_weight(
+                        made, *maps, batch, loss, prediction
+                    )
             else:
                 made = FeatureLoss(*shapes, **how)
             self.criterion = made.to(device_of(student))
@@ -196,7 +198,7 @@ class Distiller(nn.Module):
         more: dict[str, Any] = {}
         if parts.mask is not None:
             more["mask"] = parts.mask
-            _expect_takes_mask(self.criterion)
+            expect_takes_mask(self.criterion)
         if isinstance(self.criterion, OutputLoss) and self.criterion.needs_dim(own[-1]):
             more["dim"] = self._class_dim(own[-1], prediction, parts.target)
         return self.criterion(own, theirs, **more)

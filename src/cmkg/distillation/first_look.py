@@ -26,7 +26,7 @@ from .losses import (
 from .pairing import Pair
 
 
-def _expect_takes_mask(criterion: Criterion) -> None:
+def expect_takes_mask(criterion: Criterion) -> None:
     """Refuses a criterion that cannot take a mask and would count padding."""
     function = criterion.forward if isinstance(criterion, nn.Module) else criterion
     try:
@@ -44,7 +44,7 @@ def _expect_takes_mask(criterion: Criterion) -> None:
 EVEN = 1e-4  # spread of an attention map relative to its mean that rounding alone can cause
 
 
-def _warn_of_even_attention(
+def warn_of_even_attention(
     criterion: DistillationLoss,
     pairs: Sequence[Pair],
     student_maps: list[Tensor],
@@ -71,7 +71,7 @@ def _warn_of_even_attention(
                 return
 
 
-def _fitting_weight(
+def fitting_attention_weight(
     criterion: DistillationLoss,
     student_maps: list[Tensor],
     teacher_maps: list[Tensor],
@@ -104,7 +104,7 @@ def _fitting_weight(
     return weight
 
 
-def _expect_criterion(criterion: object, attention_weight: float | None) -> None:
+def expect_criterion(criterion: object, attention_weight: float | None) -> None:
     """Refuses settings that the given criterion would ignore."""
     if criterion == "paper":
         return
@@ -120,7 +120,12 @@ def _expect_criterion(criterion: object, attention_weight: float | None) -> None
         )
 
 
-def _expect_networks(student: object, teacher: object) -> None:
+def expect_networks(student: object, teacher: object) -> None:
+    """Refuses a student or a teacher that is not a network.
+
+    Raises:
+        InputError: names which one.
+    """
     for what, network in (("student", student), ("teacher", teacher)):
         if not isinstance(network, nn.Module) and (what == "student" or network is not None):
             raise InputError(

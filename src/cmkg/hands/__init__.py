@@ -1,1 +1,1 @@
-"""3D hand pose from RGB: knows the core, the core knows nothing of it."""
+"""3D hand pose from RGB; it depends on the core, never the reverse."""

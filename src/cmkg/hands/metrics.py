@@ -1,4 +1,4 @@
-"""EPE, PCK and AUC of 3D joints, by the paper's protocol and by others."""
+"""EPE, PCK and AUC of 3D joints, by the paper's and other protocols."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import InputError
 from .skeleton import MIDDLE_MCP, WRIST, bone_scale
 
-THRESHOLDS_MM = np.linspace(0, 50, 20)  # this literature's
+THRESHOLDS_MM = np.linspace(0, 50, 20)  # as used in the literature
 FROM_20_MM = 8  # AUC 20-50 uses the last twelve, 21.05 ... 50 mm
 
 Joints = Float[np.ndarray, "n 21 3"]
@@ -29,7 +29,7 @@ def errors_mm(
 
 
 def pck(errors: np.ndarray, thresholds: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
-    """Share of errors (...) at or under each threshold.
+    """Share of errors (...) at or below each threshold.
 
     >>> pck(np.array([10.0, 30.0]), np.array([10.0, 20.0, 50.0]))
     array([0.5, 0.5, 1. ])
@@ -38,7 +38,7 @@ def pck(errors: np.ndarray, thresholds: Float[np.ndarray, " t"]) -> Float[np.nda
 
 
 def area_under(thresholds: Float[np.ndarray, " t"], curve: Float[np.ndarray, " t"]) -> float:
-    """Area under a PCK curve by trapezoids, divided by its range: 1 is perfect.
+    """Area under a PCK curve by the trapezoidal rule, divided by its range; 1 is perfect.
 
     >>> area_under(np.array([20.0, 35.0, 50.0]), np.array([0.0, 1.0, 1.0]))
     0.75
@@ -47,12 +47,12 @@ def area_under(thresholds: Float[np.ndarray, " t"], curve: Float[np.ndarray, " t
 
 
 def mean_area(curves: np.ndarray, thresholds: Float[np.ndarray, " t"]) -> float:
-    """AUC as this literature takes it: of each joint's curve (J, T), then averaged over joints."""
+    """AUC as in the literature: computed for each joint's curve (J, T), then averaged."""
     return float(np.mean([area_under(thresholds, curve) for curve in curves]))
 
 
 class PoseMetrics:
-    """EPE and AUC 20-50 over batches: sums and counts, never means of means."""
+    """Accumulates EPE and AUC 20-50 over batches as sums and counts, not as means of means."""
 
     def __init__(self) -> None:
         self.total_mm = torch.zeros(21, dtype=torch.float64)
@@ -72,7 +72,7 @@ class PoseMetrics:
         self.count += len(errors)
 
     def compute(self) -> dict[str, Any]:
-        """{"epe_mm", "auc_20_50", "epe_per_joint_mm", "pck", "samples"}, as JSON holds them.
+        """Returns {"epe_mm", "auc_20_50", "epe_per_joint_mm", "pck", "samples"} as plain JSON.
 
         Raises:
             RuntimeError: no sample was evaluated.
@@ -93,20 +93,20 @@ class PoseMetrics:
 # ---- other protocols, for comparison with published numbers --------------------------------------
 @dataclass(frozen=True)
 class Protocol:
-    """How predictions are compared with the truth; the defaults are the paper's."""
+    """How predictions are compared with the ground truth; the defaults are the paper's."""
 
     root: Literal["wrist", "palm"] = "wrist"
-    """Joints are relative to this: the paper's is the wrist. A file's joints are moved by their own
-    root; the weights' are wrist-relative."""
+    """Root that joints are relative to; the paper's is the wrist. Joints in a file are shifted by
+    their own root; a network's joints are wrist-relative."""
     joints: Literal["all", "visible"] = "all"
     align: Literal["none", "procrustes"] = "none"
     scale: Literal["own", "given"] = "own"
-    """given: the bone |middle MCP - middle PIP| of a prediction is set to the true one."""
+    """given: predictions are scaled to the true bone |middle MCP - middle PIP|."""
     thresholds: Literal["20-50", "0-50"] = "20-50"
-    """Of the AUC, in mm."""
+    """Range of the AUC thresholds, in mm."""
     protocol: Literal["paper", "freihand", "ho3d"] = "paper"
-    """paper: as the other settings say. freihand, ho3d: what those benchmarks' own scripts count,
-    in the camera's frame; the other settings are theirs then."""
+    """paper: uses the other settings. freihand, ho3d: the metrics of those benchmarks' scripts, in
+    the camera's frame, which determine the other settings."""
 
     def __post_init__(self) -> None:
         others = (self.root, self.joints, self.align, self.scale, self.thresholds)
@@ -118,7 +118,7 @@ class Protocol:
             )
 
     def describe(self) -> str:
-        """The protocol in words."""
+        """Describes the protocol in words."""
         if self.protocol != "paper":
             return f"as {OFFICIAL[self.protocol]}"
         return ", ".join(
@@ -147,7 +147,7 @@ OFFICIAL_THRESHOLDS_MM = np.linspace(0, 50, 100)
 
 
 def relative_to_root(joints: Joints, root: str = "wrist") -> Joints:
-    """Joints relative to the wrist, or to the palm: midway from the wrist to the middle MCP."""
+    """Joints relative to the wrist, or to the palm, midway between the wrist and the middle MCP."""
     origin = joints[:, WRIST]
     if root != "wrist":
         origin = (joints[:, WRIST] + joints[:, MIDDLE_MCP]) / 2
@@ -155,13 +155,13 @@ def relative_to_root(joints: Joints, root: str = "wrist") -> Joints:
 
 
 def procrustes(prediction: Joints, target: Joints, reflected: bool = False) -> Joints:
-    """Predictions brought nearest to the targets by a rotation, one scale and a shift each.
+    """Aligns each prediction with its target by a rotation, a scale and a translation.
 
-    Umeyama, 1991, Eqs. 40-42.
+    See Umeyama, 1991, Eqs. 40-42.
 
     Args:
         prediction, target: joints.
-        reflected: a mirrored hand may be mirrored back, as FreiHAND's and HO-3D's scripts allow.
+        reflected: whether reflections are allowed, as in FreiHAND's and HO-3D's scripts.
     """
     p_mean, t_mean = prediction.mean(1, keepdims=True), target.mean(1, keepdims=True)
     p, t = prediction - p_mean, target - t_mean
@@ -181,16 +181,16 @@ def score_by_protocol(
     protocol: Protocol | None = None,
     placed: bool = False,
 ) -> dict[str, Any]:
-    """{"epe_mm", "auc", "pck", "samples"} of predictions in mm by a protocol.
+    """Computes {"epe_mm", "auc", "pck", "samples"} of predictions in mm by a protocol.
 
-    AUC is per joint, then averaged over the joints that were seen.
+    AUC is computed per joint, then averaged over the joints that count.
 
     Args:
         prediction_mm, target_mm: joints.
-        visible: which of them count where the protocol asks for the visible ones.
+        visible: the joints that count if the protocol uses only visible ones.
         protocol: None is the paper's.
-        placed: predictions lie about the true wrist already, as a network's wrist-relative numbers
-            do, and with the wrist as root stay there (the paper's protocol).
+        placed: whether predictions are already relative to the true wrist, like a network's
+            outputs, so that with the wrist as root they are not shifted (the paper's protocol).
 
     Raises:
         InputError: no joint counts.
@@ -222,7 +222,7 @@ def score_by_protocol(
 
 
 def score_officially(prediction_mm: Joints, target_mm: Joints, benchmark: str) -> dict[str, Any]:
-    """What a benchmark's own script counts of joints in mm in the camera's frame.
+    """Computes the metrics of a benchmark's own script for joints in mm in the camera's frame.
 
     Args:
         prediction_mm, target_mm: joints, absolute.
@@ -230,7 +230,7 @@ def score_officially(prediction_mm: Joints, target_mm: Joints, benchmark: str) -
 
     Returns:
         {"epe_mm", "auc", "aligned_epe_mm", "aligned_auc", "pck", "samples"}, and for ho3d
-        {"scaled_epe_mm", "scaled_auc"}: wrist and scale given.
+        {"scaled_epe_mm", "scaled_auc"}, with wrist and scale given.
     """
     forms = {"": prediction_mm, "aligned_": procrustes(prediction_mm, target_mm, reflected=True)}
     if benchmark == "ho3d":
@@ -241,11 +241,11 @@ def score_officially(prediction_mm: Joints, target_mm: Joints, benchmark: str) -
         ratio = palms[1] / np.maximum(palms[0], 1e-9)
         relative = relative_to_root(prediction_mm) * ratio[:, None, None]
         forms["scaled_"] = relative + target_mm[:, WRIST : WRIST + 1]
-    found: dict[str, Any] = {"samples": len(target_mm)}
+    scores: dict[str, Any] = {"samples": len(target_mm)}
     for name, joints in forms.items():
         errors = np.linalg.norm(joints - target_mm, axis=2)
         curves = np.array([pck(errors[:, joint], OFFICIAL_THRESHOLDS_MM) for joint in range(21)])
-        found[f"{name}epe_mm"] = float(errors.mean())
-        found[f"{name}auc"] = mean_area(curves, OFFICIAL_THRESHOLDS_MM)
+        scores[f"{name}epe_mm"] = float(errors.mean())
+        scores[f"{name}auc"] = mean_area(curves, OFFICIAL_THRESHOLDS_MM)
     absolute = np.linalg.norm(prediction_mm - target_mm, axis=2)
-    return found | {"pck": pck(absolute, THRESHOLDS_MM).round(5).tolist()}
+    return scores | {"pck": pck(absolute, THRESHOLDS_MM).round(5).tolist()}

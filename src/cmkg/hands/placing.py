@@ -1,4 +1,4 @@
-"""Where in front of the camera a hand is, from its joints in millimetres and in pixels."""
+"""Estimates a hand's position in the camera's frame from its joints in millimeters and pixels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from . import geometry
 
-STEPS = 3  # of Gauss and Newton, after the linear solution
+STEPS = 3  # Gauss-Newton steps after the linear solution
 
 
 def place_wrist(
@@ -18,26 +18,26 @@ def place_wrist(
 ) -> Float[np.ndarray, "3"]:
     """The wrist t in the camera's frame, mm, for which joints_mm + t projects best to joints_px.
 
-    A joint's ray (a, b, 1) says (X + t)_x = a (X + t)_z and likewise for y: linear in t, solved by
-    least squares; then a few steps of Gauss and Newton on the squared distance in pixels.
+    A joint's ray (a, b, 1) implies (X + t)_x = a (X + t)_z and likewise for y. This is linear in t
+    and solved by least squares; a few Gauss-Newton steps on the squared pixel distance follow.
 
     Args:
-        joints_mm: relative to the wrist, in the camera's frame. Their size is the scale of t.
-        joints_px: on the picture.
-        K: of its camera.
-        weights: how much each joint counts, from 0.
+        joints_mm: relative to the wrist, in the camera's frame; their size determines t's scale.
+        joints_px: positions on the picture.
+        K: the camera.
+        weights: the non-negative weight of each joint.
     """
     rays = np.column_stack([joints_px, np.ones(21)]) @ np.linalg.inv(K).T
     a, b = rays[:, 0], rays[:, 1]
-    zero, one = np.zeros(21), np.ones(21)
-    left = np.concatenate([np.column_stack([one, zero, -a]), np.column_stack([zero, one, -b])])
+    zero, ones = np.zeros(21), np.ones(21)
+    left = np.concatenate([np.column_stack([ones, zero, -a]), np.column_stack([zero, ones, -b])])
     x, y, z = joints_mm.T
     right = np.concatenate([a * z - x, b * z - y])
     root = np.sqrt(np.concatenate([weights, weights]))
     t = np.linalg.lstsq(left * root[:, None], right * root, rcond=None)[0]
     for _ in range(STEPS):
         X = joints_mm + t
-        if (X[:, 2] <= 1).any():  # behind the camera: the linear solution is all there is
+        if (X[:, 2] <= 1).any():  # behind the camera: keep the current solution
             break
         off = (joints_px - geometry.project(X, K)).ravel()
         depth = X[:, 2]

@@ -1,4 +1,4 @@
-"""The 21 joints and the bones between them, in the order used everywhere inside the project.
+"""The 21 joints and the bones between them, in the order used throughout the project.
 
 Order ("MANO order"): wrist, then thumb, index, middle, ring, little, each from base to tip.
 """
@@ -24,20 +24,20 @@ BONES = tuple(
     for part in range(4)
 )
 FINGER_OF_BONE = tuple(bone // 4 for bone in range(20))
-# Okabe-Ito hues: told apart by colour-blind readers and on grey prints.
+# Okabe-Ito hues, distinguishable for color-blind readers and in grayscale.
 FINGER_COLOURS = ("#d55e00", "#e69f00", "#009e73", "#0072b2", "#cc79a7")
 
-WRIST_TO_TIP = slice(8, 12)  # of BONES: the middle finger's
-# Its first bone, of the hand's length from the wrist to that finger's tip: what a ruler says from
-# the knuckle to the next joint (Buryanov and Kotiuk, 2010: 45 mm of 192). Annotators put the
-# knuckle elsewhere; the length is one.
+WRIST_TO_TIP = slice(8, 12)  # the middle finger's entries of BONES
+# Ruler length from the middle finger's knuckle to its next joint, relative to the hand's length
+# from the wrist to that finger's tip (Buryanov and Kotiuk, 2010: 45 mm of 192). Annotators put the
+# knuckle elsewhere, but the hand's length is the same.
 RULER_SHARE = 0.235
 
 Array = TypeVar("Array", bound=Any)  # a NumPy array or a torch tensor
 
 
 def bone_scale(joints: Array) -> Array:
-    """|middle MCP - middle PIP| of joints (..., 21, 3), in their unit: the protocol's scale."""
+    """The protocol's scale: |middle MCP - middle PIP| of joints (..., 21, 3), in their unit."""
     bone = joints[..., MIDDLE_MCP, :] - joints[..., MIDDLE_PIP, :]
     length: Array = (bone**2).sum(-1) ** 0.5
     return length
@@ -46,11 +46,10 @@ def bone_scale(joints: Array) -> Array:
 def retarget_matrix(
     from_lengths: Sequence[float] | np.ndarray, to_lengths: Sequence[float] | np.ndarray
 ) -> Float[np.ndarray, "21 21"]:
-    """The linear map on wrist-relative joints that gives bones another convention's mean length.
+    """The linear map of wrist-relative joints to another convention's mean bone lengths.
 
-    Annotators place the same joint differently ("wrist", "base of the finger"): up to 1.5x in the
-    very bone that is the unit. Mean bone lengths, measured on both training splits, carry a
-    skeleton across.
+    Annotators place the same joint ("wrist", "base of the finger") differently; the unit bone
+    itself differs by up to 1.5x. The map uses mean bone lengths of both training splits.
 
     Args:
         from_lengths, to_lengths: (20,) each, of BONES, in units of |middle MCP - middle PIP|.

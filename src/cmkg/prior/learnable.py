@@ -78,7 +78,9 @@ class LearnableModule:
 
     def penalty(self, _phi: Tensors, weights: Tensors) -> Tensor:
         """Returns the module's value at the student's weights."""
-        return to_scalar(self.module({name: weights[name] for name in self.names}), "R", False)
+        return to_scalar(
+            self.module({name: weights[name] for name in self.names}), "R", needs_graph=False
+        )
 
     @torch.no_grad()
     def step_(self, gradients: Tensors, beta: float, unit_free: bool) -> None:

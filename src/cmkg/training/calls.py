@@ -243,7 +243,9 @@ def train_with_prior(
         prediction = call_model(trainer.model, batch.student_input)
         losses = {"regression": loss_of_labelled(loss, prediction, batch)}
         if R is not None:
-            losses["regulariser"] = to_scalar(functional_call(R, frozen, (weights,)), "R", False)
+            losses["regulariser"] = to_scalar(
+                functional_call(R, frozen, (weights,)), "R", needs_graph=False
+            )
         return losses
 
     def parts_of(raw: Any) -> Batch:

@@ -59,17 +59,17 @@ def _judge_distillation(n: dict[str, float]) -> Verdict:
         f"student share {with_teacher:.2f} nats, student and label {with_label:.2f}"
     )
     if _gain(n["student"], n["teacher"]) < GAP:
-        return Verdict(False, f"there is nothing to distil: {facts}")
+        return Verdict(likely=False, reason=f"there is nothing to distil: {facts}")
     if with_teacher <= with_label + SHARE:
         return Verdict(
-            False,
-            f"what the teacher knows is not in the student's view: {facts} (the criterion asks for "
-            "more with the teacher)",
+            likely=False,
+            reason="what the teacher knows is not in the student's view: "
+            f"{facts} (the criterion asks for more with the teacher)",
         )
     return Verdict(
-        True,
-        f"the teacher knows more, and the student can see some of it: {facts}; in the short run "
-        f"{n['continued']:.4g} -> {n['distilled']:.4g}",
+        likely=True,
+        reason=f"the teacher knows more, and the student can see some of it: {facts}; in the short "
+        f"run {n['continued']:.4g} -> {n['distilled']:.4g}",
     )
 
 
@@ -98,17 +98,21 @@ def _judge_pairs(n: dict[str, float]) -> Verdict:
         f"{student:.4g} on others, the teacher's {teacher:.4g} there"
     )
     if _gain(student, teacher) < GAP:
-        return Verdict(False, f"the teacher does not know what the labels do not say: {facts}")
+        return Verdict(
+            likely=False, reason=f"the teacher does not know what the labels do not say: {facts}"
+        )
     if _gain(student, n["student_on_its_labels"]) < SCARCE:
-        return Verdict(False, f"labels are not scarce: {facts}")
+        return Verdict(likely=False, reason=f"labels are not scarce: {facts}")
     share = (student - taught) / (student - teacher)
     facts += (
         f"; taught by its answers on all pairs {taught:.4g}, {share:.0%} of the gap, for as many "
         "steps"
     )
     if _gain(student, taught) < GAIN:
-        return Verdict(False, f"the teacher's answers do not reach the student: {facts}")
-    return Verdict(True, f"labels are scarce and the teacher knows more: {facts}")
+        return Verdict(
+            likely=False, reason=f"the teacher's answers do not reach the student: {facts}"
+        )
+    return Verdict(likely=True, reason=f"labels are scarce and the teacher knows more: {facts}")
 
 
 def format_verdicts(report: Report) -> str:

@@ -1,1 +1,1 @@
-"""Hands as meshes: shape, pose, limits of the joints, a hand laid into given joints."""
+"""Hand meshes: shape, pose, joint limits, and fitting a hand to given joints."""

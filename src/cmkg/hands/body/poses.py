@@ -1,4 +1,4 @@
-"""Poses of the open hand inside human joint limits."""
+"""Samples poses of the open hand within human joint limits."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from jaxtyping import Float
 from .mesh import LIMITS_DEG, OpenHand, pose_bones
 
 THUMB = slice(16, 21)
-NEAREST_FINGERS_M = 0.009  # nearer points of two fingers run through each other
+NEAREST_FINGERS_M = 0.009  # points of two fingers that are closer collide
 NEAREST_PALM_M = 0.012
 
 Angles = Float[np.ndarray, "23"]  # degrees, see mesh.ANGLES
 
 
 def sample_angles(rng: np.random.Generator) -> Angles:
-    """Open hands, fists, counting, pointing, and anything between."""
+    """Samples open hands, fists, counting, pointing, and anything in between."""
     style = rng.random()
     if style < 0.25:
         curl = np.full(4, rng.choice([0.05, 0.95, rng.random()], p=[0.45, 0.25, 0.3]))
@@ -47,7 +47,7 @@ def sample_angles(rng: np.random.Generator) -> Angles:
 
 
 def sample_gesture(rng: np.random.Generator) -> Angles:
-    """Fingers either stretched or shut into the palm, the thumb anywhere within its limits."""
+    """Samples fingers either extended or closed, with the thumb anywhere within its limits."""
     shut = rng.random(4) < rng.choice([0.5, 0.85])
     tight = rng.uniform(0.85, 1.0)
     mcp = np.where(shut, 80 * tight, rng.uniform(-8, 15)) + rng.normal(0, 8, 4)
@@ -60,7 +60,7 @@ def sample_gesture(rng: np.random.Generator) -> Angles:
 
 
 def _sample_spread(rng: np.random.Generator, share: np.ndarray) -> np.ndarray:
-    """Abduction of the four fingers; less where they are bent."""
+    """Abduction of the four fingers, smaller for bent ones."""
     fan = np.array([1.0, 0.15, -0.55, -1.15])
     return rng.uniform(-8, 14) * fan * share + rng.normal(0, 3, 4)
 
@@ -77,13 +77,13 @@ def _within_limits(
     thumb: np.ndarray,
     wrist: np.ndarray,
 ) -> Angles:
-    """The four fingers' angles (4,) each, the thumb's (5,) and the wrist's (2,), as one array."""
+    """Joins and clips the fingers' angles (4,) each, the thumb's (5,) and the wrist's (2,)."""
     fingers = np.stack([mcp, spread, pip, dip], 1).ravel()
     return np.clip(np.concatenate([fingers, thumb, wrist]), *LIMITS_DEG.T)
 
 
 def collides(joints: Float[np.ndarray, "21 3"]) -> bool:
-    """Whether two fingers, or a finger and the palm, run through each other; metres."""
+    """Whether two fingers, or a finger and the palm, intersect, for joints in meters."""
     chains = joints[1:].reshape(5, 4, 3)
     halfway = (chains[:, 1:-1] + chains[:, 2:]) / 2
     points = np.concatenate([chains[:, 1:], halfway], 1)  # (5, 5, 3)
@@ -100,9 +100,9 @@ def sample_free_angles(
     gestures: float = 0.0,
     tries: int = 8,
 ) -> Angles:
-    """Angles of a hand whose fingers do not collide; the last draw if all tries fail.
+    """Samples angles without finger collisions; returns the last sample if all tries fail.
 
-    gestures is the share of draws that are `sample_gesture`'s.
+    gestures is the share of samples from `sample_gesture`.
     """
     draw = sample_gesture if gestures and rng.random() < gestures else sample_angles
     for _ in range(tries):

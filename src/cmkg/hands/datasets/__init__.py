@@ -1,4 +1,5 @@
-"""One file per dataset; all yield the same Sample.
+"""One reader per dataset; all readers yield the same Sample.
 
-What a new one has: sample.Dataset, to be packed; sample.Recording, to be inspected and verified.
+A new reader implements sample.Dataset to be packed, and sample.Recording to be inspected and
+verified.
 """

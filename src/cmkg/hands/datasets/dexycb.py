@@ -1,12 +1,13 @@
-"""DexYCB (Chao et al., CVPR 2021): real RGB-D of ten people who grasp objects, seen by 8 cameras.
+"""DexYCB (Chao et al., CVPR 2021): real RGB-D of ten people grasping objects, seen by 8 cameras.
 
     <day-person>/<sequence>/meta.yml, <sequence>/<camera>/color_%06d.jpg (640 x 480),
-    aligned_depth_to_color_%06d.png (16 bits, mm), labels_%06d.npz: joint_3d (1, 21, 3) metres in
-    the camera's frame, -1 where no hand is seen; joint_2d (1, 21, 2)
+    aligned_depth_to_color_%06d.png (16 bits, mm), labels_%06d.npz: joint_3d (1, 21, 3) meters in
+    the camera's frame, -1 if no hand is visible; joint_2d (1, 21, 2)
     calibration/intrinsics/<camera>_640x480.yml
 
-Joints are in our order. Official splits: s0 by frames, s1 by people, s2 by cameras, s3 by objects,
-each with train, val and test (the toolkit of its owners, dex_ycb.py).
+The dataset already uses this project's joint order. The official splits are s0 by frames, s1 by
+people, s2 by cameras and s3 by objects, each with train, val and test (the authors' toolkit,
+dex_ycb.py).
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ CAMERAS = (
     *("836212060125", "839512060362", "840412060917", "841412060263"),
     *("932122060857", "932122060861", "932122061900", "932122062010"),
 )
-PEOPLE, SEQUENCES = 10, 100  # sequences of each person
+PEOPLE, SEQUENCES = 10, 100  # number of people; sequences per person
 COUNTS = {"people": PEOPLE, "sequences": SEQUENCES}
 PARTS = ("train", "val", "test")
 SPLITS = tuple(f"{setup}-{part}" for setup in ("s0", "s1", "s2", "s3") for part in PARTS)
@@ -64,7 +65,7 @@ NO_HAND = -1.0
 
 
 class Chosen(NamedTuple):
-    """Numbers of people, cameras, and of each person's sequences."""
+    """Indices of the selected people, cameras, and sequences per person."""
 
     people: Iterable[int]
     cameras: Iterable[int]
@@ -72,7 +73,7 @@ class Chosen(NamedTuple):
 
 
 def official(split: str) -> Chosen:
-    """What a split of SPLITS is."""
+    """Returns the selection of an official split."""
     setup, part = split.split("-")
     every = range(SEQUENCES)
     if setup == "s0":
@@ -90,10 +91,10 @@ def official(split: str) -> Chosen:
 
 @lru_cache(maxsize=4096)
 def read_sequence_facts(path: Path) -> tuple[int, str]:
-    """Frames of a sequence, and the side of its hand."""
-    held = read_yaml(path, "a sequence's facts")
-    count = held.get("num_frames") if isinstance(held, dict) else None
-    sides = held.get("mano_sides") if isinstance(held, dict) else None
+    """The number of frames of a sequence, and the side of its hand."""
+    meta = read_yaml(path, "a sequence's facts")
+    count = meta.get("num_frames") if isinstance(meta, dict) else None
+    sides = meta.get("mano_sides") if isinstance(meta, dict) else None
     if not isinstance(count, int) or not 0 < count < 10**6:
         raise InputError(f"{path}: field 'num_frames' is {count!r}; expected a positive number")
     if not isinstance(sides, list) or not sides or sides[0] not in ("right", "left"):
@@ -103,9 +104,9 @@ def read_sequence_facts(path: Path) -> tuple[int, str]:
 
 @lru_cache(maxsize=16)
 def read_camera(path: Path) -> Matrix:
-    """K of a camera's pictures."""
-    held = read_yaml(path, "a camera's intrinsics")
-    color = held.get("color") if isinstance(held, dict) else None
+    """Reads the intrinsics K of a camera."""
+    intrinsics = read_yaml(path, "a camera's intrinsics")
+    color = intrinsics.get("color") if isinstance(intrinsics, dict) else None
     if not isinstance(color, dict):
         raise InputError(f"{path}: field 'color' is {color!r:.40}; expected fx, fy, ppx and ppy")
     fx, fy, cx, cy = (
@@ -118,15 +119,15 @@ def read_camera(path: Path) -> Matrix:
 
 
 def read_label(path: Path, field: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A field of labels_%06d.npz."""
-    held = read_npz(path, "labels")
-    if field not in held:
+    """Reads one field of labels_%06d.npz."""
+    arrays = read_npz(path, "labels")
+    if field not in arrays:
         raise InputError(f"{path}: has no field {field!r}; copy it again")
-    return as_numbers(held[field], shape, f"{path}: field {field!r}")
+    return as_numbers(arrays[field], shape, f"{path}: field {field!r}")
 
 
 class Place(NamedTuple):
-    """Where a frame lies."""
+    """The location of a frame."""
 
     sequence: str  # <day-person>/<sequence>
     camera: str
@@ -134,10 +135,10 @@ class Place(NamedTuple):
 
 
 def places_of(root: str, split: str, complete: bool) -> list[Place]:
-    """Every frame of a split, in the official order, with or without a hand.
+    """Lists every frame of a split in the official order, with or without a hand.
 
     Raises:
-        InputError: the folder is not complete, so that the split cannot be told.
+        InputError: the folder is incomplete, so the split cannot be determined.
     """
     expect_folder(root, LAYOUT)
     people = sorted(path for path in Path(root).glob("*-*") if path.is_dir())
@@ -147,10 +148,10 @@ def places_of(root: str, split: str, complete: bool) -> list[Place]:
             f"{root}: holds {len(people)} people's folders, expected {counts['people']}; "
             f"{LAYOUT}; or take what is there: --only-present"
         )
-    chosen, found = official(split), []
+    chosen, places = official(split), []
     by_number = {person: folder for person, folder in enumerate(people) if person in chosen.people}
     if len(people) < counts["people"] and split[:2] != "s1":
-        by_number = dict(enumerate(people))  # the split is not one of people
+        by_number = dict(enumerate(people))  # the split does not depend on people
     elif len(people) < counts["people"]:
         raise InputError(
             f"{root}: holds {len(people)} of {counts['people']} people: who they are among "
@@ -171,13 +172,13 @@ def places_of(root: str, split: str, complete: bool) -> list[Place]:
             count, _ = read_sequence_facts(sequence / "meta.yml")
             name = f"{folder.name}/{sequence.name}"
             for camera in (CAMERAS[number] for number in chosen.cameras):
-                found += [Place(name, camera, frame) for frame in range(count)]
-    return found
+                places += [Place(name, camera, frame) for frame in range(count)]
+    return places
 
 
 @lru_cache(maxsize=4)
 def shown(root: str, split: str, complete: bool) -> tuple[Place, ...]:
-    """The frames of a split in which a hand is seen."""
+    """Lists the frames of a split in which a hand is visible."""
     places = places_of(root, split, complete)
     kept = []
     with Bar("frames with a hand", max(len(places) // 1000, 1), per_step=1000) as advance:
@@ -197,9 +198,9 @@ def frame_file(root: str, place: Place, name: str) -> Path:
 
 @dataclass(frozen=True)
 class DexYcb:
-    """A split of DexYCB, the frames in which a hand is seen; `of` opens it.
+    """The frames of a DexYCB split in which a hand is visible; `of` opens it.
 
-    places: of the frames, so that other processes need not look for them again.
+    places: locations of the frames, so that other processes do not repeat the search.
     """
 
     root: str
@@ -212,10 +213,10 @@ class DexYcb:
     def of(
         cls, root: str, split: str, px: int = 320, margin: float = 1.25, complete: bool = True
     ) -> DexYcb:
-        """Looks through the labels of a split for frames with a hand.
+        """Scans the labels of a split for frames with a hand.
 
         Raises:
-            InputError: there is no such split, or its files are not there.
+            InputError: the split is unknown, or its files are missing.
         """
         if split not in SPLITS:
             raise InputError(f"DexYCB: --split is one of {', '.join(SPLITS)}, got {split!r}")
@@ -225,7 +226,7 @@ class DexYcb:
         return len(self.places)
 
     def path(self, name: str, i: int) -> Path:
-        """A file of a frame; `name` has a place for its number."""
+        """A file of a frame; `name` is a format string for the frame's number."""
         return frame_file(self.root, self.places[i], name)
 
     def files(self, i: int) -> list[Path]:
@@ -234,7 +235,7 @@ class DexYcb:
         return [self.path(name, i) for name in names]
 
     def label_files(self) -> list[Path]:
-        """The files of labels that are no sample's own."""
+        """Label files that samples share."""
         root = Path(self.root)
         sequences = dict.fromkeys(place.sequence for place in self.places)
         cameras = dict.fromkeys(place.camera for place in self.places)
@@ -243,28 +244,28 @@ class DexYcb:
         ]
 
     def color(self, i: int) -> Shaped[np.ndarray, "h w 3"]:
-        """RGB."""
+        """The RGB picture."""
         return read_photograph(self.files(i)[0], SIZE)
 
     def depth(self, i: int) -> Shaped[np.ndarray, "h w"]:
-        """Millimetres, registered to the colour picture."""
+        """Depth in millimeters, registered to the color picture."""
         return read_depth(self.files(i)[1], size=SIZE)
 
     def joints(self, i: int) -> Joints:
-        """Millimetres in the camera's frame."""
+        """Joints in millimeters in the camera's frame."""
         return 1000.0 * read_label(self.files(i)[2], "joint_3d", (1, 21, 3))[0]
 
     def joints_px(self, i: int) -> Float[np.ndarray, "21 2"]:
-        """Where the labels say that the joints are on the picture."""
+        """Annotated joint positions on the picture."""
         return read_label(self.files(i)[2], "joint_2d", (1, 21, 2))[0]
 
     def camera(self, i: int) -> Matrix:
-        """K."""
+        """The camera intrinsics K."""
         folder = Path(self.root) / "calibration/intrinsics"
         return read_camera(folder / f"{self.places[i].camera}_640x480.yml")
 
     def is_left(self, i: int) -> bool:
-        """Which hand."""
+        """Whether the sample shows a left hand."""
         return (
             read_sequence_facts(Path(self.root) / self.places[i].sequence / "meta.yml")[1] == "left"
         )
@@ -276,37 +277,37 @@ class DexYcb:
         return Frame(self.color(i), joints, K, self.is_left(i), depth_mm=self.depth(i))
 
     def samples(self, indices: Iterable[int]) -> list[Sample]:
-        """The samples of these numbers; where a box leaves the picture its edge is repeated."""
+        """Samples by number; a box that leaves the picture is padded by edge replication."""
         frames = [self.frame(int(index)) for index in indices]
         return [crop_frame(f, self.px, self.margin, border=cv2.BORDER_REPLICATE) for f in frames]
 
     # ---- for `cmkg data` -------------------------------------------------------------------------
     def name(self, i: int) -> str:
-        """Where the labels of a sample stand."""
+        """The location of a sample's labels, for messages."""
         return f"{self.files(i)[2]}: field 'joint_3d'"
 
     def file_checks(self) -> list[Callable[[], Any]]:
-        """None: opening the set has looked at its sequences."""
+        """Returns no checks, since opening the dataset has already read its sequences."""
         return []
 
     def item_checks(self, i: int) -> list[Callable[[], Any]]:
-        """What must hold of a sample: each returns sentences, or raises InputError."""
+        """Checks of one sample; each returns findings or raises InputError."""
         color, depth = read_once(self.color, i), read_once(self.depth, i)
         return [color, depth, lambda: self._look(i, color, depth)]
 
     def _look(self, i: int, color: Reading, depth: Reading) -> list[str]:
         joints, K = self.joints(i), self.camera(i)
-        if found := implausible(joints, K, SIZE, self.name(i)):
-            return found
+        if problems := implausible(joints, K, SIZE, self.name(i)):
+            return problems
         frame = Frame(color(), joints, K, self.is_left(i), depth_mm=depth())
         return disagreements(frame, self.name(i), self.joints_px(i))
 
     def checked_count(self) -> int:
-        """How many samples there are to check."""
+        """The number of samples to check."""
         return len(self)
 
     def describe(self) -> dict[str, Any]:
-        """What the set is, as plain JSON."""
+        """Describes the dataset as plain JSON."""
         return {
             "dataset": "DexYCB",
             "split": self.split,

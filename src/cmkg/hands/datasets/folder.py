@@ -1,26 +1,26 @@
-"""Anyone's recordings: a folder with joints.json (or joints.npz) beside its pictures.
+"""User recordings: a folder with joints.json (or joints.npz) beside its pictures.
 
-joints.json is a list with one record a hand, or {"samples": that list, ...}, where what stands
-beside the list holds for every record that does not say otherwise:
+joints.json is a list with one record per hand, or {"samples": that list, ...}, where the fields
+beside the list are defaults for every record:
 
-    image       the picture's file, from the folder on; several records may name one picture
+    image       the picture's path, relative to the folder; several records may name one picture
     K           the camera: [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], or [fx, fy, cx, cy], in pixels
     side        "right" or "left"
     joints_mm   21 x 3 in the camera's frame (x right, y down, z forward); or joints_cm, joints_m.
-                Left out: a hand without a label, which distillation uses all the same
+                If omitted, the hand is unlabeled; distillation can still use it
     depth       the depth map's file, registered to the picture: a 16-bit PNG, a PNG with a depth's
                 two bytes in red and green, or .npy; 0 = not measured
-    depth_unit_mm     millimetres of a step of the depth
-    depth_two_bytes   "red-high" or "red-low": which byte of a depth is in red
-    visible     21 of true and false: which joints are seen; left out: all
-    joints_px   21 x 2: where the joints are on the picture, for `cmkg data verify`
-    box         x, y, width, height in pixels, of a hand without a label
-    split       "train", "test", ...; left out: the last fifth is the test
-    person, sequence   whose hand it is, and what it was recorded in: no split cuts through one
-    order       the names of the 21 joints in the file's order, if it is not skeleton.JOINTS
+    depth_unit_mm     millimeters per depth step
+    depth_two_bytes   "red-high" or "red-low": which byte of the depth is in red
+    visible     21 booleans: which joints are visible; all by default
+    joints_px   21 x 2: joint positions on the picture, for `cmkg data verify`
+    box         x, y, width, height in pixels, of an unlabeled hand
+    split       "train", "test", ...; by default the last fifth is the test split
+    person, sequence   identifiers of the person and the recording; no split divides either
+    order       the names of the 21 joints in the file's order, if it differs from skeleton.JOINTS
 
-joints.npz holds the same names as arrays with an entry a hand; a label of nan is none. The folder
-of the 460 real hands (images/, params.mat, pose_gt.mat) is read as such a folder.
+joints.npz holds the same fields as arrays with one entry per hand; a label of NaN means unlabeled.
+The folder of the 460 real hands (images/, params.mat, pose_gt.mat) is read in the same way.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ from .folder_records import (
     UNITS_MM,
     Record,
     Records,
-    _changed,
-    _read_records,
+    modification_times,
     read_records,
+    read_records_once,
 )
-from .folder_splits import TRAIN, _numbers_of, splits_of
+from .folder_splits import TRAIN, numbers_in_split, splits_of
 from .label_checks import disagreements
 from .sample import (
     EVERY_JOINT,
@@ -73,7 +73,7 @@ from .sample import (
 
 
 class Label(NamedTuple):
-    """Of one hand, in our order. joints_mm: None where there is no label."""
+    """The label of one hand in this project's joint order; joints_mm is None if unlabeled."""
 
     joints_mm: Joints | None
     K: Matrix
@@ -85,7 +85,7 @@ class Label(NamedTuple):
 
 
 # ---- the dataset ---------------------------------------------------------------------------------
-# (picture, K, is left, box, depth in mm, what begins a message) -> joints in mm.
+# (picture, K, is left, box, depth in mm, prefix of error messages) -> joints in mm.
 Locate = Callable[
     [np.ndarray, Matrix, bool, tuple[float, ...] | None, np.ndarray | None, str], Joints
 ]
@@ -97,13 +97,13 @@ class Folder:
 
     root: str
     split: str = ""
-    """A split that the records name; else train or test. fit and validation are parts of train,
-    all is everything. Empty = train, or all where there is no such split."""
+    """A split named by the records, otherwise train or test. fit and validation are parts of
+    train; all is everything. Empty = train, or all if there is no train split."""
     px: int = 320
     margin: float = 1.25
     locate: Locate | None = None
-    """Where the joints of a hand without a label are, roughly: distillation crops around them. None
-    = such a record is refused."""
+    """Estimates the rough joint positions of an unlabeled hand, which distillation crops around.
+    None = unlabeled records are rejected."""
 
     @property
     def _records(self) -> Records:
@@ -112,17 +112,17 @@ class Folder:
     def numbers(self) -> tuple[int, ...]:
         """The records of the split."""
         expect_folder(self.root, LAYOUT)
-        return _numbers_of(self.root, self.split, _changed(self.root))
+        return numbers_in_split(self.root, self.split, modification_times(self.root))
 
     def __len__(self) -> int:
         return len(self.numbers())
 
     def record(self, i: int) -> Record:
-        """The record of a sample, as it stands in the file."""
+        """The record of a sample, as read from the file."""
         return self._records.records[self.numbers()[i]]
 
     def name(self, i: int) -> str:
-        """Where a sample stands."""
+        """The location of a sample, for messages."""
         return f"{self._records.name}: record {self.numbers()[i]}"
 
     def _text(self, i: int, field: str, among: Sequence[str] = ()) -> str:
@@ -151,15 +151,15 @@ class Folder:
         return paths
 
     def label_files(self) -> list[Path]:
-        """The files of labels that are no sample's own."""
-        return [Path(_read_records(self.root, _changed(self.root)).name)]
+        """Label files that samples share."""
+        return [Path(read_records_once(self.root, modification_times(self.root)).name)]
 
     def color(self, i: int) -> Shaped[np.ndarray, "h w 3"]:
-        """RGB."""
+        """The RGB picture."""
         return read_photograph(self.image(i), hint=HINT)
 
     def depth(self, i: int, size: tuple[int, int]) -> Shaped[np.ndarray, "h w"] | None:
-        """Millimetres, of the picture's size; None where there is none."""
+        """Depth in millimeters, of the picture's size; None if there is no depth map."""
         record = self.record(i)
         if "depth" not in record:
             return None
@@ -184,7 +184,7 @@ class Folder:
         return depth
 
     def label(self, i: int) -> Label:
-        """The hand of a sample."""
+        """The label of a sample."""
         record = self.record(i)
         left = self._text(i, "side", ("right", "left")) == "left"
         if "K" not in record:
@@ -218,13 +218,13 @@ class Folder:
         return [order.index(joint) for joint in JOINTS]
 
     def joints_px(self, i: int) -> Float[np.ndarray, "21 2"] | None:
-        """Where the record says that the joints are on the picture."""
+        """Annotated joint positions on the picture."""
         if "joints_px" not in self.record(i):
             return None
         return self._number(i, "joints_px", (21, 2))[self._order(i)]
 
     def box(self, i: int) -> tuple[float, ...] | None:
-        """x, y, width, height of a hand without a label."""
+        """The box of an unlabeled hand: x, y, width, height."""
         if self.record(i).get("box") is None:
             return None
         box = tuple(self._number(i, "box", (4,)).tolist())
@@ -236,7 +236,7 @@ class Folder:
         return box
 
     def frame(self, i: int) -> Frame:
-        """The picture with its labels; without any, with joints that were assumed."""
+        """The picture with its label, or with assumed joints if it is unlabeled."""
         joints, K, left, visible = self.label(i)
         rgb = self.color(i)
         size = (rgb.shape[0], rgb.shape[1])
@@ -247,81 +247,85 @@ class Folder:
             if self.locate is None:
                 raise InputError(f"{self.name(i)} has no label (joints_mm, joints_cm or joints_m)")
             joints = self.locate(rgb, K, left, self.box(i), depth, self.name(i))
-            if found := implausible(joints, K, size, "there"):
+            if problems := implausible(joints, K, size, "there"):
                 raise InputError(
                     f"{self.name(i)} has no label, and what is assumed of its hand cannot be "
-                    f"({found[0]}); look at its 'box', 'K' and 'depth_unit_mm'"
+                    f"({problems[0]}); look at its 'box', 'K' and 'depth_unit_mm'"
                 )
         refuse_implausible(joints, K, size, self.name(i))
         return Frame(rgb, joints, K, left, visible, depth, labelled)
 
     def samples(self, indices: Iterable[int]) -> list[Sample]:
-        """The samples of these numbers; where a box leaves the picture its edge is repeated."""
+        """Samples by number; a box that leaves the picture is padded by edge replication."""
         frames = [self.frame(int(index)) for index in indices]
         return [crop_frame(f, self.px, self.margin, border=cv2.BORDER_REPLICATE) for f in frames]
 
     # ---- for `cmkg data` -------------------------------------------------------------------------
     def file_checks(self) -> list[Callable[[], Any]]:
-        """What must hold of the whole: each returns sentences, or raises InputError."""
+        """Checks of the whole dataset; each returns findings or raises InputError."""
         return [self.numbers, self._same_hand_twice]
 
     def has_label(self, i: int) -> bool:
-        """Whether a sample's record has joints."""
+        """Whether a sample is labeled."""
         return any(self.record(i).get(unit) is not None for unit in UNITS_MM)
 
     def _same_hand_twice(self) -> list[str]:
         seen: dict[tuple[str, str], int] = {}
-        found = []
+        duplicates = []
         for i in range(len(self)):
             record = self.record(i)
             what = [record.get(field) for field in (*UNITS_MM, "side", "box")]
             key = (str(record.get("image")), str(what))
             if key in seen:
-                found.append(f"{self.name(i)} is record {seen[key]} again: the same hand twice")
+                duplicates.append(
+                    f"{self.name(i)} is record {seen[key]} again: the same hand twice"
+                )
             seen.setdefault(key, self.numbers()[i])
-        return found
+        return duplicates
 
     def item_checks(self, i: int) -> list[Callable[[], Any]]:
-        """What must hold of a sample: each returns sentences, or raises InputError."""
+        """Checks of one sample; each returns findings or raises InputError."""
         return [lambda: self._look(i)]
 
     def _look(self, i: int) -> list[str]:
         joints, K, left, visible = self.label(i)
         if joints is None:
-            self.frame(i)  # what is assumed of it is looked at
+            self.frame(i)  # checks the assumed joints
             return []
         rgb = self.color(i)
         size = (rgb.shape[0], rgb.shape[1])
         depth = self.depth(i, size)
-        if found := implausible(joints, K, size, self.name(i)):
-            return found
+        if problems := implausible(joints, K, size, self.name(i)):
+            return problems
         frame = Frame(rgb, joints, K, left, visible, depth)
         return disagreements(frame, self.name(i), uv=self.joints_px(i))
 
     def checked_count(self) -> int:
-        """How many samples there are to check: none where the split cannot be told."""
+        """The number of samples to check; 0 if the split cannot be determined."""
         try:
             return len(self)
         except InputError:
             return 0
 
     def _checksum(self) -> int:
-        """Of the split's records and their files' sizes: other labels, another packed set."""
-        held = json.dumps([self.record(i) for i in range(len(self))], sort_keys=True, default=str)
+        """Checksum of the split's records and file sizes, which detects changed labels."""
+        records = json.dumps(
+            [self.record(i) for i in range(len(self))], sort_keys=True, default=str
+        )
         sizes = [
             path.stat().st_size if path.is_file() else -1
             for i in range(len(self))
             for path in self._named_files(i)
         ]
-        return zlib.crc32(f"{held}{sizes}".encode())
+        return zlib.crc32(f"{records}{sizes}".encode())
 
     def _named_files(self, i: int) -> list[Path]:
-        """The files that a record names, whatever else is wrong with it."""
+        """The files that a record names, even if the record is invalid otherwise."""
         names = [self.record(i).get(field) for field in ("image", "depth")]
         return [Path(self.root) / name for name in names if isinstance(name, str)]
 
     def describe(self) -> dict[str, Any]:
-        """What the set is, as plain JSON."""
+        """Describes the dataset as plain JSON."""
         without = sum(not self.has_label(i) for i in range(len(self)))
         depth = [("depth" in self.record(i)) for i in range(len(self))]
         if any(depth) and not all(depth):
@@ -344,7 +348,7 @@ class Folder:
 
 
 def refuse_camera(K: Matrix, name: str) -> None:
-    """Refuses a camera that cannot be one."""
+    """Rejects an invalid camera matrix."""
     if not is_camera(K):
         raise InputError(
             f"{name}, field 'K': focal lengths {K[0, 0]:g} and {K[1, 1]:g}, last row "
@@ -353,5 +357,5 @@ def refuse_camera(K: Matrix, name: str) -> None:
 
 
 def _is_even(value: Any) -> bool:
-    """Whether a value is a list of numbers alone."""
-    return isinstance(value, list) and all(isinstance(one, (int, float)) for one in value)
+    """Whether a value is a flat list of numbers."""
+    return isinstance(value, list) and all(isinstance(item, (int, float)) for item in value)

@@ -1,4 +1,4 @@
-"""Reads joints.json or joints.npz of a folder of recordings: one record a hand."""
+"""Reads joints.json or joints.npz of a folder of recordings: one record per hand."""
 
 from __future__ import annotations
 
@@ -39,14 +39,19 @@ Record = dict[str, Any]
 
 
 class Records(NamedTuple):
-    """What a folder's file holds. name: of the file."""
+    """The records of a folder, and the name of the file that they were read from."""
 
     name: str
     records: list[Record]
 
 
 @lru_cache(maxsize=4)
-def _read_records(root: str, _changed: tuple[float, ...]) -> Records:
+def read_records_once(root: str, _times: tuple[float, ...]) -> Records:
+    """Reads the records of a folder; cached until its files change.
+
+    Raises:
+        InputError: the folder has no such file.
+    """
     home = Path(root)
     for name in FILES:
         if (home / name).exists():
@@ -58,45 +63,47 @@ def _read_records(root: str, _changed: tuple[float, ...]) -> Records:
     raise InputError(f"{root}: has neither {' nor '.join(FILES)}; {LAYOUT}")
 
 
-def _changed(root: str) -> tuple[float, ...]:
+def modification_times(root: str) -> tuple[float, ...]:
+    """Returns when the label files of a folder were last changed."""
     paths = [Path(root) / name for name in (*FILES, *real_hands.FILES)]
     return tuple(path.stat().st_mtime for path in paths if path.exists())
 
 
 def read_records(root: str) -> Records:
-    """The records of a folder, read again when its file has changed.
+    """Reads the records of a folder, again if its file has changed.
 
     Raises:
-        InputError: there is no such file, or it is not as described above.
+        InputError: the file is missing, or not in the documented format.
     """
     expect_folder(root, LAYOUT)
-    return _read_records(root, _changed(root))
+    return read_records_once(root, modification_times(root))
 
 
 def _from_json(path: Path) -> list[Record]:
-    held = read_json_value(path, "a list of records")
+    content = read_json_value(path, "a list of records")
     shared: Record = {}
-    if isinstance(held, dict):
-        shared = {key: value for key, value in held.items() if key != "samples"}
-        held = held.get("samples")
-    if not isinstance(held, list) or not held:
-        found = f"an empty {type(held).__name__}" if held in ([], {}) else type(held).__name__
-        raise InputError(
-            f'{path}: expected a list of records, or {{"samples": that list}}, found {found}; '
-            f"{HINT}"
+    if isinstance(content, dict):
+        shared = {key: value for key, value in content.items() if key != "samples"}
+        content = content.get("samples")
+    if not isinstance(content, list) or not content:
+        kind = (
+            f"an empty {type(content).__name__}" if content in ([], {}) else type(content).__name__
         )
-    for number, record in enumerate(held):
+        raise InputError(
+            f'{path}: expected a list of records, or {{"samples": that list}}, found {kind}; {HINT}'
+        )
+    for number, record in enumerate(content):
         if not isinstance(record, dict):
             raise InputError(
                 f"{path}: record {number} is {type(record).__name__}, expected fields; {HINT}"
             )
         _expect_known(record, f"{path}: record {number}")
     _expect_known(shared, str(path))
-    return [_without_null(shared | record) for record in held]
+    return [_without_null(shared | record) for record in content]
 
 
 def _without_null(record: Record) -> Record:
-    """JSON's null is what is left out."""
+    """Drops the fields whose value is null."""
     return {field: value for field, value in record.items() if value is not None}
 
 
@@ -110,14 +117,14 @@ def _expect_known(record: Record, name: str) -> None:
 
 
 def _from_npz(path: Path) -> list[Record]:
-    held = read_npz(path, "labels", HINT)
-    _expect_known(held, str(path))
-    images = held.get("image")
+    arrays = read_npz(path, "labels", HINT)
+    _expect_known(arrays, str(path))
+    images = arrays.get("image")
     if images is None or images.ndim != 1 or not len(images) or images.dtype.kind != "U":
         raise InputError(f"{path}: expected the field 'image', names of (N,); {HINT}")
     count = len(images)
     records: list[Record] = [{} for _ in range(count)]
-    for field, values in held.items():
+    for field, values in arrays.items():
         shared = values.ndim == 0 or field == "order"
         shared = shared or (field == "K" and (values.ndim == 1 or values.shape == (3, 3)))
         if not shared and len(values) != count:
@@ -131,36 +138,36 @@ def _from_npz(path: Path) -> list[Record]:
             if may_miss and value.dtype.kind == "f" and np.isnan(value).all():
                 continue
             if value.dtype.kind == "U" and not value.ndim and not str(value):
-                continue  # an empty name is none
+                continue  # an empty name means that the field is absent
             record[field] = value.tolist()
     return records
 
 
 def pictures_of(held: Records) -> list[str]:
-    """Which picture each record is of, however its file is spelled, linked or copied."""
+    """Identifies each record's picture, even across links, copies and different spellings."""
     home = Path(held.name).parent
     names = [str(record.get("image", "")) for record in held.records]
     facts: dict[str, tuple[int, int]] = {}
     for name in dict.fromkeys(names):
         try:
-            found = (home / name).stat()
-        except (OSError, ValueError):  # named where it is read
+            status = (home / name).stat()
+        except (OSError, ValueError):  # reported when the picture is read
             facts[name] = (-1, 0)
         else:
-            facts[name] = (found.st_size, found.st_mtime_ns)
+            facts[name] = (status.st_size, status.st_mtime_ns)
     known = _identities(str(home), tuple(facts.items()))
     return [known[name] for name in names]
 
 
 @lru_cache(maxsize=8)
 def _identities(home: str, facts: tuple[tuple[str, tuple[int, int]], ...]) -> dict[str, str]:
-    """{name: its picture}: of files of one size their bytes decide, of others their place."""
+    """Maps names to pictures: by content for files of equal size, otherwise by path."""
     sizes = Counter(size for _, (size, _) in facts)
-    found = {}
+    identities = {}
     for name, (size, _) in facts:
         path = Path(home) / name
-        found[name] = os.path.normpath(path)
+        identities[name] = os.path.normpath(path)
         if size > 0 and sizes[size] > 1 and path.is_file():
             data = read_file(path, "a picture", HINT, MOST_PICTURE_BYTES)
-            found[name] = hashlib.blake2b(data).hexdigest()
-    return found
+            identities[name] = hashlib.blake2b(data).hexdigest()
+    return identities

@@ -1,4 +1,4 @@
-"""The splits of a folder of recordings; none cuts through a person, a sequence or a picture."""
+"""The splits of a folder of recordings; none divides a person, a sequence or a picture."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from typing import Any, NamedTuple
 from ...errors import InputError
 from .folder_records import Records, pictures_of, read_records
 
-TEST_SHARE, VALIDATION_SHARE = 1 / 5, 1 / 6  # of all; of the training frames
+TEST_SHARE, VALIDATION_SHARE = 1 / 5, 1 / 6  # of all frames; of the training frames
 
 
 ALL, TRAIN, TEST, FIT, VALIDATION = "all", "train", "test", "fit", "validation"
 
 
 class Splits(NamedTuple):
-    """{split: numbers of its records}, and how they came about."""
+    """{split: indices of its records}, and the rule that produced them."""
 
     numbers: dict[str, list[int]]
     rule: str
 
 
 def splits_of(held: Records) -> Splits:
-    """The splits that the records name; else the last fifth is the test, people or sequences whole.
+    """Returns the splits named by the records, or holds out the last fifth for the test.
+
+    People and sequences are kept whole.
 
     Raises:
-        InputError: a split cuts through a person or a sequence, or only some records name one.
+        InputError: a split divides a person or a sequence, or only some records name a split.
     """
     records = held.records
     _refuse_half_named(held)
@@ -38,40 +40,45 @@ def splits_of(held: Records) -> Splits:
                     f"{held.name}: record {number}, field 'split' is {split!r}; expected a name "
                     f"other than {ALL}, {FIT} and {VALIDATION}, in every record or in none"
                 )
-        found: dict[str, list[int]] = {}
+        by_split: dict[str, list[int]] = {}
         for number, split in enumerate(named):
-            found.setdefault(str(split), []).append(number)
+            by_split.setdefault(str(split), []).append(number)
         _refuse_cut(held, named)
-        return Splits(found, "as the records name it")
+        return Splits(by_split, "as the records name it")
     first, last, rule = _cut(held, range(len(records)), TEST_SHARE)
     return Splits({TRAIN: first, TEST: last}, rule)
 
 
 @lru_cache(maxsize=16)
-def _numbers_of(root: str, split: str, _changed: tuple[float, ...]) -> tuple[int, ...]:
-    held = read_records(root)
-    known = splits_of(held).numbers
+def numbers_in_split(root: str, split: str, _times: tuple[float, ...]) -> tuple[int, ...]:
+    """Returns the numbers of the records in a split; cached until the label files change.
+
+    Raises:
+        InputError: there is no such split, or it is empty.
+    """
+    records = read_records(root)
+    known = splits_of(records).numbers
     numbers: Sequence[int]
     if split in (FIT, VALIDATION, TRAIN, "") and TRAIN in known:
-        fit, validation, _ = _cut(held, known[TRAIN], VALIDATION_SHARE)
+        fit, validation, _ = _cut(records, known[TRAIN], VALIDATION_SHARE)
         numbers = {FIT: fit, VALIDATION: validation}.get(split, [*fit, *validation])
     elif split == ALL or (not split and TRAIN not in known):
-        numbers = range(len(held.records))
+        numbers = range(len(records.records))
     elif (split or TRAIN) in known:
         numbers = known[split or TRAIN]
     else:
         raise InputError(
-            f"{held.name}: --split: expected one of {', '.join([*known, ALL])}, got {split!r}"
+            f"{records.name}: --split: expected one of {', '.join([*known, ALL])}, got {split!r}"
         )
     if not numbers:
         raise InputError(
-            f"{held.name}: the split {split or TRAIN!r} has no records: there are "
-            f"{len(held.records)} in all; take --split {ALL}, or name splits"
+            f"{records.name}: the split {split or TRAIN!r} has no records: there are "
+            f"{len(records.records)} in all; take --split {ALL}, or name splits"
         )
     return tuple(numbers)
 
 
-# What no split may cut through, the widest first: all that share one are together.
+# Fields that no split may divide, coarsest first; records that share a value stay together.
 TOGETHER = (("person", "sequence", "image"), ("sequence", "image"), ("image",))
 
 
@@ -79,9 +86,9 @@ WHOLE = {"person": "people", "sequence": "sequences", "image": "pictures"}
 
 
 def _cut(held: Records, numbers: Sequence[int], share: float) -> tuple[list[int], list[int], str]:
-    """The numbers in two: about `share` of them at the end; no group is cut.
+    """Splits the indices in two, with about `share` of them at the end, without dividing a group.
 
-    Groups are whole people where there are several, else whole sequences, else whole pictures.
+    Groups are people if there are several, otherwise sequences, otherwise pictures.
     """
     for fields in TOGETHER:
         if fields[0] != "image" and not any(fields[0] in held.records[n] for n in numbers):
@@ -100,7 +107,7 @@ def _cut(held: Records, numbers: Sequence[int], share: float) -> tuple[list[int]
 
 
 def _groups(held: Records, numbers: Sequence[int], fields: Sequence[str]) -> list[list[int]]:
-    """The numbers, those together that share a field's value, in the order of their last ones."""
+    """Groups indices that share a field's value, ordered by the last index of each group."""
     home = {number: number for number in numbers}
 
     def root_of(number: int) -> int:

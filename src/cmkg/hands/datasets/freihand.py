@@ -1,4 +1,4 @@
-"""FreiHAND (Zimmermann et al., ICCV 2019): a target in four appearance domains.
+"""FreiHAND (Zimmermann et al., ICCV 2019): a target dataset in four appearance domains.
 
 RGB photographs of right hands:
 
@@ -6,7 +6,7 @@ RGB photographs of right hands:
     training_{K,xyz,scale,mano,verts}.json, evaluation/rgb/%08d.jpg, evaluation_{K,scale}.json
     and, released later, evaluation_{xyz,verts,mano}.json
 
-Picture number = index + 32,560 x domain. Joints are in metres, wrist first, in our order already.
+Picture number = index + 32,560 x domain. Joints are in meters, already in this project's order.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LAYOUT = (
     "expected FreiHAND_pub_v2: training/rgb/%08d.jpg and training_{K,xyz,scale}.json (evaluation "
     "likewise); its owners publish it at lmb.informatik.uni-freiburg.de/projects/freihand"
 )
-# G green screen, H harmonised, S sample, A auto: in the order of their numbers.
+# Green screen, harmonized, sample and auto, in the order of their picture numbers.
 DOMAINS = ("gs", "hom", "sample", "auto")
 SPLITS = ("train", "test", "evaluation")
 # The paper trains on 0-29,999 and tests on the rest of the training pictures.
@@ -60,15 +60,15 @@ RELEASED_FIRST = ("K", "scale")
 
 @lru_cache(maxsize=8)
 def read_json_labels(root: str, part: str, name: str, complete: bool = True) -> np.ndarray:
-    """Numbers with an entry a unique picture.
+    """Reads labels with one entry per unique picture.
 
-    K (N, 3, 3), xyz (N, 21, 3) metres, scale (N,) or mano (N, 1, 61).
+    K (N, 3, 3), xyz (N, 21, 3) meters, scale (N,) or mano (N, 1, 61).
 
     Args:
         root: the dataset's folder.
         part: "training" or "evaluation".
         name: a key of SHAPES.
-        complete: refuses a file without an entry for every picture.
+        complete: whether to reject a file that lacks an entry for some picture.
     """
     expect_folder(root, LAYOUT)
     path = Path(root) / f"{part}_{name}.json"
@@ -78,13 +78,13 @@ def read_json_labels(root: str, part: str, name: str, complete: bool = True) -> 
         if part == "evaluation" and name not in RELEASED_FIRST:
             later = "; it was released later than the pictures: get it from there"
         raise InputError(f"{path}: no such file; {LAYOUT}{later}")
-    found = read_json_numbers(path, SHAPES[name])
-    if len(found) != expected and complete:
+    labels = read_json_numbers(path, SHAPES[name])
+    if len(labels) != expected and complete:
         raise InputError(
-            f"{path}: holds {len(found)} entries, expected {expected}; copy it again, or take "
+            f"{path}: holds {len(labels)} entries, expected {expected}; copy it again, or take "
             "what is there: --only-present"
         )
-    return found
+    return labels
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,13 @@ class FreiHand:
 
     root: str
     split: str = "train"
-    """train, test (the paper's, of the training pictures) or evaluation (the official one)."""
+    """train, test (the paper's, taken from the training pictures) or evaluation (the official)."""
     domain: str = "gs"
     """gs, hom, sample or auto."""
     px: int = 280
     margin: float = 1.25
     complete: bool = True
-    """Refuses label files that are not those of every picture."""
+    """Reject label files that do not cover every picture."""
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -111,16 +111,16 @@ class FreiHand:
 
     @property
     def part(self) -> str:
-        """Which of the dataset's folders the split lies in."""
+        """The dataset's folder that contains the split."""
         return "evaluation" if self.split == "evaluation" else "training"
 
     def indices(self) -> range:
-        """The unique pictures of the split."""
+        """The indices of the split's unique pictures."""
         expect_folder(self.root, LAYOUT)
         counts = expected_counts(self.root, **COUNTS)
         if not self.complete:
-            held = min(len(self._read("K")), len(self._read("xyz")))
-            counts = {name: min(count, held) for name, count in counts.items()}
+            smallest = min(len(self._read("K")), len(self._read("xyz")))
+            counts = {name: min(count, smallest) for name, count in counts.items()}
         if self.split == "train":
             return range(counts["paper_train"])
         if self.split == "test":
@@ -142,21 +142,21 @@ class FreiHand:
         return Path(self.root) / self.part / kind / f"{self.number(i):08d}.jpg"
 
     def files(self, i: int) -> list[Path]:
-        """The files of a sample; a mask is none of it: no loader reads one."""
+        """The files of a sample, without the mask, which no loader reads."""
         return [self.path("rgb", i)]
 
     def label_files(self) -> list[Path]:
-        """The files of labels that are no sample's own."""
+        """Label files that samples share."""
         return [Path(self.root) / f"{self.part}_{name}.json" for name in SHAPES]
 
     def color(self, i: int) -> Shaped[np.ndarray, "h w 3"]:
-        """RGB."""
+        """The RGB picture."""
         return read_photograph(self.path("rgb", i), SIZE)
 
     def mask(self, i: int) -> Shaped[np.ndarray, "h w"]:
-        """Hand and background of green-screen pictures, grey or three equal channels.
+        """The hand mask of a green-screen picture, gray or three equal channels.
 
-        For inspection.
+        It serves inspection only.
         """
         return read_picture(self.path("mask", i), SIZE, channels=None)
 
@@ -164,7 +164,7 @@ class FreiHand:
         return read_json_labels(self.root, self.part, name, self.complete)
 
     def labels(self, i: int) -> tuple[Joints, Matrix]:
-        """joints_mm, K."""
+        """Joints in mm, and K."""
         index = self.indices()[i]
         K, xyz = (self._read(name)[index] for name in ("K", "xyz"))
         return 1000.0 * xyz, K
@@ -176,18 +176,18 @@ class FreiHand:
         return Frame(self.color(i), joints, K)
 
     def samples(self, indices: Iterable[int]) -> list[Sample]:
-        """The samples of these numbers."""
+        """Samples by number."""
         limit = partial(geometry.reference_side, enlarged=False)
         frames = [self.frame(int(index)) for index in indices]
         return [crop_frame(frame, self.px, self.margin, limit) for frame in frames]
 
     # ---- for `cmkg data` -------------------------------------------------------------------------
     def name(self, i: int) -> str:
-        """Where the labels of a sample stand."""
+        """The location of a sample's labels, for messages."""
         return f"{self.root}/{self.part}_xyz.json: entry {self.indices()[i]}"
 
     def file_checks(self) -> list[Callable[[], Any]]:
-        """What must hold of whole files: each raises InputError where it does not."""
+        """Checks of whole files; each raises InputError if it fails."""
         names = ["K", "xyz", "scale"]
         if (Path(self.root) / f"{self.part}_mano.json").exists():  # no loader needs it
             names.append("mano")
@@ -195,7 +195,7 @@ class FreiHand:
         return [*checks, self.check_vertices]
 
     def check_vertices(self) -> None:
-        """Looks at the end of *_verts.json: over a gigabyte of text that no loader reads."""
+        """Checks only the end of *_verts.json, over a gigabyte of text that no loader reads."""
         path = Path(self.root) / f"{self.part}_verts.json"
         if not path.is_file():
             return
@@ -208,7 +208,7 @@ class FreiHand:
                 )
 
     def item_checks(self, i: int) -> list[Callable[[], Any]]:
-        """What must hold of a sample: each returns sentences, or raises InputError."""
+        """Checks of one sample; each returns findings or raises InputError."""
         color = read_once(self.color, i)
         parts = [color, read_once(self.mask, i)] if self._has_mask else [color]
         return [*parts, lambda: self._look(i, *parts)]
@@ -219,17 +219,17 @@ class FreiHand:
 
     def _look(self, i: int, color: Reading, of_mask: Reading | None = None) -> list[str]:
         joints, K = self.labels(i)
-        if found := implausible(joints, K, SIZE, self.name(i)):
-            return found
+        if problems := implausible(joints, K, SIZE, self.name(i)):
+            return problems
         mask = of_mask() > HAND_IN_MASK if of_mask else None
         return disagreements(Frame(color(), joints, K), self.name(i), mask=mask)
 
     def checked_count(self) -> int:
-        """How many samples there are to check."""
+        """The number of samples to check."""
         return len(self)
 
     def describe(self) -> dict[str, Any]:
-        """What the set is, as plain JSON."""
+        """Describes the dataset as plain JSON."""
         return {
             "dataset": "FreiHAND",
             "split": self.split,

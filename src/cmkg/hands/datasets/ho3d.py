@@ -1,11 +1,11 @@
 """HO-3D, versions 2 and 3 (Hampali et al., CVPR 2020, CVPR 2022): real RGB-D of right hands.
 
     train/<sequence>/rgb/%04d.png (version 3: .jpg), depth/%04d.png, meta/%04d.pkl:
-    camMat (3, 3), handJoints3D (21, 3) metres in OpenGL's axes, None where nobody annotated
-    train.txt, evaluation.txt: <sequence>/<frame> a line
+    camMat (3, 3), handJoints3D (21, 3) meters in OpenGL's axes, None if not annotated
+    train.txt, evaluation.txt: one <sequence>/<frame> per line
 
-Depth: R + 256 G, of 0.125 mm. The evaluation's joints are not published: scores of them come from
-the benchmark's own server.
+Depth is R + 256 G in units of 0.125 mm. The evaluation joints are not published; the benchmark's
+server scores them.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ SIZE = (480, 640)
 MOST_NAMES_BYTES = 1 << 24
 DIGITS = 4  # of a frame's number
 DEPTH_UNIT_MM = 0.12498664727900177
-# Theirs: wrist, index, middle, little, ring, thumb (three joints each), then the five tips.
+# HO-3D's order: wrist, index, middle, little, ring, thumb (three joints each), then the five tips.
 TO_OUR_ORDER = [0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9, 20]
-FROM_OPENGL = np.array([1.0, -1.0, -1.0])  # y up and z backward there
+FROM_OPENGL = np.array([1.0, -1.0, -1.0])  # OpenGL has y up and z backward
 
 
 def read_annotation(path: Path) -> dict[str, Any]:
-    """The dict in meta/%04d.pkl."""
-    held = read_pickle(path, "HO-3D's annotation of a frame")
-    if not isinstance(held, dict) or {"camMat", "handJoints3D"} - set(held):
+    """Reads the dict in meta/%04d.pkl."""
+    annotation = read_pickle(path, "HO-3D's annotation of a frame")
+    if not isinstance(annotation, dict) or {"camMat", "handJoints3D"} - set(annotation):
         raise InputError(f"{path}: expected the fields camMat and handJoints3D; copy it again")
-    return held
+    return annotation
 
 
 def listed(root: str) -> list[str]:
-    """<sequence>/<frame> of train.txt."""
+    """Lists the <sequence>/<frame> names in train.txt."""
     expect_folder(root, LAYOUT)
     path = Path(root) / "train.txt"
     try:
@@ -78,7 +78,7 @@ def listed(root: str) -> list[str]:
 
 @lru_cache(maxsize=4)
 def annotated(root: str) -> tuple[str, ...]:
-    """The training frames whose joints are annotated, and those whose annotation is not there."""
+    """Lists the training frames whose joints are annotated or whose annotation file is missing."""
     names, kept = listed(root), []
     with Bar("annotated frames", max(len(names) // 1000, 1), per_step=1000) as advance:
         for number, name in enumerate(names):
@@ -98,9 +98,9 @@ def annotation_file(root: str, name: str, kind: str, suffix: str) -> Path:
 
 @dataclass(frozen=True)
 class Ho3d:
-    """The training frames of HO-3D that are annotated; `of` opens them.
+    """The annotated training frames of HO-3D; `of` opens them.
 
-    names: <sequence>/<frame> of each, so that other processes need not look for them again.
+    names: <sequence>/<frame> of each, so that other processes do not repeat the search.
     """
 
     root: str
@@ -110,10 +110,10 @@ class Ho3d:
 
     @classmethod
     def of(cls, root: str, split: str, px: int = 320, margin: float = 1.25) -> Ho3d:
-        """Looks through the annotations.
+        """Scans the annotations.
 
         Raises:
-            InputError: another split, or its files are not there.
+            InputError: the split is unknown, or its files are missing.
         """
         if split != "train":
             raise InputError(
@@ -135,23 +135,23 @@ class Ho3d:
         return [picture, depth, annotation_file(self.root, name, "meta", ".pkl")]
 
     def label_files(self) -> list[Path]:
-        """The files of labels that are no sample's own."""
+        """Label files that samples share."""
         return [Path(self.root) / "train.txt"]
 
     def color(self, i: int) -> Shaped[np.ndarray, "h w 3"]:
-        """RGB."""
+        """The RGB picture."""
         return read_photograph(self.files(i)[0], SIZE)
 
     def depth(self, i: int) -> Shaped[np.ndarray, "h w"]:
-        """Millimetres, registered to the colour picture."""
+        """Depth in millimeters, registered to the color picture."""
         return read_depth(self.files(i)[1], DEPTH_UNIT_MM, "red-low", SIZE)
 
     def labels(self, i: int) -> tuple[Joints, Matrix]:
-        """joints_mm in the camera's frame (y down, z forward), K."""
+        """Joints in mm in the camera's frame (y down, z forward), and K."""
         path = self.files(i)[2]
-        held = read_annotation(path)
-        joints = as_numbers(held["handJoints3D"], (21, 3), f"{path}: field 'handJoints3D'")
-        K = as_numbers(held["camMat"], (3, 3), f"{path}: field 'camMat'")
+        annotation = read_annotation(path)
+        joints = as_numbers(annotation["handJoints3D"], (21, 3), f"{path}: field 'handJoints3D'")
+        K = as_numbers(annotation["camMat"], (3, 3), f"{path}: field 'camMat'")
         return 1000.0 * joints[TO_OUR_ORDER] * FROM_OPENGL, K
 
     def frame(self, i: int) -> Frame:
@@ -161,36 +161,36 @@ class Ho3d:
         return Frame(self.color(i), joints, K, depth_mm=self.depth(i))
 
     def samples(self, indices: Iterable[int]) -> list[Sample]:
-        """The samples of these numbers; where a box leaves the picture its edge is repeated."""
+        """Samples by number; a box that leaves the picture is padded by edge replication."""
         frames = [self.frame(int(index)) for index in indices]
         return [crop_frame(f, self.px, self.margin, border=cv2.BORDER_REPLICATE) for f in frames]
 
     # ---- for `cmkg data` -------------------------------------------------------------------------
     def name(self, i: int) -> str:
-        """Where the labels of a sample stand."""
+        """The location of a sample's labels, for messages."""
         return f"{self.files(i)[2]}: field 'handJoints3D'"
 
     def file_checks(self) -> list[Callable[[], Any]]:
-        """What must hold of whole files."""
+        """Checks of whole files."""
         return [lambda: listed(self.root) and None]
 
     def item_checks(self, i: int) -> list[Callable[[], Any]]:
-        """What must hold of a sample: each returns sentences, or raises InputError."""
+        """Checks of one sample; each returns findings or raises InputError."""
         color, depth = read_once(self.color, i), read_once(self.depth, i)
         return [color, depth, lambda: self._look(i, color, depth)]
 
     def _look(self, i: int, color: Reading, depth: Reading) -> list[str]:
         joints, K = self.labels(i)
-        if found := implausible(joints, K, SIZE, self.name(i)):
-            return found
+        if problems := implausible(joints, K, SIZE, self.name(i)):
+            return problems
         return disagreements(Frame(color(), joints, K, depth_mm=depth()), self.name(i))
 
     def checked_count(self) -> int:
-        """How many samples there are to check."""
+        """The number of samples to check."""
         return len(self)
 
     def describe(self) -> dict[str, Any]:
-        """What the set is, as plain JSON."""
+        """Describes the dataset as plain JSON."""
         return {
             "dataset": "HO-3D",
             "split": "train",

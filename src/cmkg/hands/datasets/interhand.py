@@ -1,11 +1,11 @@
-"""InterHand2.6M (Moon et al., ECCV 2020): RGB of one or two hands; each whole hand is a sample.
+"""InterHand2.6M (Moon et al., ECCV 2020): RGB of one or two hands; each complete hand is a sample.
 
     images/<split>/<file_name>, annotations/[all/ or <split>/]InterHand2.6M_<split>_{data,camera,
     joint_3d}.json
 
 joint_3d[capture][frame]: world_coord (42, 3) mm, right 0-20, left 21-41, each finger from its tip
-to its base, thumb to little, the wrist last. X_camera = camrot (X_world - campos). No depth. A hand
-with a joint that is not valid is left out: its coordinates there mean nothing.
+to its base, thumb to little, the wrist last. X_camera = camrot (X_world - campos). There is no
+depth. A hand with an invalid joint is skipped, since the coordinates of that joint are meaningless.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ KINDS = ("data", "camera", "joint_3d")
 
 
 class Seen(NamedTuple):
-    """A hand in a picture. capture, camera, frame: names in the label files."""
+    """A hand in a picture; capture, camera and frame are keys in the label files."""
 
     file: str
     capture: str
@@ -47,7 +47,7 @@ class Seen(NamedTuple):
 
 
 def label_file(root: str, split: str, kind: str) -> Path:
-    """Where a label file lies, by its release."""
+    """The path of a label file, which depends on the release."""
     name = f"InterHand2.6M_{split}_{kind}.json"
     home = Path(root) / "annotations"
     places = [home / split / name, home / "all" / name, home / name]
@@ -56,45 +56,45 @@ def label_file(root: str, split: str, kind: str) -> Path:
 
 @lru_cache(maxsize=6)
 def read_labels(root: str, split: str, kind: str) -> dict[str, Any]:
-    """What a label file holds."""
+    """Reads a label file."""
     expect_folder(root, LAYOUT)
     path = label_file(root, split, kind)
     if not path.exists():
         raise InputError(f"{path}: no such file; {LAYOUT}")
-    held = read_json_value(path, "InterHand2.6M's labels")
-    if not isinstance(held, dict):
-        raise InputError(f"{path}: expected fields, found {type(held).__name__}; copy it again")
-    return held
+    labels = read_json_value(path, "InterHand2.6M's labels")
+    if not isinstance(labels, dict):
+        raise InputError(f"{path}: expected fields, found {type(labels).__name__}; copy it again")
+    return labels
 
 
 def entry_of(root: str, split: str, kind: str, *keys: str) -> Any:
-    """An entry of a label file, by its names from the outside in.
+    """Looks up an entry of a label file by its keys, outermost first.
 
     Raises:
-        InputError: there is none; names file and place.
+        InputError: there is no such entry; the message names the file and the keys.
     """
-    held: Any = read_labels(root, split, kind)
+    entry: Any = read_labels(root, split, kind)
     for depth, key in enumerate(keys):
-        if not isinstance(held, dict) or key not in held:
+        if not isinstance(entry, dict) or key not in entry:
             place = ", ".join(map(repr, keys[: depth + 1]))
             raise InputError(
                 f"{label_file(root, split, kind)}: has no entry {place}; copy it again"
             )
-        held = held[key]
-    return held
+        entry = entry[key]
+    return entry
 
 
 @lru_cache(maxsize=3)
 def hands_of(root: str, split: str) -> tuple[Seen, ...]:
-    """Every hand of a split all of whose joints are valid, in the order of the annotations."""
+    """Lists the hands of a split whose joints are all valid, in the order of the annotations."""
     path = label_file(root, split, "data")
-    held = read_labels(root, split, "data")
+    labels = read_labels(root, split, "data")
     for field in ("images", "annotations"):
-        if not isinstance(held.get(field), list):
+        if not isinstance(labels.get(field), list):
             raise InputError(f"{path}: field {field!r}: expected a list; copy it again")
-    pictures = {entry.get("id"): entry for entry in held["images"] if isinstance(entry, dict)}
-    found = []
-    for number, annotation in enumerate(held["annotations"]):
+    pictures = {entry.get("id"): entry for entry in labels["images"] if isinstance(entry, dict)}
+    hands = []
+    for number, annotation in enumerate(labels["annotations"]):
         name = f"{path}: annotation {number}"
         picture = pictures.get(annotation.get("image_id")) if isinstance(annotation, dict) else None
         if picture is None:
@@ -109,19 +109,19 @@ def hands_of(root: str, split: str) -> tuple[Seen, ...]:
         for side, first in FIRST.items():
             if (valid[first : first + 21] > 0).all():
                 file, capture, camera, frame = map(str, facts)
-                found.append(Seen(file, capture, camera, frame, side))
-    return tuple(found)
+                hands.append(Seen(file, capture, camera, frame, side))
+    return tuple(hands)
 
 
 def _validity(value: Any, name: str) -> np.ndarray:
-    """Of the 42 joints; some releases have a list around each."""
+    """The validity of the 42 joints; some releases wrap each value in a list."""
     nested = isinstance(value, list) and value and isinstance(value[0], list)
     return as_numbers(value, (42, 1) if nested else (42,), name).ravel()
 
 
 @dataclass(frozen=True)
 class InterHand:
-    """The whole hands of a split of InterHand2.6M."""
+    """The complete hands of a split of InterHand2.6M."""
 
     root: str
     split: str = "train"
@@ -146,20 +146,20 @@ class InterHand:
         return [Path(self.root) / "images" / self.split / self._seen(i).file]
 
     def label_files(self) -> list[Path]:
-        """The files of labels that are no sample's own."""
+        """Label files that samples share."""
         return [label_file(self.root, self.split, kind) for kind in ("data", "camera", "joint_3d")]
 
     def color(self, i: int) -> Shaped[np.ndarray, "h w 3"]:
-        """RGB."""
+        """The RGB picture."""
         return read_photograph(self.files(i)[0])
 
     def labels(self, i: int) -> tuple[Joints, Matrix]:
-        """joints_mm in the camera's frame, K."""
+        """Joints in mm in the camera's frame, and K."""
         seen, path = self._seen(i), label_file(self.root, self.split, "camera")
 
         def of_camera(field: str, *shape: int) -> np.ndarray:
-            held = entry_of(self.root, self.split, "camera", seen.capture, field)
-            value = held.get(seen.camera) if isinstance(held, dict) else None
+            by_camera = entry_of(self.root, self.split, "camera", seen.capture, field)
+            value = by_camera.get(seen.camera) if isinstance(by_camera, dict) else None
             name = f"{path}: capture {seen.capture}, field {field!r}, camera {seen.camera}"
             return as_numbers(value, shape, name)
 
@@ -168,8 +168,8 @@ class InterHand:
         frame = entry_of(self.root, self.split, "joint_3d", seen.capture, seen.frame)
         world = frame.get("world_coord") if isinstance(frame, dict) else None
         points = as_numbers(world, (42, 3), self.name(i))
-        own = points[FIRST[seen.side] + TO_OUR_ORDER]
-        return (own - position) @ R.T, np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+        hand = points[FIRST[seen.side] + TO_OUR_ORDER]
+        return (hand - position) @ R.T, np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
 
     def frame(self, i: int) -> Frame:
         """The picture with the labels of one hand."""
@@ -179,40 +179,40 @@ class InterHand:
         return Frame(rgb, joints, K, self._seen(i).side == "left")
 
     def samples(self, indices: Iterable[int]) -> list[Sample]:
-        """The samples of these numbers; where a box leaves the picture its edge is repeated."""
+        """Samples by number; a box that leaves the picture is padded by edge replication."""
         frames = [self.frame(int(index)) for index in indices]
         return [crop_frame(f, self.px, self.margin, border=cv2.BORDER_REPLICATE) for f in frames]
 
     # ---- for `cmkg data` -------------------------------------------------------------------------
     def name(self, i: int) -> str:
-        """Where the labels of a sample stand."""
+        """The location of a sample's labels, for messages."""
         seen = self._seen(i)
         path = label_file(self.root, self.split, "joint_3d")
         return f"{path}: capture {seen.capture}, frame {seen.frame}, {seen.side} hand"
 
     def file_checks(self) -> list[Callable[[], Any]]:
-        """What must hold of whole files: each raises InputError where it does not."""
+        """Checks of whole files; each raises InputError if it fails."""
         checks = [partial(read_labels, self.root, self.split, kind) for kind in KINDS]
         return [*checks, partial(hands_of, self.root, self.split)]
 
     def item_checks(self, i: int) -> list[Callable[[], Any]]:
-        """What must hold of a sample: each returns sentences, or raises InputError."""
+        """Checks of one sample; each returns findings or raises InputError."""
         return [lambda: self._look(i)]
 
     def _look(self, i: int) -> list[str]:
         joints, K = self.labels(i)
         rgb = self.color(i)
-        if found := implausible(joints, K, (rgb.shape[0], rgb.shape[1]), self.name(i)):
-            return found
+        if problems := implausible(joints, K, (rgb.shape[0], rgb.shape[1]), self.name(i)):
+            return problems
         frame = Frame(rgb, joints, K, self._seen(i).side == "left")
         return disagreements(frame, self.name(i))
 
     def checked_count(self) -> int:
-        """How many samples there are to check."""
+        """The number of samples to check."""
         return 0
 
     def describe(self) -> dict[str, Any]:
-        """What the set is, as plain JSON."""
+        """Describes the dataset as plain JSON."""
         return {
             "dataset": "InterHand2.6M",
             "split": self.split,

@@ -1,7 +1,7 @@
-"""What a frame's files say twice, compared: for `cmkg data verify`.
+"""Cross-checks redundant annotations, for `cmkg data verify`.
 
-Each check is one sentence a frame at most, which begins with where the labels stand. What they were
-set by: 40,000 rendered hands in free poses, 460 photographs.
+Each check reports at most one sentence per frame, prefixed by the location of the labels. The
+thresholds were calibrated on 40,000 rendered hands in free poses and 460 photographs.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from .. import geometry
 from ..skeleton import BONES, JOINTS, WRIST
 from .sample import Frame, Joints
 
-UV_PX = 2.0  # of RHD's own projections, genuine files are off by 0.04
-DEPTH_MM = 60.0  # of the nearest quarter of a hand's joints; free poses: 22 at the 99th percentile
-ON_MASK = 0.5  # share of the joints that lie on the hand's mask, widened by
-MASK_WIDER = 0.02  # of the picture's width
-LARGE_MASK = 0.01  # share of a picture that a hand covers some of whose joints are surely visible
+UV_PX = 2.0  # largest reprojection error; RHD's genuine files reach 0.04
+DEPTH_MM = 60.0  # limit for the nearest quarter of a hand's joints; free poses: 22 at p99
+ON_MASK = 0.5  # smallest share of the joints on the hand's mask, which is dilated by
+MASK_WIDER = 0.02  # this share of the picture's width
+LARGE_MASK = 0.01  # a hand that covers this share of a picture surely has visible joints
 FEWEST_MEASURED = 5
-# Of skeleton.BONES: middle of two annotators' means, and how far a bone may be from it, as a ratio.
+# Length of each of skeleton.BONES (middle of two annotators' means), and the allowed ratio to it.
 USUAL_MM = np.array(
     [41, 36, 37, 29, 102, 35, 25, 26, 96, 43, 29, 25, 91, 39, 28, 26, 92, 27, 19, 20]
 )
 BONE_RATIOS = (0.3, 2.8)
 TO_BASES = [4, 8, 12, 16]  # the bones from the wrist to the fingers' bases
-LONGEST_TO_BASES = 1.9  # of the hand's other ratios; fingers from tip to base have more
-# (tips - bases) along (index MCP - wrist) x (little MCP - wrist), of a finger's length, mean of
-# four fingers: +0.3 in a usual right hand, below this in one of 1,000 right hands of free poses.
+LONGEST_TO_BASES = 1.9  # limit on the ratio of TO_BASES; fingers stored tip to base exceed it
+# (tips - bases) along (index MCP - wrist) x (little MCP - wrist), in finger lengths, mean of four
+# fingers: +0.3 for a typical right hand, below this for 1 in 1,000 right hands in free poses.
 WRONG_CURL = -0.2
-# What differs among findings of one kind: numbers and joints.
+# The variable parts of findings of one kind: numbers and joints.
 VARYING = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?|" + "|".join(JOINTS))
-# A joint bends by 115 degrees at most; an exchange turns a bone by nearly 180. Of 5,000 rendered
-# hands in free poses and 460 photographs none has three such fingers.
+# A joint bends by at most 115 degrees; swapping two joints turns a bone by nearly 180. None of
+# 5,000 rendered hands in free poses and 460 photographs has three such fingers.
 RUNS_BACK = -0.8
 FEWEST_FINGERS = 3
 BASES, TIPS = [5, 9, 13, 17], [8, 12, 16, 20]
@@ -48,15 +48,15 @@ def disagreements(
     uv: Float[np.ndarray, "21 2"] | None = None,
     mask: Shaped[np.ndarray, "h w"] | None = None,
 ) -> list[str]:
-    """What cannot both be true of a labelled frame.
+    """Lists the contradictions among the annotations of a labeled frame.
 
     Args:
-        frame: the picture, its joints and camera, its side, its depth.
-        name: begins each sentence.
-        uv: where the dataset itself says that the joints are on the picture.
-        mask: where it says that this hand is; more than 0 there.
+        frame: the picture with its joints, camera, side and depth.
+        name: the prefix of each sentence.
+        uv: the dataset's own joint positions on the picture.
+        mask: the dataset's own mask of this hand; positive on the hand.
     """
-    found = [
+    findings = [
         _projection(frame, uv),
         _on_mask(frame, mask),
         _at_depth(frame),
@@ -64,7 +64,7 @@ def disagreements(
         _folded(frame.joints_mm),
         _side(frame),
     ]
-    return [f"{name}: {sentence}" for sentence in found if sentence]
+    return [f"{name}: {sentence}" for sentence in findings if sentence]
 
 
 def _projection(frame: Frame, uv: Float[np.ndarray, "21 2"] | None) -> str:
@@ -103,7 +103,7 @@ def _on_mask(frame: Frame, mask: Shaped[np.ndarray, "h w"] | None) -> str:
 
 
 def _visible_pixels(frame: Frame, size: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    """Which joints are visible and inside the picture, and their columns and rows."""
+    """Selects the joints that are visible and inside the picture, with their columns and rows."""
     x, y = np.rint(geometry.project(frame.joints_mm, frame.K)).astype(int).T
     inside = frame.visible & (x >= 0) & (y >= 0) & (x < size[1]) & (y < size[0])
     return inside, x[inside], y[inside]
@@ -129,36 +129,36 @@ def _at_depth(frame: Frame) -> str:
 def _proportions(joints_mm: Joints) -> list[str]:
     parents, children = np.array(BONES).T
     ratios = np.linalg.norm(joints_mm[children] - joints_mm[parents], axis=1) / USUAL_MM
-    own = ratios / np.median(ratios)
+    relative = ratios / np.median(ratios)
     low, high = BONE_RATIOS
-    found = []
-    if ((own < low) | (own > high)).any():
-        worst = int(np.abs(np.log(np.maximum(own, 1e-9))).argmax())
-        found.append(
+    findings = []
+    if ((relative < low) | (relative > high)).any():
+        worst = int(np.abs(np.log(np.maximum(relative, 1e-9))).argmax())
+        findings.append(
             f"the bone from {JOINTS[parents[worst]]} to {JOINTS[children[worst]]} is "
-            f"{own[worst]:.2g} times a usual one beside this hand's others; expected {low:g} "
+            f"{relative[worst]:.2g} times a usual one beside this hand's others; expected {low:g} "
             f"to {high:g} (are the joints in order?)"
         )
-    elif own[TO_BASES].mean() > LONGEST_TO_BASES:
-        found.append(
+    elif relative[TO_BASES].mean() > LONGEST_TO_BASES:
+        findings.append(
             "the fingers' bases are too far from the wrist for the other bones; expected each "
             "finger from its base to its tip (are the joints in order?)"
         )
     across = joints_mm[BASES[3]] - joints_mm[BASES[0]]
     if (np.diff(joints_mm[BASES] @ across) <= 0).any():
-        found.append(
+        findings.append(
             "the fingers' bases do not lie side by side from index to little; expected thumb, "
             "index, middle, ring, little (are the fingers in order?)"
         )
-    return found
+    return findings
 
 
 def _folded(joints_mm: Joints) -> str:
-    """Fingers that run back along themselves: two joints of each are exchanged."""
-    fingers = joints_mm[1:].reshape(5, 4, 3)[1:]  # the thumb's joints bend otherwise
+    """Detects fingers that double back because two of their joints are swapped."""
+    fingers = joints_mm[1:].reshape(5, 4, 3)[1:]  # the thumb's joints bend differently
     bones = np.diff(fingers, axis=1)
     bones = bones / np.linalg.norm(bones, axis=2, keepdims=True).clip(1e-9)
-    straight = (bones[:, 1:] * bones[:, :-1]).sum(2)  # the cosine between a bone and the next
+    straight = (bones[:, 1:] * bones[:, :-1]).sum(2)  # cosine between consecutive bones
     back = (straight < RUNS_BACK).any(1)
     if back.sum() < FEWEST_FINGERS:
         return ""
@@ -169,16 +169,16 @@ def _folded(joints_mm: Joints) -> str:
 
 
 def curl(joints_mm: Joints) -> float:
-    """How far the fingers bend to the side of (index MCP - wrist) x (little MCP - wrist).
+    """Measures how far the fingers bend towards (index MCP - wrist) x (little MCP - wrist).
 
-    Mean of four fingers, of a usual finger's length: positive in right hands, but for fingers that
-    are bent backwards.
+    The value is the mean of four fingers in typical finger lengths. It is positive for right hands,
+    unless fingers are bent backwards.
     """
     palm = joints_mm[[BASES[0], BASES[3]]] - joints_mm[WRIST]
     normal = np.cross(*palm)
     parents, children = np.array(BONES).T
     lengths = np.linalg.norm(joints_mm[children] - joints_mm[parents], axis=1)
-    finger = 86 * np.median(lengths / USUAL_MM)  # a usual finger's bones beyond its base, mm
+    finger = 86 * np.median(lengths / USUAL_MM)  # a typical finger's length beyond its base, mm
     along = (joints_mm[TIPS] - joints_mm[BASES]) @ normal
     return float(along.mean() / max(np.linalg.norm(normal) * finger, 1e-9))
 
@@ -187,16 +187,16 @@ def _side(frame: Frame) -> str:
     bent = curl(frame.joints_mm) * (-1 if frame.left else 1)
     if bent >= WRONG_CURL:
         return ""
-    said, seen = ("left", "right") if frame.left else ("right", "left")
+    given, seen = ("left", "right") if frame.left else ("right", "left")
     return (
-        f"the fingers bend as a {seen} hand's, the file says {said}; expected one side (left for "
+        f"the fingers bend as a {seen} hand's, the file says {given}; expected one side (left for "
         "right, a mirrored picture, or fingers out of order?)"
     )
 
 
-# ---- what is said of many frames -----------------------------------------------------------------
+# ---- grouping findings across frames -------------------------------------------------------------
 def grouped(findings: Iterable[str]) -> list[str]:
-    """Findings of one kind as one: the first, and how many more there are.
+    """Merges findings of one kind into the first one and a count of the others.
 
     >>> grouped(["a/1.png: no such file", "a/2.png: no such file", "b: empty"])
     ['a/1.png: no such file (and 1 more like it)', 'b: empty']

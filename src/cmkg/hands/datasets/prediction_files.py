@@ -1,10 +1,10 @@
-"""Prediction files, so that anyone's method is scored by these metrics, and these by theirs.
+"""Reads and writes prediction files, to exchange predictions with other methods and benchmarks.
 
-    *.json    FreiHAND's submission format: [xyz, vertices], xyz = a (21, 3) list a picture, metres
-    *.npz     joints_mm (N, 21, 3), millimetres
+    *.json    FreiHAND's submission format: [xyz, vertices], xyz = a (21, 3) list per picture, m
+    *.npz     joints_mm (N, 21, 3), millimeters
 
-Both in the order of the packed set, joints in our order (FreiHAND's), in the frame of the dataset's
-own camera: a left hand stays a left hand.
+Both follow the sample order of the packed set and use this project's joint order (FreiHAND's), in
+the frame of the dataset's own camera; left hands stay left hands.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from .packed.format import Packed
 from .sample import BONE_MM
 
 FLIP = np.array([-1.0, 1.0, 1.0])
-VERTICES = np.zeros((778, 3), int).tolist()  # a submission needs them; zeros: none were predicted
+VERTICES = np.zeros((778, 3), int).tolist()  # required by the format; zeros = not predicted
 METRES_AT_MOST = 1e3
-# A hand's bones, of half of the predictions at least; a single one may be anything.
+# No bone of any prediction may be longer.
 LONGEST_BONE_MM = 300.0
 
 Joints = Float[np.ndarray, "n 21 3"]
 
 
 def to_dataset_frame(joints_mm: Joints, packed: Packed) -> Joints:
-    """Joints of the virtual cameras in the dataset's camera frame, left hands as left hands."""
+    """Maps joints from the virtual cameras to the dataset's camera frame, left hands unmirrored."""
     rotation = np.asarray(packed.rotation, np.float64)
     turned = np.einsum("nji,nkj->nki", rotation, joints_mm)
     return np.where(np.asarray(packed.mirrored)[:, None, None], turned * FLIP, turned)
@@ -46,10 +46,10 @@ def from_dataset_frame(joints_mm: Joints, packed: Packed) -> Joints:
 
 
 def read_predictions(path: PathLike, count: int) -> Joints:
-    """Joints in mm of a prediction file for `count` samples.
+    """Reads the joints in mm of a prediction file for `count` samples.
 
     Raises:
-        InputError: names file, field and entry.
+        InputError: the file is invalid; the message names file, field and entry.
     """
     path = Path(path)
     if path.suffix == ".npz":
@@ -86,10 +86,10 @@ def read_predictions(path: PathLike, count: int) -> Joints:
 
 
 def refuse_other_units(joints_mm: Joints, name: str, unit: str) -> None:
-    """Refuses joints that are no hand's in the unit that their file has.
+    """Rejects joints whose size is not that of hands in the file's unit.
 
     Raises:
-        InputError: the middle bone of half of them, or a bone of any of them, is no hand's.
+        InputError: the median middle bone, or the longest bone of any hand, is implausible.
     """
     parents, children = np.array(BONES).T
     bones = np.linalg.norm(joints_mm[:, children] - joints_mm[:, parents], axis=2)
@@ -106,14 +106,14 @@ def refuse_other_units(joints_mm: Joints, name: str, unit: str) -> None:
 
 
 def _npz_field(path: Path) -> np.ndarray:
-    held = read_npz(path, "predictions", "write it again")
-    if "joints_mm" not in held:
+    arrays = read_npz(path, "predictions", "write it again")
+    if "joints_mm" not in arrays:
         raise InputError(f"{path}: has no field 'joints_mm'; expected it with shape (N, 21, 3)")
-    return held["joints_mm"]
+    return arrays["joints_mm"]
 
 
 def expect_prediction_file(path: PathLike) -> None:
-    """Refuses a name that ends in neither .json nor .npz."""
+    """Rejects a name that ends in neither .json nor .npz."""
     if Path(path).suffix not in (".json", ".npz"):
         raise InputError(
             f"--export {path}: expected a name that ends in .json (FreiHAND's submission format) "
@@ -122,16 +122,16 @@ def expect_prediction_file(path: PathLike) -> None:
 
 
 def write_predictions(path: PathLike, joints_mm: Joints, from_truth: str = "") -> None:
-    """Writes joints in mm, in the dataset's camera frame, in the format that the ending names.
+    """Writes joints in mm, in the dataset's camera frame, in the format given by the file suffix.
 
     Args:
-        path: where.
-        joints_mm: joints.
-        from_truth: what of the labels is in them, in words; empty is not written. An .npz holds it
-            as `from_truth`; FreiHAND's format has no place for it: it stands beside the file.
+        path: the file to write.
+        joints_mm: the joints.
+        from_truth: which ground truth the predictions use, in words; not written if empty. An .npz
+            stores it as `from_truth`; for FreiHAND's format it goes into a text file beside it.
 
     Raises:
-        InputError: another ending.
+        InputError: the suffix is unknown.
     """
     expect_prediction_file(path)
     path = Path(path)
@@ -142,5 +142,5 @@ def write_predictions(path: PathLike, joints_mm: Joints, from_truth: str = "") -
         if from_truth:
             write_text(path.with_name(f"{path.name}.txt"), f"{path.name}: {from_truth}\n")
     else:
-        said = {"from_truth": np.array(from_truth)} if from_truth else {}
-        write_arrays(path, joints_mm=joints_mm, **said)
+        extra = {"from_truth": np.array(from_truth)} if from_truth else {}
+        write_arrays(path, joints_mm=joints_mm, **extra)

@@ -1,11 +1,12 @@
-"""The 460 real photographs of one left hand with 3D joints, as records of a folder.
+"""Reads the 460 real photographs of one left hand with 3D joints as records of a folder.
 
-Snap Inc., research licence; the user brings the folder:
+The dataset is by Snap Inc. under a research license; the user provides the folder:
 
     images/%05d.jpg (square crops), params.mat (bbox, cam_param), pose_gt.mat (pose_gt: N x 21 x 3,
-    centimetres)
+    centimeters)
 
-Any number of frames. They follow each other in time: the first 18 of 23 train, as in the 460's 360.
+Any number of frames is accepted. They are consecutive in time; the first 18 of 23 are for training,
+which is 360 of the 460.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ TRAIN_SHARE = 18 / 23
 
 
 def records_of(root: str) -> list[dict[str, Any]]:
-    """Their frames as records of datasets/folder.py.
+    """Converts the frames to records of datasets/folder.py.
 
     Raises:
-        InputError: a file is not as described above.
+        InputError: a file is not in the format described above.
     """
     home = Path(root)
     joints_cm = read_mat_field(home / LABELS, "pose_gt", (None, 21, 3))
@@ -57,7 +58,7 @@ def records_of(root: str) -> list[dict[str, Any]]:
 
 
 def _width(path: Path) -> int:
-    """Of a picture; a missing or damaged one is named where it is read."""
+    """The width of a picture; a missing or damaged picture is reported later, when it is read."""
     try:
         if not path.is_file():
             return 256

@@ -1,4 +1,4 @@
-"""The datasets that can be read, by name. A new one is its reader's file and one entry here."""
+"""The registry of readable datasets; adding one takes a reader and one entry here."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ DEFAULT_PX, DEFAULT_MARGIN = 320, 1.25
 
 @dataclass(frozen=True)
 class Layout:
-    """How a dataset lies on disk.
+    """How a dataset is opened.
 
     open: opens it, with the keywords root, split, px, margin, complete and those of `options`.
-    splits: their names, the first is taken when none is asked for; () where the set names its own.
-    options: {setting: its values} that only this dataset has, the default first.
+    splits: their names, the default first; () if the dataset defines its own.
+    options: {setting: its values} specific to this dataset, the default first.
     """
 
     open: Callable[..., Recording]
@@ -37,10 +37,10 @@ class Layout:
 
 
 def open_packed(root: str, split: str, px: int, margin: float, complete: bool) -> Recording:
-    """A packed set, as a recording.
+    """Opens a packed set as a recording.
 
     Raises:
-        InputError: it was asked for in another form than it was packed in.
+        InputError: other settings were requested than those it was packed with.
     """
     if (px, margin, split, complete) != (DEFAULT_PX, DEFAULT_MARGIN, "", True):
         raise InputError(
@@ -51,7 +51,7 @@ def open_packed(root: str, split: str, px: int, margin: float, complete: bool) -
 
 
 def without_complete(reader: Callable[..., Recording]) -> Callable[..., Recording]:
-    """The reader of a dataset whose own lists say which samples there are."""
+    """Adapts a reader that has no `complete` setting."""
 
     def open_recording(complete: bool, **settings: Any) -> Recording:
         return reader(**settings)
@@ -81,19 +81,19 @@ def open_recording(
     complete: bool = True,
     **options: str,
 ) -> Recording:
-    """A dataset on disk.
+    """Opens a dataset on disk.
 
     Args:
         name: a key of DATASETS.
         root: its folder.
-        split: which part; empty is the first.
-        px: pixels a side of the stored pictures.
-        margin: how many of the protocol's boxes they show.
-        complete: refuses a partial copy.
-        options: settings that only some datasets have; empty ones take the default.
+        split: the split; empty is the default one.
+        px: side of the stored pictures in pixels.
+        margin: side of the stored pictures in units of the protocol's box.
+        complete: whether to reject a partial copy.
+        options: dataset-specific settings; empty ones take the default.
 
     Raises:
-        InputError: there is no such dataset, split or setting.
+        InputError: the dataset, split or setting is unknown.
     """
     if name not in DATASETS:
         raise InputError(f"--dataset: expected one of {', '.join(DATASETS)}, got {name!r}")
@@ -121,6 +121,6 @@ def open_recording(
 
 
 def describe_splits() -> str:
-    """The splits of each dataset, for a command's help."""
+    """Lists the splits of each dataset, for a command's help."""
     known = {name: ", ".join(filter(None, kind.splits)) for name, kind in DATASETS.items()}
     return "; ".join(f"{name}: {splits}" for name, splits in known.items() if splits)

@@ -1,9 +1,9 @@
-"""RHD, the Rendered Hand pose Dataset (Zimmermann and Brox, ICCV 2017): the paper's source.
+"""RHD, the Rendered Hand pose Dataset (Zimmermann and Brox, ICCV 2017): the paper's source dataset.
 
 RGB, depth and mask:
 
     {training,evaluation}/{color,depth,mask}/%05d.png (320 x 320), {split}/anno_{split}.pickle:
-    {id: {"uv_vis": (42, 3), "xyz": (42, 3) metres, "K": (3, 3), another camera for each picture}}
+    {id: {"uv_vis": (42, 3), "xyz": (42, 3) meters, "K": (3, 3), a different camera per picture}}
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ LAYOUT = (
 )
 COUNTS = {"training": 41_258, "evaluation": 2_728}
 SIZE = (320, 320)
-# Theirs: each finger from its tip to its base.
+# RHD lists each finger from its tip to its base.
 TO_OUR_ORDER = np.array([0, 4, 3, 2, 1, 8, 7, 6, 5, 12, 11, 10, 9, 16, 15, 14, 13, 20, 19, 18, 17])
 RIGHT = 21  # points 0-20 are the left hand's, 21-41 the right one's
 LEFT_PARTS, RIGHT_PARTS = (2, 17), (18, 33)  # mask values; 0 is the background, 1 the person
@@ -58,7 +58,7 @@ FIELDS = {"uv_vis": (42, 3), "xyz": (42, 3), "K": (3, 3)}
 
 
 class Labels(NamedTuple):
-    """Of both hands: pixels and visibility, metres, and the camera."""
+    """The labels of both hands: pixels and visibility, meters, and the camera."""
 
     uv_vis: Float[np.ndarray, "42 3"]
     xyz: Float[np.ndarray, "42 3"]
@@ -66,7 +66,7 @@ class Labels(NamedTuple):
 
 
 class OneHand(NamedTuple):
-    """Of one hand, in our order."""
+    """The label of one hand in this project's joint order."""
 
     joints_mm: Joints
     K: Matrix
@@ -74,9 +74,9 @@ class OneHand(NamedTuple):
 
 
 def decode_rhd_depth(rgb: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "h w"]:
-    """Millimetres uint16 of a depth picture.
+    """Decodes a depth picture to uint16 millimeters.
 
-    metres = (R 256 + G) / 65535 * 5, the high byte in red.
+    meters = (R 256 + G) / 65535 * 5, with the high byte in red.
 
     >>> int(decode_rhd_depth(np.array([[[26, 10, 0]]], np.uint8))[0, 0])
     509
@@ -86,7 +86,7 @@ def decode_rhd_depth(rgb: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "h 
 
 
 def larger_hand_is_left(mask: Shaped[np.ndarray, "h w"]) -> bool:
-    """Which hand a picture is of: the side with more mask pixels; a tie goes right."""
+    """Whether the left hand has more mask pixels; a tie counts as right."""
 
     def count(low: int, high: int) -> int:
         return int(((mask >= low) & (mask <= high)).sum())
@@ -96,18 +96,20 @@ def larger_hand_is_left(mask: Shaped[np.ndarray, "h w"]) -> bool:
 
 @lru_cache(maxsize=2)
 def read_annotations(root: str, split: str) -> dict[int, Any]:
-    """{id: {"uv_vis", "xyz", "K"}} of a split; the entries are looked at when they are used."""
+    """Reads {id: {"uv_vis", "xyz", "K"}} of a split; entries are validated when they are used."""
     expect_folder(root, LAYOUT)
     path = Path(root) / split / f"anno_{split}.pickle"
     if not path.exists():
         raise InputError(f"{path}: no such file; {LAYOUT}")
-    held = read_pickle(path, "RHD's annotations")
-    if not isinstance(held, dict) or not all(isinstance(number, int) for number in held):
+    annotations = read_pickle(path, "RHD's annotations")
+    if not isinstance(annotations, dict) or not all(
+        isinstance(number, int) for number in annotations
+    ):
         raise InputError(
-            f"{path}: expected a dict with a number an entry, found {type(held).__name__}; "
+            f"{path}: expected a dict with a number an entry, found {type(annotations).__name__}; "
             "copy the file again"
         )
-    return dict(sorted(held.items()))
+    return dict(sorted(annotations.items()))
 
 
 @lru_cache(maxsize=4)
@@ -116,16 +118,16 @@ def _ids(root: str, split: str) -> tuple[int, ...]:
 
 
 def expect_all_annotations(root: str, split: str) -> None:
-    """Refuses annotations that are not those of every picture.
+    """Rejects annotations that do not match the pictures.
 
     Raises:
-        InputError: some are missing, or there are more.
+        InputError: annotations are missing or extra.
     """
-    held, expected = read_annotations(root, split), expected_counts(root, **COUNTS)[split]
-    if set(held) != set(range(expected)):
+    entries, expected = read_annotations(root, split), expected_counts(root, **COUNTS)[split]
+    if set(entries) != set(range(expected)):
         raise InputError(
             f"{Path(root) / split / f'anno_{split}.pickle'}: expected a dict with the ids 0 to "
-            f"{expected - 1}, found a dict of {len(held)}; copy the file again, or take what is "
+            f"{expected - 1}, found a dict of {len(entries)}; copy the file again, or take what is "
             "there: --only-present"
         )
 
@@ -140,7 +142,7 @@ class Rhd:
     px: int = 320
     margin: float = 1.25
     complete: bool = True
-    """Refuses annotations that are not those of every picture."""
+    """Reject annotations that do not cover every picture."""
 
     def __post_init__(self) -> None:
         if self.split not in COUNTS:
@@ -152,7 +154,7 @@ class Rhd:
         return len(read_annotations(self.root, self.split))
 
     def id(self, i: int) -> int:
-        """The number that a sample's files are named by."""
+        """The number in the names of a sample's files."""
         return _ids(self.root, self.split)[i]
 
     def path(self, kind: str, i: int) -> Path:
@@ -164,11 +166,11 @@ class Rhd:
         return [self.path(kind, i) for kind in ("color", "depth", "mask")]
 
     def label_files(self) -> list[Path]:
-        """The files of labels that are no sample's own."""
+        """Label files that samples share."""
         return [Path(self.root) / self.split / f"anno_{self.split}.pickle"]
 
     def color(self, i: int) -> Shaped[np.ndarray, "h w 3"]:
-        """RGB."""
+        """The RGB picture."""
         return read_photograph(self.path("color", i), SIZE)
 
     def depth(self, i: int) -> Shaped[np.ndarray, "h w"]:
@@ -176,16 +178,16 @@ class Rhd:
         return decode_rhd_depth(read_picture(self.path("depth", i), SIZE))
 
     def mask(self, i: int) -> Shaped[np.ndarray, "h w"]:
-        """The parts of person and hands."""
+        """The segmentation mask of person and hands."""
         return read_picture(self.path("mask", i), SIZE, channels=1)
 
     def labels(self, i: int) -> Labels:
         """Both hands' labels of a picture."""
         entry = read_annotations(self.root, self.split)[self.id(i)]
         if not isinstance(entry, dict) or set(FIELDS) - set(entry):
-            found = ", ".join(map(str, entry)) if isinstance(entry, dict) else type(entry).__name__
+            keys = ", ".join(map(str, entry)) if isinstance(entry, dict) else type(entry).__name__
             raise InputError(
-                f"{self.name(i)}: expected the fields {', '.join(FIELDS)}, found {found}; copy the "
+                f"{self.name(i)}: expected the fields {', '.join(FIELDS)}, found {keys}; copy the "
                 "file again"
             )
         name = self.name(i)
@@ -207,42 +209,42 @@ class Rhd:
         return Frame(self.color(i), joints, K, left, visible, self.depth(i))
 
     def samples(self, indices: Iterable[int]) -> list[Sample]:
-        """The samples of these numbers."""
+        """Samples by number."""
         frames = [self.frame(int(index)) for index in indices]
         return [crop_frame(f, self.px, self.margin, geometry.reference_side) for f in frames]
 
     # ---- for `cmkg data` -------------------------------------------------------------------------
     def name(self, i: int) -> str:
-        """Where the labels of a sample stand."""
+        """The location of a sample's labels, for messages."""
         return f"{self.root}/{self.split}/anno_{self.split}.pickle: id {self.id(i)}"
 
     def file_checks(self) -> list[Callable[[], Any]]:
-        """What must hold of whole files: each raises InputError where it does not."""
+        """Checks of whole files; each raises InputError if it fails."""
         return [lambda: expect_all_annotations(self.root, self.split)]
 
     def item_checks(self, i: int) -> list[Callable[[], Any]]:
-        """What must hold of a sample: each returns sentences, or raises InputError."""
-        parts = [read_once(one, i) for one in (self.color, self.depth, self.mask)]
+        """Checks of one sample; each returns findings or raises InputError."""
+        parts = [read_once(read, i) for read in (self.color, self.depth, self.mask)]
         return [*parts, lambda: self._look(i, *parts)]
 
     def _look(self, i: int, color: Reading, depth: Reading, of_mask: Reading) -> list[str]:
-        """Of the hand that the picture is of: the other may be anywhere."""
+        """Checks the picture's larger hand only, since the other one may be anywhere."""
         mask = of_mask()
         left = larger_hand_is_left(mask)
         joints, K, visible = self.hand(i, left)
-        if found := implausible(joints, K, SIZE, self.name(i)):
-            return found
+        if problems := implausible(joints, K, SIZE, self.name(i)):
+            return problems
         low, high = LEFT_PARTS if left else RIGHT_PARTS
         uv = self.labels(i).uv_vis[TO_OUR_ORDER + (0 if left else RIGHT), :2]
         frame = Frame(color(), joints, K, left, visible, depth())
         return disagreements(frame, self.name(i), uv, (mask >= low) & (mask <= high))
 
     def checked_count(self) -> int:
-        """How many pictures the folder has, should the annotations be unreadable."""
+        """The number of pictures in the folder, which does not depend on readable annotations."""
         return len(list((Path(self.root) / self.split / "color").glob("*.png")))
 
     def describe(self) -> dict[str, Any]:
-        """What the set is, as plain JSON."""
+        """Describes the dataset as plain JSON."""
         return {
             "dataset": "RHD",
             "split": self.split,

@@ -1,11 +1,11 @@
-"""STB, the Stereo hand pose Tracking Benchmark (Zhang et al., 2016): a target.
+"""STB, the Stereo hand pose Tracking Benchmark (Zhang et al., 2016): a target dataset.
 
 RGB sequences of one left hand:
 
     [images/]B{1..6}{Counting,Random}/{BB_left,BB_right,SK_color,SK_depth}_{0..1499}.png, 640 x 480,
     labels/<sequence>_{BB,SK}.mat, field handPara (3, 21, 1500) in mm
 
-The depth camera's maps and the stereo pair are for inspection: `samples` never opens them.
+The depth maps and the other cameras' pictures are for inspection only; `samples` never opens them.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ SEQUENCES = tuple(f"B{b}{kind}" for b in range(1, 7) for kind in ("Counting", "R
 SPLITS = {"test": SEQUENCES[:2], "train": SEQUENCES[2:]}  # B1 is the evaluation
 FRAMES = 1500
 SIZE = (480, 640)
-# Theirs: palm, then little, ring, middle, index, thumb, each from its base to its tip.
+# STB's order: palm, then little, ring, middle, index, thumb, each from its base to its tip.
 TO_OUR_ORDER = np.array([0, 17, 18, 19, 20, 13, 14, 15, 16, 9, 10, 11, 12, 5, 6, 7, 8, 1, 2, 3, 4])
 BB_K = np.array([[822.79041, 0, 318.47345], [0, 822.79041, 250.31296], [0, 0, 1.0]])
 BASELINE_MM = 120.054  # of the rectified stereo pair: X_right = X_left - (120.054, 0, 0)
 SK_K = np.array([[607.92271, 0, 314.78337], [0, 607.88192, 236.42484], [0, 0, 1.0]])
 SK_DEPTH_K = np.array([[475.62768, 0, 336.41179], [0, 474.77709, 238.77962], [0, 0, 1.0]])
-SK_ROTATION = cv2.Rodrigues(np.array([0.00531, -0.01196, 0.00301]))[0]  # X_depth = R X_colour + t
+SK_ROTATION = cv2.Rodrigues(np.array([0.00531, -0.01196, 0.00301]))[0]  # X_depth = R X_color + t
 SK_TRANSLATION_MM = np.array([-24.0381, -0.4563, -1.2326])
 CAMERAS = {"BB_left": BB_K, "BB_right": BB_K, "SK_color": SK_K}
 MCPS = np.array([5, 9, 13, 17])
@@ -67,14 +67,14 @@ AnyJoints = Float[np.ndarray, "*n 21 3"]
 
 
 def palm_to_wrist(joints: AnyJoints, convention: str = "ring") -> AnyJoints:
-    """Joints with STB's palm centre at 0, with the wrist there instead.
+    """Replaces STB's palm center, joint 0, with an extrapolated wrist.
 
-    Authors differ, by 8 to 20 mm of the root. ring: ring MCP + 2 (palm - ring MCP), the default.
-    middle: middle MCP + 2.2 (palm - middle MCP). mean: M + 2.25 (palm - M) with the mean M of the
-    four finger MCPs.
+    Published conventions place it 8 to 20 mm apart. ring: ring MCP + 2 (palm - ring MCP), the
+    default. middle: middle MCP + 2.2 (palm - middle MCP). mean: M + 2.25 (palm - M) with the mean M
+    of the four finger MCPs.
 
     Raises:
-        InputError: another convention.
+        InputError: the convention is unknown.
     """
     if convention == "ring":
         base, factor = joints[..., RING_MCP, :], 2.0
@@ -90,9 +90,9 @@ def palm_to_wrist(joints: AnyJoints, convention: str = "ring") -> AnyJoints:
 
 
 def decode_stb_depth(rgb: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "h w"]:
-    """Millimetres uint16 of an SK_depth picture: R + 256 G.
+    """Decodes an SK_depth picture to uint16 millimeters: R + 256 G.
 
-    The low byte is in red: the opposite of RHD.
+    The low byte is in red, unlike in RHD.
 
     >>> int(decode_stb_depth(np.array([[[26, 2, 0]]], np.uint8))[0, 0])
     538
@@ -101,9 +101,9 @@ def decode_stb_depth(rgb: Shaped[np.ndarray, "h w 3"]) -> Shaped[np.ndarray, "h 
 
 
 def to_camera(points_mm: Float[np.ndarray, "*n 3"], camera: str) -> Float[np.ndarray, "*n 3"]:
-    """Labelled points in the camera's frame.
+    """Transforms labeled points to the camera's frame.
 
-    BB labels are the left camera's, SK labels the depth camera's.
+    BB labels are in the left camera's frame, SK labels in the depth camera's.
     """
     if camera == "SK_color":
         return (points_mm - SK_TRANSLATION_MM) @ SK_ROTATION  # R^T (X - t)
@@ -112,7 +112,7 @@ def to_camera(points_mm: Float[np.ndarray, "*n 3"], camera: str) -> Float[np.nda
 
 @lru_cache(maxsize=32)
 def read_mat_labels(root: str, sequence: str, pair: str) -> Float[np.ndarray, "frames 21 3"]:
-    """handPara of a sequence in mm, in our order, joint 0 still the palm's centre.
+    """Reads handPara of a sequence in mm, in this project's order; joint 0 is the palm's center.
 
     pair is "BB" or "SK".
     """
@@ -134,11 +134,11 @@ class Stb:
     camera: str = "BB_left"
     """BB_left, BB_right or SK_color."""
     wrist: str = "ring"
-    """How the wrist follows from the palm's centre: ring, middle or mean."""
+    """How the wrist is derived from the palm's center: ring, middle or mean."""
     px: int = 320
     margin: float = 1.25
     complete: bool = True
-    """Refuses sequences without a label file."""
+    """Reject a split with missing label files."""
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -149,12 +149,12 @@ class Stb:
 
     @property
     def pair(self) -> str:
-        """Whose labels the camera's are: BB or SK."""
+        """The camera system whose labels apply: BB or SK."""
         return self.camera[:2]
 
     @property
     def sequences(self) -> tuple[str, ...]:
-        """Of the split; where it may be incomplete, those that have labels."""
+        """The sequences of the split; if it may be incomplete, only those with labels."""
         names = SPLITS[self.split]
         if self.complete:
             return names
@@ -163,7 +163,7 @@ class Stb:
 
     @property
     def frames(self) -> int:
-        """Frames in a sequence."""
+        """The number of frames in a sequence."""
         return expected_counts(self.root, frames=FRAMES)["frames"]
 
     def __len__(self) -> int:
@@ -171,7 +171,7 @@ class Stb:
         return len(self.sequences) * self.frames
 
     def place(self, i: int) -> tuple[str, int]:
-        """(sequence, frame) of a number."""
+        """Returns (sequence, frame) of a sample number."""
         sequence, frame = divmod(i, self.frames)
         return self.sequences[sequence], frame
 
@@ -186,19 +186,19 @@ class Stb:
         return [self.path(self.camera, i)]
 
     def label_files(self) -> list[Path]:
-        """The files of labels that are no sample's own."""
+        """Label files that samples share."""
         return [Path(self.root) / f"labels/{name}_{self.pair}.mat" for name in self.sequences]
 
     def color(self, i: int, camera: str | None = None) -> Shaped[np.ndarray, "h w 3"]:
-        """RGB of this camera, or of another."""
+        """The RGB picture of this or another camera."""
         return read_photograph(self.path(camera or self.camera, i), SIZE)
 
     def depth(self, i: int) -> Shaped[np.ndarray, "h w"]:
-        """SK_depth in mm, in the depth camera's frame: for inspection alone."""
+        """SK_depth in mm, in the depth camera's frame, for inspection only."""
         return decode_stb_depth(read_picture(self.path("SK_depth", i), SIZE))
 
     def joints(self, i: int) -> Joints:
-        """Millimetres in the frame of the camera."""
+        """Joints in millimeters in the camera's frame."""
         sequence, frame = self.place(i)
         labels = read_mat_labels(self.root, sequence, self.pair)[frame]
         return to_camera(palm_to_wrist(labels, self.wrist), self.camera)
@@ -210,25 +210,25 @@ class Stb:
         return Frame(self.color(i), joints, K, left=True)
 
     def samples(self, indices: Iterable[int]) -> list[Sample]:
-        """The samples of these numbers; at 640 x 480 a hand may be larger than 256 pixels."""
+        """Samples by number; at 640 x 480 a hand may be larger than 256 pixels."""
         limit = partial(geometry.reference_side, enlarged=False)
         frames = [self.frame(int(index)) for index in indices]
         return [crop_frame(frame, self.px, self.margin, limit) for frame in frames]
 
     # ---- for `cmkg data` -------------------------------------------------------------------------
     def name(self, i: int) -> str:
-        """Where the labels of a sample stand."""
+        """The location of a sample's labels, for messages."""
         sequence, frame = self.place(i)
         return f"{self.root}/labels/{sequence}_{self.pair}.mat: field 'handPara', frame {frame}"
 
     def file_checks(self) -> list[Callable[[], Any]]:
-        """What must hold of whole files: each raises InputError where it does not."""
+        """Checks of whole files; each raises InputError if it fails."""
         return [
             partial(read_mat_labels, self.root, sequence, self.pair) for sequence in self.sequences
         ]
 
     def item_checks(self, i: int) -> list[Callable[[], Any]]:
-        """What must hold of a sample: each returns sentences, or raises InputError."""
+        """Checks of one sample; each returns findings or raises InputError."""
         color = read_once(self.color, i)
         checks: list[Callable[[], Any]] = [color]
         if self.camera == "SK_color":
@@ -237,16 +237,16 @@ class Stb:
 
     def _look(self, i: int, color: Reading) -> list[str]:
         joints, K = self.joints(i), CAMERAS[self.camera]
-        if found := implausible(joints, K, SIZE, self.name(i)):
-            return found
+        if problems := implausible(joints, K, SIZE, self.name(i)):
+            return problems
         return disagreements(Frame(color(), joints, K, left=True), self.name(i))
 
     def checked_count(self) -> int:
-        """How many samples there are to check."""
+        """The number of samples to check."""
         return len(self)
 
     def describe(self) -> dict[str, Any]:
-        """What the set is, as plain JSON."""
+        """Describes the dataset as plain JSON."""
         return {
             "dataset": "STB",
             "split": self.split,

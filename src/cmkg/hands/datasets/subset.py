@@ -1,4 +1,4 @@
-"""Part of a dataset: the samples whose files are there, or chosen ones; called a subset."""
+"""Subsets of a dataset: the samples whose files exist, or chosen ones."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .sample import Frame, Recording, Sample
 
 @dataclass(frozen=True)
 class Subset:
-    """Some samples of a recording.
+    """A subset of a recording's samples.
 
-    numbers: of the samples. which: how they were chosen, in words.
+    numbers: the sample numbers. which: how they were chosen, in words.
     """
 
     whole: Recording
@@ -27,15 +27,15 @@ class Subset:
         return len(self.numbers)
 
     def samples(self, indices: Iterable[int]) -> list[Sample]:
-        """The samples of these numbers within the subset."""
+        """Samples by their number within the subset."""
         return self.whole.samples([self.numbers[int(index)] for index in indices])
 
     def frame(self, i: int) -> Frame:
-        """A sample as its dataset gives it."""
+        """A sample as its dataset provides it."""
         return self.whole.frame(self.numbers[i])
 
     def name(self, i: int) -> str:
-        """Where a sample stands in the dataset."""
+        """The location of a sample in the dataset."""
         return self.whole.name(self.numbers[i])
 
     def files(self, i: int) -> list[Path]:
@@ -43,23 +43,23 @@ class Subset:
         return self.whole.files(self.numbers[i])
 
     def label_files(self) -> list[Path]:
-        """The files of labels that are no sample's own."""
+        """Label files that samples share."""
         return self.whole.label_files()
 
     def file_checks(self) -> list[Callable[[], Any]]:
-        """None: label files may be of more samples, or of fewer than were published."""
+        """Returns no checks, since label files may cover other samples than the subset."""
         return []
 
     def item_checks(self, i: int) -> list[Callable[[], Any]]:
-        """What must hold of a sample."""
+        """Checks of one sample."""
         return self.whole.item_checks(self.numbers[i])
 
     def checked_count(self) -> int:
-        """How many samples there are to check."""
+        """The number of samples to check."""
         return len(self)
 
     def describe(self) -> dict[str, Any]:
-        """What the whole is, and which part of it; never what a whole one would say."""
+        """Describes the dataset and the subset, so that it never equals the whole's description."""
         facts = self.whole.describe()
         inner = f"; of a subset: {facts['subset']}" if "subset" in facts else ""
         chosen_of = repr((self.numbers, facts.get("numbers_crc32")))
@@ -72,22 +72,22 @@ class Subset:
         }
 
     def has_label(self, i: int) -> bool:
-        """Whether a sample has a label; only folders have some without."""
+        """Whether a sample is labeled; only folders contain unlabeled ones."""
         tells = getattr(self.whole, "has_label", None)
         return tells is None or bool(tells(self.numbers[i]))
 
 
 def missing_files(dataset: Recording) -> list[Path]:
-    """The files of its samples that are not there."""
+    """Lists the missing files of a dataset's samples."""
     paths = (path for i in range(len(dataset)) for path in dataset.files(i))
     return [path for path in dict.fromkeys(paths) if not path.is_file()]
 
 
 def expect_files(dataset: Recording, root: str) -> None:
-    """Refuses a dataset some of whose files are not there, before anything is written.
+    """Rejects a dataset with missing files, before anything is written.
 
     Raises:
-        InputError: how many, and the first.
+        InputError: files are missing; the message gives their number and the first one.
     """
     missing = missing_files(dataset)
     if missing:
@@ -98,10 +98,10 @@ def expect_files(dataset: Recording, root: str) -> None:
 
 
 def present(dataset: Recording, root: str) -> Subset:
-    """The samples all of whose files are there.
+    """The samples whose files all exist.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such sample.
     """
     numbers = tuple(
         i for i in range(len(dataset)) if all(path.is_file() for path in dataset.files(i))
@@ -114,25 +114,25 @@ def present(dataset: Recording, root: str) -> Subset:
 
 
 def chosen(dataset: Recording, indices: str) -> Subset:
-    """The samples of "0-99,205": numbers and ranges, both ends included.
+    """The samples named by "0-99,205": numbers and inclusive ranges.
 
     Raises:
-        InputError: the text is not that, or a number is not of the dataset.
+        InputError: the text is malformed, or a number is out of range.
     """
     numbers = numbers_of(indices, len(dataset))
-    if isinstance(dataset, Subset):  # one subset, of the whole
+    if isinstance(dataset, Subset):  # flatten nested subsets
         kept = tuple(dataset.numbers[number] for number in numbers)
         return Subset(dataset.whole, kept, f"{indices} of {dataset.which}")
     return Subset(dataset, tuple(numbers), indices)
 
 
 def numbers_of(indices: str, count: int) -> Sequence[int]:
-    """The numbers that "0-99,205" names, in its order, each once.
+    """Parses "0-99,205" to numbers, in order and without duplicates.
 
     >>> list(numbers_of("4,0-2", 5))
     [4, 0, 1, 2]
     """
-    found: dict[int, None] = {}
+    numbers: dict[int, None] = {}
     for part in indices.split(","):
         first, dash, last = part.strip().partition("-")
         is_range = first.isdecimal() and (last.isdecimal() if dash else True)
@@ -142,5 +142,5 @@ def numbers_of(indices: str, count: int) -> Sequence[int]:
                 f"--indices: expected numbers and ranges from 0 to {count - 1}, such as "
                 f"0-99,205, got {part.strip()!r}"
             )
-        found |= dict.fromkeys(range(low, high + 1))
-    return list(found)
+        numbers |= dict.fromkeys(range(low, high + 1))
+    return list(numbers)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Readers for external file formats, and integrity checks for packed and exported files."""

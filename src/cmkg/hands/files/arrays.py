@@ -1,7 +1,7 @@
-"""The .npy files of a packed set: their checksums, and reading that cannot end the process.
+"""The .npy files of a packed set: checksums, and reading that cannot crash the process.
 
-A file that is cut or overwritten while a job reads it is a sentence here. Memory-mapped, it would
-end the process without a word (SIGBUS), or give other numbers.
+A file that is truncated or overwritten while a job reads it raises a clear error here. With memory
+mapping it would kill the process (SIGBUS) or yield wrong numbers.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from ...runtime.files import BROKEN, PathLike, first_line, load_array, read_file
 PACK_AGAIN = "pack the set again"
 BLOCK = 1 << 24
 MOST_HEADER_BYTES = 4096  # of an .npy
-MOST_MEMORY_BYTES = 1 << 20  # of a file that remembers a checksum
-WORTH_REMEMBERING = 1 << 26  # bytes; smaller files are read in milliseconds
+MOST_MEMORY_BYTES = 1 << 20  # of a cache file
+WORTH_REMEMBERING = 1 << 26  # smallest file to cache, in bytes; others are read in milliseconds
 
 
 # ---- checksums -----------------------------------------------------------------------------------
 class _Stamp(NamedTuple):
-    """What changes when somebody writes to a file."""
+    """File metadata that changes when the file is written."""
 
     inode: int
     size: int
@@ -46,7 +46,7 @@ _known: dict[str, tuple[_Stamp, int]] = {}  # {path: (stamp, checksum)} of this 
 
 
 def checksum(path: PathLike) -> int:
-    """The crc32 of a file's bytes, taken anew; it is remembered for `expect_checksum`."""
+    """Computes the crc32 of a file and caches it for `expect_checksum`."""
     path = Path(path).resolve()
     with open(path, "rb") as file:
         stamp = _Stamp.of(os.fstat(file.fileno()))
@@ -58,21 +58,21 @@ def checksum(path: PathLike) -> int:
 
 
 def expect_checksum(path: PathLike, expected: int) -> None:
-    """Refuses a file whose bytes are not those that were packed.
+    """Rejects a file whose bytes have changed since packing.
 
-    They are read once: a file that has kept its size and its times is not read again, in this
-    process or in another (see `remembered_in`).
+    Checksums are cached across processes (see `remembered_in`), so a file with the same size and
+    times is not read again.
 
     Raises:
-        InputError: they are others, or cannot be read.
+        InputError: the file has changed, or cannot be read.
     """
     try:
-        found = _recall(Path(path).resolve())
-        if found is None:
-            found = checksum(path)
+        actual = _recall(Path(path).resolve())
+        if actual is None:
+            actual = checksum(path)
     except OSError as error:
         raise InputError(f"{path}: could not be read ({error.strerror}); {PACK_AGAIN}") from None
-    if found != expected:
+    if actual != expected:
         raise InputError(
             f"{path}: its checksum is not the one in meta.json: its bytes are not those that were "
             f"packed; {PACK_AGAIN}"
@@ -80,8 +80,8 @@ def expect_checksum(path: PathLike, expected: int) -> None:
 
 
 def remembered_in() -> Path:
-    """Where checksums are kept from one process to the next: $XDG_CACHE_HOME/cmkg/checksums."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()  # may have no home
+    """The checksum cache's folder: $XDG_CACHE_HOME/cmkg/checksums."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()  # may raise
     return Path(home) / "cmkg" / "checksums"
 
 
@@ -90,7 +90,7 @@ def _memory_of(path: Path) -> Path:
 
 
 def _recall(path: Path) -> int | None:
-    """The checksum that a file had when it was as it is now; None where that is not known."""
+    """The cached checksum of a file in its current state; None if unknown."""
     stamp = _Stamp.of(os.stat(path))
     if str(path) not in _known:
         with suppress(BROKEN):
@@ -107,7 +107,7 @@ def _remember(path: Path, stamp: _Stamp, value: int) -> None:
         return
     with suppress(
         OSError, RuntimeError
-    ):  # no home, or one that cannot be written: it is read once in each process
+    ):  # without a writable home, checksums are cached per process only
         remembered_in().mkdir(parents=True, exist_ok=True)
         write_json(_memory_of(path), [*stamp, value])
 
@@ -116,10 +116,10 @@ def _remember(path: Path, stamp: _Stamp, value: int) -> None:
 def read_small_array(
     path: PathLike, shape: Sequence[int], dtype: str, expected_checksum: int
 ) -> np.ndarray:
-    """A whole .npy file, whose bytes are those that were packed.
+    """Reads an .npy file into memory and verifies it.
 
     Raises:
-        InputError: it cannot be read, is of another shape or type, or was changed.
+        InputError: the file cannot be read, has another shape or type, or has changed.
     """
     described = f"{tuple(shape)} {dtype}"
     expected_bytes = math.prod(shape) * np.dtype(dtype).itemsize
@@ -151,15 +151,15 @@ def _expect_described(
 
 
 class DiskArray:
-    """An .npy file whose rows are read when they are asked for: array[i], [i:j] or [numbers].
+    """An .npy file whose rows are read on demand: array[i], [i:j] or [numbers].
 
     Args:
         path: the file.
-        shape: that it must have.
-        dtype: that it must have.
+        shape: the required shape.
+        dtype: the required type.
 
     Raises:
-        InputError: it cannot be read, or is of another shape, type or length.
+        InputError: the file cannot be read, or has another shape, type or length.
     """
 
     def __init__(self, path: PathLike, shape: Sequence[int], dtype: str) -> None:
@@ -168,20 +168,20 @@ class DiskArray:
         self.dtype = np.dtype(dtype)
         described = f"{self.shape} {dtype}"
         try:
-            if not self.path.is_file():  # a pipe would wait for ever
+            if not self.path.is_file():  # opening a pipe would block forever
                 raise OSError("no such file")
             self._file: Any = open(path, "rb", buffering=0)  # noqa: SIM115 as long as this lives
             version = np.lib.format.read_magic(self._file)
             read = np.lib.format.read_array_header_1_0
             if version != (1, 0):
                 read = np.lib.format.read_array_header_2_0
-            held, column_major, kind = read(self._file, max_header_size=10_000)
+            stored_shape, column_major, kind = read(self._file, max_header_size=10_000)
         except BROKEN as error:
             raise InputError(
                 f"{path}: expected {described}, could not read it ({first_line(error)}); "
                 f"{PACK_AGAIN}"
             ) from None
-        _expect_described(path, held, kind, shape, dtype)
+        _expect_described(path, stored_shape, kind, shape, dtype)
         self._start = self._file.tell()
         self._row_bytes = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
         self._stamp = self._look()
@@ -201,15 +201,15 @@ class DiskArray:
 
     @property
     def ndim(self) -> int:
-        """How many dimensions it has."""
+        """The number of dimensions."""
         return len(self.shape)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """Rows by number, by slice or by a list of numbers, as NumPy's own.
+        """Reads rows by number, slice or list of numbers, as NumPy does.
 
         Raises:
-            InputError: the file was changed, or its disk does not give it.
-            IndexError: there is no such row.
+            InputError: the file was changed, or reading failed.
+            IndexError: a row is out of range.
         """
         if isinstance(rows, (int, np.integer)):
             return self._read([int(rows)])[0]
@@ -218,17 +218,17 @@ class DiskArray:
         return self._read(np.asarray(rows).tolist())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """All of it, in memory."""
+        """Reads the whole array into memory."""
         return self[:] if dtype is None else self[:].astype(dtype)
 
     def _read(self, rows: Sequence[int]) -> np.ndarray:
-        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        flat = found.view(np.uint8).reshape(len(rows), -1).data if len(rows) else None
+        result = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        flat = result.view(np.uint8).reshape(len(rows), -1).data if len(rows) else None
         self._expect_unchanged()
         for at, (first, count) in _runs(rows, len(self)):
             assert flat is not None
             self._fill(flat[at : at + count].cast("B"), self._start + first * self._row_bytes)
-        return found
+        return result
 
     def _fill(self, into: memoryview, at: int) -> None:
         try:
@@ -248,10 +248,10 @@ class DiskArray:
         return _Stamp.of(os.fstat(self._file.fileno()))
 
     def _expect_unchanged(self) -> None:
-        found = self._look()
-        if (found.size, found.modified_ns) != (self._stamp.size, self._stamp.modified_ns):
+        current = self._look()
+        if (current.size, current.modified_ns) != (self._stamp.size, self._stamp.modified_ns):
             raise InputError(
-                f"{self.path}: was changed while this job read it (now {found.size:,} bytes, "
+                f"{self.path}: was changed while this job read it (now {current.size:,} bytes, "
                 f"{self._stamp.size:,} before); {PACK_AGAIN}, then run the same command again"
             )
 
@@ -264,7 +264,7 @@ def _read_at(file: Any, into: memoryview, at: int) -> int:
 
 
 def _runs(rows: Sequence[int], count: int) -> Iterator[tuple[int, tuple[int, int]]]:
-    """(place among the rows, (first row, how many that follow it)) of consecutive rows."""
+    """Yields runs of consecutive rows: (position in `rows`, (first row, count))."""
     at = 0
     while at < len(rows):
         first = rows[at] + count if rows[at] < 0 else rows[at]

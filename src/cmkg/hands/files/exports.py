@@ -1,7 +1,7 @@
-"""What makes an exported folder whole: a sealed list of its files and of their checksums.
+"""The manifest of an exported folder: a sealed list of its files and their checksums.
 
-`cmkg export` writes it last; whoever opens the folder holds every file against it. So a bit that
-flipped, an old network beside new weights, or a file that a copy left out is a sentence.
+`cmkg export` writes it last, and opening the folder checks every file against it. Bit flips, stale
+files and incomplete copies are therefore reported clearly.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SETTINGS_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 STUDENT_FILE, INT8_FILE = "student.onnx", "student-int8.onnx"
 STUDENT_FILES = (SETTINGS_FILE, WEIGHTS_FILE, STUDENT_FILE, INT8_FILE)
 EXPORTED = (*STUDENT_FILES, "reliability.svg", "README.md", MANIFEST)
-# Of a Hand: MediaPipe's two networks, and what is known of them.
+# The files of a Hand: MediaPipe's two networks and their metadata.
 LANDMARKS_FILE, PALMS_FILE = "hand_landmark.tflite", "palm_detection.tflite"
 FACTS_FILE = "hand.json"
 HAND_FILES = (LANDMARKS_FILE, PALMS_FILE, FACTS_FILE)
@@ -28,12 +28,12 @@ EXPORT_AGAIN = "export it again, or copy the whole folder"
 
 
 def read_own_file(folder: PathLike, name: str, what: str) -> bytes:
-    """A file of a folder that may be somebody else's: regular, inside the folder, of a sane size.
+    """Reads a regular file of limited size inside an untrusted folder.
 
-    Of a hub's cache, whose folders hold links, inside the same model's files.
+    In a hub's cache, whose folders contain links, the targets must belong to the same model.
 
     Raises:
-        InputError: it is missing, a link to elsewhere, no file, or too large.
+        InputError: the file is missing, links out of the folder, is not regular, or is too large.
     """
     home, path = Path(folder).resolve(), Path(folder) / name
     allowed = [home]
@@ -49,7 +49,7 @@ def read_own_file(folder: PathLike, name: str, what: str) -> bytes:
 
 
 def write_manifest(folder: PathLike) -> None:
-    """Lists the networks' files that lie in a folder, with their checksums."""
+    """Writes the list of the networks' files in a folder, with their checksums."""
     home = Path(folder)
     names = [name for name in LISTED if (home / name).exists()]
     files = {name: _checksum(read_own_file(home, name, "an exported file")) for name in names}
@@ -59,14 +59,14 @@ def write_manifest(folder: PathLike) -> None:
 def expect_whole_export(
     folder: PathLike, required: Sequence[str] = (SETTINGS_FILE, WEIGHTS_FILE)
 ) -> None:
-    """Refuses a folder whose files are not those that were exported together.
+    """Rejects a folder whose files were not exported together.
 
     Args:
-        folder: of the files.
-        required: names of files that must be among them.
+        folder: the exported folder.
+        required: names of files that must be listed.
 
     Raises:
-        InputError: a file is missing, changed, or not listed; or there is no list.
+        InputError: a file is missing, changed or not listed, or there is no manifest.
     """
     home = Path(folder)
     if not (home / MANIFEST).exists():
@@ -74,8 +74,8 @@ def expect_whole_export(
             f"{folder}: expected a folder that `cmkg adapt` or an export wrote, found no "
             f"{MANIFEST} in it; {EXPORT_AGAIN}"
         )
-    held = read_sealed_json(home / MANIFEST).get("files")
-    files = held if isinstance(held, dict) else {}
+    listed = read_sealed_json(home / MANIFEST).get("files")
+    files = listed if isinstance(listed, dict) else {}
     for name in required:
         if name not in files:
             raise InputError(f"{home / MANIFEST}: lists no {name}; {EXPORT_AGAIN}")

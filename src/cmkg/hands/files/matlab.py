@@ -1,7 +1,7 @@
-"""Arrays of numbers from MATLAB files of version 5 (also called 6 and 7), read within bounds.
+"""Reads numeric arrays from MATLAB files of version 5 (also called 6 and 7), with bounds checks.
 
-SciPy's reader ends the process on some damaged files, and unpacks whatever they say. The few tags
-that an array of numbers needs are read here (MathWorks: MAT-File Format, version 5).
+SciPy's reader crashes the process on some damaged files and decompresses without a limit. This
+reader supports only the tags of numeric arrays (MathWorks: MAT-File Format, version 5).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 HEADER_BYTES = 128
 MOST_UNPACKED_BYTES = 256 << 20
 MATRIX, COMPRESSED = 14, 15
-NUMBERS = {  # type of an element's data: NumPy's letter
+NUMBERS = {  # data type of an element: NumPy's type code
     1: "i1",
     2: "u1",
     3: "i2",
@@ -36,41 +36,41 @@ ORDERS: dict[bytes, Order] = {b"IM": "little", b"MI": "big"}  # at the header's 
 
 
 class _Element(NamedTuple):
-    """A tagged part of the file."""
+    """A tagged data element of the file."""
 
     kind: int
     data: memoryview
 
 
 def read_matlab(data: bytes, name: str) -> np.ndarray:
-    """The real numeric array of a name, in the type that it is stored in.
+    """Reads a real numeric array by name, in its stored type.
 
     Args:
         data: the file's bytes.
-        name: of the variable.
+        name: the variable's name.
 
     Raises:
-        ValueError: the file is damaged, of another version, or has no such array; says what.
+        ValueError: the file is damaged, of another version, or has no such array; says which.
     """
     order = ORDERS.get(data[126:128])
     if order is None:
         raise ValueError("it is no MATLAB file of version 5 to 7")
-    found = []
+    titles = []
     for element in _elements(memoryview(data)[HEADER_BYTES:], order):
         if element.kind == COMPRESSED:
             element = _unpack(element, order)
         if element.kind != MATRIX:
             raise ValueError(f"it holds a part of kind {element.kind}, where an array is expected")
-        held, array = _read_array(element.data, order, name)
-        if held == name:
+        title, array = _read_array(element.data, order, name)
+        if title == name:
             assert array is not None
             return array
-        found.append(held)
-    raise ValueError(f"it has no field {name!r} (found {', '.join(found) or 'none'})")
+        titles.append(title)
+    raise ValueError(f"it has no field {name!r} (found {', '.join(titles) or 'none'})")
 
 
 def _elements(data: memoryview, order: Order) -> Iterator[_Element]:
-    """The elements that follow one another, each padded to eight bytes."""
+    """Yields consecutive elements, each padded to eight bytes."""
     at = 0
     while at < len(data):
         if at + 8 > len(data):
@@ -78,7 +78,7 @@ def _elements(data: memoryview, order: Order) -> Iterator[_Element]:
         kind = int.from_bytes(data[at : at + 4], order)
         count = int.from_bytes(data[at + 4 : at + 8], order)
         start = at + 8
-        if kind >> 16:  # a small element: its length and its data are in the tag
+        if kind >> 16:  # a small element, whose length and data are in the tag
             kind, count, start = kind & 0xFFFF, kind >> 16, at + 4
             at += 8
             if count > 4:
@@ -106,15 +106,15 @@ def _unpack(element: _Element, order: Order) -> _Element:
 
 
 def _read_array(data: memoryview, order: Order, name: str) -> tuple[str, np.ndarray | None]:
-    """The name of an array, and what it holds where it is the one that is asked for."""
+    """Returns the name of an array, and its values if it is the requested one."""
     parts = _elements(data, order)
     try:
         flags, sizes, title = (next(parts).data for _ in range(3))
     except StopIteration:
         raise ValueError("one of its arrays lacks a part") from None
-    held = bytes(title).decode("latin1")
-    if held != name:
-        return held, None
+    decoded = bytes(title).decode("latin1")
+    if decoded != name:
+        return decoded, None
     kind = int.from_bytes(flags[:4], order)
     if kind & 0xFF not in NUMERIC_CLASSES or kind & COMPLEX_FLAG:
         raise ValueError(f"its field {name!r} holds no real numbers")
@@ -126,4 +126,4 @@ def _read_array(data: memoryview, order: Order, name: str) -> tuple[str, np.ndar
     stored = np.dtype(f"{letter}{NUMBERS[numbers.kind]}")
     if len(numbers.data) != math.prod(shape) * stored.itemsize:
         raise ValueError(f"its field {name!r} has a length that does not fit its shape {shape}")
-    return held, np.frombuffer(numbers.data, stored).reshape(shape, order="F")
+    return decoded, np.frombuffer(numbers.data, stored).reshape(shape, order="F")

@@ -1,10 +1,10 @@
-"""Foreign pickles (RHD's annotations, MANO's model), read without running anything of theirs.
+"""Reads untrusted pickles (RHD's annotations, MANO's model) without executing their code.
 
-An unpickler asks for every class and function by name: it gets stand-ins for the few that such a
-file needs, which keep what they are given and do nothing, and anything else is refused by name
-before it could run. Arrays are built by us afterwards, from plain numbers alone: NumPy's own
-classes would follow pointers that a file may hold. A file of a few bytes may name one list many
-times, a list of such lists, and so on: what is built stands once, and is counted.
+An unpickler looks up every class and function by name. Here it gets inert stand-ins for the few
+that such a file needs, which only record their arguments; any other name is rejected before it can
+run. Arrays are built afterwards from plain numbers only, because NumPy's own classes would follow
+pointers in the file. Nested references let a small file expand exponentially, so shared objects are
+built once and their size is limited.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ MOST_PARTS = 20_000_000  # RHD's annotations have 1.3 million
 MOST_PICKLE_BYTES = 1 << 28  # RHD's annotations have 100 MB
 DEEPEST = 100
 
-Admitted = Mapping[tuple[str, str], Any]  # {(module, name): what stands for it}
+Admitted = Mapping[tuple[str, str], Any]  # {(module, name): its stand-in}
 
 
 class Foreign:
-    """Stands for an object of a library: keeps its arguments and its state, runs nothing."""
+    """A stand-in for a library's object, which stores its arguments and state but runs nothing."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
@@ -40,23 +40,23 @@ class Foreign:
 
 
 class RefusedError(pickle.UnpicklingError):
-    """The pickle asks for something that such a file does not need."""
+    """Raised when a pickle requests something that such a file does not need."""
 
 
 def stand_in(name: str) -> type[Foreign]:
-    """A class of that name which keeps and does nothing."""
+    """Creates a stand-in class with the given name."""
     return type(name, (Foreign,), {})
 
 
 def _encode_latin1(text: Any, encoding: str = "latin1") -> bytes:
-    """How Python 3 writes bytes for Python 2; any other codec is refused."""
+    """Decodes bytes as Python 3 pickles them for Python 2; other codecs are rejected."""
     if encoding != "latin1" or not isinstance(text, str):
         raise RefusedError("asks for a codec other than latin1")
     return text.encode("latin1")
 
 
 def _reconstruct(kind: Any, _base: Any, _state: Any) -> Foreign:
-    """copy_reg's function, for stand-ins alone."""
+    """copy_reg's function, restricted to stand-ins."""
     if not (isinstance(kind, type) and issubclass(kind, Foreign)):
         raise RefusedError("reconstructs an object that is not one of the expected")
     return kind()
@@ -69,7 +69,7 @@ NUMPY: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): Array,
     ("numpy", "dtype"): Dtype,
     ("_codecs", "encode"): _encode_latin1,
-    ("collections", "OrderedDict"): OrderedDict,  # a plain dict, in old files
+    ("collections", "OrderedDict"): OrderedDict,  # used in place of a dict by old files
 }
 for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
     NUMPY[f"{_core}.multiarray", "_reconstruct"] = Array
@@ -84,7 +84,7 @@ PYTHON_2: dict[tuple[str, str], Any] = {
 
 
 def _plain_dtype(value: Any) -> np.dtype:
-    """The plain numeric dtype that a pickled one stands for."""
+    """Converts a pickled dtype to a plain numeric one."""
     code, order = None, "="
     if isinstance(value, Dtype):
         code = value.arguments[0] if value.arguments else None
@@ -110,34 +110,34 @@ def _build_array(shape: Any, dtype: Any, data: Any, order: str) -> np.ndarray:
 
 
 class _Builder:
-    """Arrays and numbers in place of their stand-ins.
+    """Replaces stand-ins by arrays and numbers.
 
-    In dicts, lists, tuples and the states of other stand-ins. What is named twice is built once,
-    and counts twice: whoever looks at it walks through it twice.
+    It descends into dicts, lists, tuples and the states of other stand-ins. A shared object is
+    built once but counted at every reference, since traversing the result visits it each time.
     """
 
     def __init__(self, most_bytes: int) -> None:
-        self.bytes_left = most_bytes  # of arrays
-        self.built: dict[int, tuple[Any, int]] = {}  # {id: (what it became, how many parts)}
-        self.parts = 0  # of the whole that is being built
+        self.bytes_left = most_bytes  # for arrays
+        self.built: dict[int, tuple[Any, int]] = {}  # {id: (result, number of parts)}
+        self.parts = 0  # number of parts built so far
 
     def build(self, value: Any, depth: int = 0) -> Any:
         if not isinstance(value, (Foreign, dict, list, tuple)):
             self.parts += 1
             return value
         if id(value) in self.built:
-            found, parts = self.built[id(value)]
+            result, parts = self.built[id(value)]
             self.parts += parts
-            return found
+            return result
         before = self.parts
         self.parts += 1
         if depth > DEEPEST:
             raise RefusedError(f"has more than {DEEPEST} lists in one another")
-        found = self._build(value, depth + 1)
+        result = self._build(value, depth + 1)
         if self.parts > MOST_PARTS:
             raise RefusedError(f"holds more than {MOST_PARTS:,} parts")
-        self.built[id(value)] = found, self.parts - before
-        return found
+        self.built[id(value)] = result, self.parts - before
+        return result
 
     def _build_array(self, shape: Any, dtype: Any, data: Any, order: str) -> np.ndarray:
         self.bytes_left -= len(data)
@@ -165,7 +165,7 @@ class _Builder:
 
 
 class _Restricted(pickle._Unpickler):
-    """Python's own, which is slower: the one in C takes memory that a few bytes ask for."""
+    """An unpickler in Python; the faster C version allocates any memory that a file requests."""
 
     def __init__(self, data: bytes, admitted: Admitted) -> None:
         super().__init__(io.BytesIO(data), encoding="latin1", fix_imports=False)
@@ -182,10 +182,10 @@ class _Restricted(pickle._Unpickler):
 
 
 def read_pickle(path: PathLike, what: str, admitted: Admitted = NUMPY) -> Any:
-    """The object in a pickle that needs only `admitted`.
+    """Reads the object in a pickle that needs only `admitted`.
 
     Raises:
-        InputError: the pickle asks for more, or is broken.
+        InputError: the pickle requests other names, or is broken.
     """
     data = read_file(path, what, COPY, MOST_PICKLE_BYTES)
     try:

@@ -1,7 +1,7 @@
-"""Picture files: of which kinds, how large they may be, and JPEGs decoded strictly.
+"""Picture formats: allowed kinds, size limits, and strict JPEG decoding.
 
-Pillow is told the kinds: by itself it opens PostScript, whatever the file is called, and runs it.
-What libjpeg would mend with grey and a warning is refused.
+Pillow is restricted to these formats, because by default it opens PostScript under any file name
+and executes it. Damaged JPEGs that libjpeg would fill with gray are rejected.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from jaxtyping import Shaped
 from PIL import Image
 
 MOST_PICTURE_BYTES = 256 << 20
-MOST_PIXELS = 64_000_000  # of a dataset's picture; RGB of so many takes 192 MB
+MOST_PIXELS = 64_000_000  # of a dataset's picture; 192 MB as RGB
 LONGEST_SIDE = 30_000  # OpenCV's warps end at 32,767 pixels a side
-MOST_SCANS = 200  # of a JPEG; progressive ones have some ten, and each is a pass over the picture
+MOST_SCANS = 200  # of a JPEG; progressive ones have about ten, each a pass over the picture
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
 JPEG_START, JPEG_SCAN = b"\xff\xd8", b"\xff\xda"
 GREY, CMYK = "Gray", ("CMYK", "YCCK")
@@ -28,13 +28,13 @@ GREY, CMYK = "Gray", ("CMYK", "YCCK")
 def open_picture(
     data: bytes, formats: Sequence[str] = FORMATS, most_pixels: int = MOST_PIXELS
 ) -> Image.Image:
-    """The picture of a file's bytes, its header alone read.
+    """Opens a picture from a file's bytes, reading only its header.
 
     Raises:
-        PIL.UnidentifiedImageError: it is of none of these kinds.
-        ValueError: it has too many pixels, or too long a side.
+        PIL.UnidentifiedImageError: the format is not allowed.
+        ValueError: the picture has too many pixels, or too long a side.
     """
-    _expect_size(_webp_size(data), most_pixels)  # Pillow takes its memory on opening
+    _expect_size(_webp_size(data), most_pixels)  # Pillow allocates a WebP's memory on opening
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         opened = Image.open(io.BytesIO(data), formats=list(formats))
@@ -52,7 +52,7 @@ def _expect_size(size: tuple[int, int], most_pixels: int) -> None:
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height that a WebP's header states; (0, 0) of other files."""
+    """Width and height stated in a WebP's header; (0, 0) for other files."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         return 0, 0
     kind = data[12:16]
@@ -66,7 +66,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
-    """Width and height that a JPEG's header states; (0, 0) where it has none."""
+    """Width and height stated in a JPEG's header; (0, 0) if there is none."""
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
@@ -75,10 +75,10 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
 
 
 def decode_jpeg(data: bytes) -> Shaped[np.ndarray, "h w *c"]:
-    """RGB (H, W, 3) uint8, of a grey one (H, W); EXIF's turn is not applied.
+    """Decodes to uint8 RGB (H, W, 3), or (H, W) if gray, without applying EXIF orientation.
 
     Raises:
-        ValueError: the decoder complained, be it only with a warning.
+        ValueError: the decoder reported an error or a warning.
     """
     _expect_few_scans(data)
     kind = simplejpeg.decode_jpeg_header(data)[2]
@@ -101,10 +101,10 @@ def _expect_few_scans(data: bytes) -> None:
 
 
 def expect_whole_jpeg(data: bytes) -> None:
-    """Looks at all of a JPEG's body, at an eighth of its sides.
+    """Checks a JPEG by decoding it at an eighth of its sides.
 
     Raises:
-        ValueError: the decoder complained, be it only with a warning.
+        ValueError: the decoder reported an error or a warning.
     """
     _expect_few_scans(data)
     kind = simplejpeg.decode_jpeg_header(data)[2]

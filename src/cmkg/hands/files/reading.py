@@ -1,6 +1,8 @@
-"""Reading other people's files.
+"""Readers of third-party files.
 
-Each function returns what was asked for, or raises InputError with file and field.
+Each function returns the requested value, or raises InputError that names the file and the field.
+
+The readers share one file because they share the same few guards.
 
 One file: every kind of file is refused by the same few guards.
 """
@@ -26,9 +28,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 JPEG_END, JPEG_SCAN = b"\xff\xd9", 0xDA
 MOST_YAML_BYTES = 1 << 16  # DexYCB's have a few kilobytes
 DEEPEST_YAML = 20
-LONGEST_WORD = 400  # of YAML: names, numbers
+LONGEST_WORD = 400  # in YAML: names and numbers
 MOST_JSON_BYTES = 1 << 30
-MOST_JSON_PARTS = 30_000_000  # InterHand2.6M's joints have some 13 million
+MOST_JSON_PARTS = 30_000_000  # InterHand2.6M's joints have about 13 million
 MOST_MATLAB_BYTES = 1 << 26
 MOST_ARRAYS_BYTES = 1 << 27  # of an .npz of one frame, unpacked
 COPY = "copy it again"
@@ -38,25 +40,25 @@ Shape = Sequence[int | None]  # None = any length
 
 
 def expect_folder(root: PathLike, layout: str) -> None:
-    """Refuses a root that is no folder; `layout` says what is expected inside."""
+    """Rejects a root that is not a folder; `layout` describes the expected content."""
     if not Path(root).is_dir():
-        found = "is a file, not a folder" if Path(root).exists() else "no such folder"
-        raise InputError(f"{root}: {found}; {layout}")
+        problem = "is a file, not a folder" if Path(root).exists() else "no such folder"
+        raise InputError(f"{root}: {problem}; {layout}")
 
 
 def read_picture(
     path: PathLike, size: tuple[int, int] | None = None, channels: int | None = 3
 ) -> Shaped[np.ndarray, "h w *c"]:
-    """A PNG or JPEG file as uint8.
+    """Reads a PNG or JPEG file as uint8.
 
-    Decoders fill what a truncated file lacks with grey; here the file's own end and checksums are
-    looked at first.
+    Decoders fill the missing part of a truncated file with gray, so the file's end and checksums
+    are verified first.
 
     Args:
         path: the file.
-        size: (height, width) it must have.
-        channels: 3 gives RGB (H, W, 3); 1 gives grey (H, W); None gives (H, W), of a coloured
-            picture its first channel.
+        size: the required (height, width).
+        channels: 3 gives RGB (H, W, 3); 1 gives gray (H, W); None gives (H, W), using the first
+            channel of a color picture.
     """
     image = _decode(path, COPY)
     if channels is None and image.ndim == 3:
@@ -76,14 +78,14 @@ def read_picture(
 def read_photograph(
     path: PathLike, size: tuple[int, int] | None = None, hint: str = COPY
 ) -> Shaped[np.ndarray, "h w 3"]:
-    """A PNG or JPEG file as RGB uint8, however many channels and bits it has.
+    """Reads a PNG or JPEG file as RGB uint8, converting other channel counts and bit depths.
 
-    Transparency is dropped, 16 bits become 8, grey becomes three channels.
+    Transparency is dropped, 16 bits become 8, gray becomes three channels.
 
     Args:
         path: the file.
-        size: (height, width) it must have.
-        hint: what to do where it is wrong.
+        size: the required (height, width).
+        hint: the remedy in error messages.
     """
     image = _decode(path, hint)
     if image.dtype == np.uint16:
@@ -103,17 +105,17 @@ def read_depth(
     size: tuple[int, int] | None = None,
     hint: str = COPY,
 ) -> Shaped[np.ndarray, "h w"]:
-    """A depth map as uint16 millimetres; 0 = not measured.
+    """Reads a depth map as uint16 millimeters; 0 = not measured.
 
     Args:
         path: a 16-bit PNG, a PNG with a depth's two bytes in red and green, or an .npy.
-        unit_mm: millimetres of a step.
-        two_bytes: one of TWO_BYTES: which of the two is in red; empty = one channel.
-        size: (height, width) it must have.
-        hint: what to do where it is wrong.
+        unit_mm: millimeters per step.
+        two_bytes: one of TWO_BYTES: which byte is in red; empty = one channel.
+        size: the required (height, width).
+        hint: the remedy in error messages.
 
     Raises:
-        InputError: it is none of these.
+        InputError: the file has none of these formats.
     """
     if Path(path).suffix == ".npy":
         raw = _read_npy(path, hint)
@@ -145,7 +147,7 @@ def _kind(image: np.ndarray) -> str:
 
 
 def read_npz(path: PathLike, what: str, hint: str = COPY) -> dict[str, np.ndarray]:
-    """{name: array} of a NumPy .npz of plain arrays; `what` it should be goes into the message."""
+    """Reads {name: array} from an .npz of plain arrays; `what` describes it in error messages."""
     return read_arrays(path, f"{what} (.npz)", hint, MOST_ARRAYS_BYTES)
 
 
@@ -153,7 +155,7 @@ def _read_npy(path: PathLike, hint: str) -> np.ndarray:
     data = read_file(path, "a depth map", hint, MOST_PICTURE_BYTES)
     try:
         array = load_array(data)
-    except Exception as error:  # whatever a damaged file makes of the parser
+    except Exception as error:  # a damaged file can raise anything
         raise InputError(
             f"{path}: expected a NumPy array, could not read it ({first_line(error)}); {hint}"
         ) from None
@@ -164,7 +166,7 @@ def _read_npy(path: PathLike, hint: str) -> np.ndarray:
 
 
 def _decode(path: PathLike, hint: str) -> np.ndarray:
-    """What a picture file holds, channels as OpenCV orders them: blue, green, red, alpha."""
+    """Decodes a picture file with OpenCV's channel order: blue, green, red, alpha."""
     data = read_file(path, "a picture", hint, MOST_PICTURE_BYTES)
     if broken := _broken(data):
         raise InputError(f"{path}: expected a whole picture, {broken}; {hint}")
@@ -173,7 +175,7 @@ def _decode(path: PathLike, hint: str) -> np.ndarray:
         raise InputError(
             f"{path}: has {width} x {height} pixels, expected {MOST_PIXELS:,} at most; {hint}"
         )
-    if data.startswith(JPEG_START):  # not turned as its EXIF says: labels would not be
+    if data.startswith(JPEG_START):  # EXIF orientation is ignored, as the labels ignore it
         try:
             decoded = decode_jpeg(data)
             return decoded if decoded.ndim == 2 else decoded[..., ::-1]
@@ -201,7 +203,7 @@ def _expect_size(
 
 
 def _broken(data: bytes) -> str:
-    """What is wrong with a file's frame; empty where nothing is."""
+    """Describes damage to a file's structure; empty if there is none."""
     if data.startswith(PNG):
         return _broken_png(data)
     if data.startswith(JPEG_START):
@@ -210,13 +212,13 @@ def _broken(data: bytes) -> str:
 
 
 def _has_jpeg_end(data: bytes) -> bool:
-    """Whether the end's marker follows the picture; cameras write more behind it.
+    """Whether the end marker follows the picture; cameras may append more data.
 
-    Parts before the picture are stepped over: a small preview among them has an end, too.
+    Segments before the picture are skipped, since an embedded preview also has an end marker.
     """
     at = len(JPEG_START)
     while at + 4 <= len(data) and data[at] == 0xFF:
-        while data[at + 1 : at + 2] == b"\xff":  # a marker may be filled up
+        while data[at + 1 : at + 2] == b"\xff":  # markers may be preceded by fill bytes
             at += 1
         kind, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         at += 2 + length
@@ -226,7 +228,7 @@ def _has_jpeg_end(data: bytes) -> bool:
 
 
 def _png_size(data: bytes) -> tuple[int, int]:
-    """Width and height of its header."""
+    """Width and height stated in a PNG's header."""
     return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
 
 
@@ -246,7 +248,7 @@ def _broken_png(data: bytes) -> str:
 
 
 def read_mat_field(path: PathLike, field: str, shape: Shape) -> np.ndarray:
-    """A MATLAB file's array as float64 of `shape`."""
+    """Reads an array of a MATLAB file as float64 of `shape`."""
     data = read_file(path, "a MATLAB file", COPY, MOST_MATLAB_BYTES)
     try:
         value = read_matlab(data, field)
@@ -259,9 +261,9 @@ def read_mat_field(path: PathLike, field: str, shape: Shape) -> np.ndarray:
 
 
 def read_json_value(path: PathLike, what: str) -> Any:
-    """What a JSON file holds; `what` it should be goes into the message."""
+    """Reads a JSON file; `what` describes it in error messages."""
     data = read_file(path, what, COPY, MOST_JSON_BYTES)
-    if (count := sum(data.count(one) for one in (b",", b"[", b"{"))) > MOST_JSON_PARTS:
+    if (count := sum(data.count(character) for character in (b",", b"[", b"{"))) > MOST_JSON_PARTS:
         raise InputError(
             f"{path}: expected {what}, it has {count:,} parts, expected {MOST_JSON_PARTS:,} at "
             f"most; {COPY}"
@@ -270,7 +272,7 @@ def read_json_value(path: PathLike, what: str) -> Any:
 
 
 def read_yaml(path: PathLike, what: str) -> Any:
-    """What a YAML file holds, plain values alone."""
+    """Reads a YAML file of plain values."""
     import yaml
 
     data = read_file(path, what, COPY, MOST_YAML_BYTES)
@@ -288,29 +290,29 @@ def read_yaml(path: PathLike, what: str) -> Any:
 
 
 def _expect_keys_once(node: Any) -> None:
-    """Refuses a key that stands twice in one mapping of composed YAML.
+    """Rejects duplicate keys in a mapping of composed YAML.
 
     Raises:
-        ValueError: one does.
+        ValueError: a key is duplicated.
     """
     value = getattr(node, "value", None)
     if not isinstance(value, list):
         return
-    pairs = [one for one in value if isinstance(one, tuple)]
+    pairs = [item for item in value if isinstance(item, tuple)]
     keys = [str(key.value) for key, _ in pairs]
     if len(set(keys)) < len(keys):
         twice = next(key for number, key in enumerate(keys) if key in keys[:number])
         raise ValueError(f"the field {twice!r:.60} stands twice")
-    for one in value:
-        for part in one if isinstance(one, tuple) else (one,):
+    for item in value:
+        for part in item if isinstance(item, tuple) else (item,):
             _expect_keys_once(part)
 
 
 def _expect_simple_yaml(data: bytes) -> None:
-    """Refuses what takes the parser minutes: it is slow where brackets or lines are nested.
+    """Rejects deeply nested YAML, which would take the parser minutes.
 
     Raises:
-        ValueError: the text is nested deeper than DEEPEST_YAML, or has endless words.
+        ValueError: the text is nested deeper than DEEPEST_YAML, or has too long words.
     """
     depth = deepest = 0
     for character in data:
@@ -326,7 +328,7 @@ def _expect_simple_yaml(data: bytes) -> None:
 
 
 def read_json_numbers(path: PathLike, shape: Shape) -> np.ndarray:
-    """A JSON file that is a list of `shape`-shaped lists of numbers, as float64 (N, *shape)."""
+    """Reads a JSON list of `shape`-shaped lists of numbers as float64 (N, *shape)."""
     entries = "numbers" if not shape else f"lists of shape {_written(shape)}"
     value = read_json_value(path, f"a list of {entries}")
     if not isinstance(value, list):
@@ -340,7 +342,7 @@ def read_json_numbers(path: PathLike, shape: Shape) -> np.ndarray:
         whole = np.zeros(0, object)
     if whole.dtype.kind in "fiu" and whole.shape == (len(value), *shape):
         return expect_finite(whole.astype(np.float64), str(path))
-    for number, entry in enumerate(value):  # which one is it?
+    for number, entry in enumerate(value):  # find the invalid entry
         as_numbers(entry, shape, f"{path}: entry {number}")
     raise InputError(
         f"{path}: expected entries of shape {_written(shape)}, found others; copy it again"
@@ -350,7 +352,7 @@ def read_json_numbers(path: PathLike, shape: Shape) -> np.ndarray:
 def as_numbers(
     value: Any, shape: Shape, name: str, hint: str = "copy the file again"
 ) -> np.ndarray:
-    """`value` as finite float64 of `shape`; else InputError that begins with `name`."""
+    """Converts to finite float64 of `shape`, or raises InputError that begins with `name`."""
     try:
         array = np.asarray(value)
         if array.dtype.kind not in "fiub":
@@ -370,7 +372,7 @@ def as_numbers(
 
 
 def expect_finite(array: np.ndarray, name: str, hint: str = "copy the file again") -> np.ndarray:
-    """The array; InputError that begins with `name` where a number is not finite."""
+    """Returns the array, or raises InputError that begins with `name` if it is not finite."""
     if not np.isfinite(array).all():
         at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise InputError(
@@ -380,25 +382,25 @@ def expect_finite(array: np.ndarray, name: str, hint: str = "copy the file again
 
 
 def expected_counts(root: PathLike, **genuine: int) -> dict[str, int]:
-    """A dataset's counts: the genuine ones, or those of made.json.
+    """Returns a dataset's expected counts: the genuine ones, or those in made.json.
 
-    made.json marks data that `cmkg data make` made; see `is_made`.
+    made.json marks synthetic data from `cmkg data make`; see `is_made`.
     """
     path = Path(root) / "made.json"
     if not path.exists():
         return genuine
-    held = read_json_value(path, "counts of a made dataset")
+    counts = read_json_value(path, "counts of a made dataset")
     for name in genuine:
-        count = held.get(name) if isinstance(held, dict) else None
+        count = counts.get(name) if isinstance(counts, dict) else None
         if not isinstance(count, int) or not 0 < count < 10**7:
             raise InputError(
                 f"{path}: field {name!r}: expected a positive whole number; make the data again"
             )
-    return {name: held[name] for name in genuine}
+    return {name: counts[name] for name in genuine}
 
 
 def is_made(root: PathLike) -> bool:
-    """Whether `cmkg data make` made this dataset."""
+    """Whether this dataset is synthetic, from `cmkg data make`."""
     return (Path(root) / "made.json").exists()
 
 

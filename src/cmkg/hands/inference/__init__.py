@@ -1,1 +1,1 @@
-"""A hand in anybody's photograph: reading, boxes, joints in pixels and millimetres, drawing."""
+"""Hand pose inference on arbitrary pictures and videos: reading, tracking, drawing, exporting."""

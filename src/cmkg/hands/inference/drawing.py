@@ -1,4 +1,4 @@
-"""Skeletons over pictures."""
+"""Draws hand skeletons on pictures."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from jaxtyping import Shaped
 from ..skeleton import BONES, FINGER_COLOURS, FINGER_OF_BONE
 from .hand_result import HandResult
 
-SUBPIXEL = 4  # bits behind the point in OpenCV's coordinates
+SUBPIXEL = 4  # fractional bits of OpenCV's coordinates
 COLOURS = [tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in FINGER_COLOURS]
 FONT = cv2.FONT_HERSHEY_SIMPLEX
-FAR = 1 << 20  # of a joint outside the picture, in OpenCV's coordinates
+FAR = 1 << 20  # limit for joints outside the picture, in OpenCV's coordinates
 WHITE, DARK = (255, 255, 255), (20, 20, 20)
 
 
 def draw_hands(
     picture: Shaped[np.ndarray, "h w 3"], results: Sequence[HandResult]
 ) -> Shaped[np.ndarray, "h w 3"]:
-    """The picture with a skeleton a hand; beside each R or L, and how sure it is, in per cent."""
+    """Draws a skeleton per hand, labeled R or L with the confidence of the side in percent."""
     drawn = picture.copy()
-    for one in results:
-        _draw(drawn, one)
+    for result in results:
+        _draw(drawn, result)
     return drawn
 
 
@@ -48,7 +48,7 @@ def _draw(drawn: Shaped[np.ndarray, "h w 3"], one: HandResult) -> None:
 
 
 def _label(drawn: Shaped[np.ndarray, "h w 3"], one: HandResult, width: float) -> None:
-    """R 98 below the lowest joint, inside the picture."""
+    """Writes a label such as "R 98" below the lowest joint, inside the picture."""
     text = f"{one.side[0].upper()} {100 * one.side_confidence:.0f}"
     size = min(max(width * 0.22, 0.3), 2.0)
     thickness = max(round(2 * size), 1)

@@ -1,4 +1,4 @@
-"""Results as files: hands.json, hands.csv."""
+"""Converts results to hands.json and hands.csv."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ FORMAT = "cmkg-hands/2"
 def record_of(
     result: HandResult, image: str, frame: tuple[int, float] | None = None, overlay: str = ""
 ) -> dict[str, Any]:
-    """One hand as plain JSON: what hands.json holds a hand.
+    """Converts one hand to plain JSON, as stored in hands.json.
 
     Args:
         result: the hand.
         image: the file's name.
-        frame: of a video, its number and its seconds; None of a picture.
-        overlay: the file with its skeleton.
+        frame: the number and the time in seconds of a video's frame; None for a picture.
+        overlay: the file with the drawn skeleton.
     """
 
     def rounded(array: Any) -> Any:
         return array.round(DIGITS).tolist()
 
-    found: dict[str, Any] = {"image": image}
+    record: dict[str, Any] = {"image": image}
     if overlay:
-        found["overlay"] = overlay
+        record["overlay"] = overlay
     if frame is not None:
         number, seconds = frame
-        found |= {"frame": number, "seconds": round(seconds, 4), "track": result.track}
-    found |= {
+        record |= {"frame": number, "seconds": round(seconds, 4), "track": result.track}
+    record |= {
         "side": result.side,
         "confidence": round(result.confidence, DIGITS),
         "side_confidence": round(result.side_confidence, DIGITS),
@@ -44,8 +44,8 @@ def record_of(
         "joints_mm": rounded(result.joints_mm),
     }
     if result.wrist_mm is not None:
-        found["wrist_mm"] = rounded(result.wrist_mm)
-    return found
+        record["wrist_mm"] = rounded(result.wrist_mm)
+    return record
 
 
 UNITS = {
@@ -61,7 +61,7 @@ UNITS = {
 def document_of(
     records: list[dict[str, Any]], bone_mm: float, without: list[str]
 ) -> dict[str, Any]:
-    """hands.json: the records, what their numbers are, and the files without a hand."""
+    """Builds hands.json: the records, their units, and the files without a hand."""
     return {
         "format": FORMAT,
         "joints": list(JOINTS),
@@ -73,12 +73,12 @@ def document_of(
 
 
 def _as_text(name: str) -> str:
-    """A file's name as a spreadsheet shows it: one that begins as formulas do is none."""
+    """Escapes a file name for spreadsheets, so that it is not interpreted as a formula."""
     return f"'{name}" if name[:1] in ("=", "+", "-", "@", "\t", "\r") else name
 
 
 def csv_of(records: list[dict[str, Any]]) -> str:
-    """A row a joint."""
+    """Formats records as CSV with one row per joint."""
     text = io.StringIO()
     names = ("image", "frame", "hand", "side", "joint", "name", "x_px", "y_px")
     writer = csv.writer(text, lineterminator="\n")

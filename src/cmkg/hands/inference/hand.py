@@ -1,4 +1,4 @@
-"""Hand: 21 joints of every hand in anybody's picture, by MediaPipe's networks, taught further."""
+"""Hand: predicts 21 joints of every hand in a picture, with fine-tuned MediaPipe networks."""
 
 from __future__ import annotations
 
@@ -22,45 +22,45 @@ from .hand_files import HandFacts, read_hand_folder
 from .hand_result import HandResult, Side
 from .picture_view import SMALLEST, Box, PictureView, expect_side
 
-OWN = Path(__file__).with_name("shipped")  # what comes with cmkg: README.md there is its card
+OWN = Path(__file__).with_name("shipped")  # the bundled networks; README.md is their model card
 BONE_MM = (5.0, 120.0)
-LOOKS_RAD = (0.0, -0.35, 0.35)  # turns of the looks that are averaged
-QUARTERS_RAD = (0.0, np.pi / 2, np.pi, -np.pi / 2)  # where nobody says which way a hand points
-SHARES = (1.0, 0.6)  # of what the palm network sees, that the picture fills: one after another
-SAME_HAND = 0.35  # of the smaller region's side, between the middles of two
-AROUND_BOX = 1.6  # times a given box: what is searched for its palm
+LOOKS_RAD = (0.0, -0.35, 0.35)  # rotations of the averaged views
+QUARTERS_RAD = (0.0, np.pi / 2, np.pi, -np.pi / 2)  # tried if a hand's direction is unknown
+SHARES = (1.0, 0.6)  # share of the palm network's input that the picture fills, tried in order
+SAME_HAND = 0.35  # largest distance between two regions of one hand, of the smaller one's side
+AROUND_BOX = 1.6  # size of the search area for a palm, relative to a given box
 MOST_HANDS = 100
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What is called a hand: MediaPipe's own numbers."""
+    """Detection thresholds; the defaults are MediaPipe's."""
 
     palm: float | None = None
-    """Least score of a palm in the whole picture; None takes what the folder says: 0.5, or less
-    where adapting found that its hands need it."""
+    """Lowest score of a palm in the whole picture; None uses the folder's value, which is 0.5 or
+    was lowered by `cmkg adapt`."""
     presence: float = 0.5
-    """Least chance that there is a hand, after a closer look."""
+    """Lowest probability that there is a hand, after a closer look."""
 
 
 class Hand:
-    """Finds hands in pictures.
+    """Detects hands in pictures and predicts their joints.
 
-        hand = Hand.from_pretrained()  # what comes with cmkg
-        for one in hand("photograph.jpg"):
-            print(one.side, one.joints_px, one.joints_mm)
+        hand = Hand.from_pretrained()  # the bundled networks
+        for result in hand("photograph.jpg"):
+            print(result.side, result.joints_px, result.joints_mm)
 
     Args:
-        networks: of palms and of joints.
-        facts: what its folder says of it.
-        bone_mm: what a ruler says of the hands to come, from the middle finger's knuckle to its
-            next joint, the finger bent; None takes a usual hand's.
-        max_hands: of a picture, the surest ones.
+        networks: the palm and landmark networks.
+        facts: the metadata of their folder.
+        bone_mm: length of the hands' bone measured by a ruler, from the middle finger's knuckle to
+            its next joint, the finger bent; None uses a typical hand's.
+        max_hands: the number of most confident hands to keep per picture.
         thresholds: see Thresholds.
-        looks: 1, or 3 that are averaged: more exact, and slower.
+        looks: 1, or 3 averaged views, which are more accurate but slower.
 
     Raises:
-        InputError: a number that cannot be.
+        InputError: a setting is out of range.
     """
 
     def __init__(
@@ -93,14 +93,14 @@ class Hand:
 
     @classmethod
     def from_pretrained(cls, folder: PathLike = OWN, **settings: Any) -> Hand:
-        """The networks that come with cmkg, or of a folder that `cmkg adapt` or `export` wrote.
+        """Loads the bundled networks, or those in a folder that `cmkg adapt` or `export` wrote.
 
         Args:
-            folder: of the networks.
-            settings: as of Hand: bone_mm, max_hands, thresholds, looks.
+            folder: the networks' folder.
+            settings: the settings of Hand: bone_mm, max_hands, thresholds, looks.
 
         Raises:
-            InputError: there is none.
+            InputError: the folder contains no valid networks.
         """
         return cls(*read_hand_folder(folder), **settings)
 
@@ -113,19 +113,20 @@ class Hand:
         box: Sequence[float] | None = None,
         K: Float[np.ndarray, "3 3"] | None = None,
     ) -> Any:
-        """The hands of a picture, the surest first; of several pictures a list of such lists.
+        """Returns the hands of a picture, most confident first, or one such list per picture.
 
         Args:
-            pictures: (H, W, 3) uint8 RGB, a path, a PIL image, a list of such, or (N, H, W, 3).
-            side: only hands that look like right, or left, ones.
-            known_side: whose hands these are; what they look like does not matter.
-            box: x, y, width, height of the one hand's rough box, in pixels; None looks for hands
-                in the whole picture.
-            K: the camera of the pictures, in their pixels: turns the joints into its frame, and
-                gives where the wrist is.
+            pictures: (H, W, 3) uint8 RGB, a path, a PIL image, a list of these, or (N, H, W, 3).
+            side: keeps only hands predicted to be of this side.
+            known_side: the known side of all hands, which overrides the predicted one.
+            box: x, y, width, height of a single hand's rough box, in pixels; None searches the
+                whole picture.
+            K: the camera of the pictures, in their pixels, which yields the joints in its frame
+                and the wrist's position.
 
         Raises:
-            InputError: a picture, box, side or camera that is none; it says what was expected.
+            InputError: a picture, box, side or camera is invalid; the message says what was
+                expected.
         """
         if isinstance(pictures, (list, tuple)) or getattr(pictures, "ndim", 0) == 4:
             given: dict[str, Any] = {"side": side, "known_side": known_side, "box": box, "K": K}
@@ -134,7 +135,7 @@ class Hand:
         results = self.look_at(view, side=side, known_side=known_side, box=box)
         return [view.in_file_pixels(result) for result in results]
 
-    # ---- looking ---------------------------------------------------------------------------------
+    # ---- detection -------------------------------------------------------------------------------
     def look_at(
         self,
         view: PictureView,
@@ -143,12 +144,12 @@ class Hand:
         known_side: Side | None = None,
         box: Sequence[float] | None = None,
     ) -> list[HandResult]:
-        """The hands of a view, in the pixels of its picture.
+        """Detects the hands of a view, in the pixels of its picture.
 
         Args:
             view: the picture with its camera.
             side, known_side: see `__call__`.
-            box: of the one hand, in the file's pixels.
+            box: the box of a single hand, in the file's pixels.
         """
         expect_side("side", side)
         expect_side("known_side", known_side)
@@ -161,47 +162,48 @@ class Hand:
         return [result for result in results if side in (None, result.side)]
 
     def find(self, picture: Picture) -> list[Answer]:
-        """The hands of a whole picture, the surest first.
+        """Detects the hands of a picture, the most confident first.
 
-        Where none is found it is looked at again from farther away: a hand may fill it.
+        If no hand is found, the search repeats at a smaller scale, since a hand may fill the
+        picture.
         """
         for share in SHARES:
-            if found := self._find(picture, share):
-                return found
+            if answers := self._find(picture, share):
+                return answers
         return []
 
     def _find(self, picture: Picture, share: float) -> list[Answer]:
-        found: list[Answer] = []
+        answers: list[Answer] = []
         for palm in self.networks.find_palms(picture, self.least_palm, share):
-            if len(found) == self.max_hands:
+            if len(answers) == self.max_hands:
                 break
             first = self.networks.look(picture, palm.region)
-            if first.presence < self.least_presence or is_among(first, found):
+            if first.presence < self.least_presence or is_among(first, answers):
                 continue
             answer = self.look_again(picture, first)
-            if answer.presence >= self.least_presence and not is_among(answer, found):
-                found.append(answer)
-        return sorted(found, key=attrgetter("presence"), reverse=True)
+            if answer.presence >= self.least_presence and not is_among(answer, answers):
+                answers.append(answer)
+        return sorted(answers, key=attrgetter("presence"), reverse=True)
 
     def look_again(self, picture: Picture, last: Answer) -> Answer:
-        """A hand in the region of its last joints: the mean of `looks` looks."""
+        """Refines a hand in the region of its last joints, as the mean of `looks` views."""
         region = Region.of_joints(last.joints_px)
         turned = [region.changed(turn) for turn in LOOKS_RAD[: self.looks]]
-        answers = [self.networks.look(picture, one) for one in turned]
+        answers = [self.networks.look(picture, view) for view in turned]
         return Answer(
-            np.mean([one.joints_px for one in answers], axis=0),
-            np.mean([one.joints_mm - one.joints_mm[WRIST] for one in answers], axis=0),
-            float(np.mean([one.presence for one in answers])),
-            float(np.mean([one.right for one in answers])),
+            np.mean([answer.joints_px for answer in answers], axis=0),
+            np.mean([answer.joints_mm - answer.joints_mm[WRIST] for answer in answers], axis=0),
+            float(np.mean([answer.presence for answer in answers])),
+            float(np.mean([answer.right for answer in answers])),
         )
 
     def follow(self, picture: Picture, last: HandResult) -> Answer | None:
-        """The hand of a video's last frame in its next one; None where it is lost."""
+        """Tracks a hand from a video's last frame to the next one; None if it is lost."""
         answer = self.networks.look(picture, Region.of_joints(last.joints_px))
         return answer if answer.presence >= self.least_presence else None
 
     def regions_in(self, picture: Picture, box: Box) -> list[Region]:
-        """Where the one hand of a rough box may be: its palm's region, else all four directions."""
+        """Candidate regions of the hand in a rough box: its palm's, otherwise four directions."""
         x, y, width, height = box
         side = max(width, height)
         middle = np.array([x + width / 2, y + height / 2])
@@ -214,14 +216,15 @@ class Hand:
             return turned
         palms = self.networks.find_palms(np.ascontiguousarray(part), self.least_palm)
         moved = [
-            one.region._replace(x=one.region.x + low[0], y=one.region.y + low[1]) for one in palms
+            palm.region._replace(x=palm.region.x + low[0], y=palm.region.y + low[1])
+            for palm in palms
         ]
         near = [r for r in moved if np.hypot(r.x - middle[0], r.y - middle[1]) < side / 2]
         return near[:1] or turned
 
     def likeliest(self, picture: Picture, regions: Sequence[Region]) -> list[Answer]:
-        """The surest of some regions, looked at again; none where there is no hand."""
-        answers = [self.networks.look(picture, one) for one in regions]
+        """Refines the most confident of some regions; returns nothing if there is no hand."""
+        answers = [self.networks.look(picture, region) for region in regions]
         best = self.look_again(picture, max(answers, key=attrgetter("presence")))
         return [best] if best.presence >= self.least_presence else []
 
@@ -229,15 +232,15 @@ class Hand:
     def result_of(
         self, answer: Answer, known_side: Side | None, K: Float[np.ndarray, "3 3"] | None
     ) -> HandResult:
-        """An answer in the caller's terms."""
-        own: Side = "right" if answer.right >= 0.5 else "left"
-        side = known_side or own
+        """Converts the networks' answer to a HandResult."""
+        predicted: Side = "right" if answer.right >= 0.5 else "left"
+        side = known_side or predicted
         joints = answer.joints_mm - answer.joints_mm[WRIST]
         joints = joints * (self.bone_mm / self.facts.bone_mm)
         region = Region.of_joints(answer.joints_px)
         wrist = None
         if K is not None:
-            # The network sees the hand as if the camera looked at it.
+            # The network predicts the hand as if the camera's axis passed through it.
             ray = np.linalg.solve(K, [region.x, region.y, 1.0])
             joints = joints @ rotation_to_axis(ray)
             wrist = place_wrist(joints, answer.joints_px, K, np.ones(21))
@@ -253,10 +256,10 @@ class Hand:
 
 
 def is_among(answer: Answer, others: Sequence[Answer]) -> bool:
-    """Whether a hand is one of those that are there already."""
-    own = Region.of_joints(answer.joints_px)
+    """Whether a hand duplicates one of the others."""
+    candidate = Region.of_joints(answer.joints_px)
     for other in others:
         region = Region.of_joints(other.joints_px)
-        if own.distance(region) < SAME_HAND * min(own.side, region.side):
+        if candidate.distance(region) < SAME_HAND * min(candidate.side, region.side):
             return True
     return False

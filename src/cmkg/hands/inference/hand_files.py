@@ -1,4 +1,4 @@
-"""A folder with the networks of a Hand: what `cmkg adapt` and `cmkg export` write."""
+"""Reads and writes the folder of a Hand's networks, used by `cmkg adapt` and `cmkg export`."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from ..mediapipe.tflite_files import TfliteFile
 
 FORMAT = "cmkg-hand/1"
 BONE_MM = (5.0, 120.0)
-USUAL_PALM_SCORE = 0.5  # MediaPipe's
+USUAL_PALM_SCORE = 0.5  # MediaPipe's default
 
 
 class HandFacts(NamedTuple):
-    """What a folder says of its networks.
+    """Metadata of a folder's networks.
 
-    bone_mm: what a ruler would say of the hands that the network speaks of, from the middle
-    finger's knuckle to its next joint (skeleton.RULER_SHARE). base: the name of the network that
-    was taught. palm_score: the least score of a palm in a whole picture, where none is asked for.
+    bone_mm: the ruler length that the network's outputs assume, from the middle finger's knuckle to
+    its next joint (skeleton.RULER_SHARE). base: the name of the network that was fine-tuned.
+    palm_score: the default for the lowest score of a palm in a whole picture.
     """
 
     bone_mm: float
@@ -38,10 +38,10 @@ class HandFacts(NamedTuple):
 
 
 def read_hand_folder(folder: PathLike) -> tuple[Networks, HandFacts]:
-    """The networks of a folder, and its facts.
+    """Reads the networks of a folder and their metadata.
 
     Raises:
-        InputError: it holds none, or damaged ones.
+        InputError: the folder holds no networks, or damaged ones.
     """
     home = Path(folder)
     expect_whole_export(home, HAND_FILES)
@@ -53,14 +53,14 @@ def read_hand_folder(folder: PathLike) -> tuple[Networks, HandFacts]:
 
 
 def read_facts(folder: PathLike) -> HandFacts:
-    """hand.json of a folder.
+    """Reads hand.json of a folder.
 
     Raises:
-        InputError: it is none.
+        InputError: the file is missing or invalid.
     """
     path = Path(folder) / FACTS_FILE
-    held = read_json(path, "a hand's facts")
-    facts: dict[str, Any] = held if isinstance(held, dict) else {}
+    content = read_json(path, "a hand's facts")
+    facts: dict[str, Any] = content if isinstance(content, dict) else {}
     bone, base, palm = (
         facts.get("bone_mm"),
         facts.get("base"),
@@ -69,7 +69,7 @@ def read_facts(folder: PathLike) -> HandFacts:
     is_sane = isinstance(bone, (int, float)) and BONE_MM[0] < bone < BONE_MM[1]
     if not is_sane or not isinstance(base, str) or bone is None:
         raise InputError(
-            f"{path}: expected bone_mm from 5 to 120 and the base's name, found {held!r:.80}"
+            f"{path}: expected bone_mm from 5 to 120 and the base's name, found {content!r:.80}"
         )
     if not isinstance(palm, (int, float)) or not 0 < palm <= 1:
         raise InputError(f"{path}: expected palm_score between 0 and 1, found {palm!r:.40}")
@@ -77,7 +77,7 @@ def read_facts(folder: PathLike) -> HandFacts:
 
 
 def write_hand_folder(folder: PathLike, landmarks: bytes, palms: bytes, facts: HandFacts) -> None:
-    """Writes the files, and the manifest that makes them whole, last."""
+    """Writes the files, and last the manifest that marks them as complete."""
     home = Path(folder)
     home.mkdir(parents=True, exist_ok=True)
     for name, data in ((LANDMARKS_FILE, landmarks), (PALMS_FILE, palms)):

@@ -1,4 +1,4 @@
-"""What is found of one hand in a picture."""
+"""HandResult: the prediction for one hand in a picture."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Box = tuple[float, float, float, float]  # x, y of the corner, width, height, in
 
 @dataclass(frozen=True)
 class HandResult:
-    """One hand, its joints in the order of skeleton.JOINTS: wrist, thumb, index, … to the tips.
+    """One hand, with joints in the order of skeleton.JOINTS: wrist, then each finger base to tip.
 
-    joints_px: on the picture, x and y in pixels, the first pixel's middle being (0, 0). joints_mm:
-    from the wrist on, in the camera's frame (x right, y down, z forward), of a usual hand's size or
-    the bone's that was given. confidence: the chance that there is a hand; side_confidence: that it
-    is of this side. box: x, y of the corner, width and height of what was looked at, in pixels.
-    wrist_mm: the wrist in the camera's frame where the camera was given; None else. track: in a
-    video, the hand's number from frame to frame; 0 in a picture.
+    joints_px: x and y on the picture in pixels; the first pixel's center is (0, 0). joints_mm:
+    relative to the wrist, in the camera's frame (x right, y down, z forward), scaled to a typical
+    hand or to the given bone length. confidence: the probability that there is a hand;
+    side_confidence: the probability of this side. box: x, y of the corner, width and height of the
+    hand's region, in pixels. wrist_mm: the wrist in the camera's frame if the camera was given,
+    otherwise None. track: the hand's persistent number in a video; 0 in a picture.
     """
 
     joints_px: Float[np.ndarray, "21 2"]
@@ -36,7 +36,7 @@ class HandResult:
     track: int = 0
 
     def __str__(self) -> str:
-        """A line a joint, with its name, pixels and millimetres."""
+        """Formats one line per joint, with its name, pixels and millimeters."""
         first = (
             f"a {self.side} hand ({100 * self.side_confidence:.0f} %), "
             f"{100 * self.confidence:.0f} % sure, "
@@ -50,7 +50,7 @@ class HandResult:
 
     @property
     def palm_towards_camera(self) -> bool:
-        """Whether the palm, and not the back of the hand, is seen."""
+        """Whether the palm, not the back of the hand, faces the camera."""
         x, y = (self.joints_px[[INDEX_MCP, LITTLE_MCP]] - self.joints_px[WRIST]).T
         turn = x[0] * y[1] - y[0] * x[1]  # > 0: from index to little clockwise on the picture
         return bool(turn > 0) == (self.side == "left")

@@ -1,7 +1,7 @@
-"""A picture as a hand is looked for in it, and its way to and from the pixels of its file.
+"""The decoded picture for hand detection, and conversions to and from its file's pixels.
 
-A large file is decoded smaller. Boxes and cameras come in the file's pixels and are taken to the
-picture's here, once; results go back here, once.
+A large file is decoded at a reduced size. This is the only place that converts boxes and cameras
+from the file's pixels to the picture's, and results back.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from ..mediapipe.regions import Picture
 from .hand_result import Box, HandResult
 from .pictures import read_with_scale
 
-FAR_PX = 1e6  # no box begins or ends there
-SMALLEST = 8  # pixels a side of a picture that is looked at
+FAR_PX = 1e6  # limit on box coordinates and sizes
+SMALLEST = 8  # smallest side of a picture in pixels
 
 
 class PictureView(NamedTuple):
-    """A picture, its camera in its own pixels, and its scale.
+    """A picture, its camera in the picture's pixels, and its scale.
 
-    K: None where the camera is unknown. scale: pixels of the file per pixel of the picture.
+    K: None if the camera is unknown. scale: pixels of the file per pixel of the picture.
     """
 
     picture: Picture
@@ -36,14 +36,14 @@ class PictureView(NamedTuple):
 
     @classmethod
     def of(cls, given: Any, K: Any = None) -> PictureView:
-        """The view of an array, a PIL image or a file.
+        """Creates the view of an array, a PIL image or a file.
 
         Args:
             given: (H, W, 3) uint8 RGB, a PIL image, or a path.
             K: its camera, in the file's pixels.
 
         Raises:
-            InputError: it is no picture, or the camera is none.
+            InputError: the picture or the camera is invalid.
         """
         camera = None if K is None else expect_camera(K)
         if not isinstance(given, (str, Path)):
@@ -56,17 +56,17 @@ class PictureView(NamedTuple):
         return cls(to_rgb(picture), camera, scale)
 
     def box_of(self, box: Sequence[float]) -> Box:
-        """A box of the file's pixels on the picture.
+        """Converts a box from the file's pixels to the picture's.
 
         Raises:
-            InputError: these are no four finite numbers with a size.
+            InputError: the box is not four finite numbers with a positive size.
         """
         x, y, width, height = expect_box(box)
         corner = (x + 0.5) / self.scale - 0.5, (y + 0.5) / self.scale - 0.5
         return *corner, width / self.scale, height / self.scale
 
     def in_file_pixels(self, result: HandResult) -> HandResult:
-        """A result on the picture in the file's pixels."""
+        """Converts a result from the picture's pixels to the file's."""
         if self.scale == 1:
             return result
         x, y, width, height = (self.scale * number for number in result.box)
@@ -79,10 +79,10 @@ class PictureView(NamedTuple):
 
 
 def to_rgb(given: Any) -> Shaped[np.ndarray, "h w 3"]:
-    """An array, or a PIL image, that is a picture.
+    """Converts an array, tensor or PIL image to an RGB array.
 
     Raises:
-        InputError: it is no (H, W, 3) uint8.
+        InputError: the value is not (H, W, 3) uint8.
     """
     module = type(given).__module__
     if module.startswith("PIL."):
@@ -90,8 +90,10 @@ def to_rgb(given: Any) -> Shaped[np.ndarray, "h w 3"]:
     elif module.startswith("torch"):
         given = given.detach().cpu().numpy()
     if not isinstance(given, np.ndarray):
-        found = type(given).__name__
-        raise InputError(f"a picture: expected (H, W, 3) uint8, a PIL image or a path, got {found}")
+        type_name = type(given).__name__
+        raise InputError(
+            f"a picture: expected (H, W, 3) uint8, a PIL image or a path, got {type_name}"
+        )
     if given.ndim != 3 or given.shape[2] != 3:
         hints = {2: "; grey: give np.stack([grey] * 3, -1)"}
         hint = hints.get(given.ndim, "")
@@ -112,20 +114,20 @@ def to_rgb(given: Any) -> Shaped[np.ndarray, "h w 3"]:
 
 
 def expect_side(name: str, side: Any) -> None:
-    """Refuses what is neither right nor left nor None.
+    """Rejects a side other than right, left or None.
 
     Raises:
-        InputError: it names the argument.
+        InputError: the side is invalid; the message names the argument.
     """
     if side not in (None, "right", "left"):
         raise InputError(f"{name}: expected right, left or nothing, got {side!r:.40}")
 
 
 def expect_box(box: Sequence[float]) -> Box:
-    """x, y, width, height.
+    """Validates a box: x, y, width, height.
 
     Raises:
-        InputError: these are no four finite numbers with a size.
+        InputError: the box is not four finite numbers with a positive size.
     """
     try:
         x, y, width, height = (float(number) for number in box)
@@ -138,10 +140,10 @@ def expect_box(box: Sequence[float]) -> Box:
 
 
 def expect_camera(K: Any) -> Float[np.ndarray, "3 3"]:
-    """A camera matrix in pixels.
+    """Validates a camera matrix in pixels.
 
     Raises:
-        InputError: it is none.
+        InputError: the matrix is not that of a camera.
     """
     try:
         camera = np.asarray(K, np.float64)

@@ -1,4 +1,4 @@
-"""Anybody's picture files as (H, W, 3) uint8 RGB, turned as the camera was held."""
+"""Reads arbitrary picture files as (H, W, 3) uint8 RGB, rotated by their EXIF orientation."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from ..files.picture_formats import (
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jp2")
 MOST_BYTES = 1 << 30
-MOST_JPEG_PIXELS = 170_000_000  # below Pillow's own limit; read at a part of their sides
+MOST_JPEG_PIXELS = 170_000_000  # below Pillow's own limit; such files are decoded at reduced size
 WORKING_PIXELS = 30_000_000
 
 
 def read_any_picture(path: PathLike) -> Shaped[np.ndarray, "h w 3"]:
-    """A picture of any usual kind; of an animated one the first frame, of transparency on white.
+    """Reads a picture of any common format, using the first frame and a white background.
 
     JPEGs of more than WORKING_PIXELS are decoded at a half, a quarter or an eighth of their sides;
-    `read_with_scale` says at which.
+    `read_with_scale` also returns the scale.
 
     Raises:
-        InputError: it is no picture, is not whole, or has too many pixels.
+        InputError: the file is no picture, is truncated, or has too many pixels.
     """
     return read_with_scale(path)[0]
 
 
 def read_with_scale(path: PathLike) -> tuple[Shaped[np.ndarray, "h w 3"], float]:
-    """A picture, and how many of the file's pixels one of its pixels is, a side.
+    """Reads a picture, and the number of file pixels per picture pixel along a side.
 
     Raises:
-        InputError: see read_photograph.
+        InputError: see read_any_picture.
     """
     data = read_file(path, "a picture", "give another file", MOST_BYTES)
     is_jpeg = data.startswith(JPEG_START)
@@ -77,7 +77,7 @@ def read_with_scale(path: PathLike) -> tuple[Shaped[np.ndarray, "h w 3"], float]
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    """8 bits a channel, without transparency."""
+    """Converts an image to 8 bits per channel, without transparency."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image)
         if image.mode == "F":
@@ -94,10 +94,10 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 def list_files(paths: tuple[str, ...], endings: tuple[str, ...]) -> Iterator[Path]:
-    """The files of these paths, folders looked through by name, hidden files left out.
+    """Lists the files of these paths; folders are searched recursively, skipping hidden files.
 
     Raises:
-        InputError: a path is not there, or a folder holds no such file.
+        InputError: a path does not exist, or a folder contains no such file.
     """
     for path in map(Path, paths):
         if not path.is_dir():
@@ -106,9 +106,9 @@ def list_files(paths: tuple[str, ...], endings: tuple[str, ...]) -> Iterator[Pat
             yield path
             continue
         inside = sorted(
-            one
-            for one in path.rglob("*")
-            if one.is_file() and one.suffix.lower() in endings and not one.name.startswith(".")
+            file
+            for file in path.rglob("*")
+            if file.is_file() and file.suffix.lower() in endings and not file.name.startswith(".")
         )
         if not inside:
             raise InputError(f"{path}: holds no picture or video ({', '.join(endings)})")
@@ -116,7 +116,7 @@ def list_files(paths: tuple[str, ...], endings: tuple[str, ...]) -> Iterator[Pat
 
 
 def write_picture(path: Path, picture: Shaped[np.ndarray, "h w 3"]) -> None:
-    """Writes a JPEG or PNG, atomically."""
+    """Writes a JPEG or PNG atomically."""
     kind = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"
     options: dict[str, Any] = {"quality": 92} if kind == "JPEG" else {}
     image = Image.fromarray(picture)

@@ -1,4 +1,4 @@
-"""Steady joints on video: the one-euro filter (Casiez, Roussel, Vogel, CHI 2012)."""
+"""Temporal smoothing of joints: the one-euro filter (Casiez, Roussel, Vogel, CHI 2012)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 
 from .hand_result import HandResult
 
-HAND_MM = 100.0  # about a palm: the size that speed in millimetres counts in
+HAND_MM = 100.0  # about a palm: the unit of speed for positions in millimeters
 
 
 class OneEuro:
-    """A low-pass filter whose cut-off rises with speed.
+    """A low-pass filter whose cutoff frequency rises with speed.
 
-    Still hands do not tremble, fast ones do not lag.
+    It removes jitter from still hands and avoids lag for fast ones.
 
     Args:
-        slowest_hz: cut-off at rest.
-        per_speed: how much the cut-off rises with speed, in Hz a (unit / s).
-        speed_hz: cut-off of the speed itself.
+        slowest_hz: cutoff at rest.
+        per_speed: increase of the cutoff with speed, in Hz per (size / s).
+        speed_hz: cutoff for the speed estimate.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class OneEuro:
         self.speed: np.ndarray | None = None
 
     def __call__(self, value: np.ndarray, seconds: float, size: float = 1.0) -> np.ndarray:
-        """The filtered value, `seconds` after the last one; speed counts in sizes a second."""
+        """Filters a value `seconds` after the last one; speed is measured in sizes per second."""
         if self.value is None or self.speed is None or seconds <= 0:
             self.value, self.speed = value.copy(), np.zeros_like(value)
             return value
@@ -45,13 +45,13 @@ class OneEuro:
 
 
 def _share(hz: float | np.ndarray, seconds: float) -> np.ndarray:
-    """Of the new value in an exponential filter with this cut-off."""
+    """The weight of the new value in an exponential filter with this cutoff."""
     return np.asarray(1 / (1 + 1 / (2 * math.pi * np.asarray(hz) * seconds)))
 
 
 @dataclass
 class SteadyHand:
-    """One hand's filters: of its joints in pixels and in millimetres, and of its wrist's place."""
+    """One hand's filters for its joints in pixels and millimeters, and its wrist's position."""
 
     pixels: OneEuro
     millimetres: OneEuro
@@ -59,11 +59,11 @@ class SteadyHand:
 
     @classmethod
     def new(cls) -> SteadyHand:
-        """Filters that have seen nothing yet."""
+        """Creates filters in their initial state."""
         return cls(OneEuro(), OneEuro(), OneEuro())
 
     def __call__(self, result: HandResult, seconds: float) -> HandResult:
-        """The result, steadied, `seconds` after the last one."""
+        """Smooths a result, `seconds` after the last one."""
         wrist = result.wrist_mm
         return replace(
             result,

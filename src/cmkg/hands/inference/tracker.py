@@ -1,4 +1,4 @@
-"""Tracker: the hands of a video or camera, frame by frame."""
+"""Tracker: follows the hands of a video or camera, frame by frame."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .hand_result import HandResult, Side
 from .picture_view import expect_box, expect_camera, to_rgb
 from .steady import SteadyHand
 
-SIDE_MEMORY = 0.9  # of a hand's chance to be a right one, from frame to frame
-LONGEST_GAP_S = 1.0  # after which the filters begin anew
+SIDE_MEMORY = 0.9  # weight of the last frame's probability of a right hand
+LONGEST_GAP_S = 1.0  # a longer gap resets the filters
 
 
 @dataclass
 class _Track:
-    """A hand that is followed. right: its smoothed chance to be a right one."""
+    """A tracked hand; `right` is its smoothed probability of being a right hand."""
 
     number: int
     last: HandResult
@@ -31,7 +31,7 @@ class _Track:
 
 
 class Tracker:
-    """Follows hands: found once, then looked for where their last joints were.
+    """Tracks hands: each is detected once, then searched for around its last joints.
 
         track = Tracker(Hand.from_pretrained())
         for picture, seconds in camera:
@@ -39,14 +39,14 @@ class Tracker:
                 print(hand.track, hand.side, hand.joints_px)
 
     Args:
-        hand: its networks, thresholds and how many hands.
-        side, known_side, K: as of Hand's call.
-        box: of the one hand in the first frame; None looks for all.
-        steady: the one-euro filter over time.
-        search_every: frames between two looks for more hands, while some are followed.
+        hand: provides the networks, the thresholds and the maximum number of hands.
+        side, known_side, K: as for Hand's call.
+        box: box of a single hand in the first frame; None searches for all hands.
+        steady: whether to apply the one-euro filter.
+        search_every: frames between searches for more hands while some are tracked.
 
     Raises:
-        InputError: a side, box or camera that is none.
+        InputError: a side, box or camera is invalid.
     """
 
     def __init__(
@@ -72,14 +72,14 @@ class Tracker:
         self._seconds: float | None = None
 
     def __call__(self, picture: Any, seconds: float | None = None) -> list[HandResult]:
-        """The hands of the next frame.
+        """Returns the hands of the next frame.
 
         Args:
             picture: (H, W, 3) uint8 RGB, or a PIL image.
-            seconds: when it was taken, on any clock that does not go back; None: now.
+            seconds: its time on any monotonic clock; None is now.
 
         Raises:
-            InputError: it is no picture, or its time is before the last one's.
+            InputError: the picture is invalid, or its time precedes the last one's.
         """
         seen = to_rgb(picture)
         passed = self._passed(time.monotonic() if seconds is None else float(seconds))
@@ -99,10 +99,10 @@ class Tracker:
         self.frame += 1
         self.tracks = [track for track, _ in kept]
         results = [self._result(track, answer, passed) for track, answer in kept]
-        return [one for one in results if self.side in (None, one.side)]
+        return [result for result in results if self.side in (None, result.side)]
 
     def _passed(self, seconds: float) -> float:
-        """Since the last frame."""
+        """The time since the last frame, in seconds."""
         last, self._seconds = self._seconds, seconds
         if last is None:
             return 0.0
@@ -113,8 +113,8 @@ class Tracker:
     def _search(self, picture: np.ndarray) -> list[Answer]:
         if self.box is not None and self.frame == 0:
             return self.hand.likeliest(picture, self.hand.regions_in(picture, self.box))
-        found = self.hand.find(picture)
-        return found[:1] if self.box is not None else found
+        answers = self.hand.find(picture)
+        return answers[:1] if self.box is not None else answers
 
     def _new(self, answer: Answer) -> _Track:
         self._count += 1
@@ -123,8 +123,8 @@ class Tracker:
 
     def _result(self, track: _Track, answer: Answer, passed: float) -> HandResult:
         track.right = SIDE_MEMORY * track.right + (1 - SIDE_MEMORY) * answer.right
-        own = answer._replace(right=track.right)
-        result = self.hand.result_of(own, self.known_side, self.K)
+        smoothed = answer._replace(right=track.right)
+        result = self.hand.result_of(smoothed, self.known_side, self.K)
         track.last = replace(result, track=track.number)
         if not self.steady:
             return track.last

@@ -1,8 +1,8 @@
-"""Pairs of picture and depth that nobody has labelled: where the hand is, all the same.
+"""Locates the hand in unlabeled pairs of picture and depth.
 
-Distillation needs their box, the wrist's depth and which way is up, not their label. They are taken
-from the network that comes with cmkg, and the size from the measured depth; what it says is packed
-as assumed, and never trained on or scored.
+Distillation needs the box, the wrist's depth and the upright direction, but no label. The bundled
+network provides them, and the measured depth provides the size. These joints are packed as assumed,
+and are never used as training targets or scored.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from ..datasets.sample import Joints, Matrix
 from .hand import Hand, Thresholds
 from .hand_result import HandResult
 
-UNDER_SKIN_MM = 8.0  # how far a joint lies behind the surface that depth is measured on
+UNDER_SKIN_MM = 8.0  # depth of a joint behind the measured surface
 
 
-# Somebody says that there is a hand: the likeliest place is taken, however unlike one it looks.
+# A hand is known to be there, so the most likely candidate is accepted at any confidence.
 THRESHOLDS = Thresholds(palm=0.05, presence=0.0)
 
 
@@ -37,35 +37,35 @@ def assumed_joints(
     depth_mm: Shaped[np.ndarray, "h w"] | None,
     name: str,
 ) -> Joints:
-    """Where the hand network sees the joints, mm in the camera's frame.
+    """Predicts the joints with the hand network, in mm in the camera's frame.
 
     Args:
         rgb: the picture.
         K: its camera.
-        left: which hand.
-        box: x, y, width, height around it; None looks in the whole picture.
-        depth_mm: gives the distance, and so the size, where it was measured.
-        name: begins the message.
+        left: whether it is a left hand.
+        box: x, y, width, height around the hand; None searches the whole picture.
+        depth_mm: determines the distance, and therefore the size, where it was measured.
+        name: the prefix of error messages.
 
     Raises:
         InputError: no hand is found.
     """
     try:
-        found = _hand()(rgb, known_side="left" if left else "right", box=box, K=K)
+        results = _hand()(rgb, known_side="left" if left else "right", box=box, K=K)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    if not found:
+    if not results:
         raise InputError(
             f"{name} has no label, and no hand is found in its picture; give its box (x, y, width, "
             "height), or leave the record out"
         )
-    return at_measured_depth(found[0], depth_mm)
+    return at_measured_depth(results[0], depth_mm)
 
 
 def at_measured_depth(
     result: HandResult, depth_mm: Shaped[np.ndarray, "h w"] | None
 ) -> Float[np.ndarray, "21 3"]:
-    """A hand as far away as the depth under its joints says: larger, where it is farther."""
+    """Scales a hand to the measured depth at its joints, so that it grows with the distance."""
     assert result.wrist_mm is not None  # K was given
     joints = result.wrist_mm + result.joints_mm
     if depth_mm is None:

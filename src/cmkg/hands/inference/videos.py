@@ -1,4 +1,4 @@
-"""Videos and cameras: frames in, an mp4 out."""
+"""Reads frames of videos and cameras, and writes mp4 files."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ PLAIN_TEXT = re.compile(rb"[\t\n\r -~]+")
 
 
 class Video:
-    """Frames of a file, or of a camera by its number.
+    """The frames of a file, or of a camera given by its number.
 
-    hz: frames a second. count: how many the file says it has; None where nobody knows.
+    hz: frames per second. count: the number of frames stated in the file; None if unknown.
 
     Raises:
-        InputError: it cannot be opened.
+        InputError: the source cannot be opened.
     """
 
     def __init__(self, source: Path | int) -> None:
@@ -60,15 +60,15 @@ class Video:
         self.count = count if count > 0 and not self.is_camera else None
 
     def __iter__(self) -> Iterator[tuple[Picture, float]]:
-        """The frames, RGB, and their seconds: of a file from its beginning, of a camera by a clock.
+        """Yields RGB frames and their times in seconds, from the file's start or a camera's clock.
 
         Raises:
-            InputError: it ends before its last frame, or has none; the camera was unplugged.
+            InputError: the file is truncated or has no frames, or the camera was unplugged.
         """
         number, last = 0, 0.0
         try:
             while True:
-                with quiet_libraries():  # FFmpeg's own words on a damaged frame
+                with quiet_libraries():  # suppresses FFmpeg's messages about damaged frames
                     is_there, frame = self._capture.read()
                 if not is_there:
                     break
@@ -81,7 +81,7 @@ class Video:
             raise InputError(f"{self.name}: gave no frame after number {number}; is it unplugged?")
         if not number:
             raise InputError(f"{self.name}: expected frames, got none")
-        # Headers count one too many at times, and other containers than these do not count at all.
+        # Headers sometimes count one frame too many, and other containers do not count frames.
         counts = Path(self.name).suffix.lower() in (".mp4", ".mov", ".m4v", ".avi")
         if self.count is not None and counts and number < self.count - 1:
             raise InputError(
@@ -89,11 +89,11 @@ class Video:
             )
 
     def _seconds_of(self, number: int) -> float:
-        """Of the frame that was read last."""
+        """The time of the last frame that was read."""
         if self.is_camera:
             return time.monotonic()
-        said = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
-        return said if said > 0 else number / self.hz
+        stated = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+        return stated if stated > 0 else number / self.hz
 
 
 def _open_camera(number: int) -> cv2.VideoCapture:
@@ -102,15 +102,15 @@ def _open_camera(number: int) -> cv2.VideoCapture:
 
 
 def _open_file(path: Path) -> cv2.VideoCapture:
-    """A capture of a file, and of nothing that the file or its name points to.
+    """Opens a file, but nothing that the file or its name refers to.
 
-    FFmpeg takes `http:host:1.mp4` for an address, and follows a playlist that is called a video.
+    FFmpeg interprets `http:host:1.mp4` as an address, and follows playlists named like videos.
     """
     os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "protocol_whitelist;file"
     with open(path, "rb") as file:
         if PLAIN_TEXT.fullmatch(file.read(64)):  # a list of other files
             raise InputError(f"{path}: expected a video, this is text")
-    with tempfile.TemporaryDirectory() as home:  # OpenCV dies of a name that is not UTF-8
+    with tempfile.TemporaryDirectory() as home:  # OpenCV crashes on names that are not UTF-8
         plain = Path(home) / f"video{path.suffix if path.suffix.isascii() else ''}"
         plain.symlink_to(path.resolve())
         with quiet_libraries():
@@ -118,16 +118,16 @@ def _open_file(path: Path) -> cv2.VideoCapture:
 
 
 class VideoFile:
-    """An mp4 that is there when its last frame is; a context that gives write(frame).
+    """A context manager that writes an mp4, which appears only when it is complete.
 
     Args:
-        path: of the file.
-        hz: frames a second.
+        path: the file to write.
+        hz: frames per second.
     """
 
     def __init__(self, path: Path, hz: float) -> None:
         self.path, self.hz = path, hz
-        self._home = tempfile.TemporaryDirectory()  # FFmpeg takes odd names for addresses
+        self._home = tempfile.TemporaryDirectory()  # FFmpeg interprets odd names as addresses
         self.partial = Path(self._home.name) / "video.mp4"
         self.frames = 0
         self._writer: cv2.VideoWriter | None = None
@@ -136,7 +136,7 @@ class VideoFile:
         return self
 
     def write(self, frame: Shaped[np.ndarray, "h w 3"]) -> None:
-        """Appends an RGB frame; an odd row or column is left out.
+        """Appends an RGB frame; an odd last row or column is dropped.
 
         Raises:
             OSError: this OpenCV cannot write mp4.
@@ -149,7 +149,7 @@ class VideoFile:
         self.frames += 1
 
     def _open(self, size: tuple[int, int]) -> None:
-        """Begins a file of H.264, which browsers play, or else of MPEG-4."""
+        """Opens a writer for H.264, which browsers play, otherwise for MPEG-4."""
         for name in ("avc1", "mp4v"):
             code = cv2.VideoWriter.fourcc(*name)
             with quiet_libraries():
@@ -171,21 +171,21 @@ class VideoFile:
             if self._writer is None:
                 return
             self._writer.release()
-            self._expect_written()  # of a video that ends early what there is
+            self._expect_written()  # a video that ends early is kept up to there
             write_atomically(self.path, partial(shutil.copyfile, self.partial))
 
     def _expect_written(self) -> None:
-        """OpenCV does not say that the disk is full: the file is read again.
+        """Verifies the frame count by rereading, since OpenCV does not report a full disk.
 
         Raises:
-            OSError: it has fewer frames than were written.
+            OSError: the file has fewer frames than were written.
         """
-        held = _open_file(self.partial) if self.partial.exists() else None
+        capture = _open_file(self.partial) if self.partial.exists() else None
         frames = 0
-        while held is not None and held.grab():
+        while capture is not None and capture.grab():
             frames += 1
-        if held is not None:
-            held.release()
+        if capture is not None:
+            capture.release()
         if frames != self.frames:
             raise OSError(
                 errno.ENOSPC,

@@ -1,1 +1,1 @@
-"""MediaPipe's hand networks: read from their files, taught, and written back."""
+"""MediaPipe's hand networks: reading their files, training them, and writing them back."""

@@ -1,4 +1,4 @@
-"""Runs MediaPipe's hand networks by LiteRT (TensorFlow Lite), as MediaPipe itself does."""
+"""Runs MediaPipe's hand networks with LiteRT (TensorFlow Lite), as MediaPipe itself does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .palms import Letterbox, Palm, letterbox, palms_of
 from .regions import Picture, Region, view_of
 from .tflite_files import TfliteFile
 
-# The graphs that are run: SHA-256 of TfliteFile.described(). Of others nobody knows what they do.
+# SHA-256 of TfliteFile.described() of the supported graphs; others are rejected.
 LANDMARK_GRAPHS = {
     "hand_landmark_lite": "b91a1cb253445385aaf8b072ea1d6ba0c4a21b03892b8d6701f3bd3973f19649",
     "hand_landmark_full": "ee97d30cb7452763cbf1c84e5c3514d9dca0b2fa031a0137184f9990c726beb7",
@@ -27,10 +27,10 @@ PALM_GRAPHS = {
 
 
 class Answer(NamedTuple):
-    """What the landmark network says of one region, on the picture and in its camera's frame.
+    """The landmark network's prediction for one region, on the picture and in the camera's frame.
 
-    joints_px: in the picture's pixels. joints_mm: from the hand's middle. presence: the chance that
-    there is a hand; right: that it is a right one.
+    joints_px: in the picture's pixels. joints_mm: relative to the hand's middle. presence: the
+    probability that there is a hand; right: that it is a right hand.
     """
 
     joints_px: Float[np.ndarray, "21 2"]
@@ -40,28 +40,28 @@ class Answer(NamedTuple):
 
 
 class LiteNetwork:
-    """A network of a known graph, ready to run on one thread or several.
+    """A network with a known graph, ready to run on one or more threads.
 
     Args:
-        file: what was read.
-        known: {name: fingerprint of a graph} of those that may be run.
-        threads: of its computation.
+        file: the network's file.
+        known: {name: fingerprint} of the accepted graphs.
+        threads: the number of threads.
 
     Raises:
-        InputError: it is another network.
+        InputError: the graph is not among the accepted ones.
     """
 
     def __init__(self, file: TfliteFile, known: dict[str, str], threads: int = 1) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        own = graph_fingerprint(file)
-        names = [name for name, fingerprint in known.items() if fingerprint == own]
+        fingerprint_of_file = graph_fingerprint(file)
+        names = [name for name, fingerprint in known.items() if fingerprint == fingerprint_of_file]
         if not names:
             raise InputError(
                 f"{file.name}: is another network; expected one with the graph of MediaPipe's "
                 f"{' or '.join(known)}"
             )
-        file.weights()  # all finite
+        file.weights()  # raises unless all are finite
         self.name = names[0]
         with quiet_libraries():
             try:
@@ -72,27 +72,27 @@ class LiteNetwork:
                     f"{file.name}: LiteRT does not take it ({first_line(error)})"
                 ) from None
         self._input = self._interpreter.get_input_details()[0]["index"]
-        self._outputs = [one["index"] for one in self._interpreter.get_output_details()]
+        self._outputs = [details["index"] for details in self._interpreter.get_output_details()]
 
     def __call__(self, picture: Shaped[np.ndarray, "px px 3"]) -> list[np.ndarray]:
-        """The outputs on one uint8 RGB picture, in the file's order."""
+        """Returns the outputs for one uint8 RGB picture, in the file's order."""
         scaled = picture[None].astype(np.float32) / np.float32(255)
         self._interpreter.set_tensor(self._input, scaled)
         self._interpreter.invoke()
-        return [self._interpreter.get_tensor(one)[0] for one in self._outputs]
+        return [self._interpreter.get_tensor(index)[0] for index in self._outputs]
 
 
 def graph_fingerprint(file: TfliteFile) -> str:
-    """What tells one graph from another, whatever its weights are."""
+    """A fingerprint of the graph that does not depend on the weights."""
     return hashlib.sha256("\n".join(file.described()).encode()).hexdigest()
 
 
 class Networks:
-    """The two networks that find hands.
+    """The two networks that detect hands.
 
     Args:
         palms, landmarks: their files.
-        threads: of each.
+        threads: the number of threads of each.
 
     Raises:
         InputError: a file is not one of MediaPipe's hand networks.
@@ -107,24 +107,24 @@ class Networks:
         """Reads the two files.
 
         Raises:
-            InputError: see TfliteFile and above.
+            InputError: a file is invalid, see TfliteFile, or not one of MediaPipe's hand networks.
         """
         return cls(TfliteFile.open(palms), TfliteFile.open(landmarks), threads)
 
     def find_palms(self, picture: Picture, least_score: float, share: float = 1.0) -> list[Palm]:
-        """The palms of a whole picture, the surest first.
+        """Detects palms in a picture, the most confident first.
 
         Args:
             picture: uint8 RGB.
-            least_score: of a palm, 0 to 1.
-            share: of what the network sees, that the picture fills: less for larger hands.
+            least_score: the lowest score of a palm, 0 to 1.
+            share: the share of the network's input that the picture fills; less for larger hands.
         """
         place: Letterbox = letterbox(picture, share)
         boxes, scores = self.palm_network(place.picture)
         return palms_of(boxes, scores[:, 0], place, least_score)
 
     def look(self, picture: Picture, region: Region) -> Answer:
-        """What is in a region."""
+        """Predicts the hand in a region."""
         screen, presence, handedness, world = self.landmark_network(view_of(picture, region))
         places = screen.reshape(21, 3)[:, :2].astype(np.float64)
         joints = 1000 * world.reshape(21, 3).astype(np.float64)

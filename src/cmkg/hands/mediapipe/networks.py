@@ -1,8 +1,8 @@
-"""MediaPipe's hand networks as torch modules whose layers have names.
+"""MediaPipe's hand networks as torch modules with named layers.
 
-Read from a .tflite, trained as any module is, written back. Activations are NCHW here and NHWC in
-the file; batch norm is folded into the convolutions, so channels differ in size by orders of
-magnitude: train them in units of their own, see cmkg.OwnUnits.
+They are read from a .tflite, trained like any module, and written back. Activations are NCHW here
+and NHWC in the file. Batch norm is folded into the convolutions, so channels differ in scale by
+orders of magnitude; train them in units of their own, see cmkg.OwnUnits.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from .tflite_files import HEADS, Operator, TfliteFile, Weights
 
 SAME = 0  # TensorFlow's padding; 1 is VALID
 ACTIVATIONS = {0: nn.Identity, 1: nn.ReLU, 3: nn.ReLU6}
-# Axes of the file's convolution weights in torch's order (out, in, high, wide), and the way back.
+# Axes of the file's convolution weights in torch's order (out, in, height, width), and the inverse.
 TO_TORCH = {"CONV_2D": (0, 3, 1, 2), "DEPTHWISE_CONV_2D": (3, 0, 1, 2)}
 TO_FILE = {"CONV_2D": (0, 2, 3, 1), "DEPTHWISE_CONV_2D": (1, 2, 3, 0)}
 
 
 class Landmarks(NamedTuple):
-    """What a landmark network says of a region.
+    """A landmark network's outputs for a region.
 
-    screen: joints in pixels of its picture, and a relative depth. presence, handedness: 0 to 1; the
-    chance that there is a hand, and that it is a right one (MediaPipe's package calls that "Left":
-    it thinks of mirrored pictures). world: metres, from the hand's middle, in the region's turned
-    frame.
+    screen: joints in pixels of its picture, and a relative depth. presence, handedness: the
+    probabilities, 0 to 1, that there is a hand and that it is a right one (MediaPipe's package
+    calls that "Left", since it assumes mirrored pictures). world: meters, relative to the hand's
+    middle, in the region's rotated frame.
     """
 
     screen: Float[Tensor, "b 21 3"]
@@ -42,9 +42,9 @@ class Landmarks(NamedTuple):
 
 
 class Palms(NamedTuple):
-    """What a palm network says at each anchor, see palms.py.
+    """A palm network's outputs at each anchor, see palms.py.
 
-    boxes: pixels from the anchor: middle, size, 7 key points. scores: before the sigmoid.
+    boxes: middle, size and 7 key points in pixels relative to the anchor. scores: logits.
     """
 
     boxes: Float[Tensor, "b 2016 18"]
@@ -52,10 +52,10 @@ class Palms(NamedTuple):
 
 
 class TfliteNetwork(nn.Module):
-    """The network of a .tflite: each layer with weights is a module called as in TfliteFile.
+    """The network of a .tflite; each layer with weights is a module named as in TfliteFile.
 
     Args:
-        file: what was read. The network keeps it: `tflite_bytes` writes it with other weights.
+        file: the parsed file, which is kept so that `tflite_bytes` can write it with new weights.
 
     Raises:
         InputError: the layers do not fit together, or the weights are not finite.
@@ -75,15 +75,15 @@ class TfliteNetwork(nn.Module):
         """Reads a .tflite of hand landmarks or palms.
 
         Raises:
-            InputError: see TfliteFile; or it is neither of the two.
+            InputError: see TfliteFile; or the network is neither of the two.
         """
         return cls(TfliteFile.open(path)).checked()
 
     def checked(self) -> TfliteNetwork:
-        """This network, after one look at a grey picture.
+        """Returns this network after a test run on a gray picture.
 
         Raises:
-            InputError: its layers do not fit together, or its outputs are another network's.
+            InputError: its layers do not fit together, or its outputs are unexpected.
         """
         with torch.no_grad():
             try:
@@ -98,23 +98,23 @@ class TfliteNetwork(nn.Module):
 
     @property
     def is_landmarks(self) -> bool:
-        """Whether it finds joints; else it finds palms."""
+        """Whether the network predicts joints; otherwise it detects palms."""
         return len(self.file.outputs) == len(HEADS)
 
     def forward(self, pictures: Float[Tensor, "b 3 px px"]) -> Landmarks | Palms:
-        """The network's answers on RGB from 0 to 1."""
-        held: dict[int, Tensor] = {self.file.input[0]: pictures}
+        """Returns the network's outputs for RGB in [0, 1]."""
+        tensors: dict[int, Tensor] = {self.file.input[0]: pictures}
         for operator in self.file.operators:
-            inputs = [held[one] for one in operator.inputs]
-            held[operator.output] = self._run(operator, inputs)
-        found = [held[one] for one in self.file.outputs]
+            inputs = [tensors[tensor] for tensor in operator.inputs]
+            tensors[operator.output] = self._run(operator, inputs)
+        outputs = [tensors[tensor] for tensor in self.file.outputs]
         if self.is_landmarks:
-            screen, presence, handedness, world = found
+            screen, presence, handedness, world = outputs
             shape = (len(pictures), 21, 3)
             return Landmarks(
                 screen.reshape(shape), presence[:, 0], handedness[:, 0], world.reshape(shape)
             )
-        boxes, scores = found
+        boxes, scores = outputs
         return Palms(boxes, scores[..., 0])
 
     def _run(self, operator: Operator, inputs: list[Tensor]) -> Tensor:
@@ -130,7 +130,7 @@ class TfliteNetwork(nn.Module):
             return x.mean((2, 3))
         if kind == "LOGISTIC":
             return torch.sigmoid(x)
-        if kind == "PAD":  # of channels alone, behind them
+        if kind == "PAD":  # appends channels only
             return F.pad(x, (0, 0, 0, 0, 0, operator.constants[0][-1]))
         if kind == "RESIZE_BILINEAR":
             return F.interpolate(x, operator.constants[0], mode="bilinear", align_corners=False)
@@ -139,28 +139,28 @@ class TfliteNetwork(nn.Module):
         return torch.cat(inputs, options["axis"])  # CONCATENATION
 
     def weights(self) -> Weights:
-        """{layer.weight: numbers in the file's shapes}, as TfliteFile.with_weights takes them."""
-        found = {}
+        """{layer.weight: array in the file's shape}, the format of TfliteFile.with_weights."""
+        arrays = {}
         for operator in self.file.operators:
             for name in operator.weights:
                 full = f"{operator.name}.{name}"
                 value = self.get_parameter(full).detach().float().cpu()
                 if name == "weight" and operator.kind in TO_FILE:
                     value = value.permute(TO_FILE[operator.kind])
-                found[full] = value.numpy().reshape(self.file.constants[full].shape)
-        return found
+                arrays[full] = value.numpy().reshape(self.file.constants[full].shape)
+        return arrays
 
     def tflite_bytes(self) -> bytes:
-        """The network's own file with these weights; every byte that is no weight stays.
+        """Serializes the network's file with the current weights; all other bytes stay unchanged.
 
         Raises:
-            InputError: the file's precision does not hold them.
+            InputError: the weights exceed the range of the file's precision.
         """
         return self.file.with_weights(self.weights())
 
 
 class _Convolution(nn.Conv2d):
-    """A convolution with TensorFlow's padding, and its activation."""
+    """A convolution with TensorFlow's padding, followed by its activation."""
 
     def __init__(self, shape: tuple[int, ...], options: dict[str, int], groups: int) -> None:
         out, per_group, high, wide = shape
@@ -205,10 +205,10 @@ def _layer_of(operator: Operator, file: TfliteFile, weights: Weights) -> nn.Modu
 
 
 def _expect_known(operator: Operator, file: TfliteFile) -> None:
-    """Refuses options that no hand network has, so that none is passed over in silence."""
+    """Rejects options that hand networks do not use, so that none is silently ignored."""
     options = operator.options
     same = options.get("stride_w") == options.get("stride_h")
-    plain = {options.get(f"dilation_{one}", 1) for one in "wh"} == {1}
+    plain = {options.get(f"dilation_{axis}", 1) for axis in "wh"} == {1}
     shape = file.constants[f"{operator.name}.weight"].shape
     square = len(shape) < 4 or shape[1] == shape[2]
     multiplier = options.get("multiplier", 1) == 1
@@ -221,7 +221,7 @@ def _expect_known(operator: Operator, file: TfliteFile) -> None:
 
 
 def _pad(x: Tensor, size: int, stride: int, padding: int) -> Tensor:
-    """TensorFlow's SAME padding: the odd pixel to the right and below."""
+    """Applies TensorFlow's SAME padding, with the odd pixel to the right and below."""
     if padding != SAME:
         return x
     high, wide = (
@@ -233,6 +233,6 @@ def _pad(x: Tensor, size: int, stride: int, padding: int) -> Tensor:
 
 
 def as_input(pictures: np.ndarray) -> Float[Tensor, "b 3 px px"]:
-    """uint8 RGB pictures (B, px, px, 3) as the networks take them."""
+    """Converts uint8 RGB pictures (B, px, px, 3) to network inputs."""
     channels_first = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
     return (channels_first.float() / 255).contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,7 @@
-"""Palms in a whole picture: what the palm network's 2016 anchors say, as regions.
+"""Palm detection: converts the outputs of the palm network's 2016 anchors to regions.
 
-Facts from MediaPipe's public graph palm_detection_cpu: SSD anchors of strides 8, 16, 16, 16 and one
-size; scores' sigmoid; weighted non-maximum suppression.
+It follows MediaPipe's public graph palm_detection_cpu: SSD anchors of strides 8, 16, 16, 16 and one
+size, sigmoid scores, and weighted non-maximum suppression.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from .regions import Picture, Region
 
 PX = 192  # of the palm network's picture
 STRIDES = (8, 16, 16, 16)
-ANCHORS_A_CELL = 2  # for each of these
+ANCHORS_A_CELL = 2  # per entry of STRIDES
 LARGEST_LOGIT = 100.0
 SAME_PALM = 0.3  # intersection over union
 WRIST, MIDDLE_MCP = 0, 2  # of the seven key points
 
 
 class Palm(NamedTuple):
-    """A palm: its score from 0 to 1, and the region of its hand, in the picture's pixels."""
+    """A palm: its score in [0, 1], and the region of its hand in the picture's pixels."""
 
     score: float
     region: Region
 
 
 class Letterbox(NamedTuple):
-    """The picture within a square: `scale` of its pixels to one there, and the margins there."""
+    """The picture within a square, its pixels per square pixel, and the margins in the square."""
 
     picture: Picture
     scale: float
@@ -40,7 +40,7 @@ class Letterbox(NamedTuple):
 
 
 def letterbox(picture: Picture, share: float = 1.0, px: int = PX) -> Letterbox:
-    """The picture in the middle of a black square, its longer side `share` of the square's."""
+    """Centers the picture in a black square; its longer side is `share` of the square's side."""
     height, width = picture.shape[:2]
     scale = max(height, width) / (share * px)
     rows, columns = max(round(height / scale), 1), max(round(width / scale), 1)
@@ -54,7 +54,7 @@ def letterbox(picture: Picture, share: float = 1.0, px: int = PX) -> Letterbox:
 
 @cache
 def anchors() -> Float[np.ndarray, "2016 2"]:
-    """The middles of the cells that the network's rows belong to, in pixels."""
+    """The cell centers of the network's output rows, in pixels."""
     parts = []
     for stride in sorted(set(STRIDES)):
         count = ANCHORS_A_CELL * STRIDES.count(stride)
@@ -70,19 +70,21 @@ def palms_of(
     place: Letterbox,
     least_score: float,
 ) -> list[Palm]:
-    """The palms of a picture, the surest first.
+    """Decodes the palms of a picture, the most confident first.
 
     Args:
-        boxes, scores: the network's answer on `place.picture`.
-        place: where the picture is in it.
-        least_score: of a palm, 0 to 1.
+        boxes, scores: the network's outputs for `place.picture`.
+        place: the picture's placement in the network's input.
+        least_score: the lowest score of a palm, 0 to 1.
     """
     chance = 1 / (1 + np.exp(-np.clip(scores, -LARGEST_LOGIT, LARGEST_LOGIT)))
     sure = np.flatnonzero(chance >= least_score)
-    found = boxes[sure].astype(np.float64).reshape(-1, 9, 2)  # middle, size, 7 key points
-    found[:, [0, *range(2, 9)]] += anchors()[sure][:, None]
+    points = boxes[sure].astype(np.float64).reshape(-1, 9, 2)  # middle, size, 7 key points
+    points[:, [0, *range(2, 9)]] += anchors()[sure][:, None]
     return [
-        Palm(score, _region_of(one, place)) for score, one in _merged(found, chance[sure]) if score
+        Palm(score, _region_of(palm, place))
+        for score, palm in _merged(points, chance[sure])
+        if score
     ]
 
 
@@ -97,7 +99,7 @@ def _region_of(found: Float[np.ndarray, "9 2"], place: Letterbox) -> Region:
 def _merged(
     found: Float[np.ndarray, "n 9 2"], scores: Float[np.ndarray, " n"]
 ) -> list[tuple[float, Float[np.ndarray, "9 2"]]]:
-    """Weighted non-maximum suppression: each group of overlapping boxes becomes its mean."""
+    """Weighted non-maximum suppression: averages each group of overlapping boxes."""
     low, high = found[:, 0] - found[:, 1] / 2, found[:, 0] + found[:, 1] / 2
     area = found[:, 1].clip(0).prod(1)
     left = np.argsort(-scores, kind="stable")

@@ -1,7 +1,7 @@
-"""Where MediaPipe's landmark network looks: squares on the picture, turned so that the hand is up.
+"""The landmark network's regions of interest: squares rotated so that the hand points up.
 
-Facts from MediaPipe's public graphs (palm_detection_detection_to_roi, hand_landmark_landmarks_to_
-roi). Pixels as everywhere here: the first one's middle is (0, 0).
+They follow MediaPipe's public graphs (palm_detection_detection_to_roi,
+hand_landmark_landmarks_to_roi). As everywhere here, the first pixel's center is (0, 0).
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from ..skeleton import INDEX_MCP, MIDDLE_MCP, WRIST
 Picture = Shaped[np.ndarray, "_ _ 3"]
 Points = Float[np.ndarray, "21 2"]
 
-PX = 224  # of the landmark network's picture
-FOLLOWED = (0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18)  # joints whose box is followed
+PX = 224  # side of the landmark network's picture
+FOLLOWED = (0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18)  # joints whose bounding box is tracked
 RING_MCP = 13
 PALM_ZOOM, PALM_SHIFT = 2.6, -0.5  # of a palm's box; a negative shift is towards the fingers
 JOINTS_ZOOM, JOINTS_SHIFT = 2.0, -0.1
-FINE = 1.5  # pixels of the picture for each of the network's, before they are averaged
+FINE = 1.5  # minimum resolution after averaging, in picture pixels per network pixel
 SMALLEST_SIDE = 1.0
 
 
 class Region(NamedTuple):
-    """A square on the picture that may leave it: its middle, its side, and how it is turned.
+    """A rotated square, given by its middle, side and angle, which may extend beyond the picture.
 
-    angle: in radians, clockwise on the picture, from the picture's up to the hand's.
+    angle: in radians, clockwise on the picture, from the picture's up direction to the hand's.
     """
 
     x: float
@@ -39,7 +39,7 @@ class Region(NamedTuple):
 
     @classmethod
     def of_joints(cls, joints_px: Points) -> Region:
-        """Where the network looks in a video's next frame: around the last frame's joints."""
+        """The region for a video's next frame, around the last frame's joints."""
         knuckles = (joints_px[INDEX_MCP] + joints_px[RING_MCP]) / 2
         up = (knuckles + joints_px[MIDDLE_MCP]) / 2 - joints_px[WRIST]
         angle = float(np.arctan2(up[0], -up[1]))
@@ -60,7 +60,7 @@ class Region(NamedTuple):
         wrist: Float[np.ndarray, "2"],
         middle_mcp: Float[np.ndarray, "2"],
     ) -> Region:
-        """Where the network looks first: around a palm's box (middle, width, height)."""
+        """The initial region around a palm's box (middle, width, height)."""
         x, y, width, height = box
         up = middle_mcp - wrist
         angle = float(np.arctan2(up[0], -up[1]))
@@ -68,13 +68,13 @@ class Region(NamedTuple):
         return cls(float(x), float(y), PALM_ZOOM * max(width, height, SMALLEST_SIDE), angle)
 
     def distance(self, other: Region) -> float:
-        """Between the two middles, in pixels."""
+        """The distance between the two middles, in pixels."""
         return float(np.hypot(self.x - other.x, self.y - other.y))
 
     def changed(
         self, turn: float = 0.0, zoom: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)
     ) -> Region:
-        """Turned on by an angle, zoom times as large, moved by shares of its side in its frame."""
+        """Rotates by an angle, scales by `zoom`, and shifts by shares of the side in its frame."""
         x, y = np.array([self.x, self.y]) + rotation(self.angle) @ (np.array(shift) * self.side)
         return Region(float(x), float(y), self.side * zoom, self.angle + turn)
 
@@ -86,46 +86,46 @@ class Region(NamedTuple):
         return np.column_stack([linear, offset])
 
     def to_picture(self, screen: Float[np.ndarray, "n 2"], px: int = PX) -> np.ndarray:
-        """Places that the network tells, from 0 to px, in the picture's pixels."""
+        """Converts the network's positions, from 0 to px, to the picture's pixels."""
         return (screen - px / 2) * (self.side / px) @ rotation(self.angle).T + [self.x, self.y]
 
     def to_screen(self, joints_px: Float[np.ndarray, "n 2"], px: int = PX) -> np.ndarray:
-        """The way back: what the network should tell of these places."""
+        """The inverse of to_picture: the network's positions for points on the picture."""
         return (joints_px - [self.x, self.y]) @ rotation(self.angle) * (px / self.side) + px / 2
 
     def to_camera(self, world: Float[np.ndarray, "n 3"]) -> np.ndarray:
-        """3D joints of the region's turned frame, in the picture's."""
+        """Rotates 3D joints from the region's frame to the picture's."""
         turned = world.copy()
         turned[:, :2] = world[:, :2] @ rotation(self.angle).T
         return turned
 
     def from_camera(self, joints: Float[np.ndarray, "n 3"]) -> np.ndarray:
-        """The way back: what the network should tell of these joints."""
+        """The inverse of to_camera."""
         turned = joints.copy()
         turned[:, :2] = joints[:, :2] @ rotation(self.angle)
         return turned
 
     def corner_and_size(self) -> tuple[float, float, float, float]:
-        """x, y of the upper left corner, width, height of the square before it is turned."""
+        """x, y of the upper left corner, width, height of the square before rotation."""
         return self.x - self.side / 2, self.y - self.side / 2, self.side, self.side
 
     def corners(self) -> Float[np.ndarray, "4 2"]:
-        """Of the turned square, on the picture."""
+        """The corners of the rotated square on the picture."""
         half = self.side / 2
         square = np.array([[-half, -half], [half, -half], [half, half], [-half, half]])
         return square @ rotation(self.angle).T + [self.x, self.y]
 
 
 def rotation(angle: float) -> Float[np.ndarray, "2 2"]:
-    """Takes a region's axes to the picture's."""
+    """The rotation from a region's axes to the picture's."""
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, -s], [s, c]])
 
 
 def view_of(picture: Picture, region: Region, px: int = PX) -> Shaped[np.ndarray, "px px 3"]:
-    """What the network sees of a region; beyond the picture its edge repeats.
+    """The network's view of a region; the picture's edge is replicated outside.
 
-    Where the region has many pixels they are averaged first: MediaPipe samples them.
+    High-resolution regions are averaged first, whereas MediaPipe samples them.
     """
     to_view = region.to_view(px)
     part, to_part = _shrunken_part(picture, region, px)
@@ -138,10 +138,10 @@ def view_of(picture: Picture, region: Region, px: int = PX) -> Shaped[np.ndarray
 def _shrunken_part(
     picture: Picture, region: Region, px: int
 ) -> tuple[Picture, Float[np.ndarray, "3 3"]]:
-    """The part of the picture that a region can show, by whole pixels smaller where it has many.
+    """Crops the part of the picture that a region can show, and downscales it by an integer factor.
 
     Returns:
-        It, and the homography from the picture's pixels to its.
+        The part, and the homography from the picture's pixels to the part's.
     """
     height, width = picture.shape[:2]
     corners = region.corners()

@@ -1,7 +1,7 @@
-"""MediaPipe's .task bundles: of the two networks, or with a taught network in place of one.
+"""MediaPipe's .task bundles: creating them, and replacing the landmark network's weights.
 
-A bundle is a zip file whose members are stored, not deflated, so that they are mapped from disk
-where they lie: the weights are changed in place, with the two checksums that zip keeps of them.
+A bundle is a zip file whose members are stored uncompressed, so that they can be memory-mapped. The
+weights are therefore replaced in place, with the two checksums that zip keeps of them.
 """
 
 from __future__ import annotations
@@ -16,52 +16,52 @@ from .tflite_files import HEADS, MOST_BYTES, TfliteFile, Weights, expect_same_gr
 
 MOST_MEMBERS = 100
 PALMS_MEMBER, LANDMARKS_MEMBER = "hand_detector.tflite", "hand_landmarks_detector.tflite"
-ALIGNMENT, ALIGNMENT_EXTRA, EXTRA_HEADER = 16, 0xD935, 4  # zip's field for bytes that align
-LOCAL_HEADER, LOCAL_CRC = 30, 14  # bytes of a member's own header; where its checksum is in it
+ALIGNMENT, ALIGNMENT_EXTRA, EXTRA_HEADER = 16, 0xD935, 4  # zip's extra field for alignment
+LOCAL_HEADER, LOCAL_CRC = 30, 14  # size of a member's local header; offset of its checksum
 CENTRAL_HEADER, CENTRAL_CRC, CENTRAL_SIGNATURE = 46, 16, b"PK\x01\x02"
-CRC_FOLLOWS = 0x8  # flag: the checksum stands behind the data
+CRC_FOLLOWS = 0x8  # flag: the checksum follows the data
 
 
 def bundle_of(palms: bytes, landmarks: bytes) -> bytes:
-    """A bundle that MediaPipe's HandLandmarker takes, of its two networks' files.
+    """Builds a bundle for MediaPipe's HandLandmarker from its two networks' files.
 
-    Stored, each member beginning at a multiple of ALIGNMENT; the same files give the same bundle.
+    Members are stored at multiples of ALIGNMENT. The same files give the same bundle.
     """
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w", zipfile.ZIP_STORED) as archive:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         for name, data in ((PALMS_MEMBER, palms), (LANDMARKS_MEMBER, landmarks)):
             member = zipfile.ZipInfo(name)
-            begin = held.tell() + LOCAL_HEADER + len(name) + EXTRA_HEADER
+            begin = stream.tell() + LOCAL_HEADER + len(name) + EXTRA_HEADER
             padding = -begin % ALIGNMENT
             member.extra = struct.pack("<HH", ALIGNMENT_EXTRA, padding) + bytes(padding)
             archive.writestr(member, data)
-    return held.getvalue()
+    return stream.getvalue()
 
 
 def with_taught_network(bundle: bytes, name: str, taught: TfliteFile, weights: Weights) -> bytes:
-    """A bundle with other weights in its landmark network.
+    """Replaces the weights of a bundle's landmark network.
 
     Args:
         bundle: the bytes of a .task file.
-        name: what sentences call it.
-        taught: the file that was taught: the bundle's network must have its graph.
-        weights: {layer.weight: numbers}.
+        name: its name in error messages.
+        taught: the file that was trained; the bundle's network must have the same graph.
+        weights: {layer.weight: array}.
 
     Raises:
-        InputError: it is no such bundle, or its network is another one; it says where it differs.
+        InputError: the bundle is invalid, or its network differs; the message says where.
     """
     members = _members(bundle, name)
-    candidates = [one for one in members if one.filename.endswith(".tflite")]
+    candidates = [entry for entry in members if entry.filename.endswith(".tflite")]
     if not candidates:
-        held = ", ".join(one.filename for one in members) or "nothing"
-        raise InputError(f"{name}: expected a bundle with .tflite files inside, it holds {held}")
+        names = ", ".join(entry.filename for entry in members) or "nothing"
+        raise InputError(f"{name}: expected a bundle with .tflite files inside, it holds {names}")
     refused: InputError | None = None
     for member in candidates:
         start = _data_start(bundle, member, name)
         data = bundle[start : start + member.file_size]
         file = TfliteFile(data, f"{name}: {member.filename}")
         if len(file.outputs) != len(HEADS):
-            continue  # the palms'
+            continue  # the palm network
         try:
             expect_same_graph(file, taught)
         except InputError as error:
@@ -75,8 +75,8 @@ def with_taught_network(bundle: bytes, name: str, taught: TfliteFile, weights: W
 
 def _members(bundle: bytes, name: str) -> list[zipfile.ZipInfo]:
     try:
-        with zipfile.ZipFile(io.BytesIO(bundle)) as held:
-            members = held.infolist()
+        with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
+            members = archive.infolist()
     except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError) as error:
         raise InputError(f"{name}: expected a .task bundle (a zip file): {error}") from None
     if len(members) > MOST_MEMBERS:
@@ -85,7 +85,7 @@ def _members(bundle: bytes, name: str) -> list[zipfile.ZipInfo]:
 
 
 def _data_start(bundle: bytes, member: zipfile.ZipInfo, name: str) -> int:
-    """Where a member's bytes begin."""
+    """The offset of a member's data."""
     header = bundle[member.header_offset : member.header_offset + LOCAL_HEADER]
     is_stored = member.compress_type == zipfile.ZIP_STORED
     if len(header) < LOCAL_HEADER or not is_stored or member.flag_bits & CRC_FOLLOWS:
@@ -101,21 +101,21 @@ def _data_start(bundle: bytes, member: zipfile.ZipInfo, name: str) -> int:
 
 
 def _patched(bundle: bytes, member: zipfile.ZipInfo, start: int, data: bytes, name: str) -> bytes:
-    found = bytearray(bundle)
-    found[start : start + len(data)] = data
+    patched = bytearray(bundle)
+    patched[start : start + len(data)] = data
     checksum = zlib.crc32(data)
-    struct.pack_into("<I", found, member.header_offset + LOCAL_CRC, checksum)
-    struct.pack_into("<I", found, _central_entry(bundle, member, name) + CENTRAL_CRC, checksum)
-    with zipfile.ZipFile(io.BytesIO(found)) as held:
-        if held.testzip() is not None:
+    struct.pack_into("<I", patched, member.header_offset + LOCAL_CRC, checksum)
+    struct.pack_into("<I", patched, _central_entry(bundle, member, name) + CENTRAL_CRC, checksum)
+    with zipfile.ZipFile(io.BytesIO(patched)) as archive:
+        if archive.testzip() is not None:
             raise InputError(f"{name}: could not be written again; give it as it was downloaded")
-    return bytes(found)
+    return bytes(patched)
 
 
 def _central_entry(bundle: bytes, member: zipfile.ZipInfo, name: str) -> int:
-    """Where the directory at the bundle's end has its entry of a member."""
-    with zipfile.ZipFile(io.BytesIO(bundle)) as held:
-        at: int = held.start_dir
+    """The offset of a member's entry in the central directory."""
+    with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
+        at: int = archive.start_dir
     while bundle[at : at + 4] == CENTRAL_SIGNATURE:
         names, extra, comment = struct.unpack_from("<HHH", bundle, at + 28)
         (offset,) = struct.unpack_from("<I", bundle, at + 42)

@@ -1,10 +1,10 @@
-"""Reads a .tflite file's graph and weights, and writes the same file with other weights.
+"""Reads a .tflite file's graph and weights, and writes the same file with new weights.
 
 A .tflite is a FlatBuffer (https://flatbuffers.dev/internals) of TensorFlow's schema version 3. This
-reader knows the fields that MediaPipe's hand networks have, checks every offset against the file's
-length, and refuses all else in one sentence. NumPy only: predicting needs no torch.
+reader supports the fields that MediaPipe's hand networks use, checks every offset against the
+file's length, and rejects everything else. It uses only NumPy, so that inference needs no torch.
 
-One file: reading and writing share the format's tables.
+Reading and writing are in one file because they share the format's tables.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DTYPES: dict[int, np.dtype[Any]] = {
 TYPE_NAMES = {3: "uint8", 4: "int64", 7: "int16", 9: "int8", 17: "int4"}
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
-# TensorFlow's numbers of the operators that the hand networks have.
+# TensorFlow's codes of the operators in the hand networks.
 OPERATORS = {
     0: "ADD",
     2: "CONCATENATION",
@@ -48,7 +48,7 @@ OPERATORS = {
     40: "MEAN",
     54: "PRELU",
 }
-# Their options: {name: (slot in the table, struct format, default)}.
+# The operators' options: {name: (slot in the table, struct format, default)}.
 OPTIONS: dict[str, dict[str, tuple[int, str, int]]] = {
     "CONV_2D": {
         "padding": (0, "b", 0),
@@ -86,7 +86,7 @@ PREFIXES = {
     "FULLY_CONNECTED": "linear",
     "PRELU": "prelu",
 }
-# What each layer's constants are called, in the order of the operator's inputs.
+# The names of each layer's constants, in the order of the operator's inputs.
 WEIGHTS = {
     "CONV_2D": ("weight", "bias"),
     "DEPTHWISE_CONV_2D": ("weight", "bias"),
@@ -94,12 +94,12 @@ WEIGHTS = {
     "PRELU": ("weight",),
 }
 HEADS = ("screen", "presence", "handedness", "world")  # a landmark network's outputs, in order
-MOST_ENTRIES = 100_000  # of a list of tables
+MOST_ENTRIES = 100_000  # in a list of tables
 Weights = dict[str, np.ndarray]
 
 
 class Constant(NamedTuple):
-    """A tensor whose numbers are in the file: where, and as what."""
+    """A tensor stored in the file: its offset, shape and data type."""
 
     offset: int
     shape: tuple[int, ...]
@@ -110,9 +110,9 @@ class Constant(NamedTuple):
 class Operator:
     """One operator of the graph.
 
-    name: of its layer, where it has weights ("conv_3", or the output's name for a head). inputs:
-    tensors, without the weights. weights: {its weights' names: constant tensors}. constants: the
-    numbers of other constant inputs, as plain lists.
+    name: the layer's name if it has weights ("conv_3", or the output's name for a head). inputs:
+    tensors, without constants. weights: {weight name: constant tensor}. constants: the values of
+    other constant inputs.
     """
 
     kind: str
@@ -125,14 +125,14 @@ class Operator:
 
 
 class TfliteFile:
-    """A float .tflite of the operators in OPERATORS.
+    """A float .tflite with the operators in OPERATORS.
 
     Args:
         data: the file's bytes.
-        name: what sentences call it.
+        name: its name in error messages.
 
     Raises:
-        InputError: it is damaged, quantised, or has operators that no hand network has.
+        InputError: the file is damaged, quantized, or has unsupported operators.
     """
 
     def __init__(self, data: bytes, name: str = "the model") -> None:
@@ -151,7 +151,7 @@ class TfliteFile:
         """Reads a file.
 
         Raises:
-            InputError: it cannot be read, is larger than MOST_BYTES, or see above.
+            InputError: the file cannot be read, is larger than MOST_BYTES, or is invalid as above.
         """
         remedy = "give MediaPipe's hand_landmark or palm_detection .tflite"
         return cls(read_file(path, "a .tflite file", remedy, MOST_BYTES), str(path))
@@ -162,20 +162,20 @@ class TfliteFile:
         graphs = model.tables(2)
         if len(graphs) != 1:
             raise InputError(f"{self.name}: expected one graph, found {len(graphs)}")
-        codes = [self._kind_of(one) for one in model.tables(1)]
+        codes = [self._kind_of(code) for code in model.tables(1)]
         buffers, tensors = model.tables(4), graphs[0].tables(0)
-        self._shapes = [tuple(one.ints(0)) for one in tensors]
-        self._types = [one.number(1, "b", 0) for one in tensors]
-        self._buffers = [self._buffer_of(one, buffers) for one in tensors]
+        self._shapes = [tuple(tensor.ints(0)) for tensor in tensors]
+        self._types = [tensor.number(1, "b", 0) for tensor in tensors]
+        self._buffers = [self._buffer_of(tensor, buffers) for tensor in tensors]
         self.input, outputs = graphs[0].ints(1), graphs[0].ints(2)
         self.outputs = tuple(outputs)
         operators = graphs[0].tables(3)
         if len(operators) > MOST_OPERATORS or len(self.input) != 1:
             raise InputError(f"{self.name}: expected a hand network, this graph is another model's")
-        self._halves: dict[int, int] = {}  # {dequantised tensor: the constant that it comes from}
+        self._halves: dict[int, int] = {}  # {dequantized tensor: its source constant}
         self._counts: dict[str, int] = {}
-        read = [self._operator(one, codes) for one in operators]
-        self.operators = self._with_heads([one for one in read if one is not None])
+        parsed = [self._operator(table, codes) for table in operators]
+        self.operators = self._with_heads([entry for entry in parsed if entry is not None])
 
     def _kind_of(self, code: _Table) -> str:
         number = max(code.number(3, "i", 0), code.number(0, "b", 0))
@@ -187,66 +187,66 @@ class TfliteFile:
         return OPERATORS[number]
 
     def _with_heads(self, operators: list[Operator]) -> tuple[Operator, ...]:
-        """The linear layers of a landmark network are called as what they say."""
+        """Names the linear layers of a landmark network after their outputs."""
         if len(self.outputs) != len(HEADS):
             return tuple(operators)
         names = dict(zip(self.outputs, HEADS, strict=True))
-        for one in operators:
-            if one.kind == "LOGISTIC" and one.output in names:
-                names[one.inputs[0]] = names[one.output]
+        for operator in operators:
+            if operator.kind == "LOGISTIC" and operator.output in names:
+                names[operator.inputs[0]] = names[operator.output]
         return tuple(
-            replace(one, name=names[one.output])
-            if one.kind == "FULLY_CONNECTED" and one.output in names
-            else one
-            for one in operators
+            replace(operator, name=names[operator.output])
+            if operator.kind == "FULLY_CONNECTED" and operator.output in names
+            else operator
+            for operator in operators
         )
 
     def _buffer_of(self, tensor: _Table, buffers: list[_Table]) -> tuple[int, int]:
-        """(offset, length) of a tensor's bytes; of a tensor that is computed (0, 0)."""
+        """Returns (offset, length) of a tensor's bytes, or (0, 0) if the tensor is computed."""
         number = tensor.number(2, "I", 0)
         return buffers[number].span(0)
 
     def _operator(self, table: _Table, codes: list[str]) -> Operator | None:
         kind = codes[table.number(0, "I", 0)]
         inputs, outputs = table.ints(1), table.ints(2)
-        for one in (*inputs, *outputs):
-            if not 0 <= one < len(self._shapes):
-                raise ValueError(f"an operator {kind} names tensor {one}")
+        for tensor in (*inputs, *outputs):
+            if not 0 <= tensor < len(self._shapes):
+                raise ValueError(f"an operator {kind} names tensor {tensor}")
         if len(outputs) != 1:
             raise ValueError(f"an operator {kind} has {len(outputs)} outputs")
         if kind == "DEQUANTIZE":
             if self._types[inputs[0]] != FLOAT16:
-                found = TYPE_NAMES.get(self._types[inputs[0]], "other numbers")
+                dtype = TYPE_NAMES.get(self._types[inputs[0]], "other numbers")
                 raise InputError(
-                    f"{self.name}: is quantised ({found}); expected float16 or float32 weights: "
+                    f"{self.name}: is quantised ({dtype}); expected float16 or float32 weights: "
                     "give the float file of the network"
                 )
             self._halves[outputs[0]] = inputs[0]
             return None
         self._expect_float(inputs, outputs)
-        held = {one: self._halves.get(one, one) for one in inputs}
-        constant = [one for one in inputs if self._buffers[held[one]][1]]
+        sources = {tensor: self._halves.get(tensor, tensor) for tensor in inputs}
+        constant = [tensor for tensor in inputs if self._buffers[sources[tensor]][1]]
         names = WEIGHTS.get(kind, ())
         if names and len(constant) != len(names):
             raise ValueError(f"an operator {kind} has {len(constant)} constants")
-        rest = () if names else tuple(self._integers(held[one]) for one in constant)
+        rest = () if names else tuple(self._integers(sources[tensor]) for tensor in constant)
         options = _options_of(table, kind)
         return Operator(
             kind=kind,
             name=self._name_of(kind, outputs[0]),
-            inputs=tuple(one for one in inputs if one not in constant),
+            inputs=tuple(tensor for tensor in inputs if tensor not in constant),
             output=outputs[0],
             options=options,
-            weights=dict(zip(names, (held[one] for one in constant), strict=False)),
+            weights=dict(zip(names, (sources[tensor] for tensor in constant), strict=False)),
             constants=rest,
         )
 
     def _expect_float(self, inputs: list[int], outputs: list[int]) -> None:
-        for one in (*inputs, *outputs):
-            if self._types[one] not in DTYPES:
-                found = TYPE_NAMES.get(self._types[one], f"type {self._types[one]}")
+        for tensor in (*inputs, *outputs):
+            if self._types[tensor] not in DTYPES:
+                dtype = TYPE_NAMES.get(self._types[tensor], f"type {self._types[tensor]}")
                 raise InputError(
-                    f"{self.name}: is quantised (a tensor of {found}); expected float16 or float32 "
+                    f"{self.name}: is quantised (a tensor of {dtype}); expected float16 or float32 "
                     "weights: give the float file of the network"
                 )
 
@@ -254,7 +254,7 @@ class TfliteFile:
         constant = self.constant(tensor)
         if constant.dtype != DTYPES[INT32] or int(np.prod(constant.shape)) > 64:
             raise ValueError("a constant that is no weight is large or no integer")
-        return tuple(int(one) for one in self.values(constant).ravel())
+        return tuple(int(value) for value in self.values(constant).ravel())
 
     def _name_of(self, kind: str, output: int) -> str:
         if kind not in PREFIXES:
@@ -264,10 +264,10 @@ class TfliteFile:
 
     # ---- weights -----------------------------------------------------------------------------
     def constant(self, tensor: int) -> Constant:
-        """Where a constant tensor's numbers are.
+        """Locates a constant tensor in the file.
 
         Raises:
-            ValueError: the file has more or fewer bytes of it than its shape says.
+            ValueError: its byte count does not match its shape.
         """
         offset, length = self._buffers[tensor]
         dtype, shape = DTYPES[self._types[tensor]], self._shapes[tensor]
@@ -281,14 +281,14 @@ class TfliteFile:
         return Constant(offset, shape, dtype)
 
     def values(self, constant: Constant) -> np.ndarray:
-        """The numbers of a constant, read-only."""
+        """The values of a constant, read-only."""
         count = int(np.prod(constant.shape))
-        found = np.frombuffer(self.data, constant.dtype, count, constant.offset)
-        return found.reshape(constant.shape)
+        flat = np.frombuffer(self.data, constant.dtype, count, constant.offset)
+        return flat.reshape(constant.shape)
 
     @cached_property
     def constants(self) -> dict[str, Constant]:
-        """{layer.weight: where its numbers are}, in the graph's order."""
+        """{layer.weight: its location in the file}, in the graph's order."""
         try:
             return {
                 f"{operator.name}.{name}": self.constant(tensor)
@@ -299,30 +299,33 @@ class TfliteFile:
             raise InputError(f"{self.name}: is damaged ({error}); copy it again") from None
 
     def weights(self) -> Weights:
-        """{layer.weight: float32 numbers, in the file's own shapes}.
+        """{layer.weight: float32 array in the file's shape}.
 
         Raises:
-            InputError: one of them is not finite.
+            InputError: a weight is not finite.
         """
-        found = {name: self.values(one).astype(np.float32) for name, one in self.constants.items()}
-        for name, values in found.items():
+        arrays = {
+            name: self.values(constant).astype(np.float32)
+            for name, constant in self.constants.items()
+        }
+        for name, values in arrays.items():
             if not np.isfinite(values).all():
                 raise InputError(f"{self.name}: {name} is not finite; copy the file again")
-        return found
+        return arrays
 
     def shape(self, tensor: int) -> tuple[int, ...]:
-        """Of a tensor, as the file says it."""
+        """The shape of a tensor as stated in the file."""
         return self._shapes[tensor]
 
     def with_weights(self, weights: Mapping[str, np.ndarray]) -> bytes:
-        """This file with other numbers; every byte that is no weight stays.
+        """Serializes this file with new weights; all other bytes stay unchanged.
 
         Args:
-            weights: {layer.weight: numbers in the file's shapes}; those not named stay.
+            weights: {layer.weight: array in the file's shape}; weights not named stay unchanged.
 
         Raises:
-            InputError: a name, a shape, or a number that the file's precision does not hold; or
-                two layers share one constant and are given different numbers.
+            InputError: a name or shape is wrong, a value exceeds the range of the file's precision,
+                or two layers that share a constant are given different values.
         """
         data = bytearray(self.data)
         written: dict[int, tuple[str, bytes]] = {}
@@ -348,33 +351,33 @@ class TfliteFile:
         return bytes(data)
 
     def described(self) -> list[str]:
-        """The graph, a line an operator: what two files of one network have in common."""
+        """The graph, one line per operator, which is the same for all files of one network."""
         places = {self.input[0]: "the input"}
         lines = [f"input {self.shape(self.input[0])}"]
-        for number, one in enumerate(self.operators):
-            said = [one.kind, *(f"{key}={value}" for key, value in one.options.items())]
-            said += [f"{name} {self._shapes[tensor]}" for name, tensor in one.weights.items()]
-            said += [str(list(values)) for values in one.constants]
-            sources = ", ".join(places.get(tensor, "nothing") for tensor in one.inputs)
-            lines.append(f"{' '.join(said)} of {sources}")
-            places[one.output] = f"operator {number}"
+        for number, operator in enumerate(self.operators):
+            parts = [operator.kind, *(f"{key}={value}" for key, value in operator.options.items())]
+            parts += [f"{name} {self._shapes[tensor]}" for name, tensor in operator.weights.items()]
+            parts += [str(list(values)) for values in operator.constants]
+            sources = ", ".join(places.get(tensor, "nothing") for tensor in operator.inputs)
+            lines.append(f"{' '.join(parts)} of {sources}")
+            places[operator.output] = f"operator {number}"
         ends = ", ".join(places.get(tensor, "nothing") for tensor in self.outputs)
         return [*lines, f"outputs {ends}"]
 
 
 def expect_same_graph(file: TfliteFile, taught: TfliteFile) -> None:
-    """Refuses a file whose graph is not the one that was taught.
+    """Rejects a file whose graph differs from the trained one.
 
     Raises:
-        InputError: it says where the two differ first.
+        InputError: the graphs differ; the message says where they differ first.
     """
     ours, theirs = taught.described(), file.described()
-    for number, (expected, found) in enumerate(zip(ours, theirs, strict=False)):
-        if expected != found:
+    for number, (expected, actual) in enumerate(zip(ours, theirs, strict=False)):
+        if expected != actual:
             where = "its input" if not number else f"line {number} of its graph"
             raise InputError(
                 f"{file.name}: is another network than the one that was taught: {where} is "
-                f"{found!r:.160}, expected {expected!r:.160}"
+                f"{actual!r:.160}, expected {expected!r:.160}"
             )
     if len(ours) != len(theirs):
         raise InputError(
@@ -395,7 +398,7 @@ def _u32(data: bytes, at: int) -> int:
 
 
 class _Table:
-    """A FlatBuffer's table: its fields by their slots."""
+    """A FlatBuffer table, whose fields are accessed by slot."""
 
     def __init__(self, data: bytes, at: int) -> None:
         self.data, self.at = data, at
@@ -403,7 +406,7 @@ class _Table:
         self._size = _read(data, "H", self._slots)
 
     def place(self, slot: int) -> int:
-        """Where a field is; 0 where the table has none."""
+        """The offset of a field, or 0 if the table does not have it."""
         entry = 4 + 2 * slot
         if entry + 2 > self._size:
             return 0
@@ -411,7 +414,7 @@ class _Table:
         return self.at + offset if offset else 0
 
     def number(self, slot: int, form: str, default: int) -> int:
-        """A number, or its default where it is left out."""
+        """A number, or its default if it is omitted."""
         place = self.place(slot)
         return _read(self.data, form, place) if place else default
 
@@ -431,7 +434,7 @@ class _Table:
         return start + 4, count
 
     def span(self, slot: int) -> tuple[int, int]:
-        """(offset, length) of a list of bytes."""
+        """Returns (offset, length) of a list of bytes."""
         return self._vector(slot, 1)
 
     def ints(self, slot: int) -> list[int]:
@@ -449,7 +452,9 @@ class _Table:
 
 
 def _options_of(table: _Table, kind: str) -> dict[str, int]:
-    known, held = OPTIONS.get(kind, {}), table.table(4)
-    if held is None:
+    known, options = OPTIONS.get(kind, {}), table.table(4)
+    if options is None:
         return {name: default for name, (_, _, default) in known.items()}
-    return {name: held.number(slot, form, default) for name, (slot, form, default) in known.items()}
+    return {
+        name: options.number(slot, form, default) for name, (slot, form, default) in known.items()
+    }

@@ -1,1 +1,1 @@
-"""From pictures to joints: network inputs, the network, its loss."""
+"""Hand pose networks: inputs, architecture and loss."""

@@ -1,7 +1,7 @@
-"""From packed pictures to network inputs, on the batch's device.
+"""Converts packed pictures to network inputs, on the batch's device.
 
-One homography a sample, shared by RGB, depth and joints. Turning the virtual camera (in-plane
-rotation, shift as a small tilt) and zooming it are exact for the picture, so the 3D joints turn
+RGB, depth and joints of a sample share one homography. Rotating the virtual camera (in-plane, or
+with a small tilt for a shift) and zooming it are exact for the picture, so the 3D joints rotate
 with it and depth is measured along the new axis.
 """
 
@@ -29,19 +29,19 @@ Images = Float[Tensor, "b 3 px px"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Half-widths of uniform draws; 0 turns each off."""
+    """Half-widths of uniform distributions; 0 disables each augmentation."""
 
     turn_deg: float = 30.0
-    """In the picture's plane."""
+    """Rotation in the picture's plane, in degrees."""
     shift: float = 0.08
-    """Of the box's side."""
+    """Shift relative to the box's side."""
     zoom: float = 0.15
-    """As a ratio: 1 / 1.15 to 1.15."""
+    """Zoom ratio: 0.15 is 1 / 1.15 to 1.15."""
     colour: float = 0.25
-    """Of gain, contrast and channel mixing."""
+    """Variation of gain, contrast and channel mixing."""
     noise: float = 0.0
     erase: float = 0.2
-    """Probability that a random box is hidden."""
+    """Probability of hiding a random box."""
 
     def __post_init__(self) -> None:
         expect_between(self, 0, 180, "turn_deg")
@@ -53,7 +53,7 @@ NONE = Augmentation(0, 0, 0, 0, 0, 0)
 
 
 class Turns(NamedTuple):
-    """Rotations of the virtual camera, and zooms."""
+    """Rotations and zooms of the virtual camera."""
 
     R: Matrices
     zoom: Float[Tensor, " b"]
@@ -63,8 +63,8 @@ class Turns(NamedTuple):
 class Stored:
     """Packed pictures and labels of a batch.
 
-    rgb: uint8. depth: uint16 mm. margin: how many boxes a stored picture of `px` pixels shows.
-    answers: what a teacher said of the box as it is.
+    rgb: uint8. depth: uint16 mm. margin: side of a stored picture of `px` pixels in boxes.
+    answers: a teacher's predictions for the unaugmented box.
     """
 
     joints_mm: Float[Tensor, "b 21 3"]
@@ -87,7 +87,7 @@ def sample_turns(
     px: float,
     generator: torch.Generator,
 ) -> Turns:
-    """Random turns of the virtual camera, of a focal length in pixels of a box of `px` pixels."""
+    """Draws random turns of virtual cameras, for focal lengths and a box side `px` in pixels."""
     angle = _uniform((count,), torch.pi / 180 * augmentation.turn_deg, generator)
     tilt = _uniform((count, 2), augmentation.shift * px, generator) / focal[:, None]
     widest = torch.log1p(torch.tensor(augmentation.zoom)).item()
@@ -103,7 +103,7 @@ def sample_turns(
 
 
 def roll_turns(count: int, angle_deg: float, device: torch.device | str = "cpu") -> Turns:
-    """The camera turned in its picture's plane, the same for all; at 0 exactly the identity."""
+    """The same in-plane rotation for all cameras; angle 0 is exactly the identity."""
     a = torch.deg2rad(torch.tensor(float(angle_deg), device=device))
     o, one = torch.zeros_like(a), torch.ones_like(a)
     turn = torch.stack([a.cos(), -a.sin(), o, a.sin(), a.cos(), o, o, o, one]).view(1, 3, 3)
@@ -111,7 +111,7 @@ def roll_turns(count: int, angle_deg: float, device: torch.device | str = "cpu")
 
 
 def upright_rolls(joints: Float[Tensor, "b 21 3"], K: Matrices) -> Float[Tensor, "b 3 3"]:
-    """Rotations in the picture's plane after which the middle MCP is right above the wrist."""
+    """In-plane rotations that bring the middle MCP right above the wrist."""
     points = joints[:, [WRIST, MIDDLE_MCP]] @ K.transpose(1, 2)
     pixels = points[..., :2] / points[..., 2:].clamp_min(1e-6)
     along = pixels[:, 1] - pixels[:, 0]
@@ -125,9 +125,9 @@ def upright_rolls(joints: Float[Tensor, "b 21 3"], K: Matrices) -> Float[Tensor,
 def network_camera(
     K: Matrices, margin: float, stored_px: int, px: int, zoom: Float[Tensor, " b"]
 ) -> Matrices:
-    """K of the network's px x px picture of the box, zoomed.
+    """K of the network's zoomed px x px picture of the box.
 
-    The stored picture shows `margin` boxes over stored_px pixels.
+    The stored picture covers `margin` boxes in stored_px pixels.
     """
     out = K.clone()
     out[:, 0, 0] = out[:, 1, 1] = K[:, 0, 0] * zoom * margin * px / stored_px
@@ -136,7 +136,7 @@ def network_camera(
 
 
 def pixel_rays(K: Matrices, px: int) -> Float[Tensor, "b n 3"]:
-    """Directions with z = 1 of all px x px pixels, row by row."""
+    """Ray directions with z = 1 of all px x px pixels, row by row."""
     steps = torch.arange(px, device=K.device)
     v, u = torch.meshgrid(steps, steps, indexing="ij")
     pixels = torch.stack([u, v, torch.ones_like(u)], -1).view(-1, 3).to(K)
@@ -146,9 +146,9 @@ def pixel_rays(K: Matrices, px: int) -> Float[Tensor, "b n 3"]:
 def sampling_grid(
     K_from: Matrices, R: Matrices, K_to: Matrices, stored_px: int, px: int
 ) -> Float[Tensor, "b px px 2"]:
-    """Where each output pixel looks in the stored picture, for grid_sample.
+    """The position of each output pixel in the stored picture, for grid_sample.
 
-    R takes the old frame to the new one.
+    R maps the old frame to the new one.
     """
     points = project_to_sides(pixel_rays(K_to, px) @ R, K_from, stored_px)
     return points.view(len(K_from), px, px, 2)
@@ -162,15 +162,15 @@ def network_inputs(
     turns: Turns | None = None,
     upright: bool = False,
 ) -> HandBatch:
-    """Packed pictures and labels as network inputs of px x px pixels.
+    """Converts packed pictures and labels to network inputs of px x px pixels.
 
     Args:
-        stored: what was packed.
-        px: pixels a side.
-        augmentation: how they are changed at random.
-        generator: of what is drawn.
-        turns: of the virtual camera; None draws them.
-        upright: the hands are turned upright before what is drawn turns them.
+        stored: the packed batch.
+        px: side of the network's picture in pixels.
+        augmentation: the random changes.
+        generator: the random generator.
+        turns: turns of the virtual camera; None draws them.
+        upright: whether to rotate hands upright before the random turns.
     """
     K = stored.K
     generator = generator or torch.Generator(K.device).manual_seed(0)
@@ -203,9 +203,9 @@ def network_inputs(
 
 
 def turn_answers(stored: Stored, answers: Pose, turns: Turns, px: int) -> Pose:
-    """What was said of the box as it is, as it would be said of the turned picture.
+    """Converts predictions for the unaugmented box to the turned picture.
 
-    Joints turn with the camera; a place on the picture is a ray, which turns with it, too.
+    Joints rotate with the camera, and so do the rays of positions on the picture.
     """
     joints = answers.joints @ turns.R.transpose(1, 2)
     if answers.uv is None:
@@ -221,7 +221,7 @@ def turn_answers(stored: Stored, answers: Pose, turns: Turns, px: int) -> Pose:
 def project_to_sides(
     points: Float[Tensor, "b n 3"], K: Matrices, px: int
 ) -> Float[Tensor, "b n 2"]:
-    """Projections by K, the picture's sides being -1 and 1."""
+    """Projects points by K to picture coordinates from -1 to 1."""
     h = points @ K.transpose(1, 2)
     return (2 * h[..., :2] / h[..., 2:].clamp_min(1e-6) + 1) / px - 1
 
@@ -232,7 +232,7 @@ def relative_depth(
     old_rays: Float[Tensor, "b n 3"],
     wrist_mm: Float[Tensor, " b"],
 ) -> Float[Tensor, "b 1 px px"]:
-    """Depth along the new axis from the wrist on, in units of 120 mm.
+    """Depth along the new axis relative to the wrist, in units of 120 mm.
 
     A stored z lies on the old ray r (z = 1). The new ray has z = 1 in the new frame and r_z in the
     old one, so the depth along it is z / r_z.
@@ -245,13 +245,13 @@ def relative_depth(
 
 
 def normalise(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """The backbones' usual normalisation of RGB in [0, 1]."""
+    """Applies the ImageNet normalization to RGB in [0, 1]."""
     mean, std = (t.to(image).view(1, 3, 1, 1) for t in (IMAGENET_MEAN, IMAGENET_STD))
     return (image - mean) / std
 
 
 def change_colours(image: Images, augmentation: Augmentation, generator: torch.Generator) -> Images:
-    """Random colour response, noise and a hidden box; then the normalisation."""
+    """Applies a random color response, noise and a hidden box, then normalizes."""
     count, device = len(image), image.device
     if augmentation.colour:
         c = augmentation.colour
@@ -271,7 +271,7 @@ def change_colours(image: Images, augmentation: Augmentation, generator: torch.G
 
 
 def hide_boxes(image: Images, probability: float, generator: torch.Generator) -> Images:
-    """Hides a random box of up to 40 % of the side behind one colour, in a share of pictures."""
+    """Fills a random box of up to 40 % of the side with one color, in a share of pictures."""
     count, px = len(image), image.shape[-1]
     draw = torch.rand((count, 8), generator=generator, device=image.device)
     size, corner = 0.1 + 0.3 * draw[:, :2], draw[:, 2:4]

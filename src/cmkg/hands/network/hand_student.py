@@ -1,4 +1,4 @@
-"""A trained hand student to be given away: huggingface_hub's mixin loads it."""
+"""A distributable hand student that loads with huggingface_hub's mixin."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from .heatmaps import spread_of
 from .pose import Pose
 from .posenet import Head, NetConfig, StemStride, pose_net
 
-NEAR = 0.1  # of the box's side: what a joint's confidence is the chance of
-BONE_MM = 32.0  # |middle MCP - middle PIP| where nothing is known of the people
+NEAR = 0.1  # of the box's side; confidence is the probability of a smaller error
+BONE_MM = 32.0  # default |middle MCP - middle PIP| for unknown people
 CALIBRATION = (-4.0, -1.5)
-HAND_BONES = 5.6  # of the hand that ships with cmkg
+HAND_BONES = 5.6  # value of the hand that ships with cmkg
 
 
 class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["cmkg", "hand-pose"]):
-    """RGB crops of right hands to 21 joints.
+    """Maps RGB crops of right hands to 21 joints.
 
         student = HandStudent.from_pretrained(folder)
         joints_mm = student.joints_mm(crops, bone_mm=33.0)
 
     Args:
         backbone, width, head, stem_stride, px, upright: see posenet.NetConfig.
-        bone_mm: mean |middle MCP - middle PIP| of the hands that it was trained on.
-        calibration: a and b of `confidence`, as `cmkg export --data` fits them.
-        hand_bones: how many of these bones the hand is long, from the wrist to the middle finger's
-            tip: where its annotators put the knuckle.
+        bone_mm: mean |middle MCP - middle PIP| of the training hands.
+        calibration: a and b of `confidence`, fitted by `cmkg export --data`.
+        hand_bones: length of the hand, from the wrist to the middle finger's tip, in these bones;
+            it depends on where the annotators put the knuckle.
     """
 
     def __init__(
@@ -76,29 +76,30 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
         self.net = pose_net(self.config)
 
     def save_pretrained(self, save_directory: PathLike, **options: Any) -> str | None:
-        """As the mixin does, with a manifest of the files, which `load_student` asks for."""
+        """Saves as the mixin does, and adds the manifest that `load_student` requires."""
         from ..files.exports import MANIFEST, write_manifest
 
         (Path(save_directory) / MANIFEST).unlink(missing_ok=True)
-        found: str | None = super().save_pretrained(save_directory, **options)
+        url: str | None = super().save_pretrained(save_directory, **options)
         write_manifest(save_directory)
-        return found
+        return url
 
     def unit_of(self, measured_mm: float) -> float:
-        """The student's own bone of a hand whose first bone a ruler says to be so long.
+        """Converts a ruler's length of the first bone to the student's unit bone.
 
-        Annotators put the knuckle elsewhere than a ruler finds it; the hand's length is one.
+        Annotators put the knuckle elsewhere than a ruler, but the length of the hand is the same.
         """
         return measured_mm / (RULER_SHARE * self.hand_bones)
 
     def forward(self, x: Float[Tensor, "b 3 px px"]) -> Pose:
-        """Normalised pictures to a Pose, in units of |middle MCP - middle PIP|."""
+        """Maps normalized pictures to a Pose, in units of |middle MCP - middle PIP|."""
         return self.net(x)
 
     def confidence(self, pose: Pose) -> Float[Tensor, "b 21"]:
-        """The chance that a joint is within NEAR of the box's side of its place on the picture.
+        """The probability that a joint's picture position is accurate to NEAR of the box's side.
 
-        sigmoid(a + b log(spread)) of its heatmap's standard deviation. Of heatmaps alone.
+        It is sigmoid(a + b log(spread)), where spread is its heatmap's standard deviation. The pose
+        must have heatmaps.
         """
         assert pose.heatmaps is not None
         a, b = self.calibration
@@ -108,24 +109,24 @@ class HandStudent(nn.Module, PyTorchModelHubMixin, library_name="cmkg", tags=["c
     def joints_mm(
         self, crops: Shaped[np.ndarray, "b h h 3"], bone_mm: float | None = None
     ) -> Float[Tensor, "b 21 3"]:
-        """Joints in mm, wrist at the origin, of uint8 RGB crops of right hands.
+        """Predicts joints in mm, wrist at the origin, from uint8 RGB crops of right hands.
 
         Args:
-            crops: boxed as in docs/datasets.md.
-            bone_mm: what a ruler says of the middle finger's first bone, see `unit_of`; None is
-                the people that it was trained on.
+            crops: cropped as in docs/datasets.md.
+            bone_mm: the middle finger's first bone measured by a ruler, see `unit_of`; None uses
+                the average of the training hands.
         """
         device = next(self.parameters()).device
         x = torch.as_tensor(np.ascontiguousarray(crops)).to(device)
         x = x.permute(0, 3, 1, 2).float() / 255
         x = F.interpolate(x, (self.px, self.px), mode="bilinear", antialias=True)
-        own = float(self.net.unit_mm) or self.bone_mm
-        unit = own if bone_mm is None else self.unit_of(bone_mm)
+        default = float(self.net.unit_mm) or self.bone_mm
+        unit = default if bone_mm is None else self.unit_of(bone_mm)
         return unit * self.eval()(normalise(x)).joints
 
 
 def _expect_as_large(weights: Path, settings: dict[str, Any]) -> None:
-    """Refuses settings of a network that is larger than its weights' file, before it is made."""
+    """Rejects settings of a network larger than its weights file, before allocating it."""
     with torch.device("meta"):
         described = HandStudent(**settings)
     count = sum(parameter.numel() for parameter in described.parameters())
@@ -136,10 +137,12 @@ def _expect_as_large(weights: Path, settings: dict[str, Any]) -> None:
 
 
 def load_student(folder: PathLike) -> HandStudent:
-    """The student of a folder that `cmkg export` wrote; of a hub: HandStudent.from_pretrained.
+    """Loads a student from a folder written by `cmkg export`.
+
+    HandStudent.from_pretrained loads one from a hub.
 
     Raises:
-        InputError: it holds none, or a damaged one.
+        InputError: the folder holds no student, or a damaged one.
     """
     from ..files.exports import expect_whole_export
 

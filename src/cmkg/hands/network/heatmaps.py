@@ -1,6 +1,6 @@
-"""Heatmaps: where on the picture a joint is, as one distribution over cells.
+"""Heatmaps: the position of a joint on the picture, as a distribution over cells.
 
-The sides of a map are -1 and 1.
+Map coordinates range from -1 to 1.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-SPREAD_CELLS = 0.6  # standard deviation of a target heatmap; at half a cell its centre is off
+SPREAD_CELLS = 0.6  # standard deviation of a target heatmap; at 0.5 its center is inaccurate
 
 
 def cell_centres(
     height: int, width: int, device: torch.device | str | None = None
 ) -> Float[Tensor, "hw 2"]:
-    """x and y of each cell's centre, row by row.
+    """Returns x and y of each cell's center, row by row.
 
     >>> cell_centres(1, 2)
     tensor([[-0.5000,  0.0000],
@@ -28,14 +28,14 @@ def cell_centres(
 def centre_of_mass(
     logits: Float[Tensor, "b 21 h w"],
 ) -> tuple[Float[Tensor, "b 21 2"], Float[Tensor, "b 21 hw"]]:
-    """Soft-argmax (Sun et al., ECCV 2018; Eq. 4 there): centres, and the cells' weights."""
+    """Soft-argmax (Sun et al., ECCV 2018, Eq. 4): returns the centers and the cells' weights."""
     weights = logits.flatten(2).softmax(2)
     height, width = (int(length) for length in logits.shape[2:])
     return weights @ cell_centres(height, width, logits.device), weights
 
 
 def spread_of(logits: Float[Tensor, "b 21 h w"]) -> Float[Tensor, "b 21"]:
-    """Standard deviation of each heatmap around its centre, of half the picture's side."""
+    """Standard deviation of each heatmap around its center, in units of half the picture's side."""
     centres, weights = centre_of_mass(logits)
     height, width = (int(length) for length in logits.shape[2:])
     cells = cell_centres(height, width, logits.device)
@@ -46,9 +46,9 @@ def spread_of(logits: Float[Tensor, "b 21 h w"]) -> Float[Tensor, "b 21"]:
 def target_heatmaps(
     uv: Float[Tensor, "b 21 2"], height: int, width: int
 ) -> Float[Tensor, "b 21 hw"]:
-    """Gaussians around the joints, of SPREAD_CELLS cells: their centres of mass are the joints.
+    """Gaussians of SPREAD_CELLS cells whose centers of mass are the joints.
 
-    Each sums to 1; of a joint far outside the box to 0.
+    Each sums to 1, or to 0 for a joint far outside the box.
     """
     cell = uv.new_tensor((2 / width, 2 / height))
     off = (uv[:, :, None] - cell_centres(height, width, uv.device)) / (SPREAD_CELLS * cell)
@@ -61,7 +61,7 @@ def heatmap_loss(
 ) -> Float[Tensor, ""]:
     """Cross-entropy between heatmaps and Gaussians around the joints.
 
-    Mean over the batch and the joints. A joint far outside the box counts nothing.
+    It is averaged over the batch and the joints. A joint far outside the box contributes 0.
     """
     height, width = (int(length) for length in logits.shape[2:])
     target = target_heatmaps(uv, height, width)

@@ -1,4 +1,4 @@
-"""Batches of network inputs, drawn from packed sets."""
+"""Draws batches of network inputs from packed sets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def convention_matrix(source: Packed, target: Packed) -> Float[Tensor, "21 21"]:
 
 
 def expect_unlabelled_share(unlabelled: float) -> None:
-    """Refuses a share of a batch that is no number from 0 to below 1."""
+    """Rejects a share of a batch outside [0, 1)."""
     if not 0 <= unlabelled < 1:
         raise InputError(
             f"--unlabelled: expected a share of the batch from 0 to below 1, got {unlabelled}"
@@ -41,15 +41,14 @@ class Loader:
     """Draws a stage's batches.
 
     Args:
-        data: the samples, and whose labels may be used. An epoch takes as many steps as all of them
-            need, however few have labels.
-        px: pixels a side of the network's picture.
-        device: where batches go.
-        modalities: of "rgb" and "depth".
-        augmentation: of training batches.
-        unlabelled: share of each batch that is drawn from samples without a label; 0 leaves them
-            out.
-        answers: a teacher's, of every sample of the set, in its order.
+        data: the samples, and which labels may be used. An epoch covers all samples, however few
+            are labeled.
+        px: side of the network's picture in pixels.
+        device: the device of the batches.
+        modalities: any of "rgb" and "depth".
+        augmentation: the augmentation of training batches.
+        unlabelled: share of each batch drawn from unlabeled samples; 0 excludes them.
+        answers: a teacher's predictions on every sample of the set, in order.
         upright: see NetConfig.upright.
 
     Raises:
@@ -78,23 +77,25 @@ class Loader:
         draws: torch.Generator | None = None,
         turns: Turns | None = None,
     ) -> HandBatch:
-        """Network inputs of samples, in the bone convention of the first set.
+        """Returns network inputs of samples, in the bone convention of the first set.
 
         Args:
-            rows: their numbers, counted through all sets.
-            draws: what the augmentation draws from.
-            turns: of the virtual camera; None draws them.
+            rows: their indices across all sets.
+            draws: the augmentation's random generator.
+            turns: the virtual camera's rotations; None draws them.
         """
         numbers = np.asarray(rows)
         begin = 0
         batches = []
         for packed in self.data.parts:
-            own = numbers[(numbers >= begin) & (numbers < begin + len(packed))]
+            selected = numbers[(numbers >= begin) & (numbers < begin + len(packed))]
             begin += len(packed)
-            if len(own):
-                batches.append((packed, own - begin + len(packed)))
-        # Later sets are drawn first: the order decides what the augmentation draws.
-        fetched = [self._fetch(packed, own, draws, turns) for packed, own in reversed(batches)]
+            if len(selected):
+                batches.append((packed, selected - begin + len(packed)))
+        # Later sets are fetched first; the order determines the augmentation's random draws.
+        fetched = [
+            self._fetch(packed, selected, draws, turns) for packed, selected in reversed(batches)
+        ]
         whole, *others = reversed(fetched)
         for batch in others:
             whole = whole.join(batch)
@@ -126,7 +127,7 @@ class Loader:
         return batch.to_convention(convention_matrix(packed, self.data.first))
 
     def turns_of(self, rows: Sequence[int], angle_deg: float) -> Turns:
-        """How the network sees these samples of the first set, turned by an angle."""
+        """Returns camera turns by an angle for these samples of the first set."""
         turns = roll_turns(len(rows), angle_deg, self.device)
         if not self.upright:
             return turns
@@ -146,7 +147,7 @@ class Loader:
         return Pose(joints[numbers].to(self.device), picked)
 
     def shares_of(self, batch: int) -> tuple[int, int]:
-        """How many samples of a batch have a label that is used, and how many have none."""
+        """Splits a batch size into the numbers of labeled and unlabeled samples."""
         if not len(self.data.without_label):
             return batch, 0
         size = min(round(batch * self.unlabelled), batch - 1)
@@ -155,7 +156,7 @@ class Loader:
     def training_batch(
         self, seed: object, step: int, batch: int, fabric: Processes, stream: str = "augment"
     ) -> HandBatch:
-        """This process's share of a step's batch; order and augmentation follow from the key."""
+        """This process's share of a step's batch, determined by seed, step and stream."""
         place, count = fabric.global_rank, fabric.world_size
         order_key = seed if stream == "augment" else (stream, seed)
         draws = generator(stream, seed, step, place, device=fabric.device)
@@ -175,10 +176,10 @@ class Loader:
 
 
 def read_answers(path: PathLike, count: int) -> Pose:
-    """A teacher's answers on every sample of a set, as `cmkg distill --cached` keeps them.
+    """Reads a teacher's predictions on every sample of a set, saved by `cmkg distill --cached`.
 
     Raises:
-        InputError: the file is missing, was changed, or holds answers on another number of samples.
+        InputError: the file is missing, was changed, or covers another number of samples.
     """
     arrays = {name: torch.from_numpy(array) for name, array in read_arrays(path).items()}
     shapes = {"joints": (count, 21, 3), "uv": (count, 21, 2)}

@@ -1,4 +1,4 @@
-"""The values that go into a hand network and come out of it."""
+"""The inputs and outputs of hand networks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 class Pose(NamedTuple):
-    """A network's answer, or its labels.
+    """A network's output, or its labels.
 
-    joints: wrist-relative, in units of the bone |middle MCP - middle PIP|. uv: where they are on
-    the picture, whose sides are -1 and 1; None where a network does not say. heatmaps: logits; None
-    where there are none.
+    joints: wrist-relative, in units of the bone |middle MCP - middle PIP|. uv: positions on the
+    picture, from -1 to 1; None if the network does not predict them. heatmaps: logits; None if the
+    network has no heatmaps.
     """
 
     joints: Float[Tensor, "b 21 3"]
@@ -27,9 +27,9 @@ class Pose(NamedTuple):
 class HandBatch:
     """Network inputs and labels.
 
-    rgb: normalised. depth: relative to the wrist, in units of 120 mm, clipped to [-1, 1], 1 where
+    rgb: normalized. depth: relative to the wrist, in units of 120 mm, clipped to [-1, 1], 1 where
     nothing was measured. joints, uv: see Pose. scale_mm: the bone's length. labelled: which samples
-    have labels; None is all. answers: what a teacher said of them, kept.
+    are labeled; None is all. answers: a teacher's cached predictions.
     """
 
     joints: Float[Tensor, "b 21 3"]
@@ -52,22 +52,22 @@ class HandBatch:
 
     @property
     def labels(self) -> Pose:
-        """What a prediction is compared with."""
+        """The target of a prediction."""
         return Pose(self.joints, self.uv)
 
     def to_convention(self, matrix: Float[Tensor, "21 21"]) -> HandBatch:
-        """The batch with its joints in another convention: see skeleton.retarget_matrix.
+        """Converts the joints to another bone convention; see skeleton.retarget_matrix.
 
-        Most of what differs is the bone that is the unit: the hand is as large as it was, so that
-        scale_mm changes with it, and the joints' places on the picture stay.
+        The conventions differ mainly in the unit bone. The hand keeps its size, so scale_mm changes
+        with the unit and uv stays unchanged.
         """
         matrix = matrix.to(self.joints.device)
         joints = torch.einsum("ij,bjk->bik", matrix, self.joints)
-        unit = 1 / matrix.diagonal()[1:].median()  # of the old units, what most bones agree on
+        unit = 1 / matrix.diagonal()[1:].median()  # in old units, the median over bones
         return replace(self, joints=joints, scale_mm=self.scale_mm * unit)
 
     def join(self, other: HandBatch) -> HandBatch:
-        """This batch, followed by another."""
+        """Concatenates this batch and another."""
         return HandBatch(
             joints=torch.cat([self.joints, other.joints]),
             uv=torch.cat([self.uv, other.uv]),

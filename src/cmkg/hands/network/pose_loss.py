@@ -1,4 +1,4 @@
-"""What a hand network is trained on: Eq. 1 in a stated unit, and heatmaps where there are any."""
+"""The training loss of a hand network: Eq. 1 in a stated unit, and a heatmap loss if applicable."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ UNITS_MM: dict[str, float] = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 
 @dataclass(frozen=True)
 class PoseLoss:
-    """Eq. 1 in a unit, squared, of a set's mean hand: one bone is bone_mm long.
+    """Eq. 1 in a squared unit, for a set's mean hand, whose bone is bone_mm long.
 
-    Joints are in bone units. Predictions with heatmaps get heatmap_weight times their cross-entropy
-    beside Eq. 1 in cm^2 (not in the paper). The unit, and `mean` over the 63 coordinates that Eq. 1
-    sums, are factors of the whole.
+    Joints are in bone units. For predictions with heatmaps, heatmap_weight times their
+    cross-entropy is added to Eq. 1 in cm^2 (not in the paper). The unit, and `mean` over the 63
+    coordinates that Eq. 1 sums, scale the total.
 
-    The paper does not state its unit: docs/paper.md has what each does.
+    The paper does not state its unit; docs/paper.md describes the effect of each.
     """
 
     bone_mm: float
@@ -33,7 +33,7 @@ class PoseLoss:
     mean: bool = False
 
     def __call__(self, prediction: Pose, target: Pose) -> Tensor:
-        """A scalar."""
+        """Returns the scalar loss."""
         bone_cm = self.bone_mm / UNITS_MM["cm"]
         value = regression_loss(bone_cm * prediction.joints, bone_cm * target.joints)
         if prediction.heatmaps is not None and target.uv is not None:
@@ -45,12 +45,12 @@ class PoseLoss:
 
 
 class TeachersPose(nn.Module):
-    """What the teacher sees, as labels: (student's maps, teacher's maps) to {"outputs"}.
+    """Uses the teacher's pose as labels: (student's maps, teacher's maps) to {"outputs"}.
 
-    A criterion on `output_pairs`: the loss of the student's pose with the teacher's joints, and its
-    heatmaps' centres of mass, in the labels' place.
+    A criterion on `output_pairs`: the loss of the student's pose, with the teacher's joints and the
+    centers of mass of its heatmaps as targets.
 
-    weight: of the term in G.
+    weight: the weight of the term in G.
     """
 
     def __init__(self, loss: PoseLoss, weight: float) -> None:
@@ -59,15 +59,18 @@ class TeachersPose(nn.Module):
         self.weight = weight
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Returns {"outputs"}, weighted as it enters G; a scalar."""
-        own, other = Pose(student[0].float()), Pose(teacher[0].float())
+        """Returns {"outputs"}: a scalar, weighted as it enters G."""
+        prediction, other = Pose(student[0].float()), Pose(teacher[0].float())
         if len(student) > 1:
-            own, other = own._replace(heatmaps=student[1].float()), other._replace(uv=teacher[1])
-        return {"outputs": self.weight * self.loss(own, other)}
+            prediction, other = (
+                prediction._replace(heatmaps=student[1].float()),
+                other._replace(uv=teacher[1]),
+            )
+        return {"outputs": self.weight * self.loss(prediction, other)}
 
 
 def output_pairs(net: NetConfig) -> list[Pair]:
-    """What TeachersPose compares: joints, and where there are any heatmaps with their centres."""
+    """The pairs that TeachersPose compares: joints, and for integral heads heatmaps with uv."""
     joints, uv, heatmaps = range(3)  # of a Pose
     pairs = [Pair("head", "head", output=joints)]
     if net.head == "integral":
@@ -76,7 +79,7 @@ def output_pairs(net: NetConfig) -> list[Pair]:
 
 
 def loss_of(net: NetConfig, bone_mm: float) -> PoseLoss:
-    """The loss that a network's settings name."""
+    """The loss defined by a network's settings."""
     return PoseLoss(bone_mm, net.heatmap_weight, net.loss_unit, net.loss_mean)
 
 

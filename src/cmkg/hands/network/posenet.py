@@ -1,8 +1,8 @@
-"""PoseNet: a ResNet, and a head that gives 21 joints.
+"""PoseNet: a ResNet with a head that predicts 21 joints.
 
-Two heads. `pooled` is the paper's: the last feature map, averaged, and one linear layer to 63
-numbers. `integral` looks where things are before it averages: a heatmap a joint, its centre of
-mass, the depth there (Sun et al., ECCV 2018).
+There are two heads. `pooled` is the paper's: the average of the last feature map, and one linear
+layer to 63 numbers. `integral` localizes before it averages: one heatmap per joint, its center of
+mass, and the depth there (Sun et al., ECCV 2018).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .heatmaps import centre_of_mass
 from .pose import Pose
 from .resnet import Block, ResNet
 
-# Residual layers a stage, and the kind of block.
+# Residual layers per stage, and the kind of block.
 RESNETS: dict[str, tuple[list[int], Block]] = {
     "resnet10": ([1, 1, 1, 1], "basic"),
     "resnet18": ([2, 2, 2, 2], "basic"),
@@ -31,7 +31,7 @@ RESNETS: dict[str, tuple[list[int], Block]] = {
 }
 CHANNELS = {"basic": (64, 128, 256, 512), "bottleneck": (256, 512, 1024, 2048)}
 STEM_CHANNELS = 64
-HALF_BOX = 3.0  # bones: where the learned size of half a box starts
+HALF_BOX = 3.0  # initial value of the learned size of half a box, in bones
 HEAD_CHANNELS = 64
 
 Head = Literal["pooled", "integral"]
@@ -46,28 +46,28 @@ class NetConfig:
 
     backbone: str = "resnet18"
     width: float = 1.0
-    """Multiple of every layer's channels."""
+    """Multiplier of every layer's channels."""
     head: Head = "pooled"
-    """pooled: the paper's. integral: heatmaps, their centres of mass, the depth there; far better
+    """pooled: the paper's. integral: heatmaps, their centers of mass, the depth there; far better
     after short training."""
     stem_stride: StemStride = 4
-    """4 is ResNet's own; 2 leaves the stem's max-pooling out, for pictures of 64 px."""
+    """4 is ResNet's default; 2 omits the stem's max-pooling, for pictures of 64 px."""
     heatmap_weight: float = 100.0
-    """Of the integral head's heatmap loss beside L_REG in cm^2, whatever the loss's unit."""
+    """Weight of the integral head's heatmap loss relative to L_REG in cm^2, for any loss unit."""
     loss_unit: LossUnit = "cm"
-    """Of L_REG, squared, on the set's mean hand. Adam on L_REG alone does not see it; R, phi, the
-    inner step and L_DIST beside it do."""
+    """Unit of L_REG, squared, for the set's mean hand. It has no effect on Adam with L_REG alone,
+    but changes the balance with R, phi, the inner step and L_DIST."""
     loss_mean: bool = False
-    """L_REG as the mean over the 63 coordinates in place of the paper's sum."""
+    """Use the mean over the 63 coordinates in L_REG instead of the paper's sum."""
     px: int = 256
-    """Pixels a side of the network's picture."""
+    """Side of the network's picture in pixels."""
     upright: bool = False
-    """Hands are turned in the picture's plane before the network sees them, the middle MCP right
-    above the wrist; where nobody knows it, `Hand` looks for it."""
+    """Rotate hands in the picture's plane before the network sees them, so that the middle MCP is
+    right above the wrist; `Hand` estimates the rotation if it is unknown."""
 
     def __post_init__(self) -> None:
         expect_positive(self, "heatmap_weight")
-        expect_between(self, 1 / STEM_CHANNELS, 16, "width")  # each layer has a channel
+        expect_between(self, 1 / STEM_CHANNELS, 16, "width")  # at least one channel per layer
         expect_between(self, 16, 4096, "px")
         if self.loss_unit not in get_args(LossUnit):
             units = ", ".join(get_args(LossUnit))
@@ -83,25 +83,25 @@ def _expect_one_of(what: str, value: object, known: tuple[object, ...]) -> None:
 
 
 class PooledHead(nn.Linear):
-    """The four feature maps, the last one averaged, to joints."""
+    """Maps the average of the last of four feature maps to joints."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__(channels[-1], 63)
 
     def forward(self, maps: FeatureMaps) -> Pose:  # type: ignore[override]
-        """A Pose without uv and heatmaps."""
+        """Returns a Pose without uv and heatmaps."""
         coarse = maps[-1]
-        with torch.autocast(coarse.device.type, enabled=False):  # bf16 would round to a millimetre
+        with torch.autocast(coarse.device.type, enabled=False):  # bf16 would round to a millimeter
             joints = super().forward(coarse.float().mean((2, 3)))
             return Pose(joints.view(-1, 21, 3))
 
 
 class IntegralHead(nn.Module):
-    """The four feature maps to joints and heatmaps as fine as the third stage's map.
+    """Maps four feature maps to joints and heatmaps at the resolution of the third stage.
 
-    x, y: a heatmap's centre of mass times the size of half the box, one number an image; z: the
-    mean of a depth map under it; both from the wrist on. The pooled layer adds what a place cannot
-    tell: perspective, hidden joints.
+    x, y: a heatmap's center of mass times the size of half the box, one number per image; z: the
+    mean of a depth map weighted by the heatmap; all relative to the wrist. The pooled layer adds
+    what heatmaps cannot express, such as perspective and hidden joints.
     """
 
     def __init__(self, channels: Sequence[int]) -> None:
@@ -119,7 +119,7 @@ class IntegralHead(nn.Module):
         nn.init.zeros_(self.size.bias)
 
     def forward(self, maps: FeatureMaps) -> Pose:
-        """A whole Pose."""
+        """Returns a complete Pose."""
         fine, coarse = maps[2:]
         upsampled = F.interpolate(self.lateral[1](coarse), size=fine.shape[2:])
         merged = self.lateral[0](fine) + upsampled
@@ -134,12 +134,12 @@ class IntegralHead(nn.Module):
 
 
 class PoseNet(nn.Module):
-    """Pictures to a Pose.
+    """Maps pictures to a Pose.
 
-    `feature_layers` names the four residual stages, for a FeatureTap. `convention` takes joints
-    from the annotators' convention that it was trained on to others'; no weight moves. `unit_mm` is
-    the length of the bone that joints are in units of, where that is one for all hands; 0 is each
-    hand's own, which a picture does not tell. Both are kept with the weights.
+    `feature_layers` names the four residual stages, for a FeatureTap. `convention` converts joints
+    from the bone convention of the training labels to another one without changing weights.
+    `unit_mm` is the length of the unit bone if it is the same for all hands; 0 means each hand's
+    own bone, which a picture does not reveal. Both are stored with the weights.
     """
 
     convention: Tensor
@@ -154,13 +154,13 @@ class PoseNet(nn.Module):
         self.register_buffer("unit_mm", torch.zeros(()))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        """Weights that were written before they had a unit are in each hand's own bone."""
+        """Loads older weights, which lack unit_mm, with each hand's own bone as the unit."""
         state_dict.setdefault(f"{prefix}unit_mm", torch.zeros(()))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @torch.no_grad()
     def feature_maps(self, px: int) -> list[Tensor]:
-        """The four stages' maps of one blank picture of px x px pixels: for their shapes."""
+        """The four stages' maps of one blank px x px picture, to obtain their shapes."""
         first = next(self.parameters())
         blank = first.new_zeros(1, first.shape[1], px, px)
         maps: list[Tensor] = self.backbone.eval()(blank)
@@ -168,11 +168,11 @@ class PoseNet(nn.Module):
         return maps
 
     def forward(self, x: Float[Tensor, "b c px px"]) -> Pose:
-        """The same kind of Pose in training and in evaluation."""
+        """Returns the same kind of Pose in training and in evaluation."""
         return self.pose_of(self.backbone(x))
 
     def pose_of(self, maps: FeatureMaps) -> Pose:
-        """The backbone's four feature maps to a Pose."""
+        """Maps the backbone's four feature maps to a Pose."""
         pose: Pose = self.head(maps)
         with torch.autocast(pose.joints.device.type, enabled=False):
             joints = torch.einsum("ij,bjk->bik", self.convention, pose.joints)
@@ -180,12 +180,12 @@ class PoseNet(nn.Module):
 
 
 def pose_net(config: NetConfig, in_channels: int = 3, seed: int = 0) -> PoseNet:
-    """A PoseNet with random weights that depend on `seed` alone.
+    """Builds a PoseNet with random weights that depend on `seed` alone.
 
     Args:
-        config: the network.
+        config: the network's settings.
         in_channels: 3 for RGB, 1 for depth.
-        seed: of the weights.
+        seed: the seed of the weights.
     """
     depths, block = RESNETS[config.backbone]
     channels = [int(config.width * c) for c in CHANNELS[block]]

@@ -1,4 +1,4 @@
-"""What a trained network predicts on a packed set, and what that scores."""
+"""Predictions of a trained network on a packed set, and their scores."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEST_BATCH = 128
 
 
 class Predictions(NamedTuple):
-    """In the order of the frames, on the CPU: joints in bone units, and the bones' lengths."""
+    """Predicted and true joints in bone units, and bone lengths, in frame order on the CPU."""
 
     joints: Float[Tensor, "n 21 3"]
     target: Float[Tensor, "n 21 3"]
@@ -40,18 +40,18 @@ def predict(
     test_time_rotations_deg: tuple[float, ...] = (0.0,),
     batch: int = TEST_BATCH,
 ) -> Predictions:
-    """Predictions for a loader's frames, of its one modality.
+    """Predicts the joints of a loader's frames from its single modality.
 
-    A prediction is the mean over pictures turned in their plane by these angles, each turned back;
-    (0,) is the paper's. Several processes share the frames; each gets all predictions. A student
-    with a unit of its own (PoseNet.unit_mm) is taken to each frame's bone.
+    A prediction is the mean over in-plane rotations of the picture by these angles, each rotated
+    back; (0,) is the paper's. Several processes share the frames; each receives all predictions. If
+    a student has a fixed unit (PoseNet.unit_mm), predictions are converted to each frame's bone.
     """
     model.eval()
     unit_mm = float(getattr(unwrap(model), "unit_mm", 0.0))
     loader.data.expect_labels()
     first, last = int(loader.data.rows[0]), int(loader.data.rows[-1]) + 1
     (modality,) = loader.modalities
-    found = []
+    indexed = []
     for at in range(first, last, batch)[fabric.global_rank :: fabric.world_size]:
         rows = range(at, min(at + batch, last))
         total = torch.zeros(())
@@ -65,9 +65,9 @@ def predict(
         mean = total / len(test_time_rotations_deg)
         if unit_mm:
             mean = mean * (unit_mm / inputs.scale_mm)[:, None, None]
-        found.append((at, Predictions(mean.cpu(), target.cpu(), inputs.scale_mm.cpu())))
+        indexed.append((at, Predictions(mean.cpu(), target.cpu(), inputs.scale_mm.cpu())))
     model.train()
-    in_order = [part for _, part in sorted(gather_lists(found), key=lambda item: item[0])]
+    in_order = [part for _, part in sorted(gather_lists(indexed), key=lambda item: item[0])]
     return Predictions(*(torch.cat(parts) for parts in zip(*in_order, strict=True)))
 
 
@@ -75,18 +75,19 @@ def predict(
 def place_by_heatmaps(
     model: nn.Module, loader: Loader, fabric: Processes, bone_mm: float
 ) -> Float[np.ndarray, "n 21 3"]:
-    """Joints in mm in the frames of a packed set's cameras, without its labels' wrist and bone.
+    """Predicts joints in mm in the cameras' frames, without the true wrist and bone.
 
-    Each hand stands where its joints project best to where its heatmaps are (placing.place_wrist).
+    Each hand is placed where its joints project best onto its heatmaps' centers
+    (placing.place_wrist).
 
     Args:
-        model: with an integral head.
-        loader: of the packed set.
-        fabric: the processes; each places all.
-        bone_mm: the length of the bone that the predictions are in units of.
+        model: a network with an integral head.
+        loader: the loader of the packed set.
+        fabric: the processes; each places all hands.
+        bone_mm: the length of the unit bone of the predictions.
 
     Raises:
-        InputError: the head does not say where on the picture joints are.
+        InputError: the head does not predict positions on the picture.
     """
     model.eval()
     packed = loader.data.first
@@ -118,7 +119,7 @@ def place_by_heatmaps(
 
 
 def score_predictions(predictions: Predictions) -> dict[str, Any]:
-    """The paper's metrics (metrics.PoseMetrics) of whole arrays."""
+    """Computes the paper's metrics (metrics.PoseMetrics) of complete predictions."""
     metrics = PoseMetrics()
     metrics.update(*predictions)
     return metrics.compute()
@@ -136,7 +137,7 @@ def save_predictions(path: PathLike, predictions: Predictions) -> None:
 
 
 def score_mean_pose(train: Packed, test: Packed, folder: Path) -> dict[str, Any]:
-    """The score of the mean training pose as every prediction: what any network must beat."""
+    """Scores the mean training pose as a constant prediction, the baseline to beat."""
 
     def targets(packed: Packed) -> tuple[Tensor, Tensor]:
         joints = torch.from_numpy(np.array(packed.joints_mm)[packed.labels()])

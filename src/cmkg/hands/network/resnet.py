@@ -1,7 +1,7 @@
 """ResNet (He et al., CVPR 2016) as a backbone: the feature maps of its four stages.
 
-Parameters have the names of Hugging Face's ResNets, so weights of theirs load with
-`load_state_dict`. The second layer of a bottleneck has its stride (ResNet "v1.5").
+Parameters are named as in Hugging Face's ResNets, so their weights load with `load_state_dict`.
+The second layer of a bottleneck carries the stride (ResNet "v1.5").
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BOTTLENECK_REDUCTION = 4
 
 
 class ConvLayer(nn.Module):
-    """Convolution without bias, batch normalisation, and a ReLU where it is asked for."""
+    """Convolution without bias, batch normalization, and an optional ReLU."""
 
     def __init__(
         self,
@@ -35,12 +35,12 @@ class ConvLayer(nn.Module):
         self.activation = nn.ReLU() if relu else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d _ _"]:
-        """One layer."""
+        """Applies the layer."""
         return self.activation(self.normalization(self.convolution(x)))
 
 
 class Residual(nn.Module):
-    """A block's layers beside its shortcut, which is a 1 x 1 layer where shapes differ."""
+    """A residual block; its shortcut is a 1 x 1 layer if shapes differ."""
 
     def __init__(
         self, in_channels: int, out_channels: int, stride: int = 1, block: Block = "basic"
@@ -64,12 +64,12 @@ class Residual(nn.Module):
         self.activation = nn.ReLU()
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d _ _"]:
-        """The sum of both ways."""
+        """The activated sum of both branches."""
         return self.activation(self.layer(x) + self.shortcut(x))
 
 
 class Stem(nn.Module):
-    """A 7 x 7 layer of stride 2 and, unless left out, max-pooling of stride 2."""
+    """A 7 x 7 layer of stride 2 and optional max-pooling of stride 2."""
 
     def __init__(self, in_channels: int, channels: int, pooling: bool = True) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Stem(nn.Module):
         self.pooler = nn.MaxPool2d(3, 2, 1) if pooling else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d _ _"]:
-        """A half or a quarter of the picture's sides."""
+        """Reduces the picture's sides to a quarter, or to a half without pooling."""
         return self.pooler(self.embedder(x))
 
 
@@ -120,7 +120,7 @@ class Encoder(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Pictures to the feature maps of four stages, strides 4 to 32; 2 to 16 without pooling."""
+    """Maps pictures to four stages' feature maps of strides 4 to 32, or 2 to 16 without pooling."""
 
     def __init__(
         self,
@@ -139,5 +139,5 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """Feature maps, fine to coarse."""
+        """Returns the feature maps, fine to coarse."""
         return self.encoder(self.embedder(x))

@@ -1,1 +1,1 @@
-"""Pictures of hands: a rasteriser, scenes, backgrounds, look-alikes of a target."""
+"""Rendering of hands: a rasterizer, scenes, backgrounds, and look-alikes of a target."""

@@ -1,7 +1,8 @@
-"""FreiHAND's four appearances, on rendered hands: the same frame before another wall, recoloured.
+"""Imitates FreiHAND's four appearances by new backgrounds and colors for a rendered frame.
 
-gs: before a green screen. hom: before a photograph, the hand's colours drawn towards it. sample:
-before a photograph, the hand in another colour. auto: the whole picture grey, and coloured anew.
+gs: in front of a green screen. hom: in front of a photograph, with the hand's colors shifted
+towards it. sample: in front of a photograph, with the hand in another color. auto: the whole
+picture desaturated and recolored.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ def recolour(
     appearance: Appearance,
     rng: Generator,
 ) -> Picture:
-    """The picture in another appearance, uint8.
+    """Returns the picture in another appearance, uint8.
 
     Args:
-        rgb: the picture as it was rendered.
+        rgb: the rendered picture.
         mask: 1 on the hand.
         behind: a background, RGB, 0 to 255.
-        appearance: "lit" leaves the picture as it is.
-        rng: what is drawn.
+        appearance: "lit" leaves the picture unchanged.
+        rng: the random generator.
     """
     if appearance == "lit":
         return rgb
@@ -55,7 +56,7 @@ def recolour(
 
 
 def _green_screen(px: int, rng: Generator) -> Lab:
-    """Cloth, lit from one side."""
+    """A green cloth, lit from one side."""
     side = np.linspace(-1, 1, px, dtype=np.float32) * rng.normal(0, 6)
     wall = np.empty((px, px, 3), np.float32)
     wall[...] = np.array([60, -50, 40]) + rng.normal(0, [5, 4, 4])
@@ -64,12 +65,12 @@ def _green_screen(px: int, rng: Generator) -> Lab:
 
 
 def _drawn_towards(hand: Lab, wall: Lab, inside: Shaped[np.ndarray, "px px"]) -> Lab:
-    """Half of the way to the wall's mean and spread of each channel (Reinhard et al., 2001)."""
+    """Moves each channel halfway to the wall's mean and spread (Reinhard et al., 2001)."""
     if not inside.any():
         return hand
-    own, theirs = hand[inside], wall.reshape(-1, 3)
-    ratio = (theirs.std(0) + 1) / (own.std(0) + 1)
-    moved = (hand - own.mean(0)) * np.clip(ratio, 0.7, 1.4) + theirs.mean(0)
+    inner, theirs = hand[inside], wall.reshape(-1, 3)
+    ratio = (theirs.std(0) + 1) / (inner.std(0) + 1)
+    moved = (hand - inner.mean(0)) * np.clip(ratio, 0.7, 1.4) + theirs.mean(0)
     halfway: Lab = (hand + moved) / 2
     return halfway
 

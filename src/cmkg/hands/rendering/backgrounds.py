@@ -1,4 +1,4 @@
-"""What stands behind the hand: photographs, and generated clutter."""
+"""Backgrounds: photographs and generated clutter."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ...errors import InputError
 from ...runtime.files import BROKEN, read_file
 from ..files.picture_formats import JPEG_START, MOST_PICTURE_BYTES, expect_whole_jpeg, open_picture
 
-OWN = Path(__file__).with_name("photographs")  # SOURCES.txt there says whose they are
+OWN = Path(__file__).with_name("photographs")  # SOURCES.txt there names their authors
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 SKIN = np.array([220, 165, 135])
-SHORT_SIDE_PX = 512  # no larger than a crop can use
-KEPT_PICTURES = 32  # in memory, a megabyte each: more than ship with cmkg
+SHORT_SIDE_PX = 512  # larger pictures would not improve crops
+KEPT_PICTURES = 32  # cache size, about a megabyte each; more than the bundled ones
 DIGEST_DECODES, DIGEST_BYTES = 8, 4096
 
 Picture = Shaped[np.ndarray, "_ _ 3"]  # RGB, 0..255
@@ -28,7 +28,7 @@ Colour = tuple[float, ...]
 
 
 class Photographs:
-    """Pictures of any number of files, each read when it is drawn; the last ones are kept."""
+    """Pictures of any number of files, read on demand; the most recent ones are cached."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)
@@ -37,43 +37,43 @@ class Photographs:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Picture:
-        """RGB, its short side SHORT_SIDE_PX at most; InputError where it cannot be read."""
+        """Reads RGB with a short side of at most SHORT_SIDE_PX; raises InputError if it fails."""
         path = self.paths[index]
-        held = path.stat()
-        return _read(path, held.st_size, held.st_mtime_ns)
+        status = path.stat()
+        return _read(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=4)
 def photographs(folders: tuple[str, ...] = ()) -> Photographs:
-    """The user's photographs in these folders and below them, or those that ship with cmkg.
+    """Lists the photographs in these folders, recursively, or the bundled ones.
 
     Raises:
-        InputError: a folder has none.
+        InputError: a folder contains no photographs.
     """
     paths: list[Path] = []
     for root in [Path(folder) for folder in folders] or [OWN]:
-        found = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not found:
+        files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not files:
             raise InputError(
                 f"{root}: expected photographs (*.jpg, *.png, *.webp) for backgrounds, found none"
             )
-        paths += found
+        paths += files
     return Photographs(paths)
 
 
 def digest_of_photographs(folders: tuple[str, ...] = ()) -> str:
-    """A fingerprint: other files, other rendered sets.
+    """A fingerprint of the photographs, which identifies rendered sets that use them.
 
-    Of the first pictures as this decoder reads them, and of every other file's size, beginning and
-    end: a hundred thousand files take seconds.
+    It covers the first pictures as decoded, and every other file's size, beginning and end, so that
+    a hundred thousand files take seconds.
 
     Raises:
-        InputError: a file is no picture.
+        InputError: a file is not a picture.
     """
     pictures = photographs(folders)
     digest = hashlib.sha256()
     for path in pictures.paths[:DIGEST_DECODES]:
-        picture = _decode(path)  # as it is now on disk
+        picture = _decode(path)  # the current file, not a cached one
         digest.update(repr(picture.shape).encode())
         digest.update(np.ascontiguousarray(picture).tobytes())
     for path in pictures.paths[DIGEST_DECODES:]:
@@ -90,14 +90,14 @@ def digest_of_photographs(folders: tuple[str, ...] = ()) -> str:
 
 @lru_cache(maxsize=KEPT_PICTURES)
 def _read(path: Path, _size: int, _time: int) -> Picture:
-    return _decode(path)  # kept as long as the file is the same
+    return _decode(path)  # cached while the file is unchanged
 
 
 def _decode(path: Path) -> Picture:
     data = read_file(path, "a photograph", "remove or replace it", MOST_PICTURE_BYTES)
     try:
         with open_picture(data, ("JPEG", "PNG", "WEBP")):
-            pass  # its header is one, and of a sane size
+            pass  # only checks the header and the size
         if data.startswith(JPEG_START):
             expect_whole_jpeg(data)
     except BROKEN:
@@ -117,7 +117,7 @@ def _unreadable(path: Path) -> InputError:
 
 
 def crop_photograph(rng: np.random.Generator, pictures: Photographs, px: int) -> Picture:
-    """A px x px crop of a random picture, of any size and place."""
+    """A px x px view of a random square of a random picture."""
     picture = pictures[int(rng.integers(len(pictures)))]
     side = max(int(min(picture.shape[:2]) * rng.uniform(0.2, 1.0)), 1)
     y, x = (rng.integers(0, length - side + 1) for length in picture.shape[:2])
@@ -126,7 +126,7 @@ def crop_photograph(rng: np.random.Generator, pictures: Photographs, px: int) ->
 
 
 def photograph(rng: np.random.Generator, pictures: Photographs, px: int) -> Picture:
-    """A crop with any quarter turn, mirror and tint."""
+    """A crop with a random quarter turn, mirroring and tint."""
     crop = crop_photograph(rng, pictures, px)
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
@@ -135,9 +135,9 @@ def photograph(rng: np.random.Generator, pictures: Photographs, px: int) -> Pict
 
 
 def _tint(rng: np.random.Generator, image: Picture) -> Picture:
-    """Random mixing of the colour channels, gain and offset."""
+    """Applies random mixing of the color channels, gain and offset."""
     grey = np.full((3, 3), 1 / 3)
-    strength = rng.uniform(0.0, 1.0)  # most rooms are less colourful than these pictures
+    strength = rng.uniform(0.0, 1.0)  # most rooms are less colorful than these pictures
     gain = rng.uniform(0.5, 1.2)
     mix = (grey + strength * (np.eye(3) - grey)) * gain + np.diag(rng.normal(0, 0.08, 3))
     mixed = cv2.transform(image.astype(np.float32), mix.astype(np.float32))
@@ -151,7 +151,7 @@ def _sample_colour(rng: np.random.Generator) -> Colour:
 
 
 def texture(rng: np.random.Generator, px: int) -> Float[np.ndarray, "px px 3"]:
-    """A gradient with noise of several octaves, about 0..255."""
+    """A gradient with noise in several octaves, about 0..255."""
     corners = [[_sample_colour(rng), _sample_colour(rng)] for _ in range(2)]
     image: Any = cv2.resize(np.array(corners, np.float32), (px, px), interpolation=cv2.INTER_LINEAR)
     for octave in (3, 8, 20):
@@ -170,7 +170,7 @@ def texture(rng: np.random.Generator, px: int) -> Float[np.ndarray, "px px 3"]:
 def clutter(
     rng: np.random.Generator, image: Float[np.ndarray, "px px 3"], count: int
 ) -> Float[np.ndarray, "px px 3"]:
-    """Draws `count` solid shapes on the picture, some with the colours of skin."""
+    """Draws `count` solid shapes on the picture, some in skin colors."""
     px = image.shape[0]
     for _ in range(count):
         colour = _sample_colour(rng)
@@ -191,7 +191,7 @@ def clutter(
             thickness = int(rng.integers(1, 1 + max(px // 12, 1)))
             cv2.line(image, (x, y), end, colour, thickness, cv2.LINE_AA)
         else:
-            for k in range(int(rng.integers(2, 7))):  # a row of like things
+            for k in range(int(rng.integers(2, 7))):  # a row of similar shapes
                 at = (x + k * 2 * width // 2, y)
                 _fill_ellipse(image, at, (width // 3 + 1, height // 2 + 1), 0, colour)
     return image
@@ -209,11 +209,11 @@ def background(
     """A background, RGB, 0..255.
 
     Args:
-        rng: what is drawn from.
-        pictures: photographs.
-        px: its side.
-        mixed: photographs and generated textures, with clutter, tints and blur; else a photograph's
-            crop as it is.
+        rng: the random generator.
+        pictures: the photographs.
+        px: side of the background in pixels.
+        mixed: whether to use photographs and generated textures with clutter, tints and blur;
+            otherwise an unchanged crop of a photograph.
     """
     if not mixed:
         return crop_photograph(rng, pictures, px).astype(np.float32)

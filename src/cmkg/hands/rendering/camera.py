@@ -1,4 +1,4 @@
-"""What a camera makes of a drawn hand: its picture, and what a depth sensor measures."""
+"""Simulates a camera's picture and a depth sensor's measurement of a rendered hand."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Matrix = Float[np.ndarray, "3 3"]
 
 @dataclass
 class Camera:
-    """What one camera does to every picture that it takes.
+    """The properties of a camera, the same for all its pictures.
 
-    mix: the colour response. blur: standard deviation in 1/80 of the picture. noise: fine and
-    coarse, in grey levels.
+    mix: the color response. blur: standard deviation in 1/80 of the picture. noise: fine and
+    coarse, in gray levels.
     """
 
     exposure: float
@@ -32,7 +32,7 @@ class Camera:
 
 
 def sample_camera(rng: Generator) -> Camera:
-    """A camera of the cheaper kind."""
+    """Samples a low-cost camera."""
     mix = np.eye(3) + rng.normal(0, 0.015, (3, 3)) + np.diag(rng.normal(0, 0.05, 3))
     return Camera(
         exposure=2.0 ** rng.uniform(-0.5, 0.4),
@@ -53,15 +53,15 @@ def develop(
     behind: Shaped[np.ndarray, "px px 3"],
     front: InFront | None = None,
 ) -> Shaped[np.ndarray, "px px 3"]:
-    """The photograph, uint8, that a camera takes of the hand before its background.
+    """Simulates the camera's photograph, uint8, of the hand in front of its background.
 
     Args:
-        rng: the camera's noise.
-        camera: what it does.
-        linear: the hand's light, premultiplied.
-        mask: its coverage.
+        rng: the random generator of the camera's noise.
+        camera: the camera's properties.
+        linear: the hand's linear RGB, premultiplied by the mask.
+        mask: the hand's coverage.
         behind: the background, 0..255.
-        front: an object before the hand.
+        front: an object in front of the hand.
     """
     px = linear.shape[0]
     cover = np.maximum(mask, 1e-3)[..., None].astype(np.float32)
@@ -97,7 +97,7 @@ def _blur_by_motion(rng: Generator, image: np.ndarray, px: int) -> np.ndarray:
 
 
 def ambient_light(depth: Float[np.ndarray, "px px"]) -> Float[np.ndarray, "px px"]:
-    """Ambient light that reaches each pixel, 0..1: less in creases, by the depth around."""
+    """The ambient light at each pixel, 0..1, darkened in creases of the depth map."""
     inside = (depth > 0).astype(np.float32)
     radius = depth.shape[0] / 24
     total = cv2.GaussianBlur(inside, (0, 0), radius)
@@ -109,7 +109,7 @@ def ambient_light(depth: Float[np.ndarray, "px px"]) -> Float[np.ndarray, "px px
 def sense_depth(
     rng: Generator, depth_mm: Float[np.ndarray, "px px"], noisy: bool
 ) -> Shaped[np.ndarray, "px px"]:
-    """Depth as a sensor gives it, uint16 millimetres, 0 where nothing was measured."""
+    """Simulates a sensor's depth in uint16 millimeters, 0 where nothing was measured."""
     if noisy:
         depth_mm = depth_mm.astype(np.float32)
         noise = 1.5 * rng.standard_normal(depth_mm.shape, np.float32)

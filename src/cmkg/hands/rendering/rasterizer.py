@@ -1,11 +1,10 @@
-"""Vertices -> RGB, depth and mask: a z-buffer rasteriser in NVIDIA Warp, the same kernels on CPU
-and CUDA.
+"""A z-buffer rasterizer of RGB and depth in NVIDIA Warp, with the same kernels on CPU and CUDA.
 
-Each image is independent of its batch. Per (image, triangle) a packed key (depth in micrometres,
-face) goes through `atomic_min`, so that the result does not depend on the order of the threads;
-per (image, pixel) the nearest triangle is shaded: wrapped diffuse and specular light from two
-lamps with a shadow map for the first, ambient light from above and below, a skin texture that
-sticks to the hand, a sleeve.
+Each image is independent of its batch. Per (image, triangle), a packed key (depth in micrometers,
+face) goes through `atomic_min`, so the result does not depend on thread order. Per (image, pixel),
+the nearest triangle is shaded with wrapped diffuse and specular light from two lamps, a shadow map
+for the first lamp, ambient light from above and below, a skin texture fixed to the hand, and a
+sleeve.
 """
 
 from __future__ import annotations
@@ -32,24 +31,25 @@ EMPTY = 0x7FFFFFFFFFFFFFFF
 
 @dataclass
 class Look:
-    """What one image looks like beside its geometry. Colours are linear RGB, directions unit
-    vectors to the lamp.
+    """The appearance of one image, apart from its geometry.
+
+    Colors are linear RGB; directions are unit vectors to the lamp.
     """
 
-    albedo: Float[np.ndarray, "v 3"]  # skin of each vertex
+    albedo: Float[np.ndarray, "v 3"]  # skin color of each vertex
     lamps: Float[np.ndarray, "2 3"]  # directions in the camera frame
     lamp_colours: Float[np.ndarray, "2 3"]
     sky: Float[np.ndarray, "3"]  # ambient light from above
     ground: Float[np.ndarray, "3"]  # ambient light from below
     gloss: float  # strength of the specular light
     grain: float  # contrast of the fine skin texture
-    sleeve_start: float  # metres from the wrist along the forearm; large = bare arm
-    sleeve: Float[np.ndarray, "2 3"]  # the cloth's two colours
-    stripes: float  # stripes per metre; 0 = plain
+    sleeve_start: float  # meters from the wrist along the forearm; large = bare arm
+    sleeve: Float[np.ndarray, "2 3"]  # the cloth's two colors
+    stripes: float  # stripes per meter; 0 = plain
 
 
 def _pack_look(look: Look) -> Float[np.ndarray, " n"]:
-    """The numbers of a look, in the order in which `shade` reads them."""
+    """Flattens a look in the order in which `shade` reads it."""
     parts = (
         look.lamps,
         look.lamp_colours,
@@ -66,7 +66,7 @@ def _pack_look(look: Look) -> Float[np.ndarray, " n"]:
 
 @contextmanager
 def silence_native_stderr() -> Iterator[None]:
-    """Discards what native code writes to standard error inside the block."""
+    """Discards native code's standard error output inside the block."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -78,17 +78,17 @@ def silence_native_stderr() -> Iterator[None]:
 
 
 class Renderer:
-    """Draws one mesh topology. Holds what does not change from image to image.
+    """Draws one mesh topology and stores what does not change between images.
 
     Args:
-        rest: the template's vertices, metres: where the skin's texture lives.
-        faces: triangles.
-        along_arm: metres of each vertex from the wrist towards the elbow.
-        device: of Warp, "cpu" or "cuda".
+        rest: the template's vertices in meters, the coordinates of the skin's texture.
+        faces: the triangles.
+        along_arm: distance of each vertex from the wrist towards the elbow, in meters.
+        device: Warp's device, "cpu" or "cuda".
         shadow_px: side of the shadow map.
 
     Raises:
-        ValueError: the mesh has more faces than a key holds.
+        ValueError: the mesh has too many faces for a key.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Renderer:
     ) -> None:
         from scipy.sparse import csr_matrix
 
-        with silence_native_stderr():  # Warp reports a missing CUDA driver past every log level
+        with silence_native_stderr():  # Warp reports a missing CUDA driver at any log level
             wp.init()
         if len(faces) >= 1 << 24:
             raise ValueError(f"the rasteriser's key holds 2^24 faces, got {len(faces)}")
@@ -128,13 +128,13 @@ class Renderer:
         """Draws a batch of px x px pictures.
 
         Args:
-            vertices: metres in the camera frame.
+            vertices: meters in the camera frame.
             K: cameras of the px x px pictures.
-            px: pixels a side.
-            looks: one an image.
+            px: side of the pictures in pixels.
+            looks: one per image.
 
         Returns:
-            Linear RGB, black where empty, and depth in metres, 0 where empty.
+            Linear RGB, black where empty, and depth in meters, 0 where empty.
         """
         vertices = np.ascontiguousarray(vertices, np.float32)
         count = len(vertices)
@@ -143,8 +143,8 @@ class Renderer:
         screen = self._array(np.concatenate([pixels, vertices[..., 2:]], -1), wp.vec3)
         keys = self._keys(screen, 1, count, px)
         by_lamp = [
-            self._seen_by_lamp(one, look.lamps[0])
-            for one, look in zip(vertices, looks, strict=True)
+            self._seen_by_lamp(hand_vertices, look.lamps[0])
+            for hand_vertices, look in zip(vertices, looks, strict=True)
         ]
         light_view = self._array(np.stack(by_lamp), wp.vec3)
         light_keys = self._keys(light_view, 0, count, self.shadow_px)
@@ -153,7 +153,9 @@ class Renderer:
         inputs = [
             self._array(vertices, wp.vec3),
             screen,
-            self._array(np.stack([self.normals(one) for one in vertices]), wp.vec3),
+            self._array(
+                np.stack([self.normals(hand_vertices) for hand_vertices in vertices]), wp.vec3
+            ),
             self._rest,
             self._along,
             self._array(np.stack([look.albedo for look in looks]), wp.vec3),
@@ -175,7 +177,7 @@ class Renderer:
         return keys
 
     def _seen_by_lamp(self, vertices: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        """Orthographic view (V, 3): pixels of the shadow map, distance from the lamp in metres."""
+        """Orthographic view (V, 3): pixels of the shadow map, distance from the lamp in meters."""
         z = -direction
         x = np.cross(z, [0.0, 1.0, 0.3])
         x /= np.linalg.norm(x)
@@ -186,7 +188,7 @@ class Renderer:
         return v
 
     def normals(self, vertices: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "v 3"]:
-        """Area-weighted vertex normals, not normalised."""
+        """Area-weighted vertex normals, not normalized."""
         a, b, c = (vertices[self.faces[:, corner]] for corner in range(3))
         (x, y, z), (u, v, w) = (b - a).T, (c - a).T
         return self.vertex_of_face @ np.stack([y * w - z * v, z * u - x * w, x * v - y * u], 1)
@@ -194,5 +196,5 @@ class Renderer:
 
 @lru_cache(maxsize=2)
 def renderer_of(hand: OpenHand | Mano, device: str = "cpu") -> Renderer:
-    """The renderer of a hand, made once."""
+    """The cached renderer of a hand."""
     return Renderer(hand.template, hand.faces, hand.along_arm, device)

@@ -1,4 +1,4 @@
-"""What is rendered: people, poses, lights, cameras, backgrounds.
+"""Scenes to render: people, poses, lights, cameras and backgrounds.
 
 A scene is determined by (seed, index) and its settings alone.
 """
@@ -35,8 +35,8 @@ from .people import (
 from .rasterizer import Look, renderer_of
 
 SUPERSAMPLING = 2
-SEQUENCE_WALL_PX = 640  # pixels of the wall that a sequence's camera sees
-KEY_EVERY = 16  # frames of a sequence between two key poses
+SEQUENCE_WALL_PX = 640  # side of the background that a sequence's camera sees
+KEY_EVERY = 16  # frames between two key poses of a sequence
 STB_K = np.array([[822.79041, 0, 318.47345], [0, 822.79041, 250.31296], [0, 0, 1.0]])
 
 
@@ -46,43 +46,43 @@ class SceneConfig:
 
     seed: int = 0
     px: int = 80
-    """Stored pixels; networks read px / margin of them."""
+    """Side of the stored picture in pixels; networks read px / margin of them."""
     margin: float = 1.25
-    """The stored picture shows this many times the protocol's box, so that augmentation finds
-    pixels to turn in."""
+    """Side of the stored picture in units of the protocol's box, so that augmentation has pixels to
+    rotate in."""
     views_deg: float = 180.0
-    """Largest angle between palm and camera; 180 shows both faces of the hand. Sequences have
-    views of their own."""
+    """Largest angle between palm and camera; 180 shows both sides of the hand. Sequences ignore
+    it."""
     wide: bool = False
-    """Hands turned by any angle in the picture's plane, half of them gestures: fingers stretched or
-    shut, the thumb anywhere. Not for sequences."""
+    """Rotate hands by any angle in the picture's plane, half of them gestures: fingers extended or
+    closed, the thumb anywhere. Sequences ignore it."""
     box_shift: float = 0.0
-    """Independent hands lie this far from the box's middle at most, of its side."""
+    """Largest shift of independent hands from the box's middle, relative to its side."""
     box_zoom: float = 0.0
-    """Boxes are 1 / (1 + this) to 1 + this times the protocol's. Not for sequences either."""
+    """Scale boxes by 1 / (1 + this) to 1 + this. Sequences ignore it."""
     in_front: float = 0.0
-    """Share of the pictures with an object before the hand. Not for sequences either."""
+    """Share of the pictures with an object in front of the hand. Sequences ignore it."""
     sequences: int = 0
-    """0: independent hands with depth. Else STB-like RGB: one person, one camera, this many smooth
-    sequences."""
+    """0: independent hands with depth. Otherwise STB-like RGB: one person, one camera, this many
+    smooth sequences."""
     sequence_offset: int = 0
-    """Number of the first sequence: test sequences follow the training ones and share their person
+    """Number of the first sequence; test sequences follow the training ones and share their person
     and camera."""
     frames: int = 500
-    """Frames in a sequence."""
+    """Number of frames in a sequence."""
     noisy_depth: bool = True
-    """Depth with a sensor's noise and holes."""
+    """Simulate a sensor's noise and holes in depth."""
     appearance: Appearance = "lit"
-    """lit: as the scene's lamps make it. gs, hom, sample, auto: the same frames as in FreiHAND's
-    domains, see rendering/appearance.py."""
+    """lit: lit by the scene's lamps. gs, hom, sample, auto: the same frames in the style of
+    FreiHAND's domains, see rendering/appearance.py."""
     backgrounds: tuple[str, ...] = ()
-    """Folders of photographs, read as they are drawn; empty = those that ship with cmkg."""
+    """Folders of photographs, read on demand; empty = the bundled ones."""
     photographs_only: bool = False
-    """Crops of photographs as they are; else generated textures, too, with clutter and tints."""
+    """Use unchanged crops of photographs; otherwise also generated textures, clutter and tints."""
     mano: str = ""
-    """MANO_RIGHT.pkl, or its folder; empty = the open hand that ships with cmkg."""
+    """MANO_RIGHT.pkl, or its folder; empty = the bundled open hand."""
     textures: str = ""
-    """A folder of scans registered to the hand (*.ply with coloured vertices); empty = procedural
+    """A folder of scans registered to the hand (*.ply with colored vertices); empty = procedural
     skin."""
 
 
@@ -101,10 +101,10 @@ class SceneConfig:
 # ---- scenes --------------------------------------------------------------------------------------
 @dataclass
 class Scene:
-    """One picture to be drawn: a hand in the frame of its virtual camera.
+    """One picture to render: a hand in the frame of its virtual camera.
 
-    vertices, joints: metres. behind: 0..255. rotation: real camera -> virtual camera. rng: what the
-    camera draws its noise from. front: an object before the hand.
+    vertices, joints: meters. behind: 0..255. rotation: real camera -> virtual camera. rng: the
+    random generator of the camera's noise. front: an object in front of the hand.
     """
 
     vertices: Float[np.ndarray, "v 3"]
@@ -119,12 +119,12 @@ class Scene:
 
 
 def behind_of(config: SceneConfig, rng: Generator, px: int) -> Float[np.ndarray, "px px 3"]:
-    """What stands behind a hand, 0..255."""
+    """Samples a background, 0..255."""
     return background(rng, photographs(config.backgrounds), px, not config.photographs_only)
 
 
 def independent_scene(config: SceneConfig, index: int) -> Scene:
-    """Any person's hand in any pose and view before any background; see SceneConfig."""
+    """A random person's hand with random pose, view and background; see SceneConfig."""
     rng = stream("scene", config.seed, index)
     hand = hand_of(config.mano)
     person = sample_person(rng, hand, config.textures)
@@ -143,7 +143,7 @@ def independent_scene(config: SceneConfig, index: int) -> Scene:
 
 
 def sample_front(config: SceneConfig, index: int) -> InFront | None:
-    """An object before the hand in a share of the pictures."""
+    """Samples an object in front of the hand, in a share of the pictures."""
     if not config.in_front:
         return None
     rng = stream("front", config.seed, index)
@@ -155,7 +155,7 @@ def sample_front(config: SceneConfig, index: int) -> InFront | None:
 def _frame(
     joints: np.ndarray, K: Matrix, config: SceneConfig, box: Generator | None = None
 ) -> tuple[Matrix, Matrix]:
-    """The camera of the protocol's box, which `box` moves and scales as far as the settings say."""
+    """The camera of the protocol's box, randomly shifted and scaled by `box` as configured."""
     centre, side = geometry.crop_box(geometry.project(joints, K))
     if box is not None:
         centre = centre + side * box.uniform(-config.box_shift, config.box_shift, 2)
@@ -170,7 +170,7 @@ def _between_keys(
     name: str,
     draw: Callable[[Generator], np.ndarray],
 ) -> np.ndarray:
-    """A smooth path through key draws: cosine easing between (sequence, key) and the next."""
+    """Interpolates between random key values of a sequence by cosine easing."""
     key, step = divmod(frame, KEY_EVERY)
     a, b = (draw(stream(name, config.seed, sequence, k)) for k in (key, key + 1))
     ease = 0.5 - 0.5 * np.cos(np.pi * step / KEY_EVERY)
@@ -178,7 +178,7 @@ def _between_keys(
 
 
 class Setting(NamedTuple):
-    """The fixed part of a sequence: who, in which light, before what, by which camera."""
+    """The fixed part of a sequence: person, lighting, background and camera."""
 
     person: Person
     look: Look
@@ -227,13 +227,13 @@ def sequence_scene(config: SceneConfig, index: int) -> Scene:
 
 
 def scene_of(config: SceneConfig, index: int) -> Scene:
-    """The scene of a number."""
+    """The scene with a given number."""
     return sequence_scene(config, index) if config.sequences else independent_scene(config, index)
 
 
 @dataclass
 class Drawn:
-    """A rendered picture with its labels. depth: uint16 mm. mask: uint8, 0 or 1."""
+    """A rendered picture with its labels; depth is uint16 mm, mask is uint8, 0 or 1."""
 
     rgb: Shaped[np.ndarray, "px px 3"]
     depth: Shaped[np.ndarray, "px px"]
@@ -292,9 +292,9 @@ def photograph_scenes(
 
 
 def _shrink_depth(depth: Float[np.ndarray, "fine fine"], s: int) -> Float[np.ndarray, "px px"]:
-    """Mean of each s x s block's pixels within 10 mm of its nearest.
+    """Averages each s x s block's pixels within 10 mm of its nearest one.
 
-    0 where at most half of them are covered.
+    The result is 0 where at most half of the pixels are covered.
     """
     parts = np.stack([depth[y::s, x::s] for y in range(s) for x in range(s)])
     covered: Bool[np.ndarray, "n px px"] = parts > 0

@@ -1,4 +1,4 @@
-"""Skin from scans that are registered to a hand's mesh."""
+"""Skin textures from scans registered to a hand's mesh."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Texture = Float[np.ndarray, "v 3"]
 
 @lru_cache(maxsize=2)
 def load_textures(folder: str, vertex_count: int) -> tuple[Texture, ...]:
-    """Reflectances, linear RGB, of a folder's scans: *.ply with a colour a vertex.
+    """Reads the linear RGB reflectances of a folder's scans (*.ply with one color per vertex).
 
     Raises:
-        InputError: there is none, or one is not registered to the model; names the file.
+        InputError: there are no scans, or one is not registered to the model.
     """
     paths = sorted(Path(folder).glob("*.ply"))
     if not paths:
@@ -40,7 +40,7 @@ def _read_texture(path: Path, vertex_count: int) -> Texture:
         vertices = PlyData.read(io.BytesIO(data))["vertex"]
         channels = [vertices[channel] for channel in ("red", "green", "blue")]
         colour = np.stack(channels, 1).astype(float)
-    except Exception as error:  # whatever a damaged file makes of the parser
+    except Exception as error:  # a damaged file can raise anything
         raise InputError(
             f"{path}: expected a PLY file with red, green and blue a vertex, could not read them "
             f"({type(error).__name__}: {error})"

@@ -18,7 +18,7 @@ from cmkg.hands.datasets.packed import pack as packed_module
 from cmkg.hands.datasets.packed.format import Packed, verify_checksums
 from cmkg.hands.datasets.packed.labelled_set import open_frames, open_source
 from cmkg.hands.datasets.packed.merge import merge_shards
-from cmkg.hands.datasets.packed.pack import TO_DO, Shard, _allocate_array, pack
+from cmkg.hands.datasets.packed.pack import TO_DO, Shard, allocate_array, pack
 from cmkg.hands.network.loader import Loader, convention_matrix
 from cmkg.hands.rendering.scenes import SceneConfig
 from cmkg.hands.stages.which_dataset import Which, open_dataset
@@ -177,7 +177,7 @@ def test_space_is_taken_before_anything_is_written(tmp_path, monkeypatch, known)
     """Also on systems that cannot reserve it: there it is written."""
     if not known:
         monkeypatch.delattr(os, "posix_fallocate", raising=False)
-    array = _allocate_array(tmp_path / "a.npy", "uint16", (100, 1000))
+    array = allocate_array(tmp_path / "a.npy", "uint16", (100, 1000))
     stat = (tmp_path / "a.npy").stat()
     assert stat.st_blocks * 512 >= stat.st_size > 200_000
     array[:] = 7

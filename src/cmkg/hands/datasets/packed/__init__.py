@@ -1,1 +1,1 @@
-"""TODO."""
+"""Packed sets: the memory-mapped format that training reads."""

@@ -1,14 +1,14 @@
 """The packed format that training reads: a folder of memory-mapped arrays and a meta.json.
 
-    rgb.npy (N, px, px, 3) uint8        depth.npy (N, px, px) uint16 mm, when there is depth
+    rgb.npy (N, px, px, 3) uint8        depth.npy (N, px, px) uint16 mm, if there is depth
     joints_mm.npy (N, 21, 3) float32    K.npy, rotation.npy (N, 3, 3) float32
     mirrored.npy (N,) bool              visible.npy (N, 21) bool
-    labelled.npy (N,) bool, when some are not: their joints are assumed
-    meta.json: format, what it holds, px, margin, mean bone lengths, checksums
+    labelled.npy (N,) bool, if some samples are unlabeled; their joints are assumed
+    meta.json: format, description, px, margin, mean bone lengths, checksums
 
-Written under a temporary name by several processes, chunk by chunk, and renamed when whole: a
-killed pack goes on where it was, a pack that exists is complete. Whoever opens one looks at every
-field, and at the bytes of every array: see array_files.
+A set is written chunk by chunk under a temporary name and renamed when complete, so an interrupted
+pack resumes and a pack that exists is whole. Opening a set validates every field and the checksum
+of every array (files/arrays.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..sample import BONE_MM
 
 FORMAT = "cmkg-packed/1"
 MARGINS = (1.0, 4.0)
-BONE_UNITS = (0.01, 20.0)  # of a bone, in units of the middle finger's first
+BONE_UNITS = (0.01, 20.0)  # plausible bone lengths, in units of the middle finger's first bone
 FARTHEST_MM = 1e5
 NOT_ORTHOGONAL = 1e-3
 PACK_AGAIN = "pack the set again"
@@ -41,12 +41,12 @@ META_FIELDS: dict[str, Any] = {
     "bone_lengths": list,
 }
 ArraySpecs = dict[str, tuple[tuple[int, ...], str]]  # {name: (shape, dtype)}
-PICTURES = ("rgb", "depth")  # read from disk when they are asked for; all else is in memory
+PICTURES = ("rgb", "depth")  # read from disk on demand; all other arrays are in memory
 OPTIONAL = ("depth", "labelled")
 
 
 def array_specs(count: int, px: int) -> ArraySpecs:
-    """All arrays that a set of so many samples can have."""
+    """All arrays that a set of `count` samples can have."""
     return {
         "rgb": ((count, px, px, 3), "uint8"),
         "joints_mm": ((count, 21, 3), "float32"),
@@ -60,11 +60,11 @@ def array_specs(count: int, px: int) -> ArraySpecs:
 
 
 class Packed:
-    """A packed set: its arrays, pictures on disk, and its meta.json.
+    """A packed set: its arrays, with pictures on disk, and its meta.json.
 
     Raises:
-        InputError: the folder holds no packed set, or one of its files is not as meta.json says:
-            in shape, in type, or in a single byte.
+        InputError: the folder holds no packed set, or a file differs from meta.json in shape, type
+            or checksum.
     """
 
     rgb: DiskArray
@@ -89,7 +89,7 @@ class Packed:
         self._expect_plausible()
 
     def _expect_plausible(self) -> None:
-        """Refuses numbers that no sample has."""
+        """Rejects implausible numbers."""
         focal = self.K[:, (0, 1), (0, 1)]
         turned_back = self.rotation @ self.rotation.transpose(0, 2, 1) - np.eye(3)
         checks = {
@@ -97,7 +97,7 @@ class Packed:
             "K": np.isfinite(self.K).all((1, 2)) & (focal > 0).all(1),
             "rotation": np.abs(turned_back).max((1, 2)) < NOT_ORTHOGONAL,
         }
-        for name, is_good in checks.items():  # of NaN none of these is true
+        for name, is_good in checks.items():  # NaN fails all of them
             if not is_good.all():
                 expected = {"joints_mm": "finite joints", "K": "a camera"}.get(name, "a rotation")
                 raise InputError(
@@ -109,14 +109,14 @@ class Packed:
         return len(self.rgb)
 
     def labels(self) -> np.ndarray:
-        """Which samples have a label, bool (N,): the joints of the others are assumed."""
+        """Which samples are labeled, bool (N,); the joints of the others are assumed."""
         return np.ones(len(self), bool) if self.labelled is None else np.asarray(self.labelled)
 
     def expect_labels(self, first: int = 0, last: int | None = None) -> None:
-        """Refuses samples [first, last) some of which have no label.
+        """Rejects a range [first, last) with unlabeled samples.
 
         Raises:
-            InputError: how many.
+            InputError: there are unlabeled samples; the message gives their number.
         """
         without = int((~self.labels()[first:last]).sum())
         if without:
@@ -127,12 +127,12 @@ class Packed:
 
     @property
     def stored_px(self) -> int:
-        """Pixels a side of the stored pictures."""
+        """Side of the stored pictures in pixels."""
         return self.rgb.shape[1]
 
     @property
     def margin(self) -> float:
-        """How many of the protocol's boxes a stored picture shows."""
+        """Side of a stored picture in units of the protocol's box."""
         return float(self.meta["margin"])
 
     @property
@@ -142,24 +142,24 @@ class Packed:
 
     @property
     def bone_lengths(self) -> list[float]:
-        """Mean lengths of skeleton.BONES in units of that bone: the annotators' convention."""
+        """Mean lengths of skeleton.BONES in units of that bone, which is the bone convention."""
         return list(self.meta["bone_lengths"])
 
 
 def subsets_in(data: Path) -> list[str]:
-    """Sentences about those of the packed sets in a folder that are a part of their dataset."""
-    found = []
+    """Describes the packed sets in a folder that are subsets of their dataset."""
+    sentences = []
     for path in sorted(data.glob("*/meta.json")):
         if part := read_meta(path.parent)["holds"].get("subset"):
-            found.append(f"{path.parent.name} is a subset: {part}")
-    return found
+            sentences.append(f"{path.parent.name} is a subset: {part}")
+    return sentences
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """A packed set's meta.json, every field looked at; its arrays are not read.
+    """Reads and validates a packed set's meta.json, without reading its arrays.
 
     Raises:
-        InputError: there is none, or a field is not what a set has.
+        InputError: the file is missing, or a field is invalid.
     """
     path = folder / "meta.json"
     if not path.exists():
@@ -169,12 +169,12 @@ def read_meta(folder: Path) -> dict[str, Any]:
         )
     meta: Any = read_sealed_json(path, required=False)
     for field, kind in META_FIELDS.items():
-        found = meta.get(field)
-        is_kind = isinstance(found, kind) and not isinstance(found, bool)
-        if not is_kind or (field == "format" and found != FORMAT):
+        value = meta.get(field)
+        is_kind = isinstance(value, kind) and not isinstance(value, bool)
+        if not is_kind or (field == "format" and value != FORMAT):
             expected = FORMAT if field == "format" else getattr(kind, "__name__", "a number")
             raise InputError(
-                f"{path}: field {field!r} is {found!r:.60}, expected {expected}; {PACK_AGAIN}"
+                f"{path}: field {field!r} is {value!r:.60}, expected {expected}; {PACK_AGAIN}"
             )
     _expect_known_arrays(meta, path)
     _expect_sane_numbers(meta, path)
@@ -182,9 +182,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def _expect_known_arrays(meta: dict[str, Any], path: Path) -> None:
-    """Refuses arrays of other names, shapes, types or lengths than a set has."""
-    found = meta["arrays"]
-    rgb = found.get("rgb")
+    """Rejects arrays with unknown names or invalid shapes, types or lengths."""
+    arrays = meta["arrays"]
+    rgb = arrays.get("rgb")
     try:
         ((count, px, _, _), _) = rgb
         expected = array_specs(count, px)
@@ -195,27 +195,27 @@ def _expect_known_arrays(meta: dict[str, Any], path: Path) -> None:
             f"{path}: field 'arrays': expected 'rgb' of shape (N, px, px, 3), found {rgb!r:.60}; "
             f"{PACK_AGAIN}"
         )
-    for name in [*found, *(one for one in expected if one not in OPTIONAL)]:
+    for name in [*arrays, *(key for key in expected if key not in OPTIONAL)]:
         needed = expected.get(name)
         if needed is None:
             raise InputError(
                 f"{path}: field 'arrays' has {name!r:.60}, expected some of {', '.join(expected)}; "
                 f"{PACK_AGAIN}"
             )
-        if found.get(name) != [list(needed[0]), needed[1]]:
+        if arrays.get(name) != [list(needed[0]), needed[1]]:
             raise InputError(
-                f"{path}: field 'arrays': {name!r} is {found.get(name)!r:.80}, expected "
+                f"{path}: field 'arrays': {name!r} is {arrays.get(name)!r:.80}, expected "
                 f"{list(needed[0])} {needed[1]}, as many as 'rgb' has; {PACK_AGAIN}"
             )
     sums = meta["crc32"]
-    if sums.keys() != found.keys() or not all(type(value) is int for value in sums.values()):
+    if sums.keys() != arrays.keys() or not all(type(value) is int for value in sums.values()):
         raise InputError(
             f"{path}: field 'crc32': expected a checksum an array, found {sums!r:.60}; {PACK_AGAIN}"
         )
 
 
 def _expect_sane_numbers(meta: dict[str, Any], path: Path) -> None:
-    """Refuses margins and bones that no set has, and facts of another kind."""
+    """Rejects implausible margins and bones, and malformed descriptions."""
     lengths, holds = meta["bone_lengths"], meta["holds"]
     low, high = BONE_UNITS
     shard = holds.get("shard", "0/1")
@@ -232,7 +232,7 @@ def _expect_sane_numbers(meta: dict[str, Any], path: Path) -> None:
         ),
         "bone_lengths": (
             len(lengths) == len(BONES)
-            and all(type(one) in (int, float) and low < one < high for one in lengths),
+            and all(type(length) in (int, float) and low < length < high for length in lengths),
             lengths,
             f"{len(BONES)} numbers from {low} to {high:g}",
         ),
@@ -245,18 +245,18 @@ def _expect_sane_numbers(meta: dict[str, Any], path: Path) -> None:
             "the dataset's facts",
         ),
     }
-    for field, (is_good, found, expected) in checks.items():
+    for field, (is_good, value, expected) in checks.items():
         if not is_good:
             raise InputError(
-                f"{path}: field {field!r} is {found!r:.60}, expected {expected}; {PACK_AGAIN}"
+                f"{path}: field {field!r} is {value!r:.60}, expected {expected}; {PACK_AGAIN}"
             )
 
 
 def verify_checksums(folder: PathLike) -> Packed:
-    """Opens a set and reads every array anew, whether or not it is known from before.
+    """Opens a set and recomputes the checksum of every array, even if it is cached.
 
     Raises:
-        InputError: names the array whose bytes are not those that were packed.
+        InputError: an array has changed since it was packed; the message names it.
     """
     packed = Packed(folder)
     for name, expected in packed.meta["crc32"].items():

@@ -1,4 +1,4 @@
-"""The samples that a stage draws from: rows of packed sets, and whose labels it may use."""
+"""The samples that a stage draws from: rows of packed sets, and which labels it may use."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ FrameRange = tuple[int, int]  # [first, last)
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Rows of packed sets, one after the other, in the bone convention of the first.
+    """Rows of concatenated packed sets, in the bone convention of the first set.
 
     Args:
         parts: the packed sets.
-        rows: numbers of the samples to draw, counted through all parts, ascending.
-        labelled: of each row, whether its label may be used.
+        rows: indices of the samples to draw, across all parts, ascending.
+        labelled: whether the label of each row may be used.
     """
 
     parts: tuple[Packed, ...]
@@ -37,7 +37,7 @@ class LabelledSet:
 
     @property
     def first(self) -> Packed:
-        """The set whose bone convention is the whole's."""
+        """The set whose bone convention applies."""
         return self.parts[0]
 
     @cached_property
@@ -47,14 +47,14 @@ class LabelledSet:
 
     @cached_property
     def without_label(self) -> Int[np.ndarray, " m"]:
-        """The other rows."""
+        """The rows whose label may not be used."""
         return self.rows[~self.labelled]
 
     def expect_modalities(self, modalities: Sequence[str]) -> None:
-        """Refuses parts that lack one of "rgb" and "depth".
+        """Rejects parts that lack a required modality, "rgb" or "depth".
 
         Raises:
-            InputError: names the set.
+            InputError: a modality is missing; the message names the set.
         """
         for packed in self.parts:
             for modality in modalities:
@@ -65,19 +65,19 @@ class LabelledSet:
                     )
 
     def expect_labels(self) -> None:
-        """Refuses rows without a label: they cannot be scored.
+        """Rejects unlabeled rows, which cannot be scored.
 
         Raises:
-            InputError: how many there are.
+            InputError: there are unlabeled rows; the message gives their number.
         """
         self.first.expect_labels(int(self.rows[0]), int(self.rows[-1]) + 1)
 
 
 def frame_range(packed: Packed, frames: FrameRange | None) -> FrameRange:
-    """[first, last) of the frames to use; all when None.
+    """Returns the range [first, last) of frames to use; None is all.
 
     Raises:
-        InputError: they are not inside the set.
+        InputError: the range is not inside the set.
     """
     first, last = frames or (0, len(packed))
     if not 0 <= first < last <= len(packed):
@@ -89,10 +89,10 @@ def frame_range(packed: Packed, frames: FrameRange | None) -> FrameRange:
 
 
 def open_frames(packed: Packed, frames: FrameRange | None = None) -> LabelledSet:
-    """The frames [first, last) of a packed set, all when None, with all labels they have.
+    """Opens the frames [first, last) of a packed set, or all if None, with all their labels.
 
     Raises:
-        InputError: they are not inside the set.
+        InputError: the range is not inside the set.
     """
     first, last = frame_range(packed, frames)
     return LabelledSet((packed,), np.arange(first, last), packed.labels()[first:last])
@@ -101,19 +101,19 @@ def open_frames(packed: Packed, frames: FrameRange | None = None) -> LabelledSet
 def open_source(
     data: PathLike, extra: PathLike = "", labels: int = 0, label_seed: int = 0
 ) -> LabelledSet:
-    """The packed set `data`, with `extra` mixed in, of which `labels` samples may use their label.
+    """Opens the packed set `data`, with `labels` usable labels, and mixes in `extra`.
 
-    Which ones follows from `label_seed` alone, and fewer of them are among the more. `extra` keeps
-    its labels.
+    The choice of labels depends on `label_seed` alone, and smaller choices are subsets of larger
+    ones. `extra` keeps its labels.
 
     Args:
         data: the folder of a packed set.
-        extra: another one, or empty.
-        labels: how many samples of `data` may use their label; 0 is all that have one.
-        label_seed: which ones.
+        extra: the folder of another packed set, or empty.
+        labels: how many samples of `data` may use their label; 0 is all labeled ones.
+        label_seed: the seed of the choice.
 
     Raises:
-        InputError: there are not so many.
+        InputError: there are fewer labeled samples.
     """
     parts = tuple(Packed(folder) for folder in (data, extra) if folder)
     return LabelledSet(
@@ -126,10 +126,10 @@ def open_source(
 
 
 def choose_labels(packed: Packed, labels: int, label_seed: int) -> Bool[np.ndarray, " n"]:
-    """Which samples of a set may use their label: `labels` of them, or all that have one when 0.
+    """Chooses `labels` samples of a set that may use their label; 0 chooses all labeled ones.
 
     Raises:
-        InputError: there are not so many.
+        InputError: there are fewer labeled samples.
     """
     have = packed.labels()
     if labels > have.sum():

@@ -1,4 +1,4 @@
-"""One packed set of its shards."""
+"""Merges packed shards into one packed set."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from ....runtime.files import PathLike, write_sealed_json
 from ....runtime.locks import hold_lock
 from ....runtime.partial_folders import begin_anew, rename_whole
 from .format import ArraySpecs, Packed, verify_checksums
-from .pack import _allocate_array, _describe_set
+from .pack import allocate_array, describe_set
 
 MERGED_AT_ONCE = 1024  # samples
 
 
 def merge_shards(folders: Sequence[PathLike], out: PathLike) -> Packed:
-    """Writes the packed set whose shards lie in `folders`, in any order.
+    """Merges the shards in `folders`, in any order, into one packed set.
 
-    The same bytes as one pack would write.
+    The result is byte-identical to a single pack.
 
     Raises:
-        InputError: a shard is missing, there twice, or of another set.
+        InputError: a shard is missing, duplicated, or from another set.
     """
     if not folders:
         raise InputError("--folders: expected the packed shards of a set, got none")
@@ -44,7 +44,7 @@ def _merge(shards: Sequence[Packed], whole: dict[str, Any], partial: Path) -> No
     arrays: ArraySpecs = {}
     for name, (shape, dtype) in shards[0].meta["arrays"].items():
         arrays[name] = ((sum(map(len, shards)), *shape[1:]), dtype)
-        array = _allocate_array(partial / f"{name}.npy", dtype, arrays[name][0])
+        array = allocate_array(partial / f"{name}.npy", dtype, arrays[name][0])
         at = 0
         for shard in shards:
             for first in range(0, len(shard), MERGED_AT_ONCE):
@@ -52,11 +52,11 @@ def _merge(shards: Sequence[Packed], whole: dict[str, Any], partial: Path) -> No
                 array[at : at + len(rows)] = rows
                 at += len(rows)
         array.flush()
-    write_sealed_json(partial / "meta.json", _describe_set(partial, arrays, whole))
+    write_sealed_json(partial / "meta.json", describe_set(partial, arrays, whole))
 
 
 def _expect_one_set(shards: Sequence[Packed], out: Path) -> dict[str, Any]:
-    """What the whole set holds; InputError where these are not its shards, each once."""
+    """Returns the whole set's description, or raises InputError unless each shard is there once."""
     whole = _without_shard(shards[0])
     for shard in shards:
         if _without_shard(shard) != whole:
@@ -78,6 +78,6 @@ def _without_shard(packed: Packed) -> dict[str, Any]:
 
 
 def _place_of(packed: Packed) -> tuple[int, int]:
-    """(i, n) of a shard; (0, 1) of a whole set."""
+    """Returns (i, n) of a shard, or (0, 1) of a whole set."""
     i, n = packed.meta["holds"].get("shard", "0/1").split("/")
     return int(i), int(n)

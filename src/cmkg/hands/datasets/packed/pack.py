@@ -1,6 +1,6 @@
-"""Writes a packed set with several processes, chunk by chunk; goes on where a killed pack stopped.
+"""Writes a packed set with several processes, chunk by chunk, and resumes an interrupted one.
 
-It is written under a temporary name and renamed when whole: a pack that exists is complete.
+The set is written under a temporary name and renamed when complete, so a pack that exists is whole.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from .sources import (
 CHUNK = 32
 
 
-TO_DO = -1  # in chunks.npy, which has the checksum of each chunk that is done
+TO_DO = -1  # marks a missing chunk in chunks.npy, which stores the checksum of each finished one
 
 
 class Shard:
     """The i-th of n nearly equal consecutive parts of a dataset, "i/n".
 
-    Packed by itself, then `merge`d with the others.
+    Shards are packed separately and then merged.
 
     Raises:
         InputError: the shard's name is not i/n.
@@ -65,15 +65,15 @@ class Shard:
         return self.last - self.first
 
     def samples(self, indices: Iterable[int]) -> list[Sample]:
-        """The samples of these numbers within the shard."""
+        """Samples by their number within the shard."""
         return self.dataset.samples([self.first + int(index) for index in indices])
 
     def describe(self) -> dict[str, Any]:
-        """What the whole is, and which part."""
+        """Describes the dataset and the shard."""
         return self.dataset.describe() | {"shard": self.shard}
 
     def __getattr__(self, name: str) -> Any:
-        """files and label_files, of a dataset that has some."""
+        """Provides files and label_files if the dataset has them."""
         if name == "files" and hasattr(self.dataset, "files"):
             return self._files
         if name == "label_files" and hasattr(self.dataset, "label_files"):
@@ -86,17 +86,17 @@ class Shard:
 
 
 def pack(dataset: Dataset, folder: PathLike, workers: int | None = None) -> Packed:
-    """Writes a dataset in parallel; goes on where a killed pack stopped.
+    """Packs a dataset in parallel, resuming an interrupted pack.
 
     A finished pack of the same dataset is reused.
 
     Args:
-        dataset: what to pack.
-        folder: where.
-        workers: processes; None = one a core.
+        dataset: the dataset to pack.
+        folder: the output folder.
+        workers: number of processes; None = one per core.
 
     Raises:
-        InputError: the folder holds another set, or something else.
+        InputError: the folder contains another set, or other files.
     """
     on_first_rank(lambda: _pack(dataset, Path(folder), workers or core_count()))
     return Packed(folder)
@@ -118,29 +118,29 @@ def _pack(dataset: Dataset, folder: Path, workers: int) -> None:
         stamp = files_stamp(dataset)
         arrays = _prepare(dataset, partial, description)
         _fill(dataset, partial, arrays, workers)
-        facts = _describe_set(partial, arrays, description)
+        facts = describe_set(partial, arrays, description)
         if has_files(dataset):
             files = sum(map(int, np.load(partial / "sources.npy"))) % MODULUS
             facts["sources"] = {"files": files, "stamp": stamp}
         write_sealed_json(partial / "meta.json", facts)
         rename_whole(partial, folder)
         for scaffold in ("chunks.npy", "sources.npy", "holds.json"):
-            # After the rename: killed between the two, the set is still whole.
+            # After the rename: if killed in between, the set is still complete.
             (folder / scaffold).unlink()
 
 
 def _expect_same_set(folder: Path, description: dict[str, Any]) -> None:
-    held = read_meta(folder)["holds"]
-    for key in description | held:
-        if held.get(key) != description.get(key):
+    packed = read_meta(folder)["holds"]
+    for key in description | packed:
+        if packed.get(key) != description.get(key):
             raise InputError(
-                f"{folder}/meta.json: this set has {key} = {held.get(key)!r}, asked for is "
+                f"{folder}/meta.json: this set has {key} = {packed.get(key)!r}, asked for is "
                 f"{description.get(key)!r}; choose another folder or remove this one"
             )
 
 
 def _prepare(dataset: Dataset, partial: Path, description: dict[str, Any]) -> ArraySpecs:
-    """Creates the empty arrays, or takes up those of a killed pack of the same dataset."""
+    """Creates the empty arrays, or reuses those of an interrupted pack of the same dataset."""
     first = dataset.samples([0])[0]
     take_up(partial)
     arrays = array_specs(len(dataset), len(first.rgb))
@@ -148,22 +148,22 @@ def _prepare(dataset: Dataset, partial: Path, description: dict[str, Any]) -> Ar
         del arrays["depth"]
     if not description.get("without_label"):
         del arrays["labelled"]
-    held = partial / "holds.json"
-    if held.exists() and read_json(held) == description and _is_whole(partial, arrays):
+    marker = partial / "holds.json"
+    if marker.exists() and read_json(marker) == description and _is_whole(partial, arrays):
         return arrays
-    held.unlink(missing_ok=True)
+    marker.unlink(missing_ok=True)
     for name, (shape, dtype) in arrays.items():
-        _allocate_array(partial / f"{name}.npy", dtype, shape)
-    chunks = _allocate_array(partial / "chunks.npy", "int64", (-(-len(dataset) // CHUNK),))
+        allocate_array(partial / f"{name}.npy", dtype, shape)
+    chunks = allocate_array(partial / "chunks.npy", "int64", (-(-len(dataset) // CHUNK),))
     chunks[:] = TO_DO
     chunks.flush()
-    _allocate_array(partial / "sources.npy", "int64", chunks.shape)
-    write_json(held, description)
+    allocate_array(partial / "sources.npy", "int64", chunks.shape)
+    write_json(marker, description)
     return arrays
 
 
 def _is_whole(partial: Path, arrays: ArraySpecs) -> bool:
-    """Whether the files of a killed pack can be gone on with."""
+    """Whether an interrupted pack can be resumed from its files."""
     count = arrays["rgb"][0][0]
     chunks = ((-(-count // CHUNK),), "int64")
     every = {**arrays, "chunks": chunks, "sources": chunks}
@@ -176,7 +176,7 @@ def _is_whole(partial: Path, arrays: ArraySpecs) -> bool:
 
 
 def _checksum_of_chunk(partial: Path, names: Sequence[str], chunk: int) -> int:
-    """Of all that a chunk's samples have on disk."""
+    """The checksum of all arrays of a chunk's samples."""
     value = 0
     for name in names:
         array = np.load(partial / f"{name}.npy", mmap_mode="r")
@@ -185,8 +185,8 @@ def _checksum_of_chunk(partial: Path, names: Sequence[str], chunk: int) -> int:
     return value
 
 
-def _allocate_array(path: Path, dtype: str, shape: tuple[int, ...]) -> np.memmap:
-    """A new array on disk whose space is taken now: a full disk must fail here, not by SIGBUS."""
+def allocate_array(path: Path, dtype: str, shape: tuple[int, ...]) -> np.memmap:
+    """Creates an array on disk with its space reserved: a full disk fails here, not by SIGBUS."""
     try:
         array = open_memmap(path, "w+", dtype, shape)
         array.flush()
@@ -202,7 +202,7 @@ def _allocate_array(path: Path, dtype: str, shape: tuple[int, ...]) -> np.memmap
 
 
 def _write_zeros(file: Any, start: int, count: int, block: int = 1 << 24) -> None:
-    """Takes the space by writing it, where nothing else does."""
+    """Reserves space by writing zeros, on systems without posix_fallocate."""
     file.seek(start)
     while count > 0:
         file.write(bytes(min(block, count)))
@@ -211,7 +211,7 @@ def _write_zeros(file: Any, start: int, count: int, block: int = 1 << 24) -> Non
 
 def _fill(dataset: Dataset, partial: Path, arrays: ArraySpecs, workers: int) -> None:
     chunks, sources = np.load(partial / "chunks.npy"), np.load(partial / "sources.npy")
-    for chunk in np.flatnonzero(chunks != TO_DO):  # a killed pack's: is it what was written?
+    for chunk in np.flatnonzero(chunks != TO_DO):  # verify the chunks of an interrupted pack
         is_same = _checksum_of_chunk(partial, list(arrays), int(chunk)) == chunks[chunk]
         if (
             not is_same
@@ -254,7 +254,7 @@ def _write_chunk(dataset: Dataset, partial: Path, names: Sequence[str], chunk: i
     for name in names:
         array = open_memmap(partial / f"{name}.npy", "r+")
         array[first:last] = np.stack([getattr(sample, name) for sample in samples])
-        array.flush()  # before it is called done: a power cut must not leave that alone
+        array.flush()  # before the chunk is marked as done, in case of a power cut
     sources = open_memmap(partial / "sources.npy", "r+")
     sources[chunk] = made_from
     sources.flush()
@@ -263,7 +263,12 @@ def _write_chunk(dataset: Dataset, partial: Path, names: Sequence[str], chunk: i
     done.flush()
 
 
-def _describe_set(partial: Path, arrays: ArraySpecs, description: dict[str, Any]) -> dict[str, Any]:
+def describe_set(partial: Path, arrays: ArraySpecs, description: dict[str, Any]) -> dict[str, Any]:
+    """Returns the contents of a set's meta.json.
+
+    Raises:
+        InputError: no sample has a label.
+    """
     joints = np.load(partial / "joints_mm.npy").astype(np.float64)
     if "labelled" in arrays:
         joints = joints[np.load(partial / "labelled.npy")]

@@ -1,7 +1,7 @@
-"""What a packed set was made from: checksums of the dataset's own files.
+"""Checksums of the source files of a packed set.
 
-A set whose labels or pictures were corrected after it was packed is told, in a pack that is reused
-or gone on with. Rendered scenes have no files: their settings say all.
+They reveal labels or pictures that changed after packing, when a pack is reused or resumed.
+Rendered scenes have no files, since their settings determine them.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from ....errors import InputError
 from ....runtime.files import read_file
 from ..sample import Dataset
 
-MODULUS = 1 << 62  # sums of checksums stay in 64 bits
+MODULUS = 1 << 62  # keeps sums of checksums within 64 bits
 
 
 def has_files(dataset: Dataset) -> bool:
-    """Whether it is read from files, not rendered."""
+    """Whether the dataset is read from files, not rendered."""
     return hasattr(dataset, "files") and hasattr(dataset, "label_files")
 
 
 def labels_checksum(dataset: Dataset) -> int | None:
-    """The crc32 of the bytes of all label files; None of a dataset without files."""
+    """The crc32 of all label files; None for a dataset without files."""
     if not has_files(dataset):
         return None
     value = 0
@@ -35,9 +35,9 @@ def labels_checksum(dataset: Dataset) -> int | None:
 
 
 def files_checksum(dataset: Dataset, numbers: Iterable[int]) -> int:
-    """A number that any change of these samples' files changes; that of parts adds up.
+    """An additive checksum of the contents of these samples' files.
 
-    A file that is missing counts, too: it is named where it is read.
+    Missing files are skipped here; they are reported when they are read.
     """
     total = 0
     if not has_files(dataset):
@@ -52,7 +52,7 @@ def files_checksum(dataset: Dataset, numbers: Iterable[int]) -> int:
 
 
 def files_stamp(dataset: Dataset) -> int:
-    """A number that says, without reading them, that the files may have changed."""
+    """A fast checksum of file names, sizes and times, which reveals possible changes."""
     value = 0
     if not has_files(dataset):
         return 0
@@ -64,22 +64,22 @@ def files_stamp(dataset: Dataset) -> int:
 
 def _facts(path: Path) -> Any:
     try:
-        held = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return held.st_size, held.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
 def expect_same_files(dataset: Dataset, held: Any, folder: Path) -> None:
-    """Refuses a packed set whose dataset's pictures were changed since.
+    """Rejects a packed set whose source pictures have changed since.
 
     Args:
-        dataset: as it is now.
+        dataset: the dataset in its current state.
         held: "sources" of the set's meta.json.
-        folder: the set's.
+        folder: the set's folder.
 
     Raises:
-        InputError: they were.
+        InputError: the pictures have changed.
     """
     if not has_files(dataset) or not isinstance(held, dict):
         return

@@ -1,4 +1,4 @@
-"""A packed set as a recording again: to look at, to verify, to pack a part of it."""
+"""Presents a packed set as a recording, to inspect or verify it, or to pack a part of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _open(folder: str) -> Packed:
 
 @dataclass(frozen=True)
 class Unpacked:
-    """The samples of a packed set, as they are stored."""
+    """The stored samples of a packed set."""
 
     folder: str
 
@@ -30,7 +30,7 @@ class Unpacked:
         return len(_open(self.folder))
 
     def samples(self, indices: Iterable[int]) -> list[Sample]:
-        """The samples of these numbers."""
+        """Samples by number."""
         packed = _open(self.folder)
         return [
             Sample(
@@ -47,53 +47,53 @@ class Unpacked:
         ]
 
     def frame(self, i: int) -> Frame:
-        """A stored picture, whose hand is a right one."""
-        (one,) = self.samples([i])
+        """A stored picture, whose hand is always a right one."""
+        (sample,) = self.samples([i])
         return Frame(
-            one.rgb,
-            one.joints_mm,
-            one.K,
-            visible=one.visible,
-            depth_mm=one.depth,
-            labelled=one.labelled,
+            sample.rgb,
+            sample.joints_mm,
+            sample.K,
+            visible=sample.visible,
+            depth_mm=sample.depth,
+            labelled=sample.labelled,
         )
 
     def name(self, i: int) -> str:
-        """Where a sample stands."""
+        """The location of a sample, for messages."""
         return f"{self.folder}: sample {i}"
 
     def files(self, i: int) -> list[Path]:
-        """The set's own files; all samples are in them."""
+        """The file of all samples' pictures."""
         return [Path(self.folder) / "rgb.npy"]
 
     def label_files(self) -> list[Path]:
-        """The set's own facts."""
+        """The set's metadata file."""
         return [Path(self.folder) / "meta.json"]
 
     def file_checks(self) -> list[Callable[[], Any]]:
-        """The checksums."""
+        """Checks of the checksums."""
         return [lambda: verify_checksums(self.folder)]
 
     def item_checks(self, i: int) -> list[Callable[[], Any]]:
-        """What must hold of a sample."""
+        """Checks of one sample."""
         return [lambda: self._look(i)]
 
     def _look(self, i: int) -> list[str]:
         frame = self.frame(i)
         height, width = frame.rgb.shape[:2]
-        found = implausible(frame.joints_mm, frame.K, (height, width), self.name(i))
-        return found or (disagreements(frame, self.name(i)) if frame.labelled else [])
+        problems = implausible(frame.joints_mm, frame.K, (height, width), self.name(i))
+        return problems or (disagreements(frame, self.name(i)) if frame.labelled else [])
 
     def has_label(self, i: int) -> bool:
-        """Whether a sample has a label."""
+        """Whether a sample is labeled."""
         return bool(_open(self.folder).labels()[i])
 
     def checked_count(self) -> int:
-        """How many samples there are to check."""
+        """The number of samples to check."""
         return len(self)
 
     def describe(self) -> dict[str, Any]:
-        """What the set is."""
+        """Describes the set as plain JSON."""
         packed = _open(self.folder)
         facts: dict[str, Any] = packed.meta["holds"]
         without = int((~packed.labels()).sum())
