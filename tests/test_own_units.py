@@ -99,4 +99,4 @@ def test_a_prior_is_in_these_units_too():
             delta.fill_(0.2)
     count = sum(delta.numel() for name, delta in model.named_parameters() if name in prior.phi)
     assert count
-    assert float(prior.penalty(model)) == pytest.approx(0.5 * 0.2 * count)
+    assert prior.penalty(model).item() == pytest.approx(0.5 * 0.2 * count)

@@ -121,6 +121,7 @@ def cnn():
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:.*same attention everywhere", "ignore:attention_weight is")
 def test_a_vision_transformer_learns_from_a_cnn():
     torch.manual_seed(0)
     student, teacher = Vit(), cnn()

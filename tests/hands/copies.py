@@ -6,7 +6,7 @@ from cmkg.hands.datasets import dexycb, folder, freihand, ho3d, interhand, rhd, 
 
 CACHES = (
     *(rhd.read_annotations, rhd._ids, stb.read_mat_labels, freihand.read_json_labels),
-    *(folder._read_records, folder._numbers_of, dexycb.shown, dexycb.read_sequence_facts),
+    *(folder.read_records_once, folder.numbers_in_split, dexycb.shown, dexycb.read_sequence_facts),
     *(dexycb.read_camera, ho3d.annotated, interhand.read_labels, interhand.hands_of),
 )
 

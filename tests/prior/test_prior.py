@@ -306,6 +306,28 @@ def test_attached_with_a_closure_it_is_not_lost(batch):
     optimizer.step(closure=closure)
 
 
+def test_growth_is_refused_where_a_step_is_no_factor():
+    net = small_net()
+    with pytest.raises(InputError, match="has no factor; expected p=2"):
+        Prior.constant(net, 0.5, p=1).growth(0.1)
+    with pytest.raises(InputError, match="positive learning rate, got 0"):
+        Prior.constant(net, 0.5).growth(0)
+    for p, lr, steps in ((1, 0.1, 5), (2, -0.1, 5), (2, 0.1, 0)):
+        with pytest.raises(InputError, match="limited: expected a prior with p=2"):
+            Prior.constant(net, 0.5, p=p).limited(lr, steps)
+
+
+def test_quantiles_of_a_small_layer_do_not_depend_on_a_large_one():
+    small = torch.arange(101.0)
+    alone = Prior({"a": small}).quantiles()["a"]
+    large = torch.zeros(1_000_003)
+    large[1] = 7  # in no sample of the layer
+    beside = Prior({"a": small, "b": large}).quantiles()
+    assert beside["a"] == alone
+    assert beside["a"]["q90"] == pytest.approx(90)
+    assert beside["b"]["max"] == 7
+
+
 def test_growth_is_limited():
     net = small_net()
     prior = Prior.constant(net, -0.5)

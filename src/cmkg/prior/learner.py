@@ -1,13 +1,13 @@
 """Learns phi alongside any distillation loop (Algorithm 3).
 
-learner = PriorLearner(distiller, MetaConfig(alpha=2.5e-4, beta=1e-3))
-for batch in source:
-    losses = distiller(batch)
-    learner.update(batch, losses)  # updates only phi, before the losses' backward
-    optimizer.zero_grad()
-    sum(losses.values()).backward()
-    optimizer.step()
-prior = learner.prior
+    learner = PriorLearner(distiller, MetaConfig(alpha=2.5e-4, beta=1e-3))
+    for batch in source:
+        losses = distiller(batch)
+        learner.update(batch, losses)  # updates only phi, before the losses' backward
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    prior = learner.prior
 
 One file: it follows Algorithm 3 as printed in the paper.
 """

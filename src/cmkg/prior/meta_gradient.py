@@ -28,7 +28,8 @@ from ..errors import InputError
 from ..gradients import outside_autocast
 from ..modules import groups_by_parameter, preserve_weights
 from .parameters import Tensors
-from .prior import Prior, weighted_norm
+from .penalty import weighted_norm
+from .prior import Prior
 
 Network = Callable[..., Any]
 DAMPING = 0.1  # fraction of a layer's mean sqrt(v), see adam_scales

@@ -351,17 +351,40 @@ class Prior:
         return Attachment(self, optimizer, model, coupled, prefix)
 
     def growth(self, lr: float) -> dict[str, float]:
-        """Returns {name: largest factor by which a decoupled step of rate lr changes a weight}.
+        """Returns {name: largest factor of a weight's distance from the center per decoupled step}.
 
         It exceeds 1 where phi is negative.
+
+        Args:
+            lr: The step's learning rate.
+
+        Raises:
+            InputError: If p is 1, whose step is no factor, or lr is not positive.
         """
+        if self.p != 2:
+            raise InputError(
+                "growth: a step with p=1 adds to a weight and has no factor; expected p=2"
+            )
+        if not 0 < lr < math.inf:
+            raise InputError(f"growth: expected a positive learning rate, got {lr!r}")
         return {name: 1 - 2 * lr * float(phi.min()) for name, phi in self.phi.items()}
 
     def limited(self, lr: float, steps: int, factor: float = 2.0) -> Prior:
         """Returns phi raised so that no weight grows by more than `factor` in `steps` steps.
 
-        The steps are decoupled, of rate lr.
+        Args:
+            lr: The learning rate of the decoupled steps.
+            steps: Their number, from 1.
+            factor: Of a weight's distance from the center, from 1.
+
+        Raises:
+            InputError: If p is 1, or a number is out of range.
         """
+        if self.p != 2 or not 0 < lr < math.inf or steps < 1 or not 1 <= factor < math.inf:
+            raise InputError(
+                "limited: expected a prior with p=2, a positive learning rate, steps and a factor "
+                f"from 1; got p={self.p}, {lr!r}, {steps!r}, {factor!r}"
+            )
         return self.floored(-(factor ** (1 / steps) - 1) / (2 * lr))
 
     # ---- learning one ----------------------------------------------------------------------------
@@ -428,11 +451,12 @@ class Prior:
         """Returns {name: {min, q10, median, q90, max}} of phi, for the log."""
         levels = {"min": 0.0, "q10": 0.1, "median": 0.5, "q90": 0.9, "max": 1.0}
         q = torch.tensor(list(levels.values()), dtype=torch.float64)
-        every = max(1, max(phi.numel() for phi in self.phi.values()) // 100_000)
         quantiles = {}
         for name, phi in self.phi.items():
+            every = max(1, phi.numel() // 100_000)  # torch.quantile takes 16 million at most
             values = torch.quantile(phi.flatten()[::every].double().cpu(), q).tolist()
             quantiles[name] = dict(zip(levels, values, strict=True))
+            quantiles[name] |= {"min": float(phi.min()), "max": float(phi.max())}
         return quantiles
 
     # ---- keeping one -----------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Predicts from a short run whether distillation, transfer and the prior are likely to help.
 
 `preflight(...)` takes any networks and data. Each verdict is a sentence with its reason; on
-synthetic problems with known answers the verdicts are correct (tests/test_forecast.py). A short
-run is a hint, not a result.
+synthetic problems with known answers the verdicts are correct (tests/training/test_preflight.py). A
+short run is a hint, not a result.
 """
 
 from __future__ import annotations
@@ -34,9 +34,6 @@ from .verdicts import Report, judge_numbers
 
 Batches = Iterable[Any]
 Error = Callable[[Any, Any], Any]
-
-
-# ---- how much two views share --------------------------------------------------------------------
 
 
 # ---- one look at a network -----------------------------------------------------------------------

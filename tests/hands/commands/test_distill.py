@@ -111,6 +111,10 @@ def test_a_kept_answer_is_the_living_teachers(whole, tmp_path):
         ({"unlabelled": 1.0}, "--unlabelled: expected a share of the batch from 0 to below 1"),
         ({"unlabelled": 0.5, "labels": 4, "split": True}, "--split beside --unlabelled"),
         ({"shuffled": True, "use_teacher": False}, "--shuffled beside --no-use-teacher"),
+        (
+            {"criterion": distill.CriterionConfig("both"), "optimizer_state": "a.pt"},
+            "--optimizer-state beside --criterion both",
+        ),
     ],
 )
 def test_settings_that_would_not_act_are_refused(flags, said):

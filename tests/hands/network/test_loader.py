@@ -20,7 +20,7 @@ from cmkg.hands.network.augment import Augmentation
 from cmkg.hands.network.loader import Loader, convention_matrix
 from cmkg.hands.network.pose import Pose
 from cmkg.hands.rendering.scenes import SceneConfig
-from cmkg.hands.stages.stage_run import load_optimizer, steps_of
+from cmkg.hands.stages.stage_run import load_optimizer, save_optimizer, steps_of
 from cmkg.hands.stages.stage_settings import OptimConfig
 from cmkg.hands.synthesis.rendered import Rendered
 from tests.hands.runs import NET, SMALL, common, settings
@@ -155,3 +155,14 @@ def test_the_second_half_is_another_order_and_may_go_on_with_adams_state(
     other = torch.optim.Adam(torch.nn.Linear(3, 2).parameters())
     with pytest.raises(InputError, match="optimizer.pt: expected the state of this network's"):
         load_optimizer(state, other)
+    plain = torch.optim.Adagrad(other.param_groups[0]["params"])
+    for parameter in plain.param_groups[0]["params"]:
+        parameter.grad = torch.ones_like(parameter)
+    plain.step()
+    save_optimizer(tmp_path / "adagrad.pt", plain)
+    with pytest.raises(
+        InputError, match="adagrad.pt: expected Adam's state with the field exp_avg"
+    ):
+        load_optimizer(
+            tmp_path / "adagrad.pt", torch.optim.Adam(torch.nn.Linear(3, 2).parameters())
+        )

@@ -85,7 +85,8 @@ class Distill:
     criterion: Annotated[CriterionConfig, Flat] = field(default_factory=CriterionConfig)
     unlabelled: float = 0.0
     """Share of each batch that is drawn from the pairs without labels (see --labels); the student
-    learns from the teacher alone on these."""
+    learns from the teacher alone on these. With --no-use-teacher they are drawn and teach nothing:
+    a control with as many labels in each batch."""
     cached: bool = False
     """Run the teacher only once, on the stored pictures, and keep its answers in answers.npz. They
     are augmented along with each picture, so no teacher runs during training. Only for the
@@ -108,6 +109,11 @@ class Distill:
         if self.unlabelled and self.phi.split:
             raise InputError(
                 "--split beside --unlabelled: the second half of a batch would have no label"
+            )
+        if self.optimizer_state and self.criterion.criterion in ("features", "both"):
+            raise InputError(
+                f"--optimizer-state beside --criterion {self.criterion.criterion}: the criterion "
+                "has parameters of its own, which that state lacks; leave it out"
             )
         if self.shuffled and not self.use_teacher:
             raise InputError("--shuffled beside --no-use-teacher: there is no teacher to mislead")

@@ -41,7 +41,7 @@ class ExportStudent:
     """A packed set that the student was not trained on: gives the bone length of the hands, and
     calibrates the student's confidence."""
     onnx: bool = False
-    """Also write student.onnx: see inference/onnx_files.py."""
+    """Also write student.onnx, for other runtimes."""
     int8: bool = False
     """Also write student-int8.onnx, calibrated and evaluated on --data."""
     calibration: tuple[float, float] = CALIBRATION

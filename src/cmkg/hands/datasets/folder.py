@@ -81,9 +81,6 @@ class Label(NamedTuple):
     visible: Visible
 
 
-# ---- splits --------------------------------------------------------------------------------------
-
-
 # ---- the dataset ---------------------------------------------------------------------------------
 # (picture, K, is left, box, depth in mm, prefix of error messages) -> joints in mm.
 Locate = Callable[

@@ -80,8 +80,6 @@ def numbers_in_split(root: str, split: str, _times: tuple[float, ...]) -> tuple[
 
 # Fields that no split may divide, coarsest first; records that share a value stay together.
 TOGETHER = (("person", "sequence", "image"), ("sequence", "image"), ("image",))
-
-
 WHOLE = {"person": "people", "sequence": "sequences", "image": "pictures"}
 
 

@@ -27,7 +27,7 @@ class Layout:
     """How a dataset is opened.
 
     open: opens it, with the keywords root, split, px, margin, complete and those of `options`.
-    splits: their names, the default first; () if the dataset defines its own.
+    splits: their names, the default first; an empty one is the dataset's own default.
     options: {setting: its values} specific to this dataset, the default first.
     """
 
@@ -51,12 +51,12 @@ def open_packed(root: str, split: str, px: int, margin: float, complete: bool) -
 
 
 def without_complete(reader: Callable[..., Recording]) -> Callable[..., Recording]:
-    """Adapts a reader that has no `complete` setting."""
+    """Adapts a reader that opens partial copies alike; `--only-present` then picks the samples."""
 
-    def open_recording(complete: bool, **settings: Any) -> Recording:
+    def opener(complete: bool, **settings: Any) -> Recording:
         return reader(**settings)
 
-    return open_recording
+    return opener
 
 
 DATASETS: dict[str, Layout] = {
@@ -104,7 +104,8 @@ def open_recording(
             continue
         if option not in layout.options:
             owners = [other for other, kind in DATASETS.items() if option in kind.options]
-            raise InputError(f"--{option}: is of {' and '.join(owners)} alone; leave it out")
+            known = f"only {' and '.join(owners)} has it" if owners else "no dataset has it"
+            raise InputError(f"--{option}: {known}, not {name}; leave it out")
         if value not in layout.options[option]:
             raise InputError(
                 f"--{option}: expected one of {', '.join(layout.options[option])}, got {value!r}"
@@ -118,9 +119,3 @@ def open_recording(
         complete=complete,
         **chosen,
     )
-
-
-def describe_splits() -> str:
-    """Lists the splits of each dataset, for a command's help."""
-    known = {name: ", ".join(filter(None, kind.splits)) for name, kind in DATASETS.items()}
-    return "; ".join(f"{name}: {splits}" for name, splits in known.items() if splits)

@@ -59,7 +59,7 @@ class PictureView(NamedTuple):
         """Converts a box from the file's pixels to the picture's.
 
         Raises:
-            InputError: the box is not four finite numbers with a positive size.
+            InputError: the box is not four finite numbers, with sides of 2 pixels or more.
         """
         x, y, width, height = expect_box(box)
         corner = (x + 0.5) / self.scale - 0.5, (y + 0.5) / self.scale - 0.5
@@ -127,7 +127,7 @@ def expect_box(box: Sequence[float]) -> Box:
     """Validates a box: x, y, width, height.
 
     Raises:
-        InputError: the box is not four finite numbers with a positive size.
+        InputError: the box is not four finite numbers, with sides of 2 pixels or more.
     """
     try:
         x, y, width, height = (float(number) for number in box)

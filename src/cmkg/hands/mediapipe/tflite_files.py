@@ -5,6 +5,8 @@ reader supports the fields that MediaPipe's hand networks use, checks every offs
 file's length, and rejects everything else. It uses only NumPy, so that inference needs no torch.
 
 Reading and writing are in one file because they share the format's tables.
+
+One file: reader and writer share the format's offsets.
 """
 
 from __future__ import annotations

@@ -223,6 +223,11 @@ def load_optimizer(path: PathLike, optimizer: torch.optim.Optimizer) -> None:
             f"it: {error}"
         ) from None
     for parameter, moments in optimizer.state.items():
+        if "exp_avg" not in moments:
+            raise InputError(
+                f"{path}: expected Adam's state with the field exp_avg, found {list(moments)}; "
+                "give optimizer.pt of a run with --keep-optimizer"
+            )
         if moments["exp_avg"].shape != parameter.shape:
             raise InputError(
                 f"{path}: expected moments of shape {tuple(parameter.shape)}, found "

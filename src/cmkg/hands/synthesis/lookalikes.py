@@ -1,9 +1,9 @@
 """Rendered hands that match a target's poses, views, cameras, backgrounds and bone convention.
 
 Only the target's training pictures and joints are used. An open hand model is fitted to each frame
-(body/fit.py). A look-alike combines finger poses from several frames or from the source, is rotated
-a little, and is placed before a target picture whose hand is painted out. This adds new poses, and
-depth, to a target that has few poses and no depth.
+(body/fit_hand.py). A look-alike combines finger poses from several frames or from the source, is
+rotated a little, and is placed before a target picture whose hand is painted out. This adds new
+poses, and depth, to a target that has few poses and no depth.
 """
 
 from __future__ import annotations
