@@ -15,10 +15,10 @@ weights: .venv/installed ## the hand network from MediaPipe's: make weights FILE
 	$(BIN)/cmkg run weights --landmarks $(FILES)/hand_landmark_full.tflite --palms $(FILES)/palm_detection_full.tflite --photographs $(PHOTOGRAPHS)
 
 test: .venv/installed ## 3 minutes on two cores
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
+	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 test-long: .venv/installed ## what takes over 5 seconds each: several processes, kills, hostile files; 5 minutes
-	$(BIN)/python -m pytest -m long -n auto --maxprocesses 8 --dist loadgroup
+	$(BIN)/python -m pytest -m long -n auto --maxprocesses 8
 
 test-slow: .venv/installed ## minutes each; also installs Anny, and others' training loops
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[hand,loops]'

@@ -7,15 +7,6 @@ import torch
 from torch import nn
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
-def pytest_collection_modifyitems(items):
-    """Files that use the run `whole` go to one worker (xdist), every other file to any."""
-    whole = {item.path for item in items if "whole" in getattr(item, "fixturenames", ())}
-    for item in items:
-        group = "whole" if item.path in whole else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 def made_once(factory, name, make):
     """A folder that the first worker to ask for it makes, and the others wait for."""
     home = factory.getbasetemp()
