@@ -78,6 +78,22 @@ def made_sets(tmp_path_factory):
     return {name: home / name for name in names}
 
 
+@pytest.fixture
+def prior_files(tmp_path):
+    """The files of two learned priors of one network, with a record of their noise."""
+    from cmkg.prior.prior import Prior
+
+    net = small_net(dtype=torch.float32)
+    for i in range(2):
+        prior = Prior.constant(
+            net, 0.0, facts={"source": f"source {i}", "alpha": 1e-3}
+        ).track_noise()
+        for _ in range(4):
+            prior.learn_({n: torch.randn_like(t) + 1 + i for n, t in prior.phi.items()}, 0.1)
+        prior.save(tmp_path / f"{i}.safetensors")
+    return [str(tmp_path / f"{i}.safetensors") for i in range(2)]
+
+
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory):
     """One `cmkg run` of everything, as small as it goes."""
