@@ -97,33 +97,21 @@ def test_one_persons_scale_uses_no_label_of_a_test_frame(whole, tmp_path):
 
 
 def test_alongside_joins_each_batch(whole, tmp_path):
-    out = tmp_path / "joined"
-    target.run(
-        settings(
-            target.Target,
-            data=str(whole / "data/target"),
-            test=str(whole / "data/target-test"),
-            out=str(out),
-            student=str(whole / "student"),
-            source=str(whole / "data/source"),
-            start=str(whole / "depth/distilled.safetensors"),
-            alongside=str(whole / "data/source"),
-            **SMALL,
+    out, alone = tmp_path / "joined", tmp_path / "alone"
+    for folder, alongside in ((out, str(whole / "data/source")), (alone, "")):
+        target.run(
+            settings(
+                target.Target,
+                data=str(whole / "data/target"),
+                test=str(whole / "data/target-test"),
+                out=str(folder),
+                student=str(whole / "student"),
+                source=str(whole / "data/source"),
+                start=str(whole / "depth/distilled.safetensors"),
+                alongside=alongside,
+                **SMALL,
+            )
         )
-    )
-    alone = tmp_path / "alone"
-    target.run(
-        settings(
-            target.Target,
-            data=str(whole / "data/target"),
-            test=str(whole / "data/target-test"),
-            out=str(alone),
-            student=str(whole / "student"),
-            source=str(whole / "data/source"),
-            start=str(whole / "depth/distilled.safetensors"),
-            **SMALL,
-        )
-    )
     a, b = (load_file(f / "target.safetensors") for f in (out, alone))
     assert any(not torch.equal(a[n], b[n]) for n in a)
 
